@@ -1,0 +1,60 @@
+"""aerogel makes transformers sparse, and makes it count.
+
+Names are imported when they are first used, so that `import aerogel` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aerogel.analysis import WeightReport, inspect
+    from aerogel.benchmark import bench
+    from aerogel.data import load_task
+    from aerogel.errors import AerogelError
+    from aerogel.evaluation import evaluate
+    from aerogel.models import load, prunable_weights
+    from aerogel.pruning import Pattern, PruneConfig, prune
+    from aerogel.training import SparsityCallback, finetune
+
+_HOMES = {
+    "AerogelError": "errors",
+    "Pattern": "pruning",
+    "PruneConfig": "pruning",
+    "SparsityCallback": "training",
+    "WeightReport": "analysis",
+    "bench": "benchmark",
+    "evaluate": "evaluation",
+    "finetune": "training",
+    "inspect": "analysis",
+    "load": "models",
+    "load_task": "data",
+    "prunable_weights": "models",
+    "prune": "pruning",
+}
+__all__ = [
+    "AerogelError",
+    "Pattern",
+    "PruneConfig",
+    "SparsityCallback",
+    "WeightReport",
+    "bench",
+    "evaluate",
+    "finetune",
+    "inspect",
+    "load",
+    "load_task",
+    "prunable_weights",
+    "prune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aerogel' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"aerogel.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

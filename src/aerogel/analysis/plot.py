@@ -1,0 +1,91 @@
+"""Charts of weight distributions."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aerogel.analysis.weights import BINS, WeightReport, WeightStatistics
+from aerogel.charts import INK, PALETTE, figure
+
+OVERLAP = 1.7  # how far a ridge may rise into the next
+
+
+def distribution(report: WeightReport, colour: str = PALETTE[0]) -> Figure:
+    """How often each value occurs among all prunable weights, zeros apart."""
+    made = figure()
+    _draw_distribution(made.axes[0], report, colour)
+    return made
+
+
+def layers(report: WeightReport, colour: str = PALETTE[0]) -> Figure:
+    """One ridge a layer, the first layer on top, all on the same scale."""
+    made = figure(height=1.2 + 0.24 * len(report.layers))
+    _draw_layers(made.axes[0], report, colour)
+    return made
+
+
+def distribution_and_layers(report: WeightReport) -> Figure:
+    """Both charts, one above the other."""
+    made = figure(6.0, 4.0 + 0.24 * len(report.layers))
+    made.clear()
+    above, below = made.subplots(2, 1, height_ratios=[3, 1 + 0.24 * len(report.layers)])
+    _draw_distribution(above, report, PALETTE[0])
+    _draw_layers(below, report, PALETTE[0])
+    return made
+
+
+def _density(statistics: WeightStatistics, span: tuple[float, float]) -> np.ndarray:
+    """The histogram as a density; what was clipped into the outermost bins is left out."""
+    counts = np.array(statistics.histogram, dtype=float)
+    counts[0] = counts[-1] = 0
+    width = (span[1] - span[0]) / BINS
+    return counts / (max(counts.sum(), 1) * width)
+
+
+def _centres(span: tuple[float, float]) -> np.ndarray:
+    edges = np.linspace(*span, BINS + 1)
+    return (edges[1:] + edges[:-1]) / 2
+
+
+def _draw_distribution(axes: Axes, report: WeightReport, colour: str) -> None:
+    centres, density = _centres(report.span), _density(report.whole, report.span)
+    axes.fill_between(centres, density, step="mid", color=colour, alpha=0.35, linewidth=0)
+    axes.step(centres, density, where="mid", color=colour)
+    axes.set(title=report.model, xlabel="weight", ylabel="density", xlim=report.span, ylim=(0, None))
+    axes.text(
+        0.98,
+        0.95,
+        f"std {report.whole.std:.3g}\nkurtosis {report.whole.kurtosis:+.1f}\nzeros {report.whole.zeros:.1%}",
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        color=INK,
+    )
+
+
+def _draw_layers(axes: Axes, report: WeightReport, colour: str) -> None:
+    centres = _centres(report.span)
+    ridges = [_density(layer, report.span) for layer in report.layers]
+    highest = max(ridge.max() for ridge in ridges) or 1
+    for place, ridge in enumerate(ridges):
+        base = -place
+        heights = base + OVERLAP * ridge / highest
+        axes.fill_between(centres, base, heights, color=colour, alpha=0.35, linewidth=0, zorder=place)
+        axes.plot(centres, heights, color=colour, linewidth=1, zorder=place)
+    axes.set(
+        title=f"{report.model}, by layer", xlabel="weight", xlim=report.span, ylim=(0.5 - len(ridges), OVERLAP + 0.2)
+    )
+    axes.set_yticks([-place for place in range(len(ridges))], [_short(layer.name) for layer in report.layers])
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.grid(axis="y", visible=False)
+
+
+def _short(name: str) -> str:
+    """`encoder 3` for `model.encoder.layers.3`."""
+    side = re.search(r"encoder|decoder", name)
+    number = re.search(r"\d+", name)
+    return f"{side.group() if side else 'layer'} {number.group()}" if number else name.rsplit(".", 1)[-1]

@@ -1,0 +1,78 @@
+"""`aerogel models` and `aerogel inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aerogel.cli.output import note, print_json, print_table, progress_bar
+
+
+@click.command("models")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_models(as_json: bool) -> None:
+    """List the models that work by name."""
+    from aerogel.models import ZOO
+
+    if as_json:
+        fields = ("name", "architecture", "parameters", "source", "offline")
+        print_json([{field: getattr(entry, field) for field in fields} for entry in ZOO.values()])
+        return
+    rows = [(entry.name, entry.architecture, entry.parameters, entry.source) for entry in ZOO.values()]
+    print_table("Models", ("name", "architecture", "parameters", "from"), rows, text_columns=4)
+    note("Any local folder or Hugging Face hub id works too.")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for weights.json and the charts.")
+@click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Look at these weights too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(model: str, output: Path | None, include: tuple[str, ...], as_json: bool) -> None:
+    """Describe the weights of MODEL: distribution, zeros, by layer and by kind of matrix."""
+    import json
+
+    from aerogel import files
+    from aerogel.analysis import WeightReport, WeightStatistics
+    from aerogel.analysis import inspect as describe
+    from aerogel.analysis.plot import distribution, layers
+    from aerogel.models import load_model
+
+    with progress_bar():
+        report: WeightReport = describe(load_model(model), model, ("blocks", *include))
+        if output:
+            with files.new_folder(output) as folder:
+                (folder / "weights.json").write_text(json.dumps(report.to_dict()), encoding="utf-8")
+                distribution(report).savefig(folder / "distribution.svg")
+                layers(report).savefig(folder / "layers.svg")
+    if as_json:
+        print_json(report.to_dict())
+        return
+
+    def row(statistics: WeightStatistics) -> tuple[str, ...]:
+        return (
+            statistics.name,
+            f"{statistics.count:,}",
+            f"{statistics.mean:+.2e}",
+            f"{statistics.std:.4f}",
+            f"{statistics.kurtosis:+.2f}",
+            f"{statistics.quantiles[3]:.4f}",
+            f"{statistics.below_1e_3:.1%}",
+            f"{statistics.below_1e_2:.1%}",
+            f"{statistics.zeros:.2%}",
+        )
+
+    columns = ("", "weights", "mean", "std", "kurtosis", "median |w|", "< 1e-3", "< 1e-2", "zeros")
+    print_table(f"{model}, by layer", columns, [row(group) for group in (report.whole, *report.layers)])
+    print_table("By kind of matrix", columns, [row(group) for group in report.kinds])
+    print_table(
+        "Sparsity",
+        ("", "weights", "zeros"),
+        [
+            ("of the prunable weights", f"{report.prunable:,}", f"{report.sparsity:.2%}"),
+            ("of all weights", f"{report.parameters:,}", f"{report.model_sparsity:.2%}"),
+        ],
+    )
+    if output:
+        note(f"wrote {output}/weights.json, distribution.svg and layers.svg")

@@ -1,0 +1,103 @@
+"""`aerogel evaluate` and `aerogel bench`: commands that measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aerogel.cli.output import note, print_json, print_table, progress_bar, size
+
+
+@click.command()
+@click.argument("model")
+@click.option("--tasks", required=True, help="Task names or files, separated by commas.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
+@click.option("--reference", metavar="MODEL", help="Also say how often this model answers the same.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use the first so many examples or windows.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(
+    model: str, tasks: str, data: Path | None, reference: str | None, limit: int | None, as_json: bool
+) -> None:
+    """Score MODEL on the validation split of tasks."""
+    from aerogel import models
+    from aerogel.data import load_task
+    from aerogel.evaluation import evaluate as score_tasks
+
+    with progress_bar():
+        loaded = [load_task(task, data) for task in tasks.split(",")]
+        subject, tokenizer = models.load(model)
+        other = models.load_model(reference) if reference else None
+        results = score_tasks(subject, tokenizer, loaded, limit=limit, reference=other)
+    if as_json:
+        print_json(results)
+        return
+    rows = [
+        (task, metric, f"{value:,.0f}" if metric in ("examples", "tokens") else f"{value:.4f}")
+        for task, metrics in results.items()
+        for metric, value in metrics.items()
+    ]
+    print_table(model, ("task", "metric", "value"), rows, text_columns=2)
+    for found in loaded:
+        note(f"{found.task.name}: {found.source}")
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=1))
+@click.option("--sequence-length", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(min=1), help="Timed passes of inference.")
+@click.option("--training-steps", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of each model [default: PyTorch's].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(
+    models: tuple[str, ...],
+    batch_size: int,
+    sequence_length: int,
+    rounds: int,
+    training_steps: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure time and memory of MODELS side by side, each in a fresh process, rounds interleaved."""
+    from dataclasses import asdict
+
+    from aerogel.benchmark import BenchConfig, Subject, environment
+    from aerogel.benchmark import bench as measure
+    from aerogel.models import prepare
+
+    config = BenchConfig(batch_size, sequence_length, rounds, training_steps, threads)
+    with progress_bar():
+        for model in models:
+            prepare(model)
+        measured = measure([Subject(model) for model in models], config)
+    machine = environment()
+    if as_json:
+        derived = ("median", "p90", "throughput", "training_median")
+        entries = [asdict(entry) | {name: getattr(entry, name) for name in derived} for entry in measured]
+        print_json({"config": config, "environment": machine, "measurements": entries})
+        return
+    rows = [
+        (
+            entry.name,
+            f"{entry.median:.3f} s",
+            f"{entry.p90:.3f} s",
+            f"{entry.throughput:.1f}/s",
+            f"{measured[0].median / entry.median:.2f}x",
+            f"{entry.training_median:.3f} s",
+            size(entry.inference_memory),
+            size(entry.training_memory),
+            size(entry.parameter_bytes),
+            size(entry.file_bytes),
+        )
+        for entry in measured
+    ]
+    columns = ("model", "median", "p90", "sequences", "speed", "training step")
+    memory = ("memory", "training memory", "parameters", "files")
+    print_table(f"Batch {batch_size}, sequence length {sequence_length}", (*columns, *memory), rows)
+    versions = machine["versions"]
+    note(
+        f"{machine['processor']}, {config.threads or machine['threads']} threads, {machine['instructions']}, "
+        f"torch {versions['torch']}, transformers {versions['transformers']}; "
+        "memory is the peak over the process's start"
+    )

@@ -1,0 +1,124 @@
+"""`aerogel study` and `aerogel report`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.progress import TaskID
+
+from aerogel.cli.output import bars, note, progress_bar, stdout
+
+if TYPE_CHECKING:
+    from aerogel.study import State
+
+
+@click.command()
+@click.argument("name", default="starter", metavar="[NAME|SPEC.toml]")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the study [default: runs/NAME].")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
+@click.option("--model", "models", multiple=True, help="Study these models in place of the specification's.")
+@click.option("--task", "tasks", multiple=True, help="Study these tasks in place of the specification's.")
+@click.option(
+    "--sparsity",
+    "sparsities",
+    multiple=True,
+    type=float,
+    help="Study these sparsities in place of the specification's.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Use the first so many examples, and windows of text.")
+def study(
+    name: str,
+    output: Path | None,
+    data: Path | None,
+    models: tuple[str, ...],
+    tasks: tuple[str, ...],
+    sparsities: tuple[float, ...],
+    limit: int | None,
+) -> int:
+    """Run a study, or go on with it, and write its report.
+
+    NAME is a built-in study, starter (the default) or reports; or give a TOML file.
+    """
+    from aerogel.report import build
+    from aerogel.study import load_spec, parse_spec, run_study
+
+    spec = load_spec(name)
+    values = spec.model_dump()
+    for field, chosen in (("models", models), ("tasks", tasks), ("sparsities", sparsities)):
+        if chosen:
+            values[field] = chosen
+    if limit:
+        for part in ("training", "evaluation"):
+            values[part] |= {"limit": limit, "text_limit": limit}
+    spec = parse_spec(values)
+    folder = output or Path("runs") / spec.name
+    started = time.monotonic()
+    try:
+        with _Display() as display:
+            store = run_study(spec, folder, data, display.show)
+    except KeyboardInterrupt:
+        note(f"interrupted: what is finished is kept in {folder}, and the same command goes on from there")
+        raise
+    with progress_bar():
+        page = build(folder)
+    failed = [(trial, result) for trial, result in store.results() if result.status == "failed"]
+    for trial, result in failed:
+        note(f"failed: {trial.label}: {result.error}")
+    done = store.count() - len(store.open_trials())
+    note(f"{done} of {store.count()} trials done, {time.monotonic() - started:.0f} s")
+    stdout().print(str(page), highlight=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Write report.html of a study's FOLDER again, from its store."""
+    from aerogel.report import build
+
+    with progress_bar():
+        page = build(folder)
+    stdout().print(str(page), highlight=False, soft_wrap=True)
+
+
+class _Display:
+    """A bar for the study and one a running trial; off a terminal, a line a finished trial."""
+
+    def __init__(self) -> None:
+        self.bars = bars()
+        self.whole: TaskID | None = None
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Display:
+        self.bars.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.__exit__(*error)  # type: ignore[arg-type]
+
+    def show(self, state: State) -> None:
+        if state.finished:
+            trial, result = state.finished
+            outcome = f"{result.seconds:.1f} s" if result.status == "done" else f"failed: {result.error}"
+            if result.status == "failed" or not self.bars.console.is_terminal:
+                self.bars.console.print(
+                    f"[{state.done + state.failed}/{state.total}] {trial.label}: {outcome}", markup=False
+                )
+        if self.whole is None:
+            self.whole = self.bars.add_task("trials", total=state.total)
+        self.bars.update(self.whole, completed=state.done + state.failed)
+        running = {process.trial.key: process for process in state.running}
+        for key in set(self.tasks) - set(running):
+            self.bars.remove_task(self.tasks.pop(key))
+        for key, process in running.items():
+            if key not in self.tasks:
+                self.tasks[key] = self.bars.add_task("", total=None)
+            self.bars.update(
+                self.tasks[key],
+                description=f"{process.trial.label}: {process.doing}",
+                completed=process.done,
+                total=process.total or None,
+            )

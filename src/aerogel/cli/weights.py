@@ -1,0 +1,112 @@
+"""`aerogel prune` and `aerogel finetune`: commands that change weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aerogel.cli.output import note, progress_bar
+
+if TYPE_CHECKING:
+    from aerogel.pruning import Scope
+
+OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
+
+
+@click.command()
+@click.argument("model")
+@OUTPUT
+@click.option("--sparsity", type=float, help="Share of zeros among the prunable weights, in [0, 1).")
+@click.option("--method", default="magnitude", show_default=True, help="How to choose the weights that go.")
+@click.option("--pattern", default="unstructured", show_default=True, help="unstructured, N:M or block:RxC.")
+@click.option(
+    "--scope",
+    default="layer",
+    show_default=True,
+    type=click.Choice(["layer", "row", "global"]),
+    help="Which weights compete: of a matrix, of an output row, or all.",
+)
+@click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Prune these too.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
+@click.option("--seed", default=0, show_default=True)
+def prune(
+    model: str,
+    output: Path,
+    sparsity: float | None,
+    method: str,
+    pattern: str,
+    scope: Scope,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    seed: int,
+) -> None:
+    """Prune MODEL and save it."""
+    from aerogel import files, models
+    from aerogel import pruning as pruning_package
+
+    config = pruning_package.PruneConfig(
+        method,
+        sparsity,
+        pattern,
+        scope,
+        ("blocks", *include),
+        tuple(exclude),
+        seed,
+    )
+    files.check_new(output)
+    with progress_bar():
+        loaded = models.load_model(model)
+        masks = pruning_package.prune(loaded, config)
+        tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
+        models.save(loaded, tokenizer, output)
+    weights = sum(mask.numel() for mask in masks.values())
+    zeros = weights - sum(int(mask.sum()) for mask in masks.values())
+    parameters = loaded.num_parameters()
+    note(
+        f"{zeros:,} zeros: {zeros / weights:.2%} of {weights:,} prunable weights, {zeros / parameters:.2%} of the model"
+    )
+    note(f"wrote {output}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--task", required=True, help="A task name, or a .tsv or .txt file.")
+@OUTPUT
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
+@click.option("--epochs", default=3.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--learning-rate", default=5e-5, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1))
+@click.option("--max-length", default=128, show_default=True, type=click.IntRange(min=8), help="Tokens of a sentence.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use the first so many examples or windows.")
+@click.option("--seed", default=0, show_default=True)
+def finetune(
+    model: str,
+    task: str,
+    output: Path,
+    data: Path | None,
+    epochs: float,
+    learning_rate: float,
+    batch_size: int,
+    max_length: int,
+    limit: int | None,
+    seed: int,
+) -> None:
+    """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros."""
+    import torch
+
+    from aerogel import data as tasks
+    from aerogel import files, models, training
+
+    config = training.TrainingConfig(epochs, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed)
+    files.check_new(output)
+    with progress_bar():
+        found = tasks.load_task(task, data)
+        torch.manual_seed(seed)  # a new head starts from it
+        loaded, tokenizer = models.load(model, found.task.head)
+        result = training.finetune(loaded, tokenizer, found, config)
+        models.save(loaded, tokenizer, output)
+    last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
+    note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {found.source}")
+    note(f"wrote {output}")

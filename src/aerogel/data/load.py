@@ -1,0 +1,146 @@
+"""Finding the data of a task: in a folder, a file, on the hub, or among the starter tasks."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aerogel.data.read import Examples, labels_of, read_examples, read_text
+from aerogel.data.starter import movie_reviews, python_reference
+from aerogel.data.tasks import TASKS, Split, Task
+from aerogel.errors import DataError, first_line, unknown_name
+
+STARTER: dict[str, Callable[[], Mapping[str, Examples | str]]] = {
+    "movie-reviews": movie_reviews,
+    "python-reference": python_reference,
+}
+HELD_OUT_SHARE = 0.2  # of a text or file that comes without a validation split
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its data: `splits` holds `Examples`, or plain text for language modelling.
+
+    `source` says where the data came from.
+    """
+
+    task: Task
+    splits: Mapping[str, Examples | str]
+    source: str
+
+    def examples(self, split: Split) -> Examples:
+        found = self.splits[split]
+        assert isinstance(found, Examples)
+        return found
+
+    def text(self, split: Split) -> str:
+        found = self.splits[split]
+        assert isinstance(found, str)
+        return found
+
+
+def load_task(name: str, data: str | os.PathLike[str] | None = None) -> TaskData:
+    """Finds a task by name, or reads a user's own TSV or text file.
+
+    Looks in the folder `data` (else that of `AEROGEL_DATA`), laid out as `<task>/<split>.tsv` or `.txt`;
+    then on the Hugging Face hub; then among the starter tasks. Where a split is missing, the other one is
+    divided, and `source` says so. Raises `DataError`.
+    """
+    folder = data or os.environ.get("AEROGEL_DATA")
+    if folder and not Path(folder).is_dir():
+        raise DataError(f"{folder}: no such data folder")
+    if Path(name).suffix in (".tsv", ".txt"):
+        return _from_files(Task(Path(name).stem), {"train": Path(name)}, name)
+    task = TASKS.get(name)
+    if folder and (place := Path(folder) / name).is_dir():
+        files = _split_files(place)
+        if not files:
+            raise DataError(f"{place}: no train or validation file, .tsv or .txt")
+        return _from_files(task or Task(name), files, str(place))
+    if task is None:
+        known = [*TASKS, *(entry.name for entry in Path(folder).iterdir() if entry.is_dir())] if folder else TASKS
+        raise DataError(unknown_name("task", name, known) + "; a user's own task is a .tsv or .txt file")
+    if task.name in STARTER:
+        return TaskData(task, STARTER[task.name](), "starter task")
+    return _from_hub(task)
+
+
+def _split_files(folder: Path) -> dict[str, Path]:
+    return {
+        split: path
+        for split in ("train", "validation")
+        for path in (folder / f"{split}.tsv", folder / f"{split}.txt")
+        if path.is_file()
+    }
+
+
+def _from_files(task: Task, files: dict[str, Path], source: str) -> TaskData:
+    for path in files.values():
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+    only = next(iter(files)) if len(files) == 1 else None
+    note = f" ({only} alone, a fifth of it held out)" if only else ""
+    if all(path.suffix == ".txt" for path in files.values()):
+        texts = {split: read_text(path) for split, path in files.items()}
+        return TaskData(task, _divided_text(texts[only]) if only else texts, source + note)
+    if not task.labels:
+        columns, labels = labels_of(next(iter(files.values())))
+        task = Task(task.name, columns, labels, ("accuracy", "f1") if len(labels) == 2 else ("accuracy",))
+    splits = {split: read_examples(path, task) for split, path in files.items()}
+    return TaskData(task, _divided_examples(splits[only]) if only else splits, source + note)
+
+
+def _divided_text(text: str) -> dict[str, str]:
+    """The beginning for training, the end for validation, cut at a line."""
+    cut = text.find("\n", int(len(text) * (1 - HELD_OUT_SHARE))) + 1
+    if not text[:cut].strip() or not text[cut:].strip():
+        raise DataError(
+            f"the text has {len(text)} characters, too few or too few lines to hold a part out for validation"
+        )
+    return {"train": text[:cut], "validation": text[cut:]}
+
+
+def _divided_examples(examples: Examples) -> dict[str, Examples]:
+    """Rows held out by a hash of their text, so that the same row always falls on the same side."""
+    splits = {"train": Examples([], []), "validation": Examples([], [])}
+    for texts, label in zip(examples.texts, examples.labels, strict=True):
+        held_out = zlib.crc32("\t".join(texts).encode()) % 1000 < 1000 * HELD_OUT_SHARE
+        chosen = splits["validation" if held_out else "train"]
+        chosen.texts.append(texts)
+        chosen.labels.append(label)
+    if not all(len(part) for part in splits.values()):
+        raise DataError(f"{len(examples)} rows are too few to hold a part out for validation")
+    return splits
+
+
+def _from_hub(task: Task) -> TaskData:
+    import datasets
+
+    assert task.hub
+    repository, configuration = task.hub
+    datasets.disable_progress_bars()
+    try:
+        loaded = {
+            "train": datasets.load_dataset(repository, configuration, split="train"),
+            "validation": datasets.load_dataset(repository, configuration, split=task.hub_validation),
+        }
+    except Exception as error:
+        raise DataError(
+            f"task {task.name}: {repository} could not be had from the Hugging Face hub ({first_line(error)}); "
+            f"give a folder with {task.name}/train and {task.name}/validation by --data or AEROGEL_DATA, "
+            f"or take a task that needs no hub: {', '.join(STARTER)}"
+        ) from error
+    finally:
+        datasets.enable_progress_bars()
+    if task.is_language_modelling:
+        return TaskData(task, {split: "".join(rows["text"]) for split, rows in loaded.items()}, f"hub {repository}")
+    splits = {
+        split: Examples(
+            list(zip(*(rows[column] for column in task.columns), strict=True)), list(map(float, rows["label"]))
+        )
+        for split, rows in loaded.items()
+    }
+    return TaskData(task, splits, f"hub {repository}")

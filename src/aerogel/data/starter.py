@@ -1,0 +1,56 @@
+"""Two data sets that need no hub: rated movie reviews out of a package, and Python's own reference manual."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from aerogel.data.read import Examples
+from aerogel.models.wheel import Package, fetched
+
+VADER = Package("vaderSentiment", "0.5", "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a", 3)
+REVIEWS = "movieReviewSnippets_GroundTruth.txt"
+HELD_OUT_OF_TEN = 2
+
+
+def movie_reviews() -> dict[str, Examples]:
+    """Sentences of movie reviews, 1 where their mean human rating is above zero, 0 where below.
+
+    From the ground truth of Hutto and Gilbert 2014 (MIT licence). A row is held out for validation by
+    a hash of its sentence.
+    """
+    path = fetched(VADER, _unpack_reviews) / REVIEWS
+    splits = {"train": Examples([], []), "validation": Examples([], [])}
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    # the file lists the reviews by kind, so they are put in the order of a hash: any part is a fair sample
+    for _, rating, sentence in sorted(rows, key=lambda row: zlib.crc32(row[2].encode()[::-1])):
+        if float(rating):
+            examples = splits["validation" if _held_out(sentence) else "train"]
+            examples.texts.append((sentence,))
+            examples.labels.append(float(float(rating) > 0))
+    return splits
+
+
+def python_reference() -> dict[str, str]:
+    """The prose of the language reference that CPython carries; whole topics are held out by a hash."""
+    splits: dict[str, list[str]] = {"train": [], "validation": []}
+    for name, text in sorted(topics.items()):
+        splits["validation" if _held_out(name) else "train"].append(re.sub(r"\*{3,}|={3,}", "", text).strip())
+    return {split: "\n\n".join(texts) for split, texts in splits.items()}
+
+
+def _held_out(text: str) -> bool:
+    return zlib.crc32(text.encode()) % 10 < HELD_OUT_OF_TEN
+
+
+def _unpack_reviews(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as package:
+        inner = package.extract("vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz", archive.parent)
+    with tarfile.open(inner) as tar:
+        file = tar.extractfile(f"hutto_ICWSM_2014/{REVIEWS}")
+        assert file, "a member that is a plain file"
+        (folder / REVIEWS).write_bytes(file.read())

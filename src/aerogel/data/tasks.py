@@ -1,0 +1,79 @@
+"""The table of tasks: where each is found on the hub, its columns, its labels and its metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from aerogel.models import Head
+
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a model.
+
+    Attributes:
+        columns: the text columns, one for sentences, two for pairs; empty for language modelling.
+        labels: names in the order of the label numbers; one name for a number to predict (regression);
+            empty until the data is read, for a user's own file.
+        metrics: keys of `aerogel.evaluation.metrics`; the first is the main one.
+        hub: data set and configuration on the Hugging Face hub, if it is there.
+        hub_validation: the hub's name of the validation split.
+    """
+
+    name: str
+    columns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    hub: tuple[str, str] | None = None
+    hub_validation: str = "validation"
+
+    @property
+    def is_language_modelling(self) -> bool:
+        return not self.columns
+
+    @property
+    def is_regression(self) -> bool:
+        return len(self.labels) == 1
+
+    @property
+    def head(self) -> Head:
+        return Head("language-modelling") if self.is_language_modelling else Head("classification", self.labels)
+
+    def with_labels(self, labels: tuple[str, ...]) -> Task:
+        return replace(self, labels=labels)
+
+
+def _glue(
+    name: str, columns: tuple[str, ...], labels: tuple[str, ...], *metrics: str, validation: str = "validation"
+) -> Task:
+    return Task(name, columns, labels, metrics, ("nyu-mll/glue", name), validation)
+
+
+PAIR = ("sentence1", "sentence2")
+ENTAILMENT = ("entailment", "not_entailment")
+TASKS = {
+    task.name: task
+    for task in (
+        _glue("sst2", ("sentence",), ("negative", "positive"), "accuracy"),
+        _glue("mrpc", PAIR, ("not_equivalent", "equivalent"), "combined", "accuracy", "f1"),
+        _glue("cola", ("sentence",), ("unacceptable", "acceptable"), "matthews"),
+        _glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), "combined", "accuracy", "f1"),
+        _glue("stsb", PAIR, ("similarity",), "correlation", "pearson", "spearman"),
+        _glue(
+            "mnli",
+            ("premise", "hypothesis"),
+            ("entailment", "neutral", "contradiction"),
+            "accuracy",
+            validation="validation_matched",
+        ),
+        _glue("qnli", ("question", "sentence"), ENTAILMENT, "accuracy"),
+        _glue("rte", PAIR, ENTAILMENT, "accuracy"),
+        _glue("wnli", PAIR, ("not_entailment", "entailment"), "accuracy"),
+        Task("movie-reviews", ("sentence",), ("negative", "positive"), ("accuracy",)),
+        Task("wikitext-2", hub=("Salesforce/wikitext", "wikitext-2-raw-v1")),
+        Task("python-reference"),
+    )
+}

@@ -1,0 +1,34 @@
+"""What comes in: models, tokenizers, and which of their weights can be pruned."""
+
+from aerogel.models.loading import (
+    Architecture,
+    Head,
+    architecture,
+    has_tokenizer,
+    head_kind,
+    load,
+    load_model,
+    load_tokenizer,
+    prepare,
+    save,
+)
+from aerogel.models.prunable import PrunableWeight, prunable_weights
+from aerogel.models.zoo import ZOO, ZooEntry, offline_names
+
+__all__ = [
+    "ZOO",
+    "Architecture",
+    "Head",
+    "PrunableWeight",
+    "ZooEntry",
+    "architecture",
+    "has_tokenizer",
+    "head_kind",
+    "load",
+    "load_model",
+    "load_tokenizer",
+    "offline_names",
+    "prepare",
+    "prunable_weights",
+    "save",
+]

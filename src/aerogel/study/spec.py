@@ -1,0 +1,111 @@
+"""What a study is: models, methods, sparsities, tasks and seeds, read from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from aerogel.data.read import read_text
+from aerogel.errors import StudyError, unknown_name
+from aerogel.pruning import Pattern, method
+from aerogel.pruning.apply import Scope
+
+BUILT_IN = ("starter", "reports")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainingPart(_Part):
+    """`[training]`: see `aerogel.training.TrainingConfig`; `limit` and `text_limit` cap examples and windows."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    batch_size: Annotated[int, Field(gt=0)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    max_length: Annotated[int, Field(gt=8)] = 128
+    limit: Annotated[int, Field(gt=0)] | None = None
+    text_limit: Annotated[int, Field(gt=0)] | None = None
+
+
+class EvaluationPart(_Part):
+    """`[evaluation]`: caps on the examples and the windows of text that a model is scored on."""
+
+    limit: Annotated[int, Field(gt=0)] | None = None
+    text_limit: Annotated[int, Field(gt=0)] | None = None
+
+
+class BenchmarkPart(_Part):
+    """`[benchmark]`: see `aerogel.benchmark.BenchConfig`."""
+
+    batch_size: Annotated[int, Field(gt=0)] = 128
+    sequence_length: Annotated[int, Field(gt=0)] = 64
+    rounds: Annotated[int, Field(gt=0)] = 7
+    training_steps: Annotated[int, Field(gt=0)] = 3
+
+
+class StudySpec(_Part):
+    """A study: the product of its lists. Sparsity 0 is the dense model, trained and measured alike.
+
+    `include` adds "embeddings" or "heads" to the pruned weights; `processes` trials run at a time, sharing
+    the cores; trials that measure time run alone.
+    """
+
+    name: str
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    tasks: tuple[str, ...] = ()
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("magnitude",)
+    sparsities: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (0, 0.5, 0.9)
+    pattern: str = "unstructured"
+    scope: Scope = "global"
+    include: tuple[Literal["embeddings", "heads"], ...] = ()
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    processes: Annotated[int, Field(gt=0)] = 1
+    training: TrainingPart = TrainingPart()
+    evaluation: EvaluationPart = EvaluationPart()
+    benchmark: BenchmarkPart | None = BenchmarkPart()
+
+    @field_validator("models", "tasks", "methods", "sparsities", "seeds")
+    @classmethod
+    def _no_repeats(cls, values: tuple) -> tuple:
+        return tuple(dict.fromkeys(values))
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern(cls, text: str) -> str:
+        return str(Pattern.parse(text))
+
+    @field_validator("methods")
+    @classmethod
+    def _methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(method(name).name for name in names)
+
+
+def load_spec(name: str) -> StudySpec:
+    """A built-in study by name, or one from a TOML file. Raises `StudyError` with the file and the field."""
+    if name in BUILT_IN:
+        text = (resources.files("aerogel.study") / "builtin" / f"{name}.toml").read_text(encoding="utf-8")
+    elif name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise StudyError(f"{name}: no such file")
+        text = read_text(Path(name))
+    else:
+        raise StudyError(unknown_name("study", name, BUILT_IN) + "; a study of your own is a .toml file")
+    try:
+        return parse_spec(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, StudyError) as error:
+        raise StudyError(f"{name}: {error}") from error
+
+
+def parse_spec(values: dict) -> StudySpec:
+    """A specification from plain values. Raises `StudyError` naming the first field that is wrong."""
+    try:
+        return StudySpec.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise StudyError(f"{field}: {first['msg']}" + (f" (found {first['input']!r})" if field else "")) from error

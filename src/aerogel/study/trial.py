@@ -1,0 +1,122 @@
+"""One trial: what to do, its key, and doing it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from aerogel import models
+from aerogel.analysis import inspect
+from aerogel.benchmark import BenchConfig, Measurement, Subject, bench
+from aerogel.data import TaskData
+from aerogel.errors import StudyError
+from aerogel.evaluation import score
+from aerogel.models import Head, prunable_weights
+from aerogel.pruning import PruneConfig, prune
+from aerogel.training import TrainingConfig, finetune
+
+BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to do with one model: `inspect` its weights, fine-tune and `score` it, or `bench` it beside the dense one.
+
+    `pruning` is `None` for the dense model. `data` is a digest of the task's data, so that other data
+    makes another trial.
+    """
+
+    kind: Literal["inspect", "score", "bench"]
+    model: str
+    pruning: PruneConfig | None = None
+    task: str | None = None
+    data: str | None = None
+    training: TrainingConfig | None = None
+    evaluation_limit: int | None = None
+    benchmark: BenchConfig | None = None
+
+    @property
+    def key(self) -> str:
+        """The same for the same trial, wherever and whenever: a hash of its canonical JSON."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:20]
+
+    @property
+    def sparsity(self) -> float:
+        return self.pruning.sparsity or 0.0 if self.pruning else 0.0
+
+    @property
+    def label(self) -> str:
+        """For a person: `tiny-bert 90% magnitude, sst2, seed 1`."""
+        how = f"{self.sparsity:.0%} {self.pruning.method}" if self.pruning else "dense"
+        parts = [f"{self.model} {how}", self.task or self.kind]
+        return ", ".join([*parts, f"seed {self.training.seed}"] if self.training else parts)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Trial:
+        """The inverse of `dataclasses.asdict`, after a way through JSON."""
+        parts: dict[str, type] = {"pruning": PruneConfig, "training": TrainingConfig, "benchmark": BenchConfig}
+        made = {name: kind(**values[name]) for name, kind in parts.items() if values.get(name)}
+        if "pruning" in made:
+            lists = {name: tuple(values["pruning"][name]) for name in ("targets", "exclude")}
+            made["pruning"] = PruneConfig(**{**values["pruning"], **lists})
+        return cls(**{**values, **made})
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a trial went: `values` by kind of trial, the machine it ran on, and the error of a failed one."""
+
+    status: Literal["done", "failed"]
+    values: dict[str, Any]
+    environment: dict[str, Any]
+    seconds: float
+    error: str | None = None
+
+
+def run_trial(trial: Trial, data: TaskData | None) -> dict[str, Any]:
+    """Does what the trial says, in this process, and returns plain values for its `Result`."""
+    if trial.kind == "inspect":
+        return {"weights": inspect(models.load_model(trial.model), trial.model).to_dict()}
+    if trial.kind == "bench":
+        return {"measurements": [asdict(measurement) for measurement in _bench(trial)]}
+    if data is None or trial.training is None:
+        raise StudyError(f"trial {trial.label}: a task to score needs its data and training")
+    return _score(trial, trial.training, data)
+
+
+def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, Any]:
+    torch.manual_seed(training.seed)  # new heads start from it
+    model, tokenizer = models.load(trial.model, data.task.head)
+    if trial.pruning:
+        prune(model, trial.pruning)
+    trained = finetune(model, tokenizer, data, training)
+    scored = score(model, tokenizer, data, trial.evaluation_limit, training.max_length)
+    targets = trial.pruning.targets if trial.pruning else ("blocks",)
+    weights = prunable_weights(model, targets)
+    zeros = {weight.name: int((weight.matrix == 0).sum()) for weight in weights}
+    prunable = sum(weight.matrix.numel() for weight in weights)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "metrics": scored.metrics,
+        "predictions": scored.predictions,
+        "training_seconds": trained.seconds,
+        "training_steps": trained.steps,
+        "losses": trained.losses,
+        "sparsity": sum(zeros.values()) / prunable,
+        "model_sparsity": sum(zeros.values()) / parameters,
+        "layers": {weight.name: zeros[weight.name] / weight.matrix.numel() for weight in weights},
+        "parameters": parameters,
+        "source": data.source,
+    }
+
+
+def _bench(trial: Trial) -> list[Measurement]:
+    """The dense model, and beside it the pruned one where there is one."""
+    dense = Subject(trial.model, None, BENCH_HEAD)
+    pruned = Subject(trial.model, trial.pruning, BENCH_HEAD)
+    return bench([dense, pruned] if trial.pruning else [dense], trial.benchmark)
