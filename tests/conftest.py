@@ -9,8 +9,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub reads it
 os.environ.pop("AEROGEL_DATA", None)
 
 import pytest
+from hypothesis import settings
 
 from aerogel.study import StudySpec, parse_spec, run_study
+
+settings.register_profile("aerogel", deadline=None, database=None)  # no test depends on the machine's speed
+settings.load_profile("aerogel")
 
 
 def small_spec(**changes: object) -> StudySpec:
@@ -22,8 +26,8 @@ def small_spec(**changes: object) -> StudySpec:
         "sparsities": [0, 0.5, 0.9],
         "seeds": [0, 1],
         "processes": 2,
-        "training": {"epochs": 1, "limit": 64, "text_limit": 8, "learning_rate": 5e-4, "max_length": 32},
-        "evaluation": {"limit": 64, "text_limit": 8},
+        "training": {"epochs": 1, "limit": 32, "text_limit": 4, "learning_rate": 5e-4, "max_length": 32},
+        "evaluation": {"limit": 64, "text_limit": 4},
         "benchmark": {"batch_size": 4, "sequence_length": 16, "rounds": 3, "training_steps": 1},
     }
     return parse_spec({**values, **changes})

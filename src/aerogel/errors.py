@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,9 +31,6 @@ class StudyError(AerogelError):
     """A study's specification, store or trial that is not as expected."""
 
 
-FULL = ("No space left on device", "database or disk is full")
-
-
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not among the known ones: the nearest, else all of them."""
     known = list(known)
@@ -43,8 +42,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of another library's error text, or the name of its class where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    name = type(error).__name__
+    if not lines:
+        return name
+    if isinstance(error, KeyError):  # its text is the key alone
+        return f"{name} {lines[0]}"
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
 
 
 @contextmanager
@@ -53,9 +57,19 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # safetensors and sqlite report a full disk through exceptions of their own, with the cause in the text
-        if getattr(error, "errno", None) == errno.ENOSPC or any(text in str(error) for text in FULL):
+        code = _code(error)
+        if code is None and not isinstance(error, OSError):
+            raise
+        if code == errno.ENOSPC:
             raise AerogelError(f"{path}: no space is left on the device; nothing was kept of this output") from error
-        if isinstance(error, OSError):
-            raise AerogelError(f"{path}: can't be written: {error.strerror or first_line(error)}") from error
-        raise
+        raise AerogelError(f"{path}: can't be written: {os.strerror(code) if code else first_line(error)}") from error
+
+
+def _code(error: Exception) -> int | None:
+    """The system's number of a failure to write; safetensors and sqlite have it in their texts alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    if "database or disk is full" in str(error):
+        return errno.ENOSPC
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found.group(1)) if found else None

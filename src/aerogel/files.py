@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from aerogel.errors import AerogelError, writing
@@ -15,11 +15,13 @@ from aerogel.errors import AerogelError, writing
 def check_new(path: str | os.PathLike[str]) -> None:
     """Raises `AerogelError` where `path` is there already with something in it, before any work is done for it."""
     path = Path(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    with writing(path):
+        taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if taken:
         raise AerogelError(f"{path} exists already: name another output, or remove it first")
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a folder to fill, which becomes `path` when the block ends without an error.
 
@@ -32,8 +34,9 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         with writing(path):
-            aside.chmod(0o755)  # mkdtemp's own mode would hide the result from other users
             yield aside
+            for entry in (aside, *aside.rglob("*")):  # mkdtemp and safetensors hide what they write from other users
+                entry.chmod(0o755 if entry.is_dir() else 0o644)
             if path.is_dir():
                 path.rmdir()
             aside.rename(path)
@@ -51,5 +54,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             aside.write_text(text, encoding="utf-8")
             aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,14 +69,18 @@ class Measurement:
         return statistics.median(self.training_steps)
 
 
-def bench(subjects: Sequence[Subject], config: BenchConfig | None = None) -> list[Measurement]:
+def bench(
+    subjects: Sequence[Subject], config: BenchConfig | None = None, start: Literal["forkserver", "fork"] = "forkserver"
+) -> list[Measurement]:
     """Measures all subjects in one interleaved run: round one of each, round two of each, and so on.
 
-    Only one process works at a time. Raises what a subject's process raised, or `AerogelError` where one died.
+    Only one process works at a time. `start` is how processes start: "fork" is for a caller that is itself
+    a fresh child of a fork server and has computed nothing yet, and spares it a server of its own.
+    Raises what a subject's process raised, or `AerogelError` where one died.
     """
     config = config or BenchConfig()
     with ExitStack() as stack:
-        processes = [stack.enter_context(_process(subject, config)) for subject in subjects]
+        processes = [stack.enter_context(_process(subject, config, start)) for subject in subjects]
         sizes = [process.answer() for process in progress.track(processes, "loading")]
         latencies, inference_memory = _rounds(processes, "inference", config.rounds)
         training, training_memory = _rounds(processes, "training", config.training_steps)
@@ -95,10 +99,11 @@ def bench(subjects: Sequence[Subject], config: BenchConfig | None = None) -> lis
 
 
 class _Process:
-    def __init__(self, subject: Subject, config: BenchConfig) -> None:
+    def __init__(self, subject: Subject, config: BenchConfig, start: str) -> None:
         self.name = subject.name
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["aerogel.benchmark.subject"])
+        context: Any = multiprocessing.get_context(start)
+        if start == "forkserver":
+            context.set_forkserver_preload(["aerogel.benchmark.subject"])
         self.connection, theirs = context.Pipe()
         threads = config.threads or torch.get_num_threads()
         arguments = (theirs, subject, config.batch_size, config.sequence_length, threads, config.seed)
@@ -132,8 +137,8 @@ class _Process:
 
 
 @contextmanager
-def _process(subject: Subject, config: BenchConfig) -> Iterator[_Process]:
-    process = _Process(subject, config)
+def _process(subject: Subject, config: BenchConfig, start: str) -> Iterator[_Process]:
+    process = _Process(subject, config, start)
     try:
         yield process
     finally:

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 
 from aerogel import models
 from aerogel.benchmark.machine import peak_memory
+from aerogel.data import context_length
+from aerogel.errors import ModelError
 from aerogel.models import Head
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import PruneConfig, prune
@@ -58,6 +60,9 @@ def serve(connection: Connection, subject: Subject, batch_size: int, length: int
 def _random_batch(model: PreTrainedModel, batch_size: int, length: int) -> dict[str, torch.Tensor]:
     """Random token ids without special ones, with labels for a training step."""
     config = model.config
+    positions = context_length(config)
+    if positions is not None and length > positions:
+        raise ModelError(f"sequence length {length} is beyond the model's {positions} positions")
     ids = torch.randint(10, config.vocab_size, (batch_size, length))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if config.is_encoder_decoder and config.eos_token_id is not None:

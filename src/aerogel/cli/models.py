@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aerogel.cli.output import note, print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from aerogel.analysis import WeightStatistics
 
 
 @click.command("models")
@@ -31,16 +36,13 @@ def list_models(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(model: str, output: Path | None, include: tuple[str, ...], as_json: bool) -> None:
     """Describe the weights of MODEL: distribution, zeros, by layer and by kind of matrix."""
-    import json
-
-    from aerogel import files
-    from aerogel.analysis import WeightReport, WeightStatistics
-    from aerogel.analysis import inspect as describe
-    from aerogel.analysis.plot import distribution, layers
-    from aerogel.models import load_model
-
     with progress_bar():
-        report: WeightReport = describe(load_model(model), model, ("blocks", *include))
+        from aerogel import files
+        from aerogel.analysis import inspect as describe
+        from aerogel.analysis.plot import distribution, layers
+        from aerogel.models import load_model
+
+        report = describe(load_model(model), model, ("blocks", *include))
         if output:
             with files.new_folder(output) as folder:
                 (folder / "weights.json").write_text(json.dumps(report.to_dict()), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -20,11 +21,11 @@ def evaluate(
     model: str, tasks: str, data: Path | None, reference: str | None, limit: int | None, as_json: bool
 ) -> None:
     """Score MODEL on the validation split of tasks."""
-    from aerogel import models
-    from aerogel.data import load_task
-    from aerogel.evaluation import evaluate as score_tasks
-
     with progress_bar():
+        from aerogel import models
+        from aerogel.data import load_task
+        from aerogel.evaluation import evaluate as score_tasks
+
         loaded = [load_task(task, data) for task in tasks.split(",")]
         subject, tokenizer = models.load(model)
         other = models.load_model(reference) if reference else None
@@ -60,18 +61,16 @@ def bench(
     as_json: bool,
 ) -> None:
     """Measure time and memory of MODELS side by side, each in a fresh process, rounds interleaved."""
-    from dataclasses import asdict
-
-    from aerogel.benchmark import BenchConfig, Subject, environment
-    from aerogel.benchmark import bench as measure
-    from aerogel.models import prepare
-
-    config = BenchConfig(batch_size, sequence_length, rounds, training_steps, threads)
     with progress_bar():
+        from aerogel.benchmark import BenchConfig, Subject, environment
+        from aerogel.benchmark import bench as measure
+        from aerogel.models import prepare
+
+        config = BenchConfig(batch_size, sequence_length, rounds, training_steps, threads)
         for model in models:
             prepare(model)
         measured = measure([Subject(model) for model in models], config)
-    machine = environment()
+        machine = environment()
     if as_json:
         derived = ("median", "p90", "throughput", "training_median")
         entries = [asdict(entry) | {name: getattr(entry, name) for name in derived} for entry in measured]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.progress import TaskID
 
+from aerogel import progress
 from aerogel.cli.output import bars, note, progress_bar, stdout
 
 if TYPE_CHECKING:
@@ -42,22 +43,22 @@ def study(
 
     NAME is a built-in study, starter (the default) or reports; or give a TOML file.
     """
-    from aerogel.report import build
-    from aerogel.study import load_spec, parse_spec, run_study
+    with progress_bar():
+        from aerogel.report import build
+        from aerogel.study import load_spec, parse_spec, run_study
 
-    spec = load_spec(name)
-    values = spec.model_dump()
-    for field, chosen in (("models", models), ("tasks", tasks), ("sparsities", sparsities)):
-        if chosen:
-            values[field] = chosen
-    if limit:
-        for part in ("training", "evaluation"):
-            values[part] |= {"limit": limit, "text_limit": limit}
-    spec = parse_spec(values)
+        values = load_spec(name).model_dump()
+        for field, chosen in (("models", models), ("tasks", tasks), ("sparsities", sparsities)):
+            if chosen:
+                values[field] = chosen
+        if limit:
+            for part in ("training", "evaluation"):
+                values[part] |= {"limit": limit, "text_limit": limit}
+        spec = parse_spec(values)
     folder = output or Path("runs") / spec.name
     started = time.monotonic()
     try:
-        with _Display() as display:
+        with _Display() as display, progress.listening(display.prepare):
             store = run_study(spec, folder, data, display.show)
     except KeyboardInterrupt:
         note(f"interrupted: what is finished is kept in {folder}, and the same command goes on from there")
@@ -77,9 +78,9 @@ def study(
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
     """Write report.html of a study's FOLDER again, from its store."""
-    from aerogel.report import build
-
     with progress_bar():
+        from aerogel.report import build
+
         page = build(folder)
     stdout().print(str(page), highlight=False, soft_wrap=True)
 
@@ -99,6 +100,12 @@ class _Display:
     def __exit__(self, *error: object) -> None:
         self.bars.__exit__(*error)  # type: ignore[arg-type]
 
+    def prepare(self, doing: str, done: int, total: int) -> None:
+        """What happens before the first trial: models are fetched, data is found."""
+        if self.whole is None:
+            self.whole = self.bars.add_task(doing)
+        self.bars.update(self.whole, description=doing, completed=done, total=total or None)
+
     def show(self, state: State) -> None:
         if state.finished:
             trial, result = state.finished
@@ -107,9 +114,7 @@ class _Display:
                 self.bars.console.print(
                     f"[{state.done + state.failed}/{state.total}] {trial.label}: {outcome}", markup=False
                 )
-        if self.whole is None:
-            self.whole = self.bars.add_task("trials", total=state.total)
-        self.bars.update(self.whole, completed=state.done + state.failed)
+        self.prepare("trials", state.done + state.failed, state.total)
         running = {process.trial.key: process for process in state.running}
         for key in set(self.tasks) - set(running):
             self.bars.remove_task(self.tasks.pop(key))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aerogel import files
 from aerogel.cli.output import note, progress_bar
 
 if TYPE_CHECKING:
@@ -43,22 +44,15 @@ def prune(
     seed: int,
 ) -> None:
     """Prune MODEL and save it."""
-    from aerogel import files, models
-    from aerogel import pruning as pruning_package
-
-    config = pruning_package.PruneConfig(
-        method,
-        sparsity,
-        pattern,
-        scope,
-        ("blocks", *include),
-        tuple(exclude),
-        seed,
-    )
     files.check_new(output)
     with progress_bar():
+        from aerogel import models
+        from aerogel.pruning import PruneConfig
+        from aerogel.pruning import prune as prune_in_place
+
+        config = PruneConfig(method, sparsity, pattern, scope, ("blocks", *include), exclude, seed)
         loaded = models.load_model(model)
-        masks = pruning_package.prune(loaded, config)
+        masks = prune_in_place(loaded, config)
         tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         models.save(loaded, tokenizer, output)
     weights = sum(mask.numel() for mask in masks.values())
@@ -94,15 +88,17 @@ def finetune(
     seed: int,
 ) -> None:
     """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros."""
-    import torch
-
-    from aerogel import data as tasks
-    from aerogel import files, models, training
-
-    config = training.TrainingConfig(epochs, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed)
     files.check_new(output)
     with progress_bar():
-        found = tasks.load_task(task, data)
+        import torch
+
+        from aerogel import models, training
+        from aerogel.data import load_task
+
+        config = training.TrainingConfig(
+            epochs, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed
+        )
+        found = load_task(task, data)
         torch.manual_seed(seed)  # a new head starts from it
         loaded, tokenizer = models.load(model, found.task.head)
         result = training.finetune(loaded, tokenizer, found, config)

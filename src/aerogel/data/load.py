@@ -12,6 +12,7 @@ from aerogel.data.read import Examples, labels_of, read_examples, read_text
 from aerogel.data.starter import movie_reviews, python_reference
 from aerogel.data.tasks import TASKS, Split, Task
 from aerogel.errors import DataError, first_line, unknown_name
+from aerogel.hub import look_up
 
 STARTER: dict[str, Callable[[], Mapping[str, Examples | str]]] = {
     "movie-reviews": movie_reviews,
@@ -121,12 +122,13 @@ def _from_hub(task: Task) -> TaskData:
 
     assert task.hub
     repository, configuration = task.hub
+    splits = {"train": "train", "validation": task.hub_validation}
+    cached = Path(datasets.config.HF_DATASETS_CACHE, repository.replace("/", "___")).is_dir()
     datasets.disable_progress_bars()
     try:
-        loaded = {
-            "train": datasets.load_dataset(repository, configuration, split="train"),
-            "validation": datasets.load_dataset(repository, configuration, split=task.hub_validation),
-        }
+        if not cached:
+            look_up(repository, "dataset")
+        loaded = {name: datasets.load_dataset(repository, configuration, split=split) for name, split in splits.items()}
     except Exception as error:
         raise DataError(
             f"task {task.name}: {repository} could not be had from the Hugging Face hub ({first_line(error)}); "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def read_rows(
     split at tabs alone, so quotation marks are plain characters.
     """
     lines = read_text(path).split("\n")
-    header = lines[0].rstrip("\r").split("\t")
+    header = lines[0].removesuffix("\r").split("\t")
     accepted = [columns] if columns else []
     accepted += [names for names in (("sentence",), ("sentence1", "sentence2")) if len(names) == len(columns or names)]
     found = next((names for names in accepted if set(names) <= set(header)), None)
@@ -59,8 +59,9 @@ def read_rows(
         raise DataError(f"{path}, line 1: the header has {', '.join(header)}; expected columns {wanted}, and label")
     rows = []
     places = [header.index(name) for name in found]
-    for number, fields in enumerate(csv.reader(lines[1:], delimiter="\t", quoting=csv.QUOTE_NONE), start=2):
-        if not fields:
+    for number, line in enumerate(lines[1:], start=2):
+        fields = line.removesuffix("\r").split("\t")
+        if fields == [""]:
             continue
         if len(fields) != len(header):
             raise DataError(f"{path}, line {number}: {len(fields)} fields, expected {len(header)}")
@@ -79,8 +80,11 @@ def read_examples(path: Path, task: Task) -> Examples:
 def labels_of(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The text columns and the sorted label names of a user's own TSV file."""
     columns, rows = read_rows(path)
+    for _, label, line in rows:
+        if not label:
+            raise DataError(f"{path}, line {line}: the row has no label")
     names = {label for _, label, _ in rows}
-    labels = sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    labels = sorted(names, key=lambda name: (not _is_whole(name), int(name) if _is_whole(name) else 0, name))
     if len(labels) < 2:
         raise DataError(f"{path}: all rows have the label {labels[0]!r}; expected at least two labels")
     if len(labels) > 100:
@@ -101,9 +105,14 @@ def _label(task: Task, text: str, path: Path, line: int) -> float:
         raise DataError(f"{path}, line {line}: label {text!r} is not a number")
     if text in task.labels:
         return task.labels.index(text)
-    if text.isdigit() and int(text) < len(task.labels):
+    if any(map(_is_whole, task.labels)):  # names that are numbers themselves leave no room for counting places
+        expected = " or ".join(task.labels)
+    elif _is_whole(text) and 0 <= int(text) < len(task.labels):
         return int(text)
-    expected = " or ".join(
-        f"{place} ({name})" if name != str(place) else name for place, name in enumerate(task.labels)
-    )
+    else:
+        expected = " or ".join(f"{place} ({name})" for place, name in enumerate(task.labels))
     raise DataError(f"{path}, line {line}: wrong label {text!r}; expected {expected}")
+
+
+def _is_whole(text: str) -> bool:
+    return re.fullmatch(r"-?\d+", text) is not None

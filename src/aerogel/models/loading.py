@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.constants import is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -29,11 +27,13 @@ from transformers import (
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
 from aerogel import files
-from aerogel.errors import ModelError, first_line, unknown_name, writing
+from aerogel.errors import ModelError, first_line, unknown_name
+from aerogel.hub import look_up
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.zoo import ZOO, offline_names
 
@@ -43,6 +43,11 @@ LANGUAGE_CLASSES = {
     "decoder": AutoModelForCausalLM,
     "encoder-decoder": AutoModelForSeq2SeqLM,
 }
+LANGUAGE_TABLES = (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,6 @@ def load_model(name: str, head: Head | None = None) -> PreTrainedModel:
     """The model alone: see `load`."""
     path, local_only = _located(name)
     config = _load_config(name, path, local_only)
-    settings: dict[str, Any] = {}
     factory: Any
     if head is None:
         factory = _checkpoint_class(config)
@@ -82,7 +86,6 @@ def load_model(name: str, head: Head | None = None) -> PreTrainedModel:
         config.id2label = dict(enumerate(head.labels))
         config.label2id = {label: place for place, label in enumerate(head.labels)}
         config.problem_type = "regression" if len(head.labels) == 1 else "single_label_classification"
-        settings["ignore_mismatched_sizes"] = True  # a head for other labels gives way to a new one
     else:
         factory = LANGUAGE_CLASSES[architecture(config)]
     with _explained(name, path), quiet_transformers():
@@ -93,7 +96,7 @@ def load_model(name: str, head: Head | None = None) -> PreTrainedModel:
             local_files_only=local_only,
             trust_remote_code=False,
             output_loading_info=True,
-            **settings,
+            ignore_mismatched_sizes=True,  # a head for other labels gives way to a new one; the rest is checked below
         )
     _check_whole(name, model, report, new_head_allowed=head is not None)
     return model.eval()
@@ -104,6 +107,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     path, local_only = _located(name)
     with _explained(name, path), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
+    # without its files, transformers makes a tokenizer of the special tokens alone
+    if len(tokenizer) < len(set(tokenizer.all_special_ids)) + 2:
+        raise ModelError(f"{name}: its tokenizer has no vocabulary: tokenizer.json or its like is missing or empty")
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"{name}: its tokenizer has neither a padding nor an end-of-sequence token")
@@ -120,12 +126,13 @@ def prepare(name: str) -> None:
 def has_tokenizer(name: str) -> bool:
     """Whether a local folder, zoo entry or hub id brings a tokenizer along."""
     path, _ = _located(name)
-    return not Path(path).is_dir() or (Path(path) / "tokenizer_config.json").exists()
+    patterns = ("tokenizer*", "vocab.*", "*.model")
+    return not Path(path).is_dir() or any(any(Path(path).glob(pattern)) for pattern in patterns)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: str | os.PathLike[str]) -> None:
     """Writes an ordinary checkpoint folder, whole or not at all. Raises `AerogelError` where it exists."""
-    with files.new_folder(output) as folder, writing(Path(output)), quiet_transformers():
+    with files.new_folder(output) as folder, quiet_transformers():
         model.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
@@ -146,65 +153,49 @@ def architecture(config: PretrainedConfig) -> Architecture:
 
 
 def head_kind(model: PreTrainedModel) -> str:
-    """`"classification"`, `"language-modelling"` or `"none"` (a bare body), by the model's class."""
+    """`"classification"`, `"language-modelling"` or `"none"` (a bare body, another head), by the model's class."""
     name = type(model).__name__
-    if name.endswith("ForSequenceClassification"):
+    if name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values():
         return "classification"
-    bare = name.endswith("Model") and not name.endswith(("LMHeadModel", "LMModel"))
-    return "none" if bare else "language-modelling"
+    return "language-modelling" if any(name in table.values() for table in LANGUAGE_TABLES) else "none"
 
 
 def _located(name: str) -> tuple[str, bool]:
     """The folder or hub id behind a name, and whether only local files may be used."""
     if name in ZOO and ZOO[name].offline:
         return ZOO[name].locate(), True
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # pathlib raises for a name that no file could have
         return name, True
-    if Path(name).exists():
+    if os.path.exists(name):
         raise ModelError(f"{name} is a file: a model is a folder with config.json and its weights, or a name")
     hub_id = ZOO[name].locate() if name in ZOO else name
     if name not in ZOO and (name.count("/") > 1 or name.startswith((".", "/"))):
         raise ModelError(f"{name}: no such folder")
-    if _in_hub_cache(hub_id):
-        return hub_id, is_offline_mode() or not _on_hub(name, hub_id, cached=True)
-    _on_hub(name, hub_id, cached=False)
+    try:
+        look_up(hub_id, "model")
+    except (LookupError, ConnectionError) as error:
+        if not _in_hub_cache(hub_id):
+            raise ModelError(_not_found(name, hub_id, error)) from error
+        return hub_id, True
     return hub_id, False
 
 
 def _in_hub_cache(hub_id: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+    with contextlib.suppress(ValueError):  # no name that a repository can have
+        return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
+    return False
 
-    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
 
-
-def _on_hub(name: str, hub_id: str, cached: bool) -> bool:
-    """Whether the hub answers for `hub_id`; raises where it does not and nothing is cached either.
-
-    Asked once with a short limit, since transformers itself retries for half a minute.
-    """
-    offline_hint = f"names that work offline: {', '.join(offline_names())}"
+def _not_found(name: str, hub_id: str, error: Exception) -> str:
+    """What was asked for, why it is not to be had, and which names work offline."""
+    offline = f"names that work offline: {', '.join(offline_names())}"
+    near = unknown_name("model", name, ZOO)
+    hint = f", {near.split(': ')[1]}" if name not in ZOO and "did you mean" in near else ""
+    if isinstance(error, LookupError):
+        return f"{name} is neither a zoo name nor a local folder, and {error}{hint or ';'} {offline}"
     asked = name if name == hub_id else f"{name} ({hub_id})"
-    try:
-        if is_offline_mode():
-            raise ConnectionError("offline mode is set")
-        HfApi().model_info(hub_id, timeout=5)
-        return True
-    except (RepositoryNotFoundError, ValueError) as error:
-        if cached:
-            return False
-        hint = unknown_name("model", name, ZOO) if "/" not in name else f"the hub has no model {hub_id!r}"
-        raise ModelError(f"{hint}; it is no local folder either; {offline_hint}") from error
-    except Exception as error:
-        if cached:
-            return False
-        reason = error.response.status_code if isinstance(error, HfHubHTTPError) else first_line(error)
-        near = unknown_name("model", name, ZOO)
-        if name not in ZOO and "did you mean" in near:
-            asked = f"{asked} ({near.split(': ')[1].rstrip('?')}?)"
-        raise ModelError(
-            f"model {asked} is not a local folder and the Hugging Face hub could not be reached ({reason}); "
-            f"{offline_hint}"
-        ) from error
+    reached = f"the Hugging Face hub could not be reached ({error})"
+    return f"model {asked} is no local folder and {reached}{hint or ';'} {offline}"
 
 
 def _load_config(name: str, path: str, local_only: bool) -> PretrainedConfig:
@@ -219,21 +210,34 @@ def _checkpoint_class(config: PretrainedConfig) -> Any:
     import transformers
 
     for name in config.architectures or ():
-        found = getattr(transformers, name, None)
-        if found is not None:
+        found = getattr(transformers, str(name), None)
+        if isinstance(found, type) and issubclass(found, PreTrainedModel):
             return found
     return AutoModel
 
 
 def _check_whole(name: str, model: PreTrainedModel, report: dict, new_head_allowed: bool) -> None:
-    """Refuses a checkpoint that lacks tensors, where transformers would start them at random."""
-    body = f"{model.base_model_prefix}."
-    missing = sorted(report["missing_keys"])
-    if new_head_allowed:
+    """Refuses a checkpoint that lacks tensors or has them in other shapes, where transformers would start at random."""
+    # a T5 with a language-modelling head has no body apart
+    body = "" if model.base_model is model else f"{model.base_model_prefix}."
+
+    def needed(key: str) -> bool:
+        if not new_head_allowed:
+            return True
         # poolers belong to the head: classification trains one where a masked-LM checkpoint has none
-        missing = [key for key in missing if key.startswith(body) and ".pooler." not in key]
+        return key.startswith(body) and ".pooler." not in key
+
+    missing = sorted(filter(needed, report["missing_keys"]))
     if missing:
         raise ModelError(f"{name}: its checkpoint lacks {len(missing)} tensors of the model, the first is {missing[0]}")
+    for key, found, expected in sorted(report["mismatched_keys"]):
+        if needed(key):
+            shapes = f"{_shape(found)}, expected {_shape(expected)}"
+            raise ModelError(f"{name}: its checkpoint contradicts its config.json: {key} is {shapes}")
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 @contextlib.contextmanager
@@ -247,6 +251,6 @@ def _explained(name: str, path: str) -> Iterator[None]:
         raise ModelError(f"{name}: its safetensors file is damaged or cut off ({first_line(error)})") from error
     except json.JSONDecodeError as error:
         raise ModelError(f"{name}: a JSON file of the model is damaged ({first_line(error)})") from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # of every kind, down to the bare `Exception` of the tokenizers library
         where = f" from {path}" if path != name else ""
         raise ModelError(f"{name}: can't be loaded{where}: {first_line(error)}") from error

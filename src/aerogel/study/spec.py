@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from aerogel.data.read import read_text
-from aerogel.errors import StudyError, unknown_name
+from aerogel.errors import AerogelError, StudyError, unknown_name
 from aerogel.pruning import Pattern, method
 from aerogel.pruning.apply import Scope
 
@@ -97,7 +97,7 @@ def load_spec(name: str) -> StudySpec:
         raise StudyError(unknown_name("study", name, BUILT_IN) + "; a study of your own is a .toml file")
     try:
         return parse_spec(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, StudyError) as error:
+    except (tomllib.TOMLDecodeError, AerogelError) as error:
         raise StudyError(f"{name}: {error}") from error
 
 

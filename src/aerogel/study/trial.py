@@ -119,4 +119,4 @@ def _bench(trial: Trial) -> list[Measurement]:
     """The dense model, and beside it the pruned one where there is one."""
     dense = Subject(trial.model, None, BENCH_HEAD)
     pruned = Subject(trial.model, trial.pruning, BENCH_HEAD)
-    return bench([dense, pruned] if trial.pruning else [dense], trial.benchmark)
+    return bench([dense, pruned] if trial.pruning else [dense], trial.benchmark, start="fork")

@@ -1,0 +1,196 @@
+"""Small models, texts and files that several tests build."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PretrainedConfig, PreTrainedModel
+
+TOKENS: dict[str, Any] = dict(vocab_size=8000, bos_token_id=0, eos_token_id=2, pad_token_id=1)
+BERT_LIKE: dict[str, Any] = dict(
+    **TOKENS,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    max_position_embeddings=64,
+)
+BERT_KINDS = [
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+]
+BART_KINDS = ["self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"]
+BART_CROSS = [f"encoder_attn.{name}_proj" for name in ("k", "v", "q", "out")]
+LLAMA_KINDS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+T5_SELF = [f"layer.0.SelfAttention.{name}" for name in "qkvo"]
+
+
+def _in_layers(kinds: list[str], *layers: str) -> set[str]:
+    return {f"{layer}.{kind}" for layer in layers for kind in kinds}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A tiny random model of an architecture, and the names of the linear weights in its blocks."""
+
+    language_class: type[PreTrainedModel]
+    config: Callable[[], PretrainedConfig]
+    weights: set[str]
+
+    def build(self, seed: int = 0) -> PreTrainedModel:
+        torch.manual_seed(seed)
+        return self.language_class(self.config()).eval()
+
+
+ARCHITECTURES = {
+    "bert": Architecture(
+        transformers.BertForMaskedLM,
+        lambda: transformers.BertConfig(**BERT_LIKE),
+        _in_layers(BERT_KINDS, "bert.encoder.layer.0", "bert.encoder.layer.1"),
+    ),
+    "roberta": Architecture(
+        transformers.RobertaForMaskedLM,
+        lambda: transformers.RobertaConfig(**BERT_LIKE | {"max_position_embeddings": 66}),
+        _in_layers(BERT_KINDS, "roberta.encoder.layer.0", "roberta.encoder.layer.1"),
+    ),
+    "distilbert": Architecture(
+        transformers.DistilBertForMaskedLM,
+        lambda: transformers.DistilBertConfig(
+            **TOKENS, dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64
+        ),
+        _in_layers(
+            [f"attention.{name}_lin" for name in ("q", "k", "v", "out")] + ["ffn.lin1", "ffn.lin2"],
+            "distilbert.transformer.layer.0",
+            "distilbert.transformer.layer.1",
+        ),
+    ),
+    "electra": Architecture(
+        transformers.ElectraForMaskedLM,
+        lambda: transformers.ElectraConfig(**BERT_LIKE, embedding_size=16),
+        _in_layers(BERT_KINDS, "electra.encoder.layer.0", "electra.encoder.layer.1"),
+    ),
+    "albert": Architecture(
+        transformers.AlbertForMaskedLM,
+        lambda: transformers.AlbertConfig(**BERT_LIKE | {"num_hidden_layers": 3}, embedding_size=16),
+        _in_layers(
+            [f"attention.{name}" for name in ("query", "key", "value", "dense")] + ["ffn", "ffn_output"],
+            "albert.encoder.albert_layer_groups.0.albert_layers.0",
+        ),
+    ),
+    "gpt2": Architecture(
+        transformers.GPT2LMHeadModel,
+        lambda: transformers.GPT2Config(**TOKENS, n_embd=32, n_layer=2, n_head=2, n_positions=64),
+        _in_layers(["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"], "transformer.h.0", "transformer.h.1"),
+    ),
+    "opt": Architecture(
+        transformers.OPTForCausalLM,
+        lambda: transformers.OPTConfig(
+            **TOKENS,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            ffn_dim=64,
+            max_position_embeddings=64,
+            word_embed_proj_dim=16,
+        ),
+        _in_layers(BART_KINDS, "model.decoder.layers.0", "model.decoder.layers.1"),
+    ),
+    "gpt-neox": Architecture(
+        transformers.GPTNeoXForCausalLM,
+        lambda: transformers.GPTNeoXConfig(**BERT_LIKE),
+        _in_layers(
+            ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
+            "gpt_neox.layers.0",
+            "gpt_neox.layers.1",
+        ),
+    ),
+    "llama": Architecture(
+        transformers.LlamaForCausalLM,
+        lambda: transformers.LlamaConfig(**BERT_LIKE, num_key_value_heads=1),
+        _in_layers(LLAMA_KINDS, "model.layers.0", "model.layers.1"),
+    ),
+    "bart": Architecture(
+        transformers.BartForConditionalGeneration,
+        lambda: transformers.BartConfig(
+            **TOKENS,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=64,
+        ),
+        _in_layers(BART_KINDS, "model.encoder.layers.0", "model.encoder.layers.1")
+        | _in_layers(BART_KINDS + BART_CROSS, "model.decoder.layers.0", "model.decoder.layers.1"),
+    ),
+    "t5": Architecture(
+        transformers.T5ForConditionalGeneration,
+        lambda: transformers.T5Config(
+            vocab_size=8000,
+            pad_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+            d_model=32,
+            d_kv=16,
+            d_ff=64,
+            num_layers=2,
+            num_heads=2,
+        ),
+        _in_layers(
+            [*T5_SELF, "layer.1.DenseReluDense.wi", "layer.1.DenseReluDense.wo"], "encoder.block.0", "encoder.block.1"
+        )
+        | _in_layers(
+            [
+                *T5_SELF,
+                *(f"layer.1.EncDecAttention.{name}" for name in "qkvo"),
+                "layer.2.DenseReluDense.wi",
+                "layer.2.DenseReluDense.wo",
+            ],
+            "decoder.block.0",
+            "decoder.block.1",
+        ),
+    ),
+}
+
+NOUNS = ("boat", "garden", "kettle", "window", "letter", "horse", "lamp", "bridge")
+GOOD, BAD = ("splendid", "cheerful", "lovely"), ("dreadful", "gloomy", "rotten")
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
+    """Sentences of different lengths with the label 1 where they praise and 0 where they don't: easily learnt."""
+    draw = random.Random(seed)
+    rows = []
+    for place in range(count):
+        label = place % 2
+        word = draw.choice(GOOD if label else BAD)
+        opening = " ".join(draw.choice(("well", "so", "then", "indeed")) for _ in range(draw.randrange(4)))
+        rows.append((f"{opening} the {draw.choice(NOUNS)} was {word}".strip(), label))
+    return rows
+
+
+def write_tsv(path: Path, rows: list[tuple[Any, ...]], header: tuple[str, ...] = ("sentence", "label")) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in [header, *rows]), encoding="utf-8")
+    return path
+
+
+def prose(lines: int, seed: int = 0) -> str:
+    """Running text, one sentence a line."""
+    draw = random.Random(seed)
+    return "".join(
+        f"The {draw.choice(NOUNS)} stood by the {draw.choice(NOUNS)}, {draw.choice(GOOD + BAD)} as ever "
+        f"on day {draw.randrange(100)}.\n"
+        for _ in range(lines)
+    )

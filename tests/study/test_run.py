@@ -1,0 +1,139 @@
+"""Running a study for real: whole, failing in part, killed and taken up again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aerogel.errors import AerogelError
+from aerogel.study import State, Store, run_study
+from conftest import small_spec
+
+ONE = {"models": ["tiny-gpt2"], "tasks": ["movie-reviews"], "sparsities": [0, 0.5], "seeds": [0], "benchmark": None}
+
+
+def test_a_finished_study_has_all_results(study_folder: Path) -> None:
+    store = Store.open(study_folder)
+    assert not store.open_trials()
+    for trial, result in store.results():
+        assert result.status == "done", result.error
+        assert result.environment["threads"] >= 1
+        if trial.kind == "score":
+            assert abs(result.values["sparsity"] - trial.sparsity) < 1e-3
+            assert result.values["training_seconds"] > 0
+            assert all(share < 1 for share in result.values["layers"].values())
+        if trial.kind == "bench":
+            measured = result.values["measurements"]
+            assert len(measured) == (2 if trial.pruning else 1)
+            assert all(entry["inference_memory"] > 0 and len(entry["latencies"]) == 3 for entry in measured)
+
+
+def test_running_again_runs_nothing(study_folder: Path) -> None:
+    before = Store.open(study_folder).results()
+    seen: list[int] = []
+    run_study(small_spec(), study_folder, watch=lambda state: seen.append(len(state.running)))
+    assert not any(seen)
+    assert Store.open(study_folder).results() == before
+
+
+def test_the_same_seed_gives_the_same_result(study_folder: Path, tmp_path: Path) -> None:
+    run_study(small_spec(**ONE), tmp_path)
+    known = {trial.key: result for trial, result in Store.open(study_folder).results()}
+    for trial, result in Store.open(tmp_path).results():
+        same = known[trial.key].values
+        timeless = {name: value for name, value in result.values.items() if name != "training_seconds"}
+        assert timeless == {name: value for name, value in same.items() if name != "training_seconds"}
+
+
+def test_a_failed_trial_is_kept_with_its_error_and_the_rest_go_on(tmp_path: Path) -> None:
+    # 5 of 7 fits no matrix of the model, so the pruned trials fail and the dense one does not
+    failing = small_spec(**ONE | {"pattern": "5:7", "sparsities": [0, 2 / 7]})
+    run_study(failing, tmp_path)
+    results = {trial.label: result for trial, result in Store.open(tmp_path).results()}
+    failed = [result for result in results.values() if result.status == "failed"]
+    assert [result.status for result in results.values()].count("done") == 2
+    assert len(failed) == 1
+    assert "does not divide" in str(failed[0].error)
+
+
+def test_a_killed_trial_is_a_failed_one(tmp_path: Path) -> None:
+    killed: list[str] = []
+
+    def kill_the_second(state: State) -> None:
+        if state.done and state.running and not killed:
+            killed.append(state.running[0].trial.key)
+            os.kill(state.running[0].process.pid, signal.SIGKILL)
+
+    run_study(small_spec(**ONE, processes=1), tmp_path, watch=kill_the_second)
+    store = Store.open(tmp_path)
+    errors = {trial.key: result.error for trial, result in store.results()}
+    assert "SIGKILL" in str(errors[killed[0]])
+    assert [trial.key for trial in store.open_trials()] == killed
+    run_study(small_spec(**ONE, processes=1), tmp_path)
+    assert not Store.open(tmp_path).open_trials()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupt_loses_the_trial_under_way_and_nothing_else(tmp_path: Path, how: signal.Signals) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text(
+        'name = "cut"\nmodels = ["tiny-gpt2"]\ntasks = ["movie-reviews"]\nsparsities = [0, 0.5, 0.9]\n'
+        "[training]\nepochs = 3\nlimit = 200\nmax_length = 32\n[benchmark]\nbatch_size = 2\nsequence_length = 8\n"
+    )
+    output = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-c",
+        "from aerogel.cli import main; main()",
+        "study",
+        str(spec),
+        "--output",
+        str(output),
+    ]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (_is_store(output) and len(Store.open(output).results()) >= 2):
+        time.sleep(0.05)
+    os.kill(first.pid, how)
+    said = first.communicate(timeout=60)[1]
+    kept = Store.open(output).results()
+    assert first.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), said
+    assert 2 <= len(kept) < 7
+    assert not _trials_alive(first.pid)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert Store.open(output).results()[: len(kept)] == kept
+    assert not Store.open(output).open_trials()
+
+
+def test_what_is_missing_is_said_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(AerogelError, match="tiny-bert"):
+        run_study(small_spec(models=["tiny-brt"]), tmp_path / "one")
+    with pytest.raises(AerogelError, match="movie-reviews"):
+        run_study(small_spec(tasks=["movie-review"]), tmp_path / "two")
+    assert not list(tmp_path.iterdir())
+
+
+def _is_store(output: Path) -> bool:
+    return (output / "study.sqlite").exists() and (output / "study.sqlite").stat().st_size > 8192
+
+
+def _trials_alive(session: int) -> list[int]:
+    """Processes of the study's session that are still there a moment after it ended."""
+    deadline = time.monotonic() + 10
+    while True:
+        alive = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                alive.append(int(stat.parent.name))
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.2)

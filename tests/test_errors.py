@@ -1,0 +1,88 @@
+"""Error sentences: the nearest names, and failures of writing turned into one sentence."""
+
+import errno
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aerogel.errors import AerogelError, DataError, ModelError, first_line, unknown_name, writing
+
+WORDS = st.text("abcdefghij", min_size=5, max_size=12)
+
+
+@given(WORDS, st.integers(0, 100))
+def test_a_name_with_one_letter_lost_is_found_again(word: str, place: int) -> None:
+    place %= len(word)
+    asked = word[:place] + word[place + 1 :]
+    sentence = unknown_name("model", asked, ["zzz", word, "yyy"])
+    assert sentence.startswith(f"unknown model {asked!r}: did you mean {word}")
+    assert "zzz" not in sentence
+
+
+def test_a_name_like_no_other_is_answered_with_all() -> None:
+    sentence = unknown_name("task", "qqqq", iter(["sst2", "mrpc"]))
+    assert sentence == "unknown task 'qqqq': known are sst2, mrpc"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one.\ntwo"), "one"),
+        (ValueError("\n  spaced  \n"), "spaced"),
+        (ValueError("in field a:\n    expected int\nmore"), "in field a: expected int"),
+        (ValueError("in field a:"), "in field a:"),
+        (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
+        (KeyError(), "KeyError"),
+        (KeyError("added_tokens"), "KeyError 'added_tokens'"),
+    ],
+)
+def test_first_line(error: Exception, line: str) -> None:
+    assert first_line(error) == line
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(AerogelError, match=r"^out: no space is left on the device"), writing(Path("out")):
+        full.write_text("x" * 10_000)
+
+
+def test_a_full_database_is_a_full_disk(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "store.sqlite") as database:
+        database.execute("create table words (word text)")
+        database.execute("pragma max_page_count = 2")
+        with pytest.raises(AerogelError, match="no space is left on the device"), writing(Path("out")):
+            database.execute("insert into words values (?)", ["x" * 100_000])
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(errno.ENOSPC, "no space is left"), (errno.EDQUOT, "quota"), (errno.EFBIG, "too large"), (errno.EROFS, "Read-only")],
+)
+def test_an_error_out_of_rust_is_known_by_its_number(code: int, said: str) -> None:
+    with pytest.raises(AerogelError, match=f"^out: .*(?i:{said})"), writing(Path("out")):
+        raise RuntimeError(f"Error while serializing: I/O error: something (os error {code})")
+
+
+def test_a_refused_path_is_said_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AerogelError, match=r"out: can't be written: Not a directory"), writing(Path("out")):
+        (tmp_path / "file" / "inner").write_text("x")
+
+
+def test_a_failure_without_a_number_is_said_in_its_own_words() -> None:
+    with pytest.raises(AerogelError, match=r"^out: can't be written: the library's words$"), writing(Path("out")):
+        raise OSError("the library's words.")
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), ModelError("m"), DataError("d"), KeyboardInterrupt()])
+def test_other_errors_pass_as_they_are(error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised, writing(Path("out")):
+        raise error
+    assert raised.value is error

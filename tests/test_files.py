@@ -1,0 +1,106 @@
+"""Outputs appear whole under their name or not at all."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aerogel.errors import AerogelError
+from aerogel.files import check_new, new_folder, write_text
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "out"
+    with new_folder(path) as aside:
+        (aside / "a.txt").write_text("a")
+        (aside / "inner").mkdir()
+        (aside / "inner" / "b.txt").write_text("b")
+        assert not path.exists()
+    assert (path / "a.txt").read_text() == "a"
+    assert (path / "inner" / "b.txt").read_text() == "b"
+    assert [entry.name for entry in path.parent.iterdir()] == ["out"]
+
+
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out") as aside:
+        (aside / "inner").mkdir(mode=0o700)
+        for place in (aside, aside / "inner"):
+            (place / "private").touch(mode=0o600)
+    for path in (tmp_path / "out", *(tmp_path / "out").rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
+def test_a_failure_inside_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), new_folder(tmp_path / "out") as aside:
+        (aside / "a.txt").write_text("a")
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    check_new(tmp_path / "out")
+    with new_folder(tmp_path / "out") as aside:
+        (aside / "a.txt").write_text("a")
+    assert (tmp_path / "out" / "a.txt").read_text() == "a"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_there_is_not_touched(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "out"
+    kept = path / "kept" if kind == "folder" else path
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("kept")
+    with pytest.raises(AerogelError, match="out exists already: name another output"):
+        check_new(path)
+    with pytest.raises(AerogelError, match="exists already"), new_folder(path):
+        pass
+    assert kept.read_text() == "kept"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_came_meanwhile_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with pytest.raises(AerogelError, match="out: can't be written"), new_folder(path) as aside:
+        (aside / "a.txt").write_text("mine")
+        path.mkdir()
+        (path / "a.txt").write_text("theirs")
+    assert (path / "a.txt").read_text() == "theirs"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["file/out", "file/deeper/out", "x" * 300])
+def test_a_path_that_cannot_be_is_an_error_in_one_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(AerogelError, match="can't be written"), new_folder(tmp_path / name):
+        pass
+    with pytest.raises(AerogelError, match="can't be written"):
+        write_text(tmp_path / name, "text")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@given(st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"])))
+def test_text_is_read_back_as_written(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("texts") / "deep" / "text"
+    write_text(path, "an older text, longer than most of the new ones")
+    write_text(path, text)
+    assert path.read_text(encoding="utf-8") == text
+    assert [entry.name for entry in path.parent.iterdir()] == ["text"]
+
+
+def test_text_that_cannot_be_encoded_leaves_the_old(tmp_path: Path) -> None:
+    write_text(tmp_path / "text", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "text", "new \ud800")
+    assert (tmp_path / "text").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_is_not_replaced_by_a_text(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    with pytest.raises(AerogelError, match="can't be written"):
+        write_text(tmp_path / "text", "new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["text"]

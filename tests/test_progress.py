@@ -1,0 +1,27 @@
+"""Progress reaches the listener of the moment, and nobody else."""
+
+import pytest
+
+from aerogel.progress import listening, tell, track
+
+
+def test_every_item_is_told_and_passed_on() -> None:
+    told: list[tuple[str, int, int]] = []
+    with listening(lambda *news: told.append(news)):
+        assert list(track("abc", "spelling")) == ["a", "b", "c"]
+        assert list(track(iter("ab"), "streaming")) == ["a", "b"]
+        tell("done")
+    assert told[:4] == [("spelling", place, 3) for place in range(4)]
+    assert told[4:] == [("streaming", 0, 0), ("streaming", 1, 0), ("streaming", 2, 0), ("done", 0, 0)]
+
+
+def test_listeners_nest_and_end() -> None:
+    outer: list[str] = []
+    inner: list[str] = []
+    with listening(lambda doing, *_: outer.append(doing)):
+        with pytest.raises(ValueError, match="stop"), listening(lambda doing, *_: inner.append(doing)):
+            tell("inside")
+            raise ValueError("stop")
+        tell("outside")
+    tell("to nobody")
+    assert (outer, inner) == (["outside"], ["inside"])
