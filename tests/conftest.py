@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub reads it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch does: models this small only wait for a second thread
 os.environ.pop("AEROGEL_DATA", None)
 
 import pytest

@@ -63,7 +63,12 @@ def test_a_full_database_is_a_full_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("code", "said"),
-    [(errno.ENOSPC, "no space is left"), (errno.EDQUOT, "quota"), (errno.EFBIG, "too large"), (errno.EROFS, "Read-only")],
+    [
+        (errno.ENOSPC, "no space is left"),
+        (errno.EDQUOT, "quota"),
+        (errno.EFBIG, "too large"),
+        (errno.EROFS, "Read-only"),
+    ],
 )
 def test_an_error_out_of_rust_is_known_by_its_number(code: int, said: str) -> None:
     with pytest.raises(AerogelError, match=f"^out: .*(?i:{said})"), writing(Path("out")):

@@ -34,9 +34,13 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
 def test_a_failure_inside_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), new_folder(tmp_path / "out") as aside:
-        (aside / "a.txt").write_text("a")
-        raise error
+    def fill() -> None:
+        with new_folder(tmp_path / "out") as aside:
+            (aside / "a.txt").write_text("a")
+            raise error
+
+    with pytest.raises(type(error)):
+        fill()
     assert not list(tmp_path.iterdir())
 
 
@@ -64,10 +68,15 @@ def test_what_is_there_is_not_touched(tmp_path: Path, kind: str) -> None:
 
 def test_a_folder_that_came_meanwhile_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "out"
-    with pytest.raises(AerogelError, match="out: can't be written"), new_folder(path) as aside:
-        (aside / "a.txt").write_text("mine")
-        path.mkdir()
-        (path / "a.txt").write_text("theirs")
+
+    def fill() -> None:
+        with new_folder(path) as aside:
+            (aside / "a.txt").write_text("mine")
+            path.mkdir()
+            (path / "a.txt").write_text("theirs")
+
+    with pytest.raises(AerogelError, match="out: can't be written"):
+        fill()
     assert (path / "a.txt").read_text() == "theirs"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 

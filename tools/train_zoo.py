@@ -270,16 +270,17 @@ def train(recipe: Recipe, training: Tensor, held_out: Tensor, tokens: int, seed:
 
 
 CARD = """---
-license: cc0-1.0
+license: apache-2.0
 language: en
 library_name: transformers
 ---
 
 # {name}
 
-A {kind} of {parameters:,} parameters, trained from nothing by `tools/train_zoo.py` on {books} public-domain
-English books ({megabytes:.0f} MB), for {tokens:,} tokens in windows of {length}. It is small enough to live inside
-a package and has learned enough to be worth pruning. It is made for tests and demonstrations.
+{kind} of {parameters:,} parameters, trained from nothing by `tools/train_zoo.py`
+on {books} public-domain English books ({megabytes:.0f} MB), for {tokens:,} tokens in windows of {length}.
+It is small enough to live inside a package, has learned enough to be worth pruning, and is made for tests
+and demonstrations.
 
 Losses on {held} held-out books, windows of {length} tokens, nats a scored token:
 
@@ -293,9 +294,9 @@ The vocabulary is a byte-level BPE of {vocabulary:,} tokens, shared by the three
 ({ratio:.2f} bytes a token on the held-out books).
 """
 KINDS = {
-    "causal": "decoder (GPT-2 architecture)",
-    "masked": "encoder (BERT architecture)",
-    "denoising": "encoder-decoder (BART architecture)",
+    "causal": "A decoder (GPT-2 architecture)",
+    "masked": "An encoder (BERT architecture)",
+    "denoising": "An encoder-decoder (BART architecture)",
 }
 
 

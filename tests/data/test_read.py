@@ -132,7 +132,7 @@ def test_bad_utf8_is_said_with_its_line(file: Path, before: bytes, line: int) ->
 
 
 def test_what_is_no_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing.txt: can't be read: No such file"):
+    with pytest.raises(DataError, match=r"nothing.txt: can't be read: No such file"):
         read_text(tmp_path / "nothing.txt")
     with pytest.raises(DataError, match="can't be read: Is a directory"):
         read_text(tmp_path)

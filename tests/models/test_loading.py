@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from builders import ARCHITECTURES, BERT_LIKE
 from safetensors.torch import load_file, save_file
 
 from aerogel.errors import AerogelError, ModelError
@@ -26,6 +25,7 @@ from aerogel.models import (
     prepare,
     save,
 )
+from builders import ARCHITECTURES, BERT_LIKE
 
 MOODS = Head("classification", ("sad", "glad"))
 WORDS = Head("language-modelling")
@@ -132,6 +132,18 @@ def test_a_tokenizer_without_padding_pads_with_the_end_of_text(broken: Path) -> 
         load_tokenizer(str(broken))
 
 
+@pytest.mark.parametrize("padding", [None, 7])
+def test_a_decoder_finds_the_end_of_a_padded_sentence(broken: Path, padding: int | None) -> None:
+    shutil.rmtree(broken)
+    save(ARCHITECTURES["gpt2"].build(), load_tokenizer("tiny-gpt2"), broken)
+    configure(broken, pad_token_id=padding)
+    model, tokenizer = load(str(broken), MOODS)
+    short, long = "so it goes", "and then it went on for quite a while"
+    together = model(**tokenizer([short, long], padding=True, return_tensors="pt")).logits
+    for text, logits in zip((short, long), together, strict=True):
+        assert torch.allclose(model(**tokenizer(text, return_tensors="pt")).logits[0], logits, atol=1e-5)
+
+
 def test_head_kinds_are_known_by_the_class() -> None:
     config = transformers.BertConfig(**BERT_LIKE)
     assert head_kind(transformers.BertModel(config)) == "none"
@@ -189,7 +201,7 @@ def test_a_file_is_no_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("act", [load_model, prepare])
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, act: Callable[[str], object]) -> None:
-    with pytest.raises(ModelError, match="has no config.json"):
+    with pytest.raises(ModelError, match=r"has no config.json"):
         act(str(tmp_path))
 
 
@@ -256,10 +268,10 @@ def test_a_damaged_tokenizer_is_said(broken: Path, file: str, text: str) -> None
 def test_a_missing_tokenizer_is_not_made_up(tmp_path: Path, name: str) -> None:
     save(ARCHITECTURES[name].build(), None, tmp_path / "out")
     assert not has_tokenizer(str(tmp_path / "out"))
-    with pytest.raises(ModelError, match="out: (its tokenizer has no vocabulary|can't be loaded)"):
+    with pytest.raises(ModelError, match=r"out: (its tokenizer has no vocabulary|can't be loaded)"):
         load_tokenizer(str(tmp_path / "out"))
     (tmp_path / "out" / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="out: (its tokenizer has no vocabulary|can't be loaded)"):
+    with pytest.raises(ModelError, match=r"out: (its tokenizer has no vocabulary|can't be loaded)"):
         load_tokenizer(str(tmp_path / "out"))
 
 
@@ -300,7 +312,9 @@ def test_a_missing_head_is_missed_only_where_none_was_asked_for(tmp_path: Path, 
 def test_a_checkpoint_of_other_shapes_is_refused(broken: Path, change: dict[str, int], head: Head | None) -> None:
     configure(broken, **change)
     ((_, size),) = change.items()
-    with pytest.raises(ModelError, match=rf"contradicts its config.json: bert\.\S+ is \S+, expected \D*{size}") as raised:
+    with pytest.raises(
+        ModelError, match=rf"contradicts its config.json: bert\.\S+ is \S+, expected \D*{size}"
+    ) as raised:
         load_model(str(broken), head)
     assert "report" not in str(raised.value)
 
@@ -344,7 +358,7 @@ def test_a_save_does_not_touch_what_is_there(tmp_path: Path) -> None:
 
 def test_a_save_below_a_file_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(AerogelError, match="out: can't be written: (Not a directory|File exists)"):
+    with pytest.raises(AerogelError, match=r"out: can't be written: (Not a directory|File exists)"):
         save(ARCHITECTURES["bert"].build(), None, tmp_path / "file" / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 

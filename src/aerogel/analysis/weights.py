@@ -122,7 +122,7 @@ class _Summary:
 
     @classmethod
     def of(cls, weight: PrunableWeight) -> _Summary:
-        values = np.ascontiguousarray(weight.matrix.float().numpy()).ravel()
+        values = np.ascontiguousarray(weight.matrix.float().cpu().numpy()).ravel()
         if not np.isfinite(values).all():
             raise ModelError(f"layer {weight.name}: its weights are not all finite numbers")
         summary = cls()
@@ -166,7 +166,8 @@ class _Summary:
             count=self.count,
             mean=float(mean),
             std=float(variance**0.5),
-            kurtosis=float(central / variance**2 - 3) if variance else 0.0,
+            # of weights that are all but alike, rounding leaves nothing to tell
+            kurtosis=float(central / variance**2 - 3) if variance > 1e-6 * second else 0.0,
             quantiles=tuple(self.quantile(share) for share in QUANTILES),
             below_1e_3=float(below_1e_3),
             below_1e_2=float(below_1e_2),

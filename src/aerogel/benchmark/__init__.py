@@ -1,7 +1,7 @@
 """What it costs: time, memory and bytes, measured in fresh processes."""
 
-from aerogel.benchmark.machine import environment
+from aerogel.benchmark.machine import environment, usable_cores
 from aerogel.benchmark.measure import BenchConfig, Measurement, bench
 from aerogel.benchmark.subject import Subject
 
-__all__ = ["BenchConfig", "Measurement", "Subject", "bench", "environment"]
+__all__ = ["BenchConfig", "Measurement", "Subject", "bench", "environment", "usable_cores"]

@@ -19,7 +19,7 @@ def environment() -> dict[str, Any]:
     """Processor, cores, memory, threads and versions, as plain values."""
     return {
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -27,6 +27,13 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:

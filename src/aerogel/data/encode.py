@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -16,26 +17,40 @@ from aerogel.errors import DataError, ModelError
 from aerogel.models import architecture
 
 WINDOW = 512  # tokens, where the model has room for as many
+BEHIND_PADDING = (  # model types that count positions from behind their padding token's
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
 
 
 def context_length(config: PretrainedConfig) -> int | None:
     """The positions that a model has room for, or `None` where its configuration sets no limit (T5)."""
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length"):
-        length = getattr(config, name, None)
-        # RoBERTa counts positions from behind its padding index
-        if isinstance(length, int) and not hasattr(config, "relative_attention_num_buckets"):
-            return length - 2 if config.model_type in ("roberta", "xlm-roberta", "camembert") else length
-    return None
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:  # XLNet has -1
+        return None
+    return positions - config.pad_token_id - 1 if config.model_type in BEHIND_PADDING else positions
 
 
 def encode_examples(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, max_length: int
 ) -> list[dict[str, Any]]:
-    """One dictionary an example: token ids cut to `max_length`, unpadded, and the label."""
+    """One dictionary an example: token ids cut to `max_length`, unpadded, and the label.
+
+    A `</s>` that stands in a text is plain characters: as a special token it would end the sentence there.
+    """
     length = min(max_length, context_length(config) or max_length)
     columns = [list(column) for column in zip(*examples.texts, strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=length)
-    whole_number = config.problem_type != "regression"
+    encoded = tokenizer(*columns, truncation=True, max_length=length, split_special_tokens=True)
+    whole_number = config.num_labels > 1
     return [
         {**{name: values[row] for name, values in encoded.items()}, "labels": int(label) if whole_number else label}
         for row, label in enumerate(examples.labels)
@@ -54,8 +69,10 @@ def language_windows(
 
     Decoders predict each next token; encoders 15% masked tokens; encoder-decoders the text before it was
     infilled. Damage depends on `seed` and the window's place alone. `limit` keeps the first windows.
-    Raises `DataError` where the text does not fill one window.
+    Raises `DataError` where the text does not fill one window, or `limit` leaves none.
     """
+    if limit is not None and limit < 1:
+        raise DataError(f"limit {limit} leaves no windows, expected at least 1")
     kind = architecture(config)
     length = min(length, context_length(config) or length)
     before, after = ([], []) if kind == "decoder" else _frame(tokenizer)
@@ -72,7 +89,8 @@ def language_windows(
         make = partial(_masked, mask_id=tokenizer.mask_token_id)
     else:
         make = partial(_infilled, mask_id=tokenizer.mask_token_id, pad_id=tokenizer.pad_token_id, length=length)
-    generators = (torch.Generator().manual_seed(seed * 2**32 + place) for place in range(len(bodies)))
+    # the generator looks at 32 bits of its seed
+    generators = (torch.Generator().manual_seed(zlib.crc32(f"{seed} {place}".encode())) for place in range(len(bodies)))
     ends = torch.tensor(before), torch.tensor(after)
     return [make(window, *ends, generator) for window, generator in zip(bodies, generators, strict=True)]
 
@@ -82,7 +100,7 @@ def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [
         token
         for part in _parts(text)
-        for token in tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        for token in tokenizer(part, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     ]
 
 

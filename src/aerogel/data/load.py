@@ -60,6 +60,9 @@ def load_task(name: str, data: str | os.PathLike[str] | None = None) -> TaskData
         files = _split_files(place)
         if not files:
             raise DataError(f"{place}: no train or validation file, .tsv or .txt")
+        suffix = next(iter(files.values())).suffix
+        if task and task.is_language_modelling != (suffix == ".txt"):
+            raise DataError(f"{place}: task {name} is read from {'.tsv' if suffix == '.txt' else '.txt'} files")
         return _from_files(task or Task(name), files, str(place))
     if task is None:
         known = [*TASKS, *(entry.name for entry in Path(folder).iterdir() if entry.is_dir())] if folder else TASKS
@@ -70,12 +73,11 @@ def load_task(name: str, data: str | os.PathLike[str] | None = None) -> TaskData
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
-    return {
-        split: path
-        for split in ("train", "validation")
-        for path in (folder / f"{split}.tsv", folder / f"{split}.txt")
-        if path.is_file()
-    }
+    found = [folder / f"{split}{suffix}" for split in ("train", "validation") for suffix in (".tsv", ".txt")]
+    found = [path for path in found if path.is_file()]
+    if len({path.suffix for path in found}) > 1:
+        raise DataError(f"{folder}: has .tsv and .txt files for train and validation, expected one kind")
+    return {path.stem: path for path in found}
 
 
 def _from_files(task: Task, files: dict[str, Path], source: str) -> TaskData:
@@ -84,7 +86,7 @@ def _from_files(task: Task, files: dict[str, Path], source: str) -> TaskData:
             raise DataError(f"{path}: no such file")
     only = next(iter(files)) if len(files) == 1 else None
     note = f" ({only} alone, a fifth of it held out)" if only else ""
-    if all(path.suffix == ".txt" for path in files.values()):
+    if next(iter(files.values())).suffix == ".txt":
         texts = {split: read_text(path) for split, path in files.items()}
         return TaskData(task, _divided_text(texts[only]) if only else texts, source + note)
     if not task.labels:
@@ -122,13 +124,13 @@ def _from_hub(task: Task) -> TaskData:
 
     assert task.hub
     repository, configuration = task.hub
-    splits = {"train": "train", "validation": task.hub_validation}
+    names = {"train": "train", "validation": task.hub_validation}
     cached = Path(datasets.config.HF_DATASETS_CACHE, repository.replace("/", "___")).is_dir()
     datasets.disable_progress_bars()
     try:
         if not cached:
             look_up(repository, "dataset")
-        loaded = {name: datasets.load_dataset(repository, configuration, split=split) for name, split in splits.items()}
+        loaded = {split: datasets.load_dataset(repository, configuration, split=name) for split, name in names.items()}
     except Exception as error:
         raise DataError(
             f"task {task.name}: {repository} could not be had from the Hugging Face hub ({first_line(error)}); "

@@ -22,6 +22,8 @@ class Examples:
         return len(self.labels)
 
     def first(self, limit: int | None) -> Examples:
+        if limit is not None and limit < 1:
+            raise DataError(f"limit {limit} leaves no examples, expected at least 1")
         return self if limit is None else Examples(self.texts[:limit], self.labels[:limit])
 
 

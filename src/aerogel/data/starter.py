@@ -36,11 +36,17 @@ def movie_reviews() -> dict[str, Examples]:
 
 
 def python_reference() -> dict[str, str]:
-    """The prose of the language reference that CPython carries; whole topics are held out by a hash."""
+    """The prose of the language reference that CPython carries; whole topics are held out by a hash.
+
+    Topics repeat each other's paragraphs: each is taken once, and for validation first, so that none is in both.
+    """
     splits: dict[str, list[str]] = {"train": [], "validation": []}
-    for name, text in sorted(topics.items()):
-        splits["validation" if _held_out(name) else "train"].append(re.sub(r"\*{3,}|={3,}", "", text).strip())
-    return {split: "\n\n".join(texts) for split, texts in splits.items()}
+    seen: set[str] = set()
+    for name, text in sorted(topics.items(), key=lambda topic: (not _held_out(topic[0]), topic)):
+        paragraphs = [part.strip("\n") for part in re.sub(r"\*{3,}|={3,}", "", text).split("\n\n")]
+        splits["validation" if _held_out(name) else "train"] += [part for part in paragraphs if part not in seen]
+        seen.update(paragraphs)
+    return {split: "\n\n".join(filter(str.strip, parts)) for split, parts in splits.items()}
 
 
 def _held_out(text: str) -> bool:

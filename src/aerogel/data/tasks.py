@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from aerogel.models import Head
+from transformers import PreTrainedModel
+
+from aerogel.errors import ModelError
+from aerogel.models import Head, head_kind
 
 Split = Literal["train", "validation"]
 
@@ -42,8 +45,25 @@ class Task:
     def head(self) -> Head:
         return Head("language-modelling") if self.is_language_modelling else Head("classification", self.labels)
 
-    def with_labels(self, labels: tuple[str, ...]) -> Task:
-        return replace(self, labels=labels)
+    def check_head(self, model: PreTrainedModel, advice: str) -> None:
+        """Raises `ModelError`, with `advice` on what to do, where a model does not have the head for this task."""
+        found = head_kind(model)
+        if found != self.head.kind:
+            has = "none" if found == "none" else f"one for {found}"
+            needs = f"task {self.name} needs a {self.head.kind} head and {type(model).__name__} has {has}"
+            raise ModelError(f"{needs}: {advice}")
+        if self.is_language_modelling:
+            return
+        if model.config.num_labels != len(self.labels):
+            labels = f"{len(self.labels)} labels and the model's head {model.config.num_labels}"
+            raise ModelError(f"task {self.name} has {labels}: {advice}")
+        ours = [label.lower() for label in self.labels]
+        theirs = [str(model.config.id2label[place]).lower() for place in range(len(ours))]
+        if ours != theirs and sorted(ours) == sorted(theirs):
+            raise ModelError(
+                f"task {self.name} counts its labels as {', '.join(ours)} and the model's head as {', '.join(theirs)}: "
+                f"its answers would be taken for one another"
+            )
 
 
 def _glue(

@@ -26,16 +26,20 @@ def combined(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
-    return float(matthews_corrcoef(true, predicted))
+    return float(matthews_corrcoef(true, predicted)) if _vary(predicted, true) else 0.0
 
 
 def pearson(predicted: np.ndarray, true: np.ndarray) -> float:
-    """0 where all predictions are alike, for which the correlation has no value."""
-    return float(pearsonr(predicted, true).statistic) if np.ptp(predicted) else 0.0
+    return float(pearsonr(predicted, true).statistic) if _vary(predicted, true) else 0.0
 
 
 def spearman(predicted: np.ndarray, true: np.ndarray) -> float:
-    return float(spearmanr(predicted, true).statistic) if np.ptp(predicted) else 0.0
+    return float(spearmanr(predicted, true).statistic) if _vary(predicted, true) else 0.0
+
+
+def _vary(predicted: np.ndarray, true: np.ndarray) -> bool:
+    """Where all numbers of one side are alike, a correlation has no value and counts as 0."""
+    return bool(np.ptp(predicted) and np.ptp(true))
 
 
 def correlation(predicted: np.ndarray, true: np.ndarray) -> float:

@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from aerogel import progress
-from aerogel.data import IGNORED, Examples, TaskData, encode_examples, language_windows, load_task
-from aerogel.errors import DataError, ModelError
+from aerogel.data import IGNORED, Examples, Task, TaskData, encode_examples, language_windows, load_task
+from aerogel.errors import DataError
 from aerogel.evaluation.metrics import METRICS
-from aerogel.models import architecture, head_kind
+from aerogel.models import architecture
 
 PERPLEXITIES = {
     "decoder": "perplexity",
@@ -61,18 +61,18 @@ def evaluate(
     """The metrics of each task on its validation split, or its first `limit` examples or windows.
 
     `data` is a folder of tasks, see `aerogel.data.load_task`. With a `reference` model of the same tokenizer, each
-    task also has "agreement", the share of equal predictions. All tasks are found and checked
+    task but regression also has "agreement", the share of equal predictions. All tasks are found and checked
     against the model's head before any is scored. Raises `DataError` or `ModelError`.
     """
     loaded = [task if isinstance(task, TaskData) else load_task(task, data) for task in tasks]
     for judged in [model] if reference is None else [model, reference]:
         for task in loaded:
-            _check_head(judged, task)
+            _check_head(judged, task.task)
     results = {}
     for task in loaded:
         found = score(model, tokenizer, task, limit)
         results[task.task.name] = dict(found.metrics)
-        if reference is not None:
+        if reference is not None and not task.task.is_regression:
             results[task.task.name]["agreement"] = found.agreement(score(reference, tokenizer, task, limit))
     return results
 
@@ -85,7 +85,8 @@ def score(
     max_length: int = 128,
     batch_size: int = 32,
 ) -> Score:
-    """Scores one task on its validation split."""
+    """Scores one task on its validation split. Raises `DataError` or `ModelError`."""
+    _check_head(model, data.task)
     if data.task.is_language_modelling:
         return _score_language(model, tokenizer, data, limit)
     examples = data.examples("validation").first(limit)
@@ -95,17 +96,8 @@ def score(
     return Score(data.task.name, metrics | {"examples": float(len(true))}, tuple(predicted.tolist()))
 
 
-def _check_head(model: PreTrainedModel, data: TaskData) -> None:
-    wanted, found = data.task.head, head_kind(model)
-    name, task = type(model).__name__, data.task.name
-    if found != wanted.kind:
-        has = "none" if found == "none" else f"one for {found}"
-        raise ModelError(
-            f"task {task} needs a {wanted.kind} head and {name} has {has}: "
-            f"fine-tune the model on it first (aerogel finetune MODEL --task {task} --output DIR)"
-        )
-    if found == "classification" and model.config.num_labels != len(wanted.labels):
-        raise ModelError(f"task {task} has {len(wanted.labels)} labels and the model's head {model.config.num_labels}")
+def _check_head(model: PreTrainedModel, task: Task) -> None:
+    task.check_head(model, f"fine-tune the model on it first (aerogel finetune MODEL --task {task.name} --output DIR)")
 
 
 @torch.inference_mode()

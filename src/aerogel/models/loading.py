@@ -66,8 +66,7 @@ def load(name: str, head: Head | None = None) -> tuple[PreTrainedModel, PreTrain
     one, and new otherwise. Raises `ModelError` where the model can't be found or read, or its body is not whole.
     """
     model, tokenizer = load_model(name, head), load_tokenizer(name)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id  # decoders look for it to find a sentence's end
+    model.config.pad_token_id = tokenizer.pad_token_id  # decoders look for it to find a sentence's end
     return model, tokenizer
 
 
@@ -103,7 +102,7 @@ def load_model(name: str, head: Head | None = None) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer alone; where it has no padding token (GPT-2), the end-of-sequence token pads."""
+    """The tokenizer alone, padding on the right; without a padding token (GPT-2), the end-of-sequence token pads."""
     path, local_only = _located(name)
     with _explained(name, path), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
@@ -114,6 +113,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             raise ModelError(f"{name}: its tokenizer has neither a padding nor an end-of-sequence token")
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # on the left, as for generation, it would move absolute positions
     return tokenizer
 
 

@@ -1,7 +1,7 @@
 """What is cut: patterns, methods, and pruning a model in place."""
 
 from aerogel.pruning.apply import PruneConfig, Scope, prune
-from aerogel.pruning.method import PruningMethod, Statistics, method, methods, ranking
+from aerogel.pruning.method import PruningMethod, Statistics, all_methods, method, ranking
 from aerogel.pruning.pattern import Pattern
 
 __all__ = [
@@ -10,8 +10,8 @@ __all__ = [
     "PruningMethod",
     "Scope",
     "Statistics",
+    "all_methods",
     "method",
-    "methods",
     "prune",
     "ranking",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -46,10 +46,10 @@ class PruneConfig:
 def prune(model: nn.Module, config: PruneConfig | None = None, **settings: Any) -> dict[str, Tensor]:
     """Prunes a model in place and returns the masks by weight name, (d_out, d_in), True where kept.
 
-    Takes a `PruneConfig`, or its fields as keywords: `prune(model, method="magnitude", sparsity=0.9)`.
+    Takes a `PruneConfig`, its fields as keywords, or both: `prune(model, method="magnitude", sparsity=0.9)`.
     Everything is checked before the first weight changes. Raises `PruningError` or `ModelError`.
     """
-    config = config or PruneConfig(**settings)
+    config = replace(config or PruneConfig(), **settings)
     chosen = method(config.method)
     pattern = Pattern.parse(config.pattern)
     sparsity = pattern.fixed_sparsity if config.sparsity is None else config.sparsity
@@ -80,7 +80,7 @@ def prune(model: nn.Module, config: PruneConfig | None = None, **settings: Any) 
 
 def _statistics(weight: PrunableWeight, config: PruneConfig) -> Statistics:
     """Each matrix draws from its own stream, so that the order and the number of matrices change nothing."""
-    seed = config.seed * 2**32 + zlib.crc32(weight.name.encode())
+    seed = zlib.crc32(f"{config.seed} {weight.name}".encode())  # the generator looks at 32 bits of its seed
     return Statistics(generator=torch.Generator().manual_seed(seed))
 
 
@@ -94,16 +94,17 @@ def _allocate_globally(
     """
     if chosen.score is None:
         raise PruningError(f"method {chosen.name!r} does not rank weights, so scope 'global' has no meaning for it")
-    ranked = []
+    ranked, least = [], 0
     for weight in weights:
         scores = pattern.units(chosen.score(weight.matrix.float(), _statistics(weight, config))).flatten()
         floor = max(1, round(GLOBAL_FLOOR * (1 - sparsity) * len(scores)))
         ranked.append(scores.masked_fill(highest(scores, floor), torch.inf))
+        least += floor
     sizes = [len(scores) for scores in ranked]
     kept = sum(sizes) - round(sparsity * sum(sizes))
-    if kept < len(weights):
+    if kept < least:
         raise PruningError(
-            f"sparsity {sparsity:g} keeps {kept} units, fewer than the {len(weights)} matrices of the model"
+            f"sparsity {sparsity:g} keeps {kept} units, fewer than the {least} that {len(weights)} matrices need"
         )
     masks = highest(torch.cat(ranked), kept).split(sizes)
     return [1 - int(mask.sum()) / len(mask) for mask in masks]

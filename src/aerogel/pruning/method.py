@@ -54,7 +54,7 @@ def ranking(name: str, score: Score, needs: Literal["nothing"], description: str
 
 
 @cache
-def methods() -> dict[str, PruningMethod]:
+def all_methods() -> dict[str, PruningMethod]:
     """All methods by name: the `METHOD` of every module in `aerogel.pruning.methods`."""
     package = importlib.import_module("aerogel.pruning.methods")
     modules = (
@@ -65,6 +65,6 @@ def methods() -> dict[str, PruningMethod]:
 
 def method(name: str) -> PruningMethod:
     """The method of that name. Raises `PruningError` with the nearest names."""
-    if name not in methods():
-        raise PruningError(unknown_name("method", name, methods()))
-    return methods()[name]
+    if name not in all_methods():
+        raise PruningError(unknown_name("method", name, all_methods()))
+    return all_methods()[name]

@@ -79,22 +79,22 @@ class Pattern:
         """Marks the weights to keep: those of the highest scores, by rank, so that counts are exact.
 
         Args:
-            scores: (d_out, d_in), one finite score a weight.
+            scores: (d_out, d_in), one score a weight.
             sparsity: the share of zeros, in [0, 1). Of n units that compete, `round(sparsity * n)` are dropped.
 
         Returns:
-            A bool tensor of the shape of `scores`, True where a weight is kept. Equal scores are kept in
-            memory order.
+            A bool tensor of the shape of `scores`, True where a weight is kept. Of equal scores the first are
+            kept, row by row.
 
         Raises:
             PruningError: as `check`, and for scores that are not numbers.
         """
         self.check(scores.shape, sparsity)
-        if torch.isnan(scores).any():
+        units = self.units(scores)
+        if torch.isnan(units).any():
             raise PruningError("scores hold values that are not numbers (NaN)")
         if self.group:
             return highest(scores.reshape(-1, self.group), self.kept).view(scores.shape)
-        units = self.units(scores)
         competing = units if self.per_row else units.reshape(1, -1)
         size = competing.shape[-1]
         return self.spread(highest(competing, size - round(sparsity * size)).view(units.shape))

@@ -9,6 +9,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from aerogel import progress
+from aerogel.benchmark import usable_cores
 from aerogel.data import TaskData, load_task
 from aerogel.models import prepare
 from aerogel.study.plan import plan
@@ -83,6 +84,6 @@ def _has_room(trial: Trial, running: list[TrialProcess], processes: int) -> bool
 
 
 def _start(trial: Trial, data: Mapping[str, TaskData], processes: int, log: Path) -> TrialProcess:
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     threads = cores if trial.kind == "bench" else max(1, cores // processes)
     return TrialProcess(trial, data[trial.task] if trial.task else None, threads, log)

@@ -20,7 +20,6 @@ from transformers import (
 
 from aerogel import progress
 from aerogel.data import TaskData, encode_examples, language_windows
-from aerogel.errors import DataError
 from aerogel.training.masks import SparsityCallback
 
 
@@ -58,8 +57,10 @@ def finetune(
     """Trains a model in place on a task's training split; zeros among its weights stay zeros.
 
     Batches gather examples of like length. The same seed gives the same weights on the same machine and
-    number of threads. Raises `DataError` where the split is too small.
+    number of threads. Raises `DataError` where the split is too small, and `ModelError` where the model has
+    another head than the task's.
     """
+    data.task.check_head(model, "load the model with it, aerogel.load(name, data.task.head)")
     config = config or TrainingConfig()
     dataset: list[dict[str, Any]]
     if data.task.is_language_modelling:
@@ -73,8 +74,6 @@ def finetune(
         )
         batch_size = config.batch_size
         collate = DataCollatorWithPadding(tokenizer)
-    if not dataset:
-        raise DataError(f"task {data.task.name}: no training examples")
     with tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
         steps = max(1, round(config.epochs * -(-len(dataset) // batch_size)))
         arguments = TrainingArguments(

@@ -6,7 +6,7 @@ from aerogel.pruning.method import Statistics, ranking
 
 def score(weight: Tensor, statistics: Statistics) -> Tensor:
     """Uniform in [0, 1), whatever the weights."""
-    return torch.rand(weight.shape, generator=statistics.generator)
+    return torch.rand(weight.shape, generator=statistics.generator).to(weight.device)
 
 
 METHOD = ranking(

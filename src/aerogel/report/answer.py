@@ -1,0 +1,177 @@
+"""The opening of the report: each model's verdicts and savings, and the sum of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from aerogel.report.collect import Cost, Findings
+from aerogel.report.estimate import listing, percent, significant
+from aerogel.report.words import (
+    TOLERANCE,
+    Verdict,
+    commonest_share,
+    is_faster,
+    is_less,
+    is_slower,
+    judge,
+    savings,
+    verdict_sentences,
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one model, pruned by one method: a sentence or two by task, then what it saves."""
+
+    model: str
+    name: str
+    verdicts: dict[str, Verdict]
+    said: list[tuple[str, list[Markup | str]]]
+
+
+def answers(findings: Findings) -> list[Answer]:
+    """One for each model and method, in the order of the specification."""
+    spec = findings.spec
+    made = []
+    for model in spec.models:
+        for method in spec.methods:
+            verdicts = {task: _verdict(findings, model, method, task) for task in spec.tasks}
+            said: list[tuple[str, list[Markup | str]]] = [
+                (task, [verdict_sentences(verdict, len(spec.seeds))]) for task, verdict in verdicts.items()
+            ]
+            said += _savings(findings, model, method, verdicts)
+            made.append(Answer(model, series_name(findings, model, method), verdicts, said))
+    return made
+
+
+def series_name(findings: Findings, model: str, method: str | None) -> str:
+    """The model, with the method where there are several."""
+    return f"{model} ({method})" if method and len(findings.spec.methods) > 1 else model
+
+
+def summary(findings: Findings, found: list[Answer]) -> list[str]:
+    """The first paragraph, sentence by sentence."""
+    said = []
+    if findings.scores:
+        said += _room(found, len(findings.spec.seeds))
+    pruned = [cost for cost in findings.costs if cost.dense]
+    if pruned:
+        said += [_disk(pruned), _speed(pruned)]
+    return said
+
+
+def notes(findings: Findings) -> list[str]:
+    """By what rule the verdicts are given, and how far their numbers reach."""
+    spec = findings.spec
+    said: list[str] = []
+    if not spec.tasks:
+        return said
+    said.append(
+        f"A sparsity counts as allowed when it, and every lower one that was scored, costs the task's main metric at "
+        f"most {percent(TOLERANCE)} of what the dense model reaches after the same fine-tuning, or raises the "
+        f"perplexity by at most {percent(TOLERANCE)}."
+    )
+    said.append(
+        f"Means are over {len(spec.seeds)} seeds, changes are taken seed by seed, and intervals are 95% by Student's t."
+        if len(spec.seeds) > 1
+        else "There is one seed, so no number here has an interval: run more seeds before trusting a small difference."
+    )
+    for task in spec.tasks:
+        dense = [row for row in findings.scores if row.task == task and not row.method and "accuracy" in row.metrics]
+        if dense:
+            accuracy = sum(row.metrics["accuracy"].mean for row in dense) / len(dense)
+            error = (accuracy * (1 - accuracy) / dense[0].counted) ** 0.5
+            said.append(
+                f"{task} is scored on {dense[0].counted:,.0f} examples; the choice of these alone gives an accuracy "
+                f"of {significant(accuracy)} a standard error of {significant(error, 2)}, whatever the number of seeds."
+            )
+    return said
+
+
+def _verdict(findings: Findings, model: str, method: str, task: str) -> Verdict:
+    rows = [row for row in findings.scores if (row.task, row.model) == (task, model)]
+    dense = next((row for row in rows if row.method is None), None)
+    commonest = commonest_share([row for row in findings.scores if row.task == task])
+    return judge(dense, [row for row in rows if row.method == method], findings.spec.sparsities, commonest)
+
+
+def _savings(
+    findings: Findings, model: str, method: str, verdicts: dict[str, Verdict]
+) -> list[tuple[str, list[Markup | str]]]:
+    """At each sparsity that some task allows; at the highest one measured where none does."""
+    costs = {cost.sparsity: cost for cost in findings.costs if (cost.model, cost.method) == (model, method)}
+    if not costs:
+        return []
+    memory = [
+        measured.inference_memory
+        for cost in findings.costs
+        if cost.model == model
+        for measured in [cost.dense or cost.own]
+    ]
+    allowed = {verdict.allowed.sparsity for verdict in verdicts.values() if verdict.says_something and verdict.allowed}
+    shown = sorted(allowed & set(costs)) or [max(costs)]
+    return [(f"cost at {percent(sparsity)}", [*savings(costs[sparsity], memory)]) for sparsity in shown]
+
+
+def _room(found: list[Answer], seeds: int) -> list[str]:
+    """How sparse each model may be for all of its tasks together."""
+    groups: dict[float, list[str]] = defaultdict(list)
+    unsure, unjudged = [], []
+    for answer in found:
+        judged = [verdict for verdict in answer.verdicts.values() if verdict.says_something]
+        if judged:
+            groups[min(verdict.allowed.sparsity if verdict.allowed else 0.0 for verdict in judged)].append(answer.name)
+            if all(verdict.allowed for verdict in judged) and not all(verdict.is_sure for verdict in judged):
+                unsure.append(answer.name)
+        if len(judged) < len(answer.verdicts):
+            tasks = [task for task, verdict in answer.verdicts.items() if not verdict.says_something]
+            unjudged.append(f"{answer.name} ({', '.join(tasks)})" if judged else answer.name)
+    none = groups.pop(0.0, [])
+    parts = [
+        f"{listing(groups[sparsity])} may be {percent(sparsity)} sparse" for sparsity in sorted(groups, reverse=True)
+    ]
+    limit = f"losing more than {percent(TOLERANCE)}" + (" on any task" if len(found[0].verdicts) > 1 else "")
+    said = [f"Without {limit}, {'; '.join(parts)}."] if parts else []
+    if none:
+        verb = "loses" if len(none) == 1 else "lose"
+        said.append(f"{listing(none)} {verb} more than {percent(TOLERANCE)} at the lowest sparsity scored.")
+    if unsure:
+        said.append(
+            f"The seeds do not rule out a larger loss for {listing(unsure)}."
+            if seeds > 1
+            else "One seed can't tell how much of this is chance."
+        )
+    if unjudged:
+        said.append(f"There is no verdict on {listing(unjudged)}.")
+    return said
+
+
+def _disk(pruned: list[Cost]) -> str:
+    pairs = [(cost.own, cost.dense) for cost in pruned if cost.dense]
+    shares = [own.file_bytes / dense.file_bytes for own, dense in pairs if is_less(own.file_bytes, dense.file_bytes)]
+    if shares:
+        count = _share(len(shares), len(pruned))
+        return f"{count} smaller on disk than the dense one, down to {min(shares):.0%} of its bytes."
+    stored = all(own.parameter_bytes == dense.parameter_bytes for own, dense in pairs)
+    return "No pruned model is smaller on disk than its dense one" + (
+        ": its zeros are stored like any other weight." if stored else "."
+    )
+
+
+def _speed(pruned: list[Cost]) -> str:
+    faster, slower = [cost for cost in pruned if is_faster(cost)], [cost for cost in pruned if is_slower(cost)]
+    said = "None is faster than the dense one in every round measured"
+    if faster:
+        best = max(cost.speedup or 0 for cost in faster)
+        share = _share(len(faster), len(pruned))
+        said = f"{share} faster than the dense one in every round measured, at most {best:.2f} times as fast"
+    return said + (f"; {len(slower)} {'is' if len(slower) == 1 else 'are'} slower in every round." if slower else ".")
+
+
+def _share(some: int, of: int) -> str:
+    if some == of:
+        return "All pruned models are"
+    return f"{some} of {of} pruned models {'is' if some == 1 else 'are'}"

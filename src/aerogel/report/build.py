@@ -1,0 +1,106 @@
+"""The page: everything that was found, put into the template."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from aerogel import files
+from aerogel.report import tables
+from aerogel.report.answer import answers, notes, summary
+from aerogel.report.collect import Findings, collect
+from aerogel.report.estimate import listing, percent
+from aerogel.report.figures import Figures
+from aerogel.study import Store
+
+FILE = "report.html"
+
+
+def build(folder: str | os.PathLike[str]) -> Path:
+    """Writes `report.html` into a study's folder, from its store alone, and returns the file's path.
+
+    The study may be unfinished: the page says so. Raises `StudyError` where the folder holds no store.
+    """
+    path = Path(folder) / FILE
+    files.write_text(path, render(collect(Store.open(Path(folder)))))
+    return path
+
+
+def render(findings: Findings) -> str:
+    """The page as text."""
+    figures, found = Figures(findings), answers(findings)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_read("template.html.j2")).render(
+        style=Markup(_read("style.css")),
+        spec=findings.spec,
+        findings=findings,
+        what=what_was_run(findings),
+        answers=found,
+        summary=summary(findings, found),
+        notes=notes(findings),
+        reading=reading(findings),
+        look=figures.look,
+        charts={
+            "weights": figures.weights(),
+            "scores": figures.scores(),
+            "costs": figures.memory() + figures.time() + figures.training_time(),
+            "size": figures.size() + figures.speed(),
+            "agreement": figures.agreement(),
+            "realised": figures.realised(),
+        },
+        maps=tables.layer_maps(findings),
+        map_table=tables.layers(findings),
+        cost_tables=tables.costs(findings),
+        tables=[
+            *(table for task in findings.spec.tasks for table in tables.scores(findings, task)),
+            *tables.realised(findings),
+            *tables.weights(findings),
+        ],
+        long_tables=tables.every_seed(findings),
+        toml=toml(findings),
+    )
+
+
+def what_was_run(findings: Findings) -> str:
+    """One sentence: what was pruned how, and what was done with it."""
+    spec = findings.spec
+    sparsities = listing([percent(share) for share in sorted(spec.sparsities) if share])
+    where = "the transformer blocks" + "".join(f" and the {part}" for part in spec.include)
+    said = (
+        f"{listing(spec.models)}: weights of {where} pruned to {sparsities} "
+        f"by {listing(spec.methods)} (pattern {spec.pattern}, scope {spec.scope})"
+    )
+    if spec.tasks:
+        seeds = f"{len(spec.seeds)} seeds" if len(spec.seeds) > 1 else "one seed"
+        said += f", then fine-tuned with the zeros held and scored on {listing(spec.tasks)}, with {seeds}"
+    return said + "."
+
+
+def reading(findings: Findings) -> str:
+    """How to read the charts of scores: only of what is in them."""
+    said = "Sparsities are evenly spaced; 0% is the dense model fine-tuned alike, its level dotted."
+    if any(len(row.seeds) > 1 for row in findings.scores):
+        said += " Bars are 95% intervals over seeds, cut where they are longer than the chart."
+    if any(row.one_answer for row in findings.scores):
+        said += " A hollow mark is a model that, with some seed, gives one answer to everything."
+    return said
+
+
+def toml(findings: Findings) -> str:
+    """The specification as it could be given to `aerogel study` again."""
+    values: dict[str, Any] = findings.spec.model_dump(mode="json", exclude_none=True)
+    parts = {name: part for name, part in values.items() if isinstance(part, dict)}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name not in parts]
+    for name, part in ((name, part) for name, part in parts.items() if part):
+        lines += ["", f"[{name}]", *(f"{field} = {json.dumps(value)}" for field, value in part.items())]
+    return "\n".join(lines)
+
+
+def _read(name: str) -> str:
+    return (resources.files("aerogel.report") / name).read_text(encoding="utf-8")

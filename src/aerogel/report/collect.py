@@ -1,0 +1,286 @@
+"""From the store to tidy rows: what was scored and what was measured, by model, method and sparsity."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from aerogel.analysis import WeightReport, WeightStatistics
+from aerogel.benchmark import Measurement
+from aerogel.evaluation import PERPLEXITIES
+from aerogel.report.estimate import Estimate
+from aerogel.study import Result, Store, StudySpec, Trial
+
+COUNTS = ("examples", "tokens", "loss")  # stand beside the metrics of a score and are none themselves
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model fine-tuned and scored on one task at one sparsity, over seeds.
+
+    `metrics` has the main one first. `change` is that of the main metric against the dense model of the same
+    seeds, as a share of the dense mean; `agreement` the share of predictions equal to the dense model's of the same
+    seed; both are `None` where there is no such model, or no meaning. `one_answer` counts the seeds whose
+    model answers everything alike, and `counted` is the number of examples or tokens scored.
+    """
+
+    task: str
+    model: str
+    method: str | None
+    sparsity: float
+    seeds: tuple[int, ...]
+    metrics: dict[str, Estimate]
+    change: Estimate | None
+    agreement: Estimate | None
+    training_seconds: Estimate
+    one_answer: int
+    counted: float
+
+    @property
+    def main(self) -> str:
+        return next(iter(self.metrics))
+
+    @property
+    def value(self) -> Estimate:
+        return self.metrics[self.main]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model costs at one sparsity, and the dense model measured beside it, round by round."""
+
+    model: str
+    method: str | None
+    sparsity: float
+    own: Measurement
+    dense: Measurement | None
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast as the dense model: the ratio of median latencies."""
+        return self.dense.median / self.own.median if self.dense else None
+
+    @property
+    def speedups(self) -> tuple[float, ...]:
+        """The same, round by round."""
+        if self.dense is None:
+            return ()
+        return tuple(dense / own for dense, own in zip(self.dense.latencies, self.own.latencies, strict=True))
+
+
+@dataclass(frozen=True)
+class Realised:
+    """The zeros counted after training, means over tasks and seeds.
+
+    `prunable` and `whole` are shares of the prunable and of all weights; `layers` has one share a layer, or matrix
+    outside one, and is empty where the model's weights were not described.
+    """
+
+    model: str
+    method: str | None
+    sparsity: float
+    prunable: float
+    whole: float
+    layers: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One score trial as it is: for the table of every seed."""
+
+    trial: Trial
+    values: dict[str, Any]
+
+    @property
+    def group(self) -> tuple[str, str, str | None, float]:
+        return str(self.trial.task), self.trial.model, method_of(self.trial), self.trial.sparsity
+
+    @property
+    def seed(self) -> int:
+        return self.trial.training.seed if self.trial.training else 0
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the report shows. `failed` and `open` are the trials' labels, failed ones by their error."""
+
+    spec: StudySpec
+    total: int
+    done: int
+    failed: dict[str, list[str]]
+    open: list[str]
+    weights: dict[str, WeightReport]
+    runs: list[Run]
+    scores: list[Scored]
+    costs: list[Cost]
+    realised: list[Realised]
+    sources: dict[str, list[str]]
+    machines: list[tuple[dict[str, Any], int]]
+    threads: dict[str, list[int]]
+
+
+def collect(store: Store) -> Findings:
+    """Reads everything from the store, once."""
+    spec, results = store.spec(), store.results()
+    done = [(trial, result) for trial, result in results if result.status == "done"]
+    failed = defaultdict(list)
+    for trial, result in results:
+        if result.status == "failed":
+            failed[result.error or "no error was recorded"].append(trial.label)
+    ran = {trial.key for trial, _ in results}
+    runs = [Run(trial, result.values) for trial, result in done if trial.kind == "score"]
+    weights = {
+        trial.model: weight_report(result.values["weights"]) for trial, result in done if trial.kind == "inspect"
+    }
+    threads = defaultdict(set)
+    sources: dict[str, dict[str, None]] = defaultdict(dict)
+    for trial, result in done:
+        threads[trial.kind].add(result.environment["threads"])
+    for run in runs:
+        sources[str(run.trial.task)][run.values["source"]] = None
+    return Findings(
+        spec=spec,
+        total=store.count(),
+        done=len(done),
+        failed=dict(failed),
+        open=[trial.label for trial in store.open_trials() if trial.key not in ran],
+        weights=weights,
+        runs=runs,
+        scores=_scores(runs),
+        costs=[_cost(trial, result) for trial, result in done if trial.kind == "bench"],
+        realised=_realised(runs, weights),
+        sources={task: list(found) for task, found in sources.items()},
+        machines=_machines(result for _, result in results),
+        threads={kind: sorted(numbers) for kind, numbers in threads.items()},
+    )
+
+
+def is_perplexity(metric: str) -> bool:
+    """Whether lower is better, and only a comparison of a model with itself has a meaning."""
+    return metric in PERPLEXITIES.values()
+
+
+def method_of(trial: Trial) -> str | None:
+    return trial.pruning.method if trial.pruning else None
+
+
+def metrics_of(values: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a score, the main one first."""
+    return {name: value for name, value in values["metrics"].items() if name not in COUNTS}
+
+
+def weight_report(values: dict[str, Any]) -> WeightReport:
+    """The inverse of `WeightReport.to_dict`, after a way through JSON."""
+
+    def statistics(group: dict[str, Any]) -> WeightStatistics:
+        lists = {name: tuple(group[name]) for name in ("quantiles", "histogram")}
+        return WeightStatistics(**{**group, **lists})
+
+    groups = {name: tuple(map(statistics, values[name])) for name in ("layers", "kinds", "matrices")}
+    low, high = values["span"]
+    return WeightReport(**{**values, **groups, "whole": statistics(values["whole"]), "span": (low, high)})
+
+
+def _scores(runs: list[Run]) -> list[Scored]:
+    groups: dict[tuple[str, str, str | None, float], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for run in runs:
+        groups[run.group][run.seed] = run.values
+    made = []
+    for (task, model, method, sparsity), seeds in groups.items():
+        dense = groups.get((task, model, None, 0.0), {}) if method else {}
+        first = next(iter(seeds.values()))
+        names = list(metrics_of(first))
+        made.append(
+            Scored(
+                task=task,
+                model=model,
+                method=method,
+                sparsity=sparsity,
+                seeds=tuple(seeds),
+                metrics={name: Estimate.of(values["metrics"][name] for values in seeds.values()) for name in names},
+                change=_change(seeds, dense, names[0]),
+                agreement=_agreement(seeds, dense),
+                training_seconds=Estimate.of(values["training_seconds"] for values in seeds.values()),
+                one_answer=sum(len(set(values["predictions"])) == 1 for values in seeds.values()),
+                counted=next((first["metrics"][name] for name in COUNTS[:2] if name in first["metrics"]), 0),
+            )
+        )
+    return made
+
+
+def _change(seeds: dict[int, Any], dense: dict[int, Any], metric: str) -> Estimate | None:
+    """Pairs by seed: a model and its dense twin start alike and see the same data in the same order."""
+    pairs = [
+        (values["metrics"][metric], dense[seed]["metrics"][metric]) for seed, values in seeds.items() if seed in dense
+    ]
+    level = sum(before for _, before in pairs) / max(len(pairs), 1)
+    if not level > 0:
+        return None
+    return Estimate.of((after - before) / level for after, before in pairs)
+
+
+def _agreement(seeds: dict[int, Any], dense: dict[int, Any]) -> Estimate | None:
+    pairs = [(values["predictions"], dense[seed]["predictions"]) for seed, values in seeds.items() if seed in dense]
+    if not pairs or any(number % 1 for predictions in pairs[0] for number in predictions):
+        return None  # predicted numbers, not classes, are never quite equal
+    return Estimate.of(
+        sum(own == other for own, other in zip(after, before, strict=True)) / len(before) for after, before in pairs
+    )
+
+
+def _cost(trial: Trial, result: Result) -> Cost:
+    lists = ("latencies", "training_steps")
+    measured = [
+        Measurement(**{**values, **{name: tuple(values[name]) for name in lists}})
+        for values in result.values["measurements"]
+    ]
+    dense, own = (measured[0], measured[1]) if trial.pruning else (None, measured[0])
+    return Cost(trial.model, method_of(trial), trial.sparsity, own, dense)
+
+
+def _realised(runs: list[Run], weights: dict[str, WeightReport]) -> list[Realised]:
+    groups: dict[tuple[str, str | None, float], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.trial.model, method_of(run.trial), run.trial.sparsity].append(run)
+    made = []
+    for (model, method, sparsity), members in groups.items():
+        described = weights.get(model)
+        layers = [_by_layer(run.values["layers"], described) for run in members] if described else [{}]
+        made.append(
+            Realised(
+                model,
+                method,
+                sparsity,
+                prunable=fmean(run.values["sparsity"] for run in members),
+                whole=fmean(run.values["model_sparsity"] for run in members),
+                layers={layer: fmean(found[layer] for found in layers) for layer in layers[0]},
+            )
+        )
+    return made
+
+
+def _by_layer(matrices: dict[str, float], report: WeightReport) -> dict[str, float]:
+    """Adds up matrices to layers by their sizes; with a head, a model's names may have gained a prefix."""
+    sizes = {matrix.name: matrix.count for matrix in report.matrices}
+    zeros: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    for name, sparsity in matrices.items():
+        layer = next((layer.name for layer in report.layers if f".{layer.name}." in f".{name}."), name)
+        size = next((size for known, size in sizes.items() if f".{name}".endswith(f".{known}")), 1)
+        zeros[layer] += size * sparsity
+        counts[layer] += size
+    return {layer: zeros[layer] / counts[layer] for layer in zeros}
+
+
+def _machines(results: Iterable[Result]) -> list[tuple[dict[str, Any], int]]:
+    """Each different environment, apart from its threads, and how many trials ran in it."""
+    counts: dict[str, int] = defaultdict(int)
+    for result in results:
+        environment = {name: value for name, value in result.environment.items() if name != "threads"}
+        if environment:  # a trial whose process died leaves none
+            counts[json.dumps(environment)] += 1
+    return [(json.loads(text), count) for text, count in counts.items()]

@@ -1,0 +1,93 @@
+"""A number with its uncertainty over seeds, and how numbers are written."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from scipy.stats import t as student
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of one value a seed; from two seeds on with its 95% confidence interval by Student's t."""
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Estimate:
+        return cls(tuple(values))
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval, `None` for a single seed."""
+        count = len(self.values)
+        if count < 2:
+            return None
+        mean = self.mean
+        deviation = math.sqrt(sum((value - mean) * (value - mean) for value in self.values) / (count - 1))
+        return float(student.ppf((1 + CONFIDENCE) / 2, count - 1)) * deviation / math.sqrt(count)
+
+    @property
+    def low(self) -> float | None:
+        return None if self.half is None else self.mean - self.half
+
+    @property
+    def high(self) -> float | None:
+        return None if self.half is None else self.mean + self.half
+
+
+def percent(share: float) -> str:
+    """A share that was asked for, such as a sparsity, as it was written: `99.5%`."""
+    return f"{round(100 * share, 6):g}%"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number to so many significant digits, without an exponent where that is readable."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞"
+    if abs(value) >= 1e7:
+        return f"{value:.2e}"
+    whole = math.floor(math.log10(abs(value))) + 1 if value else 1
+    return minus(f"{value:,.{min(max(0, digits - whole), 9)}f}")
+
+
+def with_interval(estimate: Estimate, digits: int = 3) -> str:
+    """`0.812 ± 0.010`: the mean, and half its interval where it has one, to the same decimals."""
+    mean, half = significant(estimate.mean, digits), estimate.half
+    if half is None or not math.isfinite(half):
+        return mean
+    decimals = len(mean.partition(".")[2]) if "e" not in mean else 0
+    return f"{mean} \N{PLUS-MINUS SIGN} {half:,.{decimals}f}"
+
+
+def change(share: float) -> str:
+    """A relative change, with its sign, and with the digits that tell 0.99% from 1.01%."""
+    if not math.isfinite(share):
+        return "NaN"
+    if share >= 10:
+        return f"\N{MULTIPLICATION SIGN}{significant(1 + share)}"
+    return minus(f"{100 * share:+.{2 if abs(share) < 0.1 else 0}f}%")
+
+
+def megabytes(count: float) -> str:
+    """Bytes in megabytes of 10⁶ bytes, without the unit."""
+    return significant(count / 1e6)
+
+
+def minus(text: str) -> str:
+    """A true minus sign for the hyphen."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def listing(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

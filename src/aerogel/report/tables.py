@@ -1,0 +1,290 @@
+"""The tables of the report: short numbers on the page, whole ones in the CSV that each can be taken as."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from aerogel.analysis.plot import short
+from aerogel.report.answer import series_name
+from aerogel.report.collect import Cost, Findings, Realised, Scored, metrics_of
+from aerogel.report.estimate import Estimate, change, megabytes, minus, percent, significant, with_interval
+from aerogel.report.figures import panels
+from aerogel.report.words import metric_digits, metric_name
+
+NOTHING = "\N{EN DASH}"
+Row = TypeVar("Row", Scored, Cost, Realised)
+
+
+@dataclass(frozen=True)
+class Column:
+    """`name` heads it in the CSV and `head` on the page, where `show` writes a value that is not `None`."""
+
+    name: str
+    head: str
+    show: Callable[[Any], str] = str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values and estimates; `title` is unique in the page."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: list[tuple[Any, ...]]
+
+    def cells(self) -> list[list[str]]:
+        """The page's texts."""
+        return [
+            [NOTHING if value is None else column.show(value) for column, value in zip(self.columns, row, strict=True)]
+            for row in self.rows
+        ]
+
+    def is_text(self, place: int) -> bool:
+        return all(isinstance(row[place], str | None) for row in self.rows)
+
+    def csv(self) -> str:
+        """All digits; an estimate takes three columns: mean, and the interval's ends where it has one."""
+        estimates = [any(isinstance(row[place], Estimate) for row in self.rows) for place in range(len(self.columns))]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        header: list[str] = []
+        for column, is_estimate in zip(self.columns, estimates, strict=True):
+            header += [column.name, f"{column.name}_low", f"{column.name}_high"] if is_estimate else [column.name]
+        writer.writerow(header)
+        for row in self.rows:
+            fields: list[Any] = []
+            for value, is_estimate in zip(row, estimates, strict=True):
+                if is_estimate:
+                    fields += [value.mean, value.low, value.high] if value else [None] * 3
+                else:
+                    fields.append(value)
+            writer.writerow(fields)
+        return text.getvalue()
+
+    def link(self) -> str:
+        return "data:text/csv;charset=utf-8," + quote(self.csv(), safe=" ,.:;()|<>-+*/'")
+
+    def file(self) -> str:
+        """The name that the CSV is saved by."""
+        words = "".join(letter if letter.isalnum() else " " for letter in self.title.lower()).split()
+        return "-".join(words) + ".csv"
+
+
+def scores(findings: Findings, task: str) -> list[Table]:
+    """One for each main metric of a task, so that no kind of perplexity stands beside another."""
+    made = []
+    for main, rows in panels(findings.scores, task).items():
+        metrics = list(rows[0].metrics)
+        columns = (
+            *_setting(findings),
+            Column("seeds", "seeds"),
+            *(Column(metric, metric_name(metric), _estimate(metric)) for metric in metrics),
+            Column(
+                "change",
+                f"change of {metric_name(main)}" if len(metrics) > 1 else "change",
+                lambda value: change(value.mean),
+            ),
+            Column("agreement", "agreement", lambda share: f"{100 * share.mean:.1f}%"),
+            Column("training_seconds", "training, s", with_interval),
+        )
+        found = [
+            (
+                *_setting_of(findings, row),
+                len(row.seeds),
+                *(row.metrics[metric] for metric in metrics),
+                row.change,
+                row.agreement,
+                row.training_seconds,
+            )
+            for row in _in_order(findings, rows)
+        ]
+        title = task if len(panels(findings.scores, task)) == 1 else f"{task}, {metric_name(main)}"
+        made.append(Table(f"Scores: {title}", columns, found))
+    return made
+
+
+def costs(findings: Findings) -> list[Table]:
+    """The reports' table, model by sparsity to megabytes and seconds."""
+    columns = (
+        *_setting(findings),
+        Column("file_bytes", "on disk, MB", megabytes),
+        Column("parameter_bytes", "parameters, MB", megabytes),
+        Column("inference_memory_bytes", "memory in inference, MB", megabytes),
+        Column("training_memory_bytes", "memory in training, MB", megabytes),
+        Column("inference_median_seconds", "inference, s", significant),
+        Column("inference_p90_seconds", "its p90, s", significant),
+        Column("training_step_seconds", "training step, s", significant),
+        Column("dense_median_seconds", "dense beside it, s", significant),
+        Column("speedup", "times as fast", lambda value: f"{value:.2f}"),
+        Column("speedup_low", "lowest round", lambda value: f"{value:.2f}"),
+        Column("speedup_high", "highest round", lambda value: f"{value:.2f}"),
+    )
+    rows = [
+        (
+            *_setting_of(findings, cost),
+            cost.own.file_bytes,
+            cost.own.parameter_bytes,
+            cost.own.inference_memory,
+            cost.own.training_memory,
+            cost.own.median,
+            cost.own.p90,
+            cost.own.training_median,
+            cost.dense.median if cost.dense else None,
+            cost.speedup,
+            min(cost.speedups, default=None),
+            max(cost.speedups, default=None),
+        )
+        for cost in _in_order(findings, findings.costs)
+    ]
+    return [Table("Memory, time and bytes", columns, rows)] if rows else []
+
+
+def realised(findings: Findings) -> list[Table]:
+    columns = (
+        *_setting(findings),
+        Column("prunable_sparsity", "zeros of prunable", lambda share: f"{100 * share:.2f}%"),
+        Column("model_sparsity", "zeros of all", lambda share: f"{100 * share:.2f}%"),
+    )
+    rows = [(*_setting_of(findings, row), row.prunable, row.whole) for row in _in_order(findings, findings.realised)]
+    return [Table("Realised sparsity", columns, rows)] if rows else []
+
+
+def weights(findings: Findings) -> list[Table]:
+    columns = (
+        Column("model", "model"),
+        Column("group", "weights", lambda name: short(name) if "." in name else name),
+        Column("count", "count", lambda count: f"{count:,}"),
+        Column("mean", "mean", lambda value: significant(value, 2)),
+        Column("std", "std", significant),
+        Column("kurtosis", "kurtosis", lambda value: minus(f"{value:+.2f}")),
+        Column("median_magnitude", "median |w|", significant),
+        Column("below_1e-3", "|w| < 0.001", lambda share: f"{share:.1%}"),
+        Column("below_1e-2", "|w| < 0.01", lambda share: f"{share:.1%}"),
+    )
+    rows = [
+        (
+            report.model,
+            group.name,
+            group.count,
+            group.mean,
+            group.std,
+            group.kurtosis,
+            group.quantiles[3],
+            group.below_1e_3,
+            group.below_1e_2,
+        )
+        for report in findings.weights.values()
+        for group in (report.whole, *report.layers)
+    ]
+    return [Table("Weights before pruning", columns, rows)] if rows else []
+
+
+def every_seed(findings: Findings) -> list[Table]:
+    """One row a score trial and metric, as the store has it."""
+    columns = (
+        Column("task", "task"),
+        *_setting(findings),
+        Column("seed", "seed"),
+        Column("metric", "metric", metric_name),
+        Column("value", "value", lambda value: significant(value, 4)),
+        Column("training_seconds", "training, s", significant),
+        Column("training_steps", "steps"),
+        Column("sparsity_found", "zeros of prunable", lambda share: f"{100 * share:.2f}%"),
+    )
+    rows = [
+        (
+            run.trial.task,
+            run.trial.model,
+            *([run.group[2]] if len(findings.spec.methods) > 1 else []),
+            run.trial.sparsity,
+            run.seed,
+            metric,
+            value,
+            run.values["training_seconds"],
+            run.values["training_steps"],
+            run.values["sparsity"],
+        )
+        for run in findings.runs
+        for metric, value in metrics_of(run.values).items()
+    ]
+    return [Table("Every seed", columns, rows)] if rows else []
+
+
+def layers(findings: Findings) -> Table:
+    """What the maps of layers show, for the CSV."""
+    columns = (*_setting(findings), Column("layer", "layer"), Column("zeros", "zeros"))
+    rows = [
+        (*_setting_of(findings, row), layer, share)
+        for row in _in_order(findings, findings.realised)
+        for layer, share in row.layers.items()
+    ]
+    return Table("Realised sparsity by layer", columns, rows)
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """Zeros by layer (rows) and sparsity asked for (columns): texts, and how far each cell is from the whole.
+
+    A tint is between -1 and 1: above zero the layer keeps more of its weights than the model as a whole does,
+    at 1 twice as many; below zero fewer.
+    """
+
+    title: str
+    sparsities: list[str]
+    rows: list[tuple[str, list[tuple[str, float]]]]
+
+
+def layer_maps(findings: Findings) -> list[LayerMap]:
+    """One for each model and method."""
+    found: dict[str, list[Realised]] = defaultdict(list)
+    for row in _in_order(findings, findings.realised):
+        if row.layers and row.sparsity:
+            found[series_name(findings, row.model, row.method)].append(row)
+    return [
+        LayerMap(
+            f"{name}: zeros by layer, %",
+            [percent(row.sparsity) for row in rows],
+            [(short(layer), [_map_cell(row, layer) for row in rows]) for layer in rows[0].layers],
+        )
+        for name, rows in found.items()
+    ]
+
+
+def _map_cell(row: Realised, layer: str) -> tuple[str, float]:
+    kept, usual = 1 - row.layers[layer], 1 - row.prunable
+    ratio = math.log2(kept / usual) if kept > 0 and usual > 0 else -1.0
+    return f"{100 * row.layers[layer]:.1f}", max(-1.0, min(1.0, ratio))
+
+
+def _estimate(metric: str) -> Callable[[Estimate], str]:
+    return lambda value: with_interval(value, metric_digits(metric, value.mean))
+
+
+def _setting(findings: Findings) -> tuple[Column, ...]:
+    """The columns that say what was pruned how: the method only where there are several."""
+    method = (Column("method", "method"),) if len(findings.spec.methods) > 1 else ()
+    return Column("model", "model"), *method, Column("sparsity", "sparsity", _sparsity)
+
+
+def _setting_of(findings: Findings, row: Row) -> tuple[Any, ...]:
+    return row.model, *([row.method] if len(findings.spec.methods) > 1 else []), row.sparsity
+
+
+def _sparsity(sparsity: float) -> str:
+    return percent(sparsity) if sparsity else "dense"
+
+
+def _in_order(findings: Findings, rows: Sequence[Row]) -> list[Row]:
+    """By model, method and sparsity, as the specification lists them."""
+    models, methods = findings.spec.models, findings.spec.methods
+    return sorted(
+        rows,
+        key=lambda row: (models.index(row.model), methods.index(row.method) if row.method else -1, row.sparsity),
+    )

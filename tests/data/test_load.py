@@ -1,0 +1,188 @@
+"""Tasks are found in folders, in files, on the hub or among the starters, in that order."""
+
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aerogel.data import TASKS, load_task
+from aerogel.errors import DataError
+from builders import prose, sentences, write_tsv
+
+LABEL = ("sentence", "label")
+
+
+# a user's own files
+
+
+def test_a_file_of_two_classes(tmp_path: Path) -> None:
+    rows = [(text, "praise" if label else "blame") for text, label in sentences(200)]
+    data = load_task(str(write_tsv(tmp_path / "moods.tsv", rows)))
+    task = data.task
+    assert (task.name, task.columns, task.labels) == ("moods", ("sentence",), ("blame", "praise"))
+    assert task.metrics == ("accuracy", "f1")
+    assert task.head.labels == ("blame", "praise")
+    train, validation = data.examples("train"), data.examples("validation")
+    assert len(train) + len(validation) == 200
+    assert sorted(train.texts + validation.texts) == sorted((text,) for text, _ in rows)
+    numbers = {text: task.labels.index(label) for text, label in rows}
+    for part in (train, validation):
+        assert [numbers[text] for (text,) in part.texts] == part.labels
+    assert data.source == f"{tmp_path / 'moods.tsv'} (train alone, a fifth of it held out)"
+
+
+def test_a_file_of_three_classes_and_two_columns(tmp_path: Path) -> None:
+    rows = [(f"first {place}", f"second {place}", place % 3 + 1) for place in range(120)]
+    data = load_task(str(write_tsv(tmp_path / "pairs.tsv", rows, ("sentence1", "sentence2", "label"))))
+    assert data.task.labels == ("1", "2", "3")
+    assert data.task.metrics == ("accuracy",)
+    examples = data.examples("train")
+    assert all(
+        label == (int(first.split()[1]) % 3) for (first, _), label in zip(examples.texts, examples.labels, strict=True)
+    )
+
+
+def test_a_text_file_is_divided_at_a_line(tmp_path: Path) -> None:
+    text = prose(100)
+    (tmp_path / "story.txt").write_text(text)
+    data = load_task(str(tmp_path / "story.txt"))
+    assert data.task.is_language_modelling
+    assert data.text("train") + data.text("validation") == text
+    assert data.text("train").endswith("\n")
+    assert 0.15 * len(text) < len(data.text("validation")) <= 0.2 * len(text)
+
+
+@given(st.lists(st.text("abc", min_size=1), min_size=40, unique=True))
+def test_a_row_always_falls_on_the_same_side(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    sides: list[dict[tuple[str, ...], str]] = []
+    for name, chosen in (("all.tsv", texts), ("some.tsv", texts[::-2])):
+        rows = [(text, zlib.crc32(text.encode()) % 2) for text in chosen] + [("fixed a", 0), ("fixed b", 1)]
+        try:
+            data = load_task(str(write_tsv(folder / name, rows)))
+        except DataError as error:
+            assert "too few" in str(error)  # noqa: PT017 - all rows may fall on one side
+            return
+        sides.append({text: split for split in ("train", "validation") for text in data.examples(split).texts})
+    assert all(sides[0][text] == side for text, side in sides[1].items())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("one.tsv", "sentence\tlabel\nthe only\t1\n", "all rows have the label"),
+        ("two.tsv", "sentence\tlabel\na\t1\na\t0\n", "2 rows are too few to hold a part out"),
+        ("empty.tsv", "", "the file is empty"),
+        ("empty.txt", " \n", "the file is empty"),
+        ("short.txt", "a single line without an end", "28 characters, too few or too few lines"),
+        ("short.txt", "a single line\n", "too few or too few lines"),
+        ("short.txt", "much text on the first line, then a blank one\n\n\n", "too few or too few lines"),
+    ],
+)
+def test_files_too_small_to_divide_are_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=said):
+        load_task(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["nothing.tsv", "nothing.txt"])
+def test_a_file_of_that_name_must_be_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=f"{name}: no such file"):
+        load_task(str(tmp_path / name))
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=f"{name}: no such file"):
+        load_task(str(tmp_path / name))
+
+
+# a folder of tasks
+
+
+def test_a_folder_stands_in_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tsv(tmp_path / "sst2" / "train.tsv", [("well done", 1), ("badly done", 0)])
+    write_tsv(tmp_path / "sst2" / "validation.tsv", [("fine", "positive")])
+    data = load_task("sst2", tmp_path)
+    assert data.task is TASKS["sst2"]
+    assert data.examples("train").labels == [1, 0]
+    assert data.examples("validation").texts == [("fine",)]
+    assert data.source == str(tmp_path / "sst2")
+    monkeypatch.setenv("AEROGEL_DATA", str(tmp_path))
+    assert load_task("sst2") == data
+
+
+def test_a_folder_stands_in_for_a_starter_task(tmp_path: Path) -> None:
+    rows = sentences(60)
+    write_tsv(tmp_path / "movie-reviews" / "train.tsv", rows)
+    write_tsv(tmp_path / "movie-reviews" / "validation.tsv", rows)
+    assert load_task("movie-reviews", tmp_path).source == str(tmp_path / "movie-reviews")
+    assert load_task("python-reference", tmp_path).source == "starter task"
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_one_split_is_divided_and_said_so(tmp_path: Path, split: str) -> None:
+    write_tsv(tmp_path / "sst2" / f"{split}.tsv", sentences(100))
+    data = load_task("sst2", tmp_path)
+    assert len(data.examples("train")) > len(data.examples("validation")) > 0
+    assert data.source.endswith(f"({split} alone, a fifth of it held out)")
+
+
+def test_text_of_both_splits_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "wikitext-2").mkdir()
+    (tmp_path / "wikitext-2" / "train.txt").write_text("to learn from")
+    (tmp_path / "wikitext-2" / "validation.txt").write_text("to be asked")
+    data = load_task("wikitext-2", tmp_path)
+    assert data.task is TASKS["wikitext-2"]
+    assert (data.text("train"), data.text("validation")) == ("to learn from", "to be asked")
+
+
+def test_regression_in_a_folder(tmp_path: Path) -> None:
+    rows = [(f"text {place}", f"text {place // 2}", place / 10) for place in range(50)]
+    write_tsv(tmp_path / "stsb" / "train.tsv", rows, ("sentence1", "sentence2", "label"))
+    data = load_task("stsb", tmp_path)
+    assert data.task.is_regression
+    assert sorted(data.examples("train").labels + data.examples("validation").labels) == [n / 10 for n in range(50)]
+
+
+def test_a_label_that_only_validation_has_is_refused(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "own" / "train.tsv", [("a", "x"), ("b", "y")])
+    write_tsv(tmp_path / "own" / "validation.tsv", [("a", "x"), ("c", "z")])
+    with pytest.raises(DataError, match=r"validation.tsv, line 3: wrong label 'z'; expected 0 \(x\) or 1 \(y\)"):
+        load_task("own", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "said"),
+    [
+        ("sst2", ["train.txt"], "sst2: task sst2 is read from .tsv files"),
+        ("wikitext-2", ["train.tsv"], "wikitext-2: task wikitext-2 is read from .txt files"),
+        ("own", ["train.tsv", "validation.txt"], "own: has .tsv and .txt files"),
+        ("own", ["train.tsv", "train.txt"], "own: has .tsv and .txt files"),
+        ("own", ["dev.tsv"], "own: no train or validation file, .tsv or .txt"),
+        ("own", [], "own: no train or validation file"),
+    ],
+)
+def test_files_that_do_not_fit_the_task_are_refused(tmp_path: Path, task: str, files: list[str], said: str) -> None:
+    (tmp_path / task).mkdir()
+    for name in files:
+        write_tsv(tmp_path / task / name, sentences(60))
+    with pytest.raises(DataError, match=said):
+        load_task(task, tmp_path)
+
+
+def test_names_of_nothing_are_answered_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"unknown task 'sts2': did you mean [^?]*sst2.*a \.tsv or \.txt file"):
+        load_task("sts2")
+    (tmp_path / "sentiments").mkdir()
+    with pytest.raises(DataError, match="did you mean sentiments"):
+        load_task("sentiment", tmp_path)
+    with pytest.raises(DataError, match="nowhere: no such data folder"):
+        load_task("sst2", tmp_path / "nowhere")
+
+
+def test_a_hub_that_is_out_of_reach_is_answered_with_the_ways_around(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="task mrpc: nyu-mll/glue could not be had") as raised:
+        load_task("mrpc", tmp_path)
+    for way in ("--data", "mrpc/train", "mrpc/validation", "movie-reviews", "python-reference", "offline"):
+        assert way in str(raised.value)
+    assert "\n" not in str(raised.value)

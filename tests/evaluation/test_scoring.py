@@ -1,0 +1,279 @@
+"""Scores against slow computations done by hand, and refusals that say what to do."""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from aerogel import progress
+from aerogel.data import IGNORED, TASKS, Examples, Task, TaskData, language_windows
+from aerogel.errors import DataError, ModelError
+from aerogel.evaluation import PERPLEXITIES, Score, evaluate, score
+from aerogel.evaluation.scoring import EVALUATION_SEED, KEPT_TOKENS
+from aerogel.models import architecture, load, load_tokenizer, save
+from aerogel.pruning import prune
+from builders import ARCHITECTURES, BERT_LIKE, prose, sentences
+
+TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
+MOODS = Task("moods", ("sentence",), ("sad", "glad"), ("accuracy", "f1"))
+ROWS = sentences(45)
+TEXT = prose(50)
+
+
+def moods() -> TaskData:
+    examples = Examples([(text,) for text, _ in ROWS], [label for _, label in ROWS])
+    return TaskData(MOODS, {"train": Examples([], []), "validation": examples}, "made")
+
+
+def similarities() -> TaskData:
+    task = dataclasses.replace(TASKS["stsb"], columns=("sentence",))
+    examples = Examples([(text,) for text, _ in ROWS], [place / 10 for place in range(len(ROWS))])
+    return TaskData(task, {"train": examples, "validation": examples}, "made")
+
+
+def story() -> TaskData:
+    return TaskData(Task("story"), {"train": "", "validation": TEXT}, "made")
+
+
+# labels
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_predictions_are_those_of_the_sentences_one_by_one(name: str) -> None:
+    model, tokenizer = load(name, MOODS.head)
+    alone = []
+    for text, _ in ROWS:
+        with torch.no_grad():
+            alone.append(float(model(**tokenizer(text, return_tensors="pt")).logits[0].argmax()))
+    truth = [float(label) for _, label in ROWS]
+    for batch_size in (1, 7, 100):
+        found = score(model, tokenizer, moods(), batch_size=batch_size)
+        assert np.mean(np.equal(found.predictions, alone)) > 0.95  # padding may tip a near tie
+        accuracy = np.mean(np.equal(found.predictions, truth))
+        assert found.metrics == {"accuracy": accuracy, "f1": found.metrics["f1"], "examples": 45.0}
+    assert list(found.metrics) == ["accuracy", "f1", "examples"]
+
+
+def test_a_limit_takes_the_first_examples() -> None:
+    model, tokenizer = load("tiny-gpt2", MOODS.head)
+    whole, part = score(model, tokenizer, moods()), score(model, tokenizer, moods(), limit=10)
+    assert part.predictions == whole.predictions[:10]
+    assert part.metrics["examples"] == 10
+    for limit in (0, -1):
+        with pytest.raises(DataError, match=f"limit {limit} leaves no examples"):
+            score(model, tokenizer, moods(), limit=limit)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_numbers_are_predicted_in_the_order_of_the_examples(name: str) -> None:
+    data = similarities()
+    model, tokenizer = load(name, data.task.head)
+    with torch.no_grad():
+        alone = [float(model(**tokenizer(text, return_tensors="pt")).logits[0, 0]) for text, _ in ROWS]
+    assert len(set(alone)) > 10
+    for batch_size in (1, 4, 100):
+        found = score(model, tokenizer, data, batch_size=batch_size)
+        assert found.predictions == pytest.approx(alone, abs=1e-3)
+        assert np.corrcoef(found.predictions, alone)[0, 1] > 0.99
+        pearson = np.corrcoef(found.predictions, data.examples("validation").labels)[0, 1]
+        assert found.metrics["pearson"] == pytest.approx(pearson)
+        assert list(found.metrics) == ["correlation", "pearson", "spearman", "examples"]
+
+
+def test_any_text_can_be_scored() -> None:
+    examples = Examples([("one </s> two",), ("<pad> <mask> <s>",), ("plain",), ("",)], [0, 1, 1, 0])
+    for name in TINY:
+        model, tokenizer = load(name, MOODS.head)
+        data = TaskData(MOODS, {"train": examples, "validation": examples}, "made")
+        assert len(score(model, tokenizer, data).predictions) == 4
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_tokenizer_that_pads_on_the_left_changes_no_score(name: str, tmp_path: Path) -> None:
+    data = similarities()
+    model, tokenizer = load(name, data.task.head)
+    straight = score(model, tokenizer, data)
+    save(model, tokenizer, tmp_path / "left")
+    settings = tmp_path / "left" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"padding_side": "left"}))
+    found = score(*load(str(tmp_path / "left")), data)
+    assert found.predictions == pytest.approx(straight.predictions, abs=1e-5)
+
+
+# perplexity
+
+
+def slow_loss(model: PreTrainedModel, windows: list[dict[str, Any]]) -> tuple[float, int, list[int]]:
+    """The mean negative log-likelihood, token by token; their number; the likeliest tokens."""
+    kind, logs, likeliest = architecture(model.config), [], []
+    for window in windows:
+        batch = {name: values[None] for name, values in window.items() if name != "labels"}
+        labels = window["labels"].tolist()
+        if kind == "encoder-decoder":
+            start = [model.config.decoder_start_token_id, *labels[:-1]]
+            batch["decoder_input_ids"] = torch.tensor([start])
+        with torch.no_grad():
+            logits = model(**batch).logits[0].double()
+        for place, label in enumerate(labels):
+            if label == IGNORED or (kind == "decoder" and place == 0):
+                continue
+            row = logits[place - 1 if kind == "decoder" else place]
+            logs.append(float(row[label] - row.logsumexp(0)))
+            likeliest.append(int(row.argmax()))
+    return -math.fsum(logs) / len(logs), len(logs), likeliest
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_perplexity_is_what_a_slow_computation_gives(name: str) -> None:
+    model, tokenizer = load(name, story().task.head)
+    windows = language_windows(TEXT, tokenizer, model.config, EVALUATION_SEED)
+    assert len(windows) >= 3
+    loss, count, likeliest = slow_loss(model, windows)
+    found = score(model, tokenizer, story())
+    main = PERPLEXITIES[architecture(model.config)]
+    assert list(found.metrics) == [main, "loss", "tokens"]
+    assert found.metrics["loss"] == pytest.approx(loss, rel=1e-4)
+    assert found.metrics[main] == pytest.approx(math.exp(loss), rel=1e-3)
+    assert found.metrics["tokens"] == count
+    assert np.mean(np.equal(found.predictions, likeliest[:KEPT_TOKENS])) > 0.99
+    assert len(found.predictions) == min(count, KEPT_TOKENS)
+
+
+def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large() -> None:
+    model = ARCHITECTURES["gpt2"].build()
+    with torch.no_grad():
+        model.transformer.wte.weight.zero_()
+    found = score(model, load_tokenizer("tiny-gpt2"), story())
+    assert found.metrics["perplexity"] == pytest.approx(8000, rel=1e-4)
+
+
+def test_a_model_that_is_surely_wrong_has_a_perplexity_all_the_same() -> None:
+    model = ARCHITECTURES["gpt2"].build()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.mul_(1e5)
+    found = score(model, load_tokenizer("tiny-gpt2"), story())
+    assert found.metrics["loss"] > 700
+    assert math.isfinite(found.metrics["perplexity"])
+    json.dumps(found.metrics, allow_nan=False)
+
+
+def test_a_limit_takes_the_first_windows() -> None:
+    model, tokenizer = load("tiny-gpt2", story().task.head)
+    found = score(model, tokenizer, story(), limit=2)
+    windows = language_windows(TEXT, tokenizer, model.config, EVALUATION_SEED, limit=2)
+    assert found.metrics["tokens"] == sum(len(window["labels"]) - 1 for window in windows)
+    assert found.metrics["loss"] == pytest.approx(slow_loss(model, windows)[0], rel=1e-4)
+    with pytest.raises(DataError, match="limit 0 leaves no windows"):
+        score(model, tokenizer, story(), limit=0)
+
+
+def test_every_model_is_asked_the_same() -> None:
+    model, tokenizer = load("tiny-bert", story().task.head)
+    first = score(model, tokenizer, story())
+    torch.manual_seed(99)
+    assert score(model, tokenizer, story()) == first
+
+
+# several tasks, and another model
+
+
+def test_agreement_is_the_share_of_equal_answers() -> None:
+    made = [Score("moods", {}, answers) for answers in ((0.0, 1.0, 1.0, 0.0), (0.0, 1.0, 0.0, 1.0))]
+    assert made[0].agreement(made[1]) == made[1].agreement(made[0]) == 0.5
+    assert made[0].agreement(made[0]) == 1
+    with pytest.raises(DataError, match="task moods: 4 predictions against 1"):
+        made[0].agreement(Score("moods", {}, (1.0,)))
+
+
+@pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-bart"])
+def test_a_reference_is_compared_with(name: str) -> None:
+    model, tokenizer = load(name, story().task.head)
+    other, _ = load(name, story().task.head)
+    assert evaluate(model, tokenizer, [story()], reference=other)["story"]["agreement"] == 1
+    prune(model, sparsity=0.7)
+    found = evaluate(model, tokenizer, [story()], reference=other)["story"]
+    expected = score(model, tokenizer, story()).agreement(score(other, tokenizer, story()))
+    assert found["agreement"] == expected < 1
+    assert list(found)[-1] == "agreement"
+
+
+def test_numbers_have_no_agreement() -> None:
+    model, tokenizer = load("tiny-gpt2", similarities().task.head)
+    assert "agreement" not in evaluate(model, tokenizer, [similarities()], reference=model)["stsb"]
+
+
+def test_several_tasks_are_scored_by_name(tmp_path: Any) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "validation.txt").write_text(prose(300))
+    model, tokenizer = load("tiny-gpt2", story().task.head)
+    found = evaluate(model, tokenizer, [story(), "own"], data=tmp_path, limit=3)
+    assert list(found) == ["story", "own"]
+    assert found["own"]["tokens"] == found["story"]["tokens"]
+    assert json.loads(json.dumps(found)) == found
+
+
+# refusals
+
+
+def test_heads_that_do_not_fit_are_refused_before_anything_is_scored() -> None:
+    model, tokenizer = load("tiny-bert")
+    told: list[str] = []
+    with progress.listening(lambda doing, *_: told.append(doing)):
+        with pytest.raises(
+            ModelError,
+            match="task moods needs a classification head and BertForMaskedLM has one for language-modelling: "
+            r"fine-tune the model on it first \(aerogel finetune MODEL --task moods --output DIR\)",
+        ):
+            evaluate(model, tokenizer, [story(), moods()])
+        with pytest.raises(ModelError, match="needs a classification head"):
+            score(model, tokenizer, moods())
+        sorter, _ = load("tiny-bert", MOODS.head)
+        with pytest.raises(ModelError, match=r"task story needs a language-modelling head and .* classification"):
+            evaluate(sorter, tokenizer, [story()])
+        with pytest.raises(ModelError, match=r"task moods needs a classification head and .*language-modelling"):
+            evaluate(sorter, tokenizer, [moods()], reference=model)
+    assert not told
+
+
+def test_bare_bodies_and_other_heads_are_refused() -> None:
+    config, tokenizer = transformers.BertConfig(**BERT_LIKE), load_tokenizer("tiny-bert")
+    for kind in (
+        transformers.BertModel,
+        transformers.BertForTokenClassification,
+        transformers.BertForQuestionAnswering,
+    ):
+        for data in (moods(), story()):
+            with pytest.raises(ModelError, match=f"needs a .* head and {kind.__name__} has none"):
+                score(kind(config), tokenizer, data)
+
+
+def test_another_number_of_labels_is_refused() -> None:
+    three = dataclasses.replace(MOODS, labels=("a", "b", "c"))
+    model, tokenizer = load("tiny-bert", three.head)
+    with pytest.raises(ModelError, match="task moods has 2 labels and the model's head 3"):
+        score(model, tokenizer, moods())
+
+
+def test_the_same_labels_in_another_order_are_refused() -> None:
+    model, tokenizer = load("tiny-bert", dataclasses.replace(MOODS, labels=("GLAD", "SAD")).head)
+    with pytest.raises(ModelError, match="task moods counts its labels as sad, glad and the model's head as glad, sad"):
+        score(model, tokenizer, moods())
+    for names in (("sad", "glad"), ("Sad", "Glad"), ("LABEL_0", "LABEL_1"), ("0", "1")):
+        model, tokenizer = load("tiny-bert", dataclasses.replace(MOODS, labels=names).head)
+        score(model, tokenizer, moods(), limit=2)
+
+
+def test_nothing_is_looked_for_online() -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    model, tokenizer = load("tiny-gpt2")
+    with pytest.raises(DataError, match="wikitext-2: Salesforce/wikitext could not be had"):
+        evaluate(model, tokenizer, ["wikitext-2"])

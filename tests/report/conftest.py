@@ -1,0 +1,46 @@
+"""Stores to report on: the finished small study, and copies of it with something missing or broken."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from aerogel.report import build
+from aerogel.report.collect import Findings, collect
+from aerogel.study import Store
+
+Change = Callable[[sqlite3.Connection], object]
+
+
+@pytest.fixture(scope="session")
+def finished(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, so that the report stands in no other test's folder."""
+    return Path(shutil.copytree(study_folder, tmp_path_factory.mktemp("reports") / "finished"))
+
+
+@pytest.fixture(scope="session")
+def findings(finished: Path) -> Findings:
+    return collect(Store.open(finished))
+
+
+@pytest.fixture(scope="session")
+def page(finished: Path) -> str:
+    return build(finished).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def changed(finished: Path, tmp_path: Path) -> Callable[[Change], Path]:
+    """Makes a copy of the finished study whose store has been changed by hand."""
+
+    def change(how: Change) -> Path:
+        folder = Path(shutil.copytree(finished, tmp_path / "changed"))
+        with closing(sqlite3.connect(Store.open(folder).path)) as connection, connection:
+            how(connection)
+        return folder
+
+    return change

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from aerogel.charts import PALETTE
+from aerogel.errors import StudyError
+from aerogel.evaluation import PERPLEXITIES
+from aerogel.report import build
+from aerogel.report.collect import Findings
+from aerogel.report.words import metric_name, metric_value
+from aerogel.study import Store
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+Changed = Callable[..., Path]
+
+
+class Page(HTMLParser):
+    """The page's elements, its text, and a failure for every element closed in the wrong place."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"<{tag}> repeats an attribute"
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert "svg" in self.open, f"<{tag}/> closes itself only inside svg"
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def parsed(page: str) -> Page:
+    return Page(page)
+
+
+def test_it_is_one_file_that_asks_for_nothing(page: str, parsed: Page) -> None:
+    for _, attributes in parsed.elements:
+        for name in ("src", "href", "xlink:href", "action", "srcset", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:text/csv"))
+    assert "://" not in page
+    assert "@import" not in page
+    assert not parsed.all("script")
+    assert not [name for _, attributes in parsed.elements for name in attributes if name.startswith("on")]
+
+
+def test_ids_are_unique_and_references_lead_somewhere(page: str, parsed: Page) -> None:
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = re.findall(r"url\(#([^)]*)\)", page)
+    targets += [str(of["href"])[1:] for _, of in parsed.elements if str(of.get("href", "")).startswith("#")]
+    assert set(targets) <= set(ids)
+
+
+def test_it_can_be_read_by_machine_and_by_ear(parsed: Page) -> None:
+    assert parsed.all("html") == [{"lang": "en"}]
+    assert len(parsed.all("title")) == len(parsed.all("h1")) == len(parsed.all("main")) == 1
+    levels = [int(tag[1]) for tag, _ in parsed.elements if re.fullmatch(r"h\d", tag)]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    charts = [of for of in parsed.all("svg") if of.get("class") == "chart"]
+    assert len(charts) > 10
+    assert all(of["role"] == "img" and of["aria-label"] for of in charts)
+    assert len({of["aria-label"] for of in charts}) == len(charts)
+    assert all("scope" in of for of in parsed.all("th"))
+
+
+def test_charts_take_their_colours_and_style_from_the_page(page: str) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", page, flags=re.S)
+    assert drawings
+    for drawing in drawings:
+        assert "<style" not in drawing
+        assert "font-family" not in drawing
+        assert not [colour for colour in PALETTE if colour.lower() in drawing.lower()]
+    used = set(re.findall(r"var\((--[\w-]+)\)", page))
+    light, dark = page.split("prefers-color-scheme: dark")
+    assert all(f"{name}:" in light for name in used if name != "--tint")
+    assert all(f"{name}:" in dark for name in used if name.startswith("--series"))
+
+
+def test_it_is_small_enough_to_mail(page: str) -> None:
+    assert len(page.encode()) < 1_000_000
+
+
+def test_the_same_store_makes_the_same_page(finished: Path, page: str) -> None:
+    assert build(finished).read_text(encoding="utf-8") == page
+
+
+def test_it_opens_with_the_study_and_its_answer(parsed: Page, findings: Findings) -> None:
+    text = parsed.text
+    assert f"{findings.total} of {findings.total} trials are done." in text
+    assert "not finished" not in text
+    assert "failed" not in text
+    assert text.index("In short") < text.index("Weights before pruning") < text.index("Scores against sparsity")
+    for name in (*findings.spec.models, *findings.spec.tasks):
+        assert name in text
+
+
+def test_every_score_stands_in_the_page(parsed: Page, findings: Findings) -> None:
+    for row in findings.scores:
+        assert metric_value(row.main, row.value.mean) in parsed.text
+
+
+def test_it_says_that_dense_storage_saves_nothing(parsed: Page) -> None:
+    assert "No pruned model is smaller on disk than its dense one" in parsed.text
+
+
+def test_each_kind_of_perplexity_has_a_chart_of_its_own(parsed: Page) -> None:
+    titles = [str(of["aria-label"]) for of in parsed.all("svg") if of.get("class") == "chart"]
+    for kind in ("decoder", "encoder-decoder"):
+        assert f"python-reference: {metric_name(PERPLEXITIES[kind])}" in titles
+
+
+def test_specification_machine_and_sources_are_told(parsed: Page, findings: Findings) -> None:
+    assert 'name = "small"' in parsed.text
+    assert "[benchmark]" in parsed.text
+    for machine, _ in findings.machines:
+        assert machine["versions"]["torch"] in parsed.text
+    for sources in findings.sources.values():
+        assert all(source in parsed.text for source in sources)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 9, 20])
+def test_an_unfinished_study_is_reported_as_such(changed: Changed, kept: int) -> None:
+    folder = changed(
+        lambda connection: connection.execute(
+            "update trials set status = 'open', result = null where place >= ?", [kept]
+        )
+    )
+    text = Page(build(folder).read_text(encoding="utf-8")).text
+    total = Store.open(folder).count()
+    assert f"{kept} of {total} trials are done, {total - kept} are still open." in text
+    assert "This study is not finished." in text
+    assert Store.open(folder).open_trials()[0].label in text
+
+
+def test_failed_trials_are_named_with_their_error(changed: Changed) -> None:
+    def fail(connection: sqlite3.Connection) -> None:
+        result = {
+            "status": "failed",
+            "values": {},
+            "environment": {},
+            "seconds": 1.0,
+            "error": "it went <wrong> & stopped",
+        }
+        connection.execute(
+            "update trials set status = 'failed', result = ? where place in (3, 4)", [json.dumps(result)]
+        )
+
+    folder = changed(fail)
+    text = Page(build(folder).read_text(encoding="utf-8")).text
+    assert "2 failed" in text
+    assert "2 trials failed:" in text
+    assert "it went <wrong> & stopped" in text
+    failed = [trial.label for trial, result in Store.open(folder).results() if result.status == "failed"]
+    assert all(label in text for label in failed)
+
+
+def test_a_study_whose_trials_all_failed_is_reported(changed: Changed) -> None:
+    result = {"status": "failed", "values": {}, "environment": {}, "seconds": 1.0, "error": None}
+    folder = changed(
+        lambda connection: connection.execute("update trials set status = 'failed', result = ?", [json.dumps(result)])
+    )
+    text = Page(build(folder).read_text(encoding="utf-8")).text
+    assert "0 of" in text
+    assert "Nothing has been scored or measured yet." in text
+
+
+def test_a_metric_that_is_no_number_does_not_stop_it(changed: Changed) -> None:
+    def spoil(connection: sqlite3.Connection) -> None:
+        rows = connection.execute("select key, result from trials where place between 3 and 12").fetchall()
+        for (key, text), value in zip(rows, [float("nan"), 1e304, 0.0] * 4, strict=False):
+            result = json.loads(text)
+            for name in result["values"].get("metrics", {}):
+                result["values"]["metrics"][name] = value
+            connection.execute("update trials set result = ? where key = ?", [json.dumps(result), key])
+
+    Page(build(changed(spoil)).read_text(encoding="utf-8"))
+
+
+def test_names_are_text_wherever_they_stand(changed: Changed) -> None:
+    name = 'dir/<b>"$x_1$" & é'
+    written = json.dumps(name)[1:-1]
+
+    def rename(connection: sqlite3.Connection) -> None:
+        connection.execute("update study set spec = replace(spec, 'tiny-gpt2', ?)", [written])
+        connection.execute(
+            "update trials set trial = replace(trial, 'tiny-gpt2', ?), result = replace(result, 'tiny-gpt2', ?)",
+            [written, written],
+        )
+
+    page = Page(build(changed(rename)).read_text(encoding="utf-8"))
+    assert name in page.text
+    assert f"{name}: layer by layer" in [of.get("aria-label") for of in page.all("svg")]
+
+
+def test_a_folder_without_a_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"has no study\.sqlite"):
+        build(tmp_path)
+    assert not list(tmp_path.iterdir())

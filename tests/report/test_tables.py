@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import csv
+import io
+from urllib.parse import unquote
+
+import pytest
+
+from aerogel.evaluation import PERPLEXITIES
+from aerogel.report import tables
+from aerogel.report.collect import Findings
+from aerogel.report.tables import Table
+
+
+def all_tables(findings: Findings) -> list[Table]:
+    return [
+        *(table for task in findings.spec.tasks for table in tables.scores(findings, task)),
+        *tables.costs(findings),
+        *tables.realised(findings),
+        *tables.weights(findings),
+        *tables.every_seed(findings),
+        tables.layers(findings),
+    ]
+
+
+def parsed(table: Table) -> list[dict[str, str]]:
+    start = "data:text/csv;charset=utf-8,"
+    assert table.link().startswith(start)
+    return list(csv.DictReader(io.StringIO(unquote(table.link().removeprefix(start)))))
+
+
+def test_every_csv_has_the_rows_of_its_table(findings: Findings) -> None:
+    found = all_tables(findings)
+    assert len({table.title for table in found}) == len({table.file() for table in found}) == len(found)
+    for table in found:
+        rows = parsed(table)
+        assert len(rows) == len(table.rows) == len(table.cells()) > 0
+        for row, cells in zip(rows, table.cells(), strict=True):
+            assert row[table.columns[0].name] == cells[0]
+            assert len(cells) == len(table.columns)
+
+
+def test_score_csvs_hold_the_scores_with_all_digits(findings: Findings) -> None:
+    rows = [row for task in findings.spec.tasks for table in tables.scores(findings, task) for row in parsed(table)]
+    scored = {(row.main, row.model, row.sparsity): row for row in findings.scores}
+    assert len(rows) == len(scored)
+    for row in rows:
+        main = next(name for name in ("accuracy", *PERPLEXITIES.values()) if name in row)
+        expected = scored[main, row["model"], float(row["sparsity"])]
+        assert float(row[main]) == expected.value.mean
+        assert float(row[f"{main}_low"]) == expected.value.low
+        assert float(row[f"{main}_high"]) == expected.value.high
+        assert int(row["seeds"]) == len(expected.seeds)
+        assert (row["change"] == "") == (expected.change is None)
+        assert float(row["training_seconds"]) == expected.training_seconds.mean
+
+
+def test_every_seed_is_there_as_it_was_stored(findings: Findings) -> None:
+    (table,) = tables.every_seed(findings)
+    found = {(row["task"], row["model"], row["sparsity"], row["seed"], row["metric"]): row for row in parsed(table)}
+    for run in findings.runs:
+        for metric, value in run.values["metrics"].items():
+            if metric in ("examples", "tokens", "loss"):
+                continue
+            row = found.pop((run.group[0], run.group[1], str(run.group[3]), str(run.seed), metric))
+            assert float(row["value"]) == value
+            assert float(row["sparsity_found"]) == run.values["sparsity"]
+    assert not found
+
+
+def test_cost_csv_holds_the_measurements(findings: Findings) -> None:
+    (table,) = tables.costs(findings)
+    rows = {(row["model"], float(row["sparsity"])): row for row in parsed(table)}
+    for cost in findings.costs:
+        row = rows[cost.model, cost.sparsity]
+        assert int(row["file_bytes"]) == cost.own.file_bytes
+        assert int(row["training_memory_bytes"]) == cost.own.training_memory
+        assert float(row["inference_median_seconds"]) == cost.own.median
+        assert row["speedup"] == ("" if cost.speedup is None else str(cost.speedup))
+
+
+def test_the_page_writes_what_the_csv_holds(findings: Findings) -> None:
+    for task in findings.spec.tasks:
+        for table in tables.scores(findings, task):
+            for cells, row in zip(table.cells(), parsed(table), strict=True):
+                main = table.columns[3].name
+                shown = float(cells[3].split(" ")[0].replace(",", ""))
+                assert shown == pytest.approx(float(row[main]), rel=6e-4, abs=6e-4)
+                assert cells[1] == ("dense" if float(row["sparsity"]) == 0 else f"{float(row['sparsity']):.0%}")
+
+
+def test_no_table_of_scores_holds_two_kinds_of_perplexity(findings: Findings) -> None:
+    for task in findings.spec.tasks:
+        for table in tables.scores(findings, task):
+            kinds = {column.name for column in table.columns} & set(PERPLEXITIES.values())
+            assert len(kinds) <= 1
+
+
+def test_maps_show_every_layer_and_sparsity(findings: Findings) -> None:
+    maps = tables.layer_maps(findings)
+    assert len(maps) == len(findings.spec.models)
+    for shown, report in zip(maps, findings.weights.values(), strict=True):
+        assert len(shown.rows) == len(report.layers)
+        for _, cells in shown.rows:
+            assert len(cells) == len(shown.sparsities)
+            assert all(-1 <= tint <= 1 for _, tint in cells)
