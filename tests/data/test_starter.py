@@ -20,6 +20,18 @@ def test_movie_reviews_are_fair() -> None:
     assert load_task("movie-reviews").splits == splits
 
 
+def test_movie_reviews_that_praise_have_label_1() -> None:
+    train = movie_reviews()["train"]
+    for label, words in ((1, ("excellent", "wonderful", "delightful")), (0, ("boring", "awful", "tedious"))):
+        found = [
+            given == label
+            for (text,), given in zip(train.texts, train.labels, strict=True)
+            if any(word in text.lower() for word in words)
+        ]
+        assert len(found) > 20
+        assert sum(found) / len(found) > 0.75
+
+
 def test_the_reference_holds_text_out() -> None:
     splits = python_reference()
     assert python_reference() == splits
