@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aerogel.analysis.weights import BINS, WeightReport, WeightStatistics
 from aerogel.charts import INK, PALETTE, figure, styled
+
+if TYPE_CHECKING:
+    from aerogel.analysis.weights import WeightReport, WeightStatistics
 
 OVERLAP = 1.7  # how far a ridge may rise into the next
 
@@ -55,35 +58,34 @@ def _density(statistics: WeightStatistics, span: tuple[float, float]) -> np.ndar
     """The histogram as a density; what was clipped into the outermost bins is left out."""
     counts = np.array(statistics.histogram, dtype=float)
     counts[0] = counts[-1] = 0
-    width = (span[1] - span[0]) / BINS
+    width = (span[1] - span[0]) / len(counts)
     return counts / (max(counts.sum(), 1) * width)
 
 
-def _centres(span: tuple[float, float]) -> np.ndarray:
-    edges = np.linspace(*span, BINS + 1)
+def _centres(report: WeightReport) -> np.ndarray:
+    edges = np.linspace(*report.span, len(report.whole.histogram) + 1)
     return (edges[1:] + edges[:-1]) / 2
 
 
 def _draw_distribution(axes: Axes, report: WeightReport, colour: str) -> None:
-    centres, density = _centres(report.span), _density(report.whole, report.span)
+    centres, density = _centres(report), _density(report.whole, report.span)
     axes.fill_between(centres, density, step="mid", color=colour, alpha=0.35, linewidth=0)
     axes.step(centres, density, where="mid", color=colour)
     axes.set(xlabel="weight", ylabel="density", xlim=report.span, ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(6))
+    # one by one, since the lines of one text only align in the font they are set in
     facts = (
         f"std {report.whole.std:.3g}",
         f"kurtosis {round(report.whole.kurtosis, 1) + 0:+.1f}",
         f"zeros {report.whole.zeros:.1%}",
     )
-    for place, fact in enumerate(
-        facts
-    ):  # one by one, since the lines of one text only align in the font they are set in
+    for place, fact in enumerate(facts):
         text = fact.replace("-", "\N{MINUS SIGN}")
         axes.text(0.98, 0.95 - 0.07 * place, text, transform=axes.transAxes, ha="right", va="top", color=INK)
 
 
 def _draw_layers(axes: Axes, report: WeightReport, colour: str) -> None:
-    centres = _centres(report.span)
+    centres = _centres(report)
     ridges = [_density(layer, report.span) for layer in report.layers]
     highest = max(ridge.max() for ridge in ridges) or 1
     for place, ridge in enumerate(ridges):

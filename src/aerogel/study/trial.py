@@ -52,7 +52,7 @@ class Trial:
     @property
     def label(self) -> str:
         """For a person: `tiny-bert 90% magnitude, sst2, seed 1`."""
-        how = f"{self.sparsity:.0%} {self.pruning.method}" if self.pruning else "dense"
+        how = f"{100 * self.sparsity:g}% {self.pruning.method}" if self.pruning else "dense"
         parts = [f"{self.model} {how}", self.task or self.kind]
         return ", ".join([*parts, f"seed {self.training.seed}"] if self.training else parts)
 
