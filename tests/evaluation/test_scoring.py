@@ -58,8 +58,14 @@ def test_predictions_are_those_of_the_sentences_one_by_one(name: str) -> None:
         found = score(model, tokenizer, moods(), batch_size=batch_size)
         assert np.mean(np.equal(found.predictions, alone)) > 0.95  # padding may tip a near tie
         accuracy = np.mean(np.equal(found.predictions, truth))
-        assert found.metrics == {"accuracy": accuracy, "f1": found.metrics["f1"], "examples": 45.0}
-    assert list(found.metrics) == ["accuracy", "f1", "examples"]
+        assert (found.metrics["accuracy"], found.metrics["examples"]) == (accuracy, 45)
+        assert list(found.metrics) == ["accuracy", "f1", "examples", "majority"]
+
+
+def test_the_commonest_class_is_counted_among_the_examples_scored() -> None:
+    model, tokenizer = load("tiny-gpt2", MOODS.head)
+    for limit, majority in ((None, 23 / 45), (3, 2 / 3), (1, 1.0)):
+        assert score(model, tokenizer, moods(), limit=limit).metrics["majority"] == majority
 
 
 def test_a_limit_takes_the_first_examples() -> None:

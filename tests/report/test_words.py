@@ -15,7 +15,6 @@ from aerogel.report.estimate import Estimate
 from aerogel.report.words import (
     TOLERANCE,
     Verdict,
-    commonest_share,
     is_faster,
     judge,
     keeps,
@@ -185,18 +184,12 @@ def test_a_dense_model_that_gives_one_answer_with_some_seeds_is_named() -> None:
 
 def test_a_dense_model_no_better_than_the_commonest_class_has_nothing_to_lose() -> None:
     pruned = [scored(0.5, 0.5, dense=0.5)]
-    assert not judge(scored(0, 0.5), pruned, [0, 0.5], commonest=0.51).says_something
-    assert judge(scored(0, 0.52), pruned, [0, 0.5], commonest=0.51).says_something
+    assert not judge(scored(0, 0.5, majority=0.51), pruned, [0, 0.5]).says_something
+    assert judge(scored(0, 0.52, majority=0.51), pruned, [0, 0.5]).says_something
 
 
 def test_a_pruned_model_that_gives_one_answer_is_named() -> None:
     assert "At 50% the model gives one answer to every example." in said(verdict(scored(0.5, 0.8, one_answer=1)))
-
-
-def test_the_commonest_class_is_known_from_a_model_that_gives_one_answer() -> None:
-    assert commonest_share([scored(0, 0.9), scored(0.5, 0.3, one_answer=1)]) == pytest.approx(0.7)
-    assert commonest_share([scored(0, 0.9), scored(0.5, 0.3)]) is None
-    assert commonest_share([scored(0.5, 0.3, one_answer=1, task="mnli")]) is None
 
 
 def test_no_words_on_a_model_name_two_kinds_of_perplexity(findings: Findings) -> None:

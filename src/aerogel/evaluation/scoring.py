@@ -35,6 +35,9 @@ KEPT_TOKENS = 2000  # predictions kept of a language model, for agreement betwee
 class Score:
     """How a model did on a task: `metrics` (the main one first), and its `predictions`, in order.
 
+    Beside the metrics stand the number of examples or tokens, and for classes "majority", the accuracy of always
+    giving the commonest one.
+
     Predictions are class numbers, values, or for language modelling the likeliest token at each of the
     first places scored.
     """
@@ -92,8 +95,10 @@ def score(
     examples = data.examples("validation").first(limit)
     predicted = _predict(model, tokenizer, data, examples, max_length, batch_size)
     true = np.array(examples.labels)
-    metrics = {name: METRICS[name](predicted, true) for name in data.task.metrics}
-    return Score(data.task.name, metrics | {"examples": float(len(true))}, tuple(predicted.tolist()))
+    metrics = {name: METRICS[name](predicted, true) for name in data.task.metrics} | {"examples": float(len(true))}
+    if not data.task.is_regression:
+        metrics["majority"] = float(np.unique(true, return_counts=True)[1].max() / len(true))
+    return Score(data.task.name, metrics, tuple(predicted.tolist()))
 
 
 def _check_head(model: PreTrainedModel, task: Task) -> None:

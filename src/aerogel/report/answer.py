@@ -12,7 +12,6 @@ from aerogel.report.estimate import listing, percent, significant
 from aerogel.report.words import (
     TOLERANCE,
     Verdict,
-    commonest_share,
     is_faster,
     is_less,
     is_slower,
@@ -94,8 +93,7 @@ def notes(findings: Findings) -> list[str]:
 def _verdict(findings: Findings, model: str, method: str, task: str) -> Verdict:
     rows = [row for row in findings.scores if (row.task, row.model) == (task, model)]
     dense = next((row for row in rows if row.method is None), None)
-    commonest = commonest_share([row for row in findings.scores if row.task == task])
-    return judge(dense, [row for row in rows if row.method == method], findings.spec.sparsities, commonest)
+    return judge(dense, [row for row in rows if row.method == method], findings.spec.sparsities)
 
 
 def _savings(

@@ -15,7 +15,7 @@ from aerogel.evaluation import PERPLEXITIES
 from aerogel.report.estimate import Estimate
 from aerogel.study import Result, Store, StudySpec, Trial
 
-COUNTS = ("examples", "tokens", "loss")  # stand beside the metrics of a score and are none themselves
+COUNTS = ("examples", "tokens", "loss", "majority")  # stand beside the metrics of a score and are none themselves
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Scored:
     `metrics` has the main one first. `change` is that of the main metric against the dense model of the same
     seeds, as a share of the dense mean; `agreement` the share of predictions equal to the dense model's of the same
     seed; both are `None` where there is no such model, or no meaning. `one_answer` counts the seeds whose
-    model answers everything alike, and `counted` is the number of examples or tokens scored.
+    model answers everything alike, `counted` is the number of examples or tokens scored, and `majority` the
+    share of the commonest class among them, where there are classes.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Scored:
     training_seconds: Estimate
     one_answer: int
     counted: float
+    majority: float | None = None
 
     @property
     def main(self) -> str:
@@ -207,6 +209,7 @@ def _scores(runs: list[Run]) -> list[Scored]:
                 training_seconds=Estimate.of(values["training_seconds"] for values in seeds.values()),
                 one_answer=sum(len(set(values["predictions"])) == 1 for values in seeds.values()),
                 counted=next((first["metrics"][name] for name in COUNTS[:2] if name in first["metrics"]), 0),
+                majority=first["metrics"].get("majority"),
             )
         )
     return made

@@ -17,7 +17,7 @@ from aerogel.evaluation import PERPLEXITIES
 from aerogel.report.collect import Cost, Findings, Realised, Scored, is_perplexity
 from aerogel.report.estimate import Estimate, significant
 from aerogel.report.lines import LARGEST, Line, Look, Point, against_sparsity
-from aerogel.report.words import commonest_share, metric_name
+from aerogel.report.words import metric_name
 
 Rows = Sequence[Scored]
 CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")
@@ -77,19 +77,19 @@ class Figures:
         ]
 
     def _score(self, task: str, metric: str, rows: Rows) -> Chart:
-        commonest = commonest_share(rows) if metric == "accuracy" else None
+        majority = rows[0].majority if metric == "accuracy" else None
         if is_perplexity(metric):
             caption = "Lower is better; counted in the model's own tokens, so compare a model with itself alone."
         else:
             caption = f"On {rows[0].counted:,.0f} examples; higher is better."
-        if commonest is not None:
-            caption += f" Always giving the commonest class makes {significant(commonest)} (dashed)."
+        if majority is not None:
+            caption += f" Always giving the commonest class makes {significant(majority)} (dashed)."
         lines = self._lines(rows, lambda row: _point(row.metrics[metric], hollow=row.one_answer > 0))
         made = self._draw(
             lines,
             may_be_logarithmic=is_perplexity(metric),
             dense_levels=True,
-            level=commonest,
+            level=majority,
             bounds=ABOVE_ONE if is_perplexity(metric) else (-1.0 if metric in CORRELATIONS else 0.0, 1.0),
         )
         return chart(f"{task}: {metric_name(metric)}", caption, made)

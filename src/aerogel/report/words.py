@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from aerogel.data.tasks import TASKS
 from aerogel.report.collect import Cost, Scored, is_perplexity
 from aerogel.report.estimate import Estimate, change, listing, megabytes, percent, significant
 
@@ -45,8 +44,7 @@ class Verdict:
     """How one model, pruned one way, stands on one task.
 
     `allowed` is the highest sparsity up to which every one that was scored keeps to the tolerance, `beyond` the
-    first that does not, and `again` those after it that do. `missing` sparsities have no score to compare. `commonest`
-    is the accuracy of always giving the commonest class, where it is known.
+    first that does not, and `again` those after it that do. `missing` sparsities have no score to compare.
     """
 
     dense: Scored | None
@@ -55,23 +53,23 @@ class Verdict:
     beyond: Scored | None = None
     again: tuple[Scored, ...] = ()
     missing: tuple[float, ...] = ()
-    commonest: float | None = None
 
     @property
     def is_judged(self) -> bool:
         return self.allowed is not None or self.beyond is not None
 
     @property
-    def is_no_better_than_commonest(self) -> bool:
+    def is_no_better_than_majority(self) -> bool:
         accuracy = self.dense.metrics.get("accuracy") if self.dense else None
-        return accuracy is not None and self.commonest is not None and accuracy.mean <= self.commonest
+        majority = self.dense.majority if self.dense else None
+        return accuracy is not None and majority is not None and accuracy.mean <= majority
 
     @property
     def says_something(self) -> bool:
         """Whether there is a dense model that had anything to lose."""
         if self.dense is None or not self.is_judged:
             return False
-        return self.dense.one_answer < len(self.dense.seeds) and not self.is_no_better_than_commonest
+        return self.dense.one_answer < len(self.dense.seeds) and not self.is_no_better_than_majority
 
     @property
     def is_sure(self) -> bool:
@@ -80,9 +78,7 @@ class Verdict:
         return worst is not None and worst <= TOLERANCE + ROUNDING
 
 
-def judge(
-    dense: Scored | None, pruned: Sequence[Scored], sparsities: Sequence[float], commonest: float | None = None
-) -> Verdict:
+def judge(dense: Scored | None, pruned: Sequence[Scored], sparsities: Sequence[float]) -> Verdict:
     """Walks up the sparsities until the main metric has lost more than the tolerance."""
     pruned = tuple(sorted(pruned, key=lambda row: row.sparsity))
     compared = [row for row in pruned if row.change]
@@ -95,22 +91,7 @@ def judge(
         beyond=compared[first] if first < len(compared) else None,
         again=tuple(row for row in compared[first:] if keeps(row)),
         missing=tuple(sparsity for sparsity in sorted(sparsities) if sparsity and sparsity not in known),
-        commonest=commonest,
     )
-
-
-def commonest_share(rows: Sequence[Scored]) -> float | None:
-    """The accuracy of always giving the commonest class of a task, where its scores tell it.
-
-    The accuracy of a model that gives one answer to every example is that class's share; with two classes, the other
-    one's follows.
-    """
-    for row in rows:
-        task = TASKS.get(row.task)
-        if task and len(task.labels) == 2 and row.one_answer == len(row.seeds) and "accuracy" in row.metrics:
-            share = row.metrics["accuracy"].values[0]
-            return max(share, 1 - share)
-    return None
 
 
 def harm(row: Scored) -> Estimate:
@@ -170,7 +151,7 @@ def _nothing_to_lose(verdict: Verdict) -> str:
     accuracy = verdict.dense.metrics["accuracy"].mean
     return (
         f"has an accuracy of {significant(accuracy)}, no better than always giving the commonest class "
-        f"({significant(verdict.commonest or 0)})"
+        f"({significant(verdict.dense.majority or 0)})"
     )
 
 
