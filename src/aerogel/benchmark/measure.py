@@ -150,8 +150,10 @@ def _rounds(processes: list[_Process], request: str, count: int) -> tuple[list[t
     times: list[list[float]] = [[] for _ in processes]
     peaks = [0] * len(processes)
     for number in progress.track(range(count + 1), f"measuring {request}"):
-        for place, process in enumerate(processes):
-            seconds, peaks[place] = process.ask(request)
+        places = list(range(len(processes)))
+        # there and back, so that no subject always comes first
+        for place in places if number % 2 else reversed(places):
+            seconds, peaks[place] = processes[place].ask(request)
             if number:
                 times[place].append(seconds)
     return [tuple(seconds) for seconds in times], peaks
