@@ -31,13 +31,16 @@ class StudyError(AerogelError):
     """A study's specification, store or trial that is not as expected."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean a or b?` with the known names that are like this one; empty where none is."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not among the known ones: the nearest, else all of them."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if near:
-        return f"unknown {kind} {name!r}: did you mean {' or '.join(near)}?"
-    return f"unknown {kind} {name!r}: known are {', '.join(known)}"
+    return f"unknown {kind} {name!r}: {nearest(name, known) or 'known are ' + ', '.join(known)}"
 
 
 def first_line(error: BaseException) -> str:

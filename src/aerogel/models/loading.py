@@ -32,7 +32,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from aerogel import files
-from aerogel.errors import ModelError, first_line, unknown_name
+from aerogel.errors import ModelError, first_line, nearest
 from aerogel.hub import look_up
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.zoo import ZOO, offline_names
@@ -189,13 +189,13 @@ def _in_hub_cache(hub_id: str) -> bool:
 def _not_found(name: str, hub_id: str, error: Exception) -> str:
     """What was asked for, why it is not to be had, and which names work offline."""
     offline = f"names that work offline: {', '.join(offline_names())}"
-    near = unknown_name("model", name, ZOO)
-    hint = f", {near.split(': ')[1]}" if name not in ZOO and "did you mean" in near else ""
+    near = "" if name in ZOO else nearest(name, ZOO)
+    hint = f", {near}" if near else ";"
     if isinstance(error, LookupError):
-        return f"{name} is neither a zoo name nor a local folder, and {error}{hint or ';'} {offline}"
+        return f"{name} is neither a zoo name nor a local folder, and {error}{hint} {offline}"
     asked = name if name == hub_id else f"{name} ({hub_id})"
     reached = f"the Hugging Face hub could not be reached ({error})"
-    return f"model {asked} is no local folder and {reached}{hint or ';'} {offline}"
+    return f"model {asked} is no local folder and {reached}{hint} {offline}"
 
 
 def _load_config(name: str, path: str, local_only: bool) -> PretrainedConfig:
