@@ -1,10 +1,11 @@
 PYTHON ?= python3
+PYTHON311 ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help study test check format clean
+.PHONY: help study test check bench format clean
 
 help:  ## list what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -20,6 +21,14 @@ check: $(READY)  ## format, lint, types, imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# DeepSparse knows no Python after 3.11 and gets an environment of its own; without one the tables say so
+bench: $(READY)  ## measure speed and memory beside other runtimes (hours; benchmarks/*.py --help for a part)
+	$(PIP) install --constraint constraints.txt --requirement benchmarks/requirements.txt
+	-test -e $(VENV)/deepsparse/ready || { $(PYTHON311) -m venv $(VENV)/deepsparse \
+		&& $(VENV)/deepsparse/bin/python -m pip install deepsparse==1.8.0 && touch $(VENV)/deepsparse/ready; }
+	$(BIN)/python benchmarks/encoders.py
+	$(BIN)/python benchmarks/decoding.py
 
 format: $(READY)  ## format the code
 	$(BIN)/ruff format .

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aerogel.evaluation import evaluate
     from aerogel.models import load, prunable_weights
     from aerogel.pruning import Pattern, PruneConfig, prune
+    from aerogel.runtime import compress, decompress
     from aerogel.training import SparsityCallback, finetune
 
 _HOMES = {
@@ -25,6 +26,8 @@ _HOMES = {
     "SparsityCallback": "training",
     "WeightReport": "analysis",
     "bench": "benchmark",
+    "compress": "runtime",
+    "decompress": "runtime",
     "evaluate": "evaluation",
     "finetune": "training",
     "inspect": "analysis",
@@ -40,6 +43,8 @@ __all__ = [
     "SparsityCallback",
     "WeightReport",
     "bench",
+    "compress",
+    "decompress",
     "evaluate",
     "finetune",
     "inspect",

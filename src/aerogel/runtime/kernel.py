@@ -1,0 +1,57 @@
+"""The native kernels, if they were built, on the threads that PyTorch uses."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def native() -> ModuleType | None:
+    """The compiled module, or `None` where it was left out (`AEROGEL_NATIVE=0`), which is said once.
+
+    Setting `AEROGEL_NATIVE=0` when running passes it over as well; `AEROGEL_ISA` names the instruction set to use.
+    """
+    if os.environ.get("AEROGEL_NATIVE") == "0":
+        log.warning("aerogel runs without its kernels (AEROGEL_NATIVE=0): same results, through torch, slower")
+        return None
+    try:
+        from aerogel.runtime import native as module
+    except ImportError as error:
+        log.warning(f"aerogel was installed without its kernels ({error}): same results, through torch, slower")
+        return None
+    wanted = os.environ.get("AEROGEL_ISA")
+    if wanted and not module.use_instruction_set(wanted):
+        log.warning(f"AEROGEL_ISA={wanted} can't run here; this machine has {', '.join(module.instruction_sets())}")
+    module.set_openmp(_gomp_parallel())
+    return module
+
+
+def _gomp_parallel() -> int:
+    """The address of the entry point of the OpenMP runtime that torch has loaded, 0 where there is none.
+
+    GNU's, LLVM's and Intel's runtimes all have `GOMP_parallel`. Only a library that is in the process already counts:
+    loading a second one would have two pools of threads spin against each other.
+    """
+    if not sys.platform.startswith("linux"):
+        return 0
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if ".so" in line}
+    for path in sorted(loaded):
+        if Path(path).name.startswith(("libgomp", "libomp", "libiomp")):
+            library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+            return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
+    return 0
+
+
+def threads() -> int:
+    """PyTorch's number of intra-op threads."""
+    return torch.get_num_threads()
