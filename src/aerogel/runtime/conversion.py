@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from aerogel.models import prunable_weights
+from aerogel.runtime.fused import fuse, unfuse
 from aerogel.runtime.layers import SparseLinear
 
 # Below this share of zeros the dense product is as fast: for each weight that is left, the sparse kernel does about
@@ -23,6 +24,7 @@ def compress(model: PreTrainedModel) -> PreTrainedModel:
     for weight in prunable_weights(model):
         if 1 - torch.count_nonzero(weight.parameter).item() / weight.parameter.numel() >= LEAST_SPARSITY:
             model.set_submodule(weight.name, SparseLinear.of(weight.module))
+    fuse(model)
     return model
 
 
@@ -30,6 +32,7 @@ def decompress(model: PreTrainedModel) -> PreTrainedModel:
     """Restores the dense layers of a compressed model, in place and bit for bit, and returns it."""
     for name, module in sparse_layers(model):
         model.set_submodule(name, module.to_dense())
+    unfuse(model)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 import sys
@@ -25,7 +26,7 @@ def native() -> ModuleType | None:
         log.warning("aerogel runs without its kernels (AEROGEL_NATIVE=0): same results, through torch, slower")
         return None
     try:
-        from aerogel.runtime import native as module
+        module = importlib.import_module("aerogel.runtime.native")
     except ImportError as error:
         log.warning(f"aerogel was installed without its kernels ({error}): same results, through torch, slower")
         return None

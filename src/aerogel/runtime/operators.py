@@ -1,7 +1,8 @@
-"""The operators that the sparse layers call, known to torch, so that compiling and exporting a model see through them.
+"""The operators that sparse layers call, known to torch, so that compiling and exporting a model see through them.
 
-A packed weight goes in as the list of its tensors, with its bias as a last one where it has one; activations are
-(..., features) of any floating type, computed in float32 and given back in their own.
+A packed weight goes in as the list of its tensors, with its bias as a last one where it has one; a norm as its weight
+and bias, or an empty list for none. Activations are (..., features) of any floating type, computed in float32 and given
+back in their own. The fused ones need the native kernels; results of all are deterministic for a number of threads.
 """
 
 from __future__ import annotations
@@ -67,3 +68,130 @@ def _linear_shape(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
 
 
 _define("linear(Tensor x, Tensor[] weight, int block) -> Tensor", linear, _linear_shape)
+
+
+def _norm(norm: list[Tensor], epsilon: float, centred: bool) -> Any:
+    module = native()
+    assert module is not None
+    addresses = [tensor.data_ptr() for tensor in norm] + [0, 0]
+    return module.Norm(addresses[0], addresses[1], epsilon, centred)
+
+
+def feed_forward(
+    x: Tensor,
+    gate: list[Tensor],
+    up: list[Tensor],
+    down: list[Tensor],
+    blocks: list[int],
+    activation: str,
+    before: list[Tensor],
+    after: list[Tensor],
+    epsilon: float,
+    centred: bool,
+) -> Tensor:
+    """after(x + down(activation(gate n) * up n)), n = before(x); without a gate, down(activation(up n))."""
+    module = native()
+    assert module is not None
+    columns = x.shape[-1]
+    given = x.to(torch.float32).contiguous()
+    result = torch.empty_like(given)
+    hidden = _shape(up, columns, blocks[1])[0]
+    module.feed_forward(
+        _norm(before, epsilon, centred),
+        [_linear(gate, columns, blocks[0])] if gate else [],
+        _linear(up, columns, blocks[1]),
+        _linear(down, hidden, blocks[2]),
+        activation,
+        True,
+        _norm(after, epsilon, centred),
+        given.data_ptr(),
+        given.numel() // columns,
+        result.data_ptr(),
+        threads(),
+    )
+    return result.to(x.dtype)
+
+
+def attention(
+    x: Tensor,
+    memory: Tensor | None,
+    query: list[Tensor],
+    key: list[Tensor],
+    value: list[Tensor],
+    out: list[Tensor],
+    blocks: list[int],
+    heads: list[int],
+    scale: float,
+    causal: bool,
+    mask: Tensor | None,
+    cosine: Tensor | None,
+    sine: Tensor | None,
+    before: list[Tensor],
+    after: list[Tensor],
+    epsilon: float,
+    centred: bool,
+) -> Tensor:
+    """after(x + out(softmax(scale q kᵀ + mask) v)) over (batch, length, features), q, k, v of before(x).
+
+    With `memory` (batch, keys, features), k and v are of it. An empty `key` and `value` means that `query` has the rows
+    of all three. `heads` is (heads, key heads, head size); `mask` (batch or 1, 1, length or 1, keys) is added, or where
+    it is boolean says what is seen; `cosine` and `sine` (batch or 1, length, head size) turn queries and keys.
+    """
+    module = native()
+    assert module is not None
+    given = x.to(torch.float32).contiguous()
+    result = torch.empty_like(given)
+    source = given if memory is None else memory.to(torch.float32).contiguous()
+    own = [_linear(query, x.shape[-1], blocks[0])]
+    others = [_linear(w, source.shape[-1], b) for w, b in zip((key, value), blocks[1:3], strict=True) if w]
+    added = None if mask is None else _additive(mask)
+    turns = [None if angle is None else angle.to(torch.float32).contiguous() for angle in (cosine, sine)]
+    module.attention(
+        _norm(before, epsilon, centred),
+        own + others if memory is None else own,
+        [] if memory is None else others,
+        _linear(out, heads[0] * heads[2], blocks[3]),
+        *heads,
+        scale,
+        causal,
+        True,
+        _norm(after, epsilon, centred),
+        0 if added is None else added.data_ptr(),
+        0 if added is None or added.shape[0] == 1 else added.shape[-2] * added.shape[-1],
+        0 if added is None or added.shape[-2] == 1 else added.shape[-1],
+        *(0 if turn is None else turn.data_ptr() for turn in turns),
+        0 if turns[0] is None or turns[0].shape[0] == 1 else turns[0].shape[1] * turns[0].shape[2],
+        given.data_ptr(),
+        0 if memory is None else source.data_ptr(),
+        x.shape[0],
+        x.shape[1],
+        source.shape[1],
+        result.data_ptr(),
+        threads(),
+    )
+    return result.to(x.dtype)
+
+
+def _additive(mask: Tensor) -> Tensor:
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    return mask.to(torch.float32).contiguous()
+
+
+def _same_shape(x: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+_define(
+    "feed_forward(Tensor x, Tensor[] gate, Tensor[] up, Tensor[] down, int[] blocks, str activation, Tensor[] before, "
+    "Tensor[] after, float epsilon, bool centred) -> Tensor",
+    feed_forward,
+    _same_shape,
+)
+_define(
+    "attention(Tensor x, Tensor? memory, Tensor[] query, Tensor[] key, Tensor[] value, Tensor[] out, int[] blocks, "
+    "int[] heads, float scale, bool causal, Tensor? mask, Tensor? cosine, Tensor? sine, Tensor[] before, "
+    "Tensor[] after, float epsilon, bool centred) -> Tensor",
+    attention,
+    _same_shape,
+)

@@ -1,0 +1,43 @@
+"""Whole sub-layers in one call: what stands between two sparse products never leaves the cache.
+
+A block of a known family changes its class for a subclass here, and keeps its modules, names and state. Its forward
+pass calls a fused operator for each sub-layer that is sparse throughout, and the family's own code for anything else: a
+cache of keys, an attention implementation of another kind, a layer that stayed dense.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from torch import nn
+
+from aerogel.runtime.kernel import native
+
+# the class of transformers, and the module here that has its fused subclass; imported when a model has such a block
+FAMILIES = {
+    "BartDecoderLayer": "bart",
+    "BartEncoderLayer": "bart",
+    "BertLayer": "bert",
+    "GPT2Block": "gpt2",
+    "LlamaDecoderLayer": "llama",
+    "RobertaLayer": "bert",
+}
+
+
+def fuse(model: nn.Module) -> None:
+    """Turns the blocks of known families into fused ones, in place."""
+    if native() is None:
+        return
+    for module in model.modules():
+        family = FAMILIES.get(type(module).__name__)
+        if family:
+            fused = getattr(importlib.import_module(f"aerogel.runtime.fused.{family}"), f"Fused{type(module).__name__}")
+            if issubclass(fused, type(module)):
+                module.__class__ = fused
+
+
+def unfuse(model: nn.Module) -> None:
+    """The inverse of `fuse`."""
+    for module in model.modules():
+        if type(module).__module__.startswith(f"{__name__}."):
+            module.__class__ = next(base for base in type(module).__bases__ if issubclass(base, nn.Module))

@@ -1,0 +1,66 @@
+"""BERT, RoBERTa."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.roberta.modeling_roberta import RobertaLayer
+
+from aerogel.runtime.fused.calls import ACTIVATIONS, attention, can_attend, feed_forward, is_sparse
+
+
+class _FusedBert:
+    """BERT's block and those written after it: attention, then the feed-forward layers, each normalised afterwards."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        core, out = self.attention.self, self.attention.output
+        if (
+            encoder_hidden_states is not None
+            or not is_sparse(self, core.query, core.key, core.value, out.dense)
+            or not can_attend(core.config, attention_mask, past_key_values)
+        ):
+            return super().forward(  # type: ignore[misc]
+                hidden_states,
+                attention_mask,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        attended = attention(
+            hidden_states,
+            core.query,
+            core.key,
+            core.value,
+            out.dense,
+            heads=(core.num_attention_heads, core.num_attention_heads, core.attention_head_size),
+            scale=core.scaling,
+            causal=core.is_causal,
+            mask=attention_mask,
+            after=out.LayerNorm,
+        )
+        return self.feed_forward_chunk(attended)
+
+    def feed_forward_chunk(self: Any, attention_output: Tensor) -> Tensor:
+        up, down, activation = self.intermediate.dense, self.output.dense, self.attention.self.config.hidden_act
+        if not is_sparse(self, up, down) or activation not in ACTIVATIONS:
+            return super().feed_forward_chunk(attention_output)  # type: ignore[misc]
+        return feed_forward(attention_output, up, down, activation, after=self.output.LayerNorm)
+
+
+class FusedBertLayer(_FusedBert, BertLayer):
+    pass
+
+
+class FusedRobertaLayer(_FusedBert, RobertaLayer):
+    pass

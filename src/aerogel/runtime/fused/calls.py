@@ -1,0 +1,102 @@
+"""The fused operators, called with modules instead of tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aerogel.runtime.layers import SparseLinear
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_fast": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def is_sparse(block: nn.Module, *layers: nn.Module | None) -> bool:
+    return not block.training and all(isinstance(layer, SparseLinear | None) for layer in layers)
+
+
+def can_attend(config: Any, mask: Tensor | None, cache: Any) -> bool:
+    """Whether the fused attention computes the same as the family's: one mask for all heads, no cache."""
+    fits = mask is None or (mask.dim() == 4 and mask.shape[1] == 1)
+    return cache is None and fits and config._attn_implementation == "sdpa"
+
+
+def _arrays(layer: Any) -> list[Tensor]:
+    return [] if layer is None else layer.arrays
+
+
+def _blocks(*layers: Any) -> list[int]:
+    return [0 if layer is None else layer.block for layer in layers]
+
+
+def _norm(norm: Any) -> list[Tensor]:
+    if norm is None:
+        return []
+    return [tensor.float() for tensor in (norm.weight, getattr(norm, "bias", None)) if tensor is not None]
+
+
+def _settings(norm: Any) -> tuple[float, bool]:
+    """Its epsilon, and whether it subtracts the mean."""
+    return (norm.eps, True) if isinstance(norm, nn.LayerNorm) else (norm.variance_epsilon, False)
+
+
+def attention(
+    x: Tensor,
+    query: Any,
+    key: Any,
+    value: Any,
+    out: Any,
+    *,
+    heads: tuple[int, int, int],
+    scale: float,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    memory: Tensor | None = None,
+    angles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+    before: Any = None,
+    after: Any = None,
+) -> Tensor:
+    if mask is not None:
+        mask = mask[..., : (x if memory is None else memory).shape[1]]
+    return torch.ops.aerogel.attention(
+        x,
+        memory,
+        query.arrays,
+        _arrays(key),
+        _arrays(value),
+        out.arrays,
+        _blocks(query, key, value, out),
+        heads,
+        scale,
+        causal and mask is None,  # where there is a mask it has the order of time in it
+        mask,
+        *angles,
+        _norm(before),
+        _norm(after),
+        *_settings(before or after),
+    )
+
+
+def feed_forward(
+    x: Tensor, up: Any, down: Any, activation: str, gate: Any = None, before: Any = None, after: Any = None
+) -> Tensor:
+    return torch.ops.aerogel.feed_forward(
+        x,
+        _arrays(gate),
+        up.arrays,
+        down.arrays,
+        _blocks(gate, up, down),
+        ACTIVATIONS[activation],
+        _norm(before),
+        _norm(after),
+        *_settings(before or after),
+    )
