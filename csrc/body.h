@@ -222,17 +222,26 @@ void multiply_vector_cell(const T* values, const uint8_t* index, const uint16_t*
 }
 
 void multiply_vector(const Matrix& matrix, int64_t first, int64_t last, const float* x, float* y) {
-  for (int64_t cell = first; cell < last; cell++) {
-    const int64_t panel = cell / matrix.blocks(), block = cell % matrix.blocks(), start = matrix.offsets[cell];
+  const int64_t* offsets = matrix.offsets;
+  const int64_t cells = matrix.cells();
+  for (int64_t c = std::upper_bound(offsets, offsets + cells, first) - offsets - 1; c < cells && offsets[c] < last; c++) {
+    const int64_t panel = c / matrix.blocks(), block = c % matrix.blocks();
     const uint16_t* order = matrix.cell_order(panel, block);
-    const int64_t rows = matrix.panel_rows(panel);
+    int64_t begin = 0, rows = matrix.panel_rows(panel), at = offsets[c];
+    for (; begin < rows && at < first; begin++) at += order[2 * begin + 1];
+    if (offsets[c + 1] > last) {
+      int64_t end = begin;
+      for (int64_t next = at; end < rows && next < last; end++) next += order[2 * end + 1];
+      rows = end;
+    }
     const float* part = x + block * matrix.block;
     float* sums = y + panel * kPanel;
     if (matrix.type == ValueType::float32)
-      multiply_vector_cell(static_cast<const float*>(matrix.values) + start, matrix.index + start, order, rows, part, sums);
+      multiply_vector_cell(static_cast<const float*>(matrix.values) + at, matrix.index + at, order + 2 * begin,
+                           rows - begin, part, sums);
     else
-      multiply_vector_cell(static_cast<const uint16_t*>(matrix.values) + start, matrix.index + start, order, rows, part,
-                           sums);
+      multiply_vector_cell(static_cast<const uint16_t*>(matrix.values) + at, matrix.index + at, order + 2 * begin,
+                           rows - begin, part, sums);
   }
 }
 

@@ -27,6 +27,7 @@ struct Matrix {
   int64_t panels() const { return (rows + kPanel - 1) / kPanel; }
   int64_t blocks() const { return (columns + block - 1) / block; }
   int64_t cells() const { return panels() * blocks(); }
+  int64_t non_zeros() const { return offsets[cells()]; }
   int64_t panel_rows(int64_t panel) const {
     const int64_t left = rows - panel * kPanel;
     return left < kPanel ? left : kPanel;
@@ -59,7 +60,8 @@ struct Kernels {
   void (*multiply)(const Matrix& matrix, int64_t panel, int64_t first, int64_t last, const float* x, float* y, int width,
                    const float* bias, bool fresh);
 
-  // The cells [first, last) times one vector, added to y[rows].
+  // The non-zeros [first, last), in their order, times one vector, added to y[rows]. Rows are whole: one belongs to the
+  // range that its first non-zero falls in.
   void (*multiply_vector)(const Matrix& matrix, int64_t first, int64_t last, const float* x, float* y);
 
   // y[rows] = W[rows][columns] x, dense.

@@ -33,50 +33,112 @@ void multiply_tile(const Linear& layer, const float* x, float* y, int width) {
     kernels().multiply(layer.matrix, p, 0, layer.matrix.blocks(), x, y + p * kPanel * width, width, layer.bias, true);
 }
 
-bool too_small(const Matrix& matrix) { return matrix.offsets[matrix.cells()] < 16384; }
-
-void multiply_one(const Linear& layer, const float* x, float* y, int threads) {
-  const Matrix& matrix = layer.matrix;
-  const int64_t cells = matrix.cells(), rows = matrix.rows, all = matrix.offsets[cells];
-  const int parts = too_small(matrix) ? 1 : static_cast<int>(std::min<int64_t>(threads, cells));
+// One token through layers that share it, y their rows one after another. The non-zeros are shared out evenly, cut inside
+// cells where need be; each thread sums into an array of its own, since a row's cells may fall to several.
+void multiply_one(const std::vector<const Linear*>& layers, const float* x, float* y, int threads) {
+  int64_t rows = 0, all = 0;
+  for (const Linear* layer : layers) {
+    rows += layer->matrix.rows;
+    all += layer->matrix.non_zeros();
+  }
+  constexpr int64_t kWorthAThread = 8192;
+  const int parts = static_cast<int>(std::clamp<int64_t>(all / kWorthAThread, 1, threads));
   float* partial = scratch(kPartial, parts * rows);
   parallel(parts, parts, [&](int64_t part) {
-    // cells are shared out by non-zeros, not by number
-    const int64_t* end = matrix.offsets + cells;
-    const auto cut = [&](int64_t i) { return std::lower_bound(matrix.offsets, end, all * i / parts) - matrix.offsets; };
-    const int64_t first = part == 0 ? 0 : cut(part), last = part + 1 == parts ? cells : cut(part + 1);
-    std::memset(partial + part * rows, 0, rows * sizeof(float));
-    kernels().multiply_vector(matrix, first, last, x, partial + part * rows);
+    float* sums = partial + part * rows;
+    std::memset(sums, 0, rows * sizeof(float));
+    int64_t first = all * part / parts, last = all * (part + 1) / parts;
+    for (const Linear* layer : layers) {
+      const int64_t own = layer->matrix.non_zeros();
+      if (first < own && last > 0) kernels().multiply_vector(layer->matrix, std::max<int64_t>(first, 0), last, x, sums);
+      first -= own;
+      last -= own;
+      sums += layer->matrix.rows;
+    }
   });
   for (int part = 1; part < parts; part++) kernels().add(partial + part * rows, partial, rows);
-  if (layer.bias) kernels().add(layer.bias, partial, rows);
   std::memcpy(y, partial, rows * sizeof(float));
+  for (const Linear* layer : layers) {
+    if (layer->bias) kernels().add(layer->bias, y, layer->matrix.rows);
+    y += layer->matrix.rows;
+  }
 }
 
 bool is_vector(int64_t tokens) { return tokens <= 2; }
 
+const float* normed_vector(const Norm& before, const float* x, int64_t features) {
+  if (!before.weight) return x;
+  float* normed = scratch(kNormed, features);
+  scalar_kernels.normalise(before, x, normed, features, 1);  // the only ones whose tiles may be one token wide
+  return normed;
+}
+
+const float* normed_tile(const Norm& before, const float* tile, int64_t features, int width) {
+  if (!before.weight) return tile;
+  float* normed = scratch(kNormed, features * width);
+  kernels().normalise(before, tile, normed, features, width);
+  return normed;
+}
+
+int64_t rows_of(const std::vector<Linear>& layers) {
+  int64_t rows = 0;
+  for (const Linear& layer : layers) rows += layer.matrix.rows;
+  return rows;
+}
+
 }  // namespace
 
-void linear(const Linear& layer, const float* x, int64_t tokens, float* y, int threads) {
-  const Matrix& matrix = layer.matrix;
+void project(const Norm& before, const std::vector<Linear>& layers, const float* x, int64_t tokens, float* y,
+             int threads) {
+  const int64_t features = layers[0].matrix.columns, rows = rows_of(layers);
   if (is_vector(tokens)) {
+    std::vector<const Linear*> all;
+    for (const Linear& layer : layers) all.push_back(&layer);
     for (int64_t t = 0; t < tokens; t++)
-      multiply_one(layer, x + t * matrix.columns, y + t * matrix.rows, threads);
+      multiply_one(all, normed_vector(before, x + t * features, features), y + t * rows, threads);
     return;
   }
+  struct Panel {
+    const Linear* layer;
+    int64_t number, first_row;
+  };
+  std::vector<Panel> panels;
+  for (int64_t start = 0; const Linear& layer : layers) {
+    for (int64_t p = 0; p < layer.matrix.panels(); p++) panels.push_back({&layer, p, start + p * kPanel});
+    start += layer.matrix.rows;
+  }
   const int width = tile_width(tokens, threads);
-  const int64_t tiles = ceil_div(tokens, width), split = tiles < threads ? matrix.panels() : 1;
+  // too few tiles for the threads: each panel of a tile is then a task
+  const int64_t count = panels.size(), tiles = ceil_div(tokens, width), split = tiles < threads ? count : 1;
   parallel(tiles * split, threads, [&](int64_t task) {
     const int64_t start = task / split * width, some = std::min<int64_t>(width, tokens - start);
-    float* tile = scratch(kX, matrix.columns * width);
+    float* tile = scratch(kX, features * width);
     float* sums = scratch(kY, kPanel * width);
-    kernels().load_tile(x + start * matrix.columns, matrix.columns, some, matrix.columns, width, tile);
-    const int64_t first = split > 1 ? task % split : 0, last = split > 1 ? first + 1 : matrix.panels();
-    for (int64_t p = first; p < last; p++) {
-      kernels().multiply(matrix, p, 0, matrix.blocks(), tile, sums, width, layer.bias, true);
-      kernels().store_tile(sums, width, some, matrix.panel_rows(p), y + start * matrix.rows + p * kPanel, matrix.rows);
+    kernels().load_tile(x + start * features, features, some, features, width, tile);
+    const float* normed = normed_tile(before, tile, features, width);
+    const int64_t first = split > 1 ? task % split : 0, last = split > 1 ? first + 1 : count;
+    for (int64_t i = first; i < last; i++) {
+      const Matrix& matrix = panels[i].layer->matrix;
+      kernels().multiply(matrix, panels[i].number, 0, matrix.blocks(), normed, sums, width, panels[i].layer->bias, true);
+      kernels().store_tile(sums, width, some, matrix.panel_rows(panels[i].number), y + start * rows + panels[i].first_row,
+                           rows);
     }
   });
+}
+
+void turn(float* x, int64_t stride, int64_t tokens, int64_t heads, int64_t size, const float* cosine, const float* sine) {
+  const int64_t half = size / 2;
+  for (int64_t t = 0; t < tokens; t++, cosine += size, sine += size) {
+    for (int64_t h = 0; h < heads; h++) {
+      float* first = x + t * stride + h * size;
+      float* second = first + half;
+      for (int64_t i = 0; i < half; i++) {
+        const float a = first[i], b = second[i];
+        first[i] = a * cosine[i] - b * sine[i];
+        second[i] = b * cosine[half + i] + a * sine[half + i];
+      }
+    }
+  }
 }
 
 void dense_vector(const float* weight, int64_t rows, int64_t columns, const float* x, float* y, int threads) {
@@ -91,28 +153,22 @@ namespace {
 
 void feed_forward_one(const FeedForward& layer, const float* x, float* y, int threads) {
   const int64_t hidden = layer.up.matrix.rows, out = layer.down.matrix.rows, features = layer.up.matrix.columns;
-  const Kernels& one = scalar_kernels;  // the only one whose tiles may be one token wide
-  const float* normed = x;
-  if (layer.before.weight) {
-    float* place = scratch(kNormed, features);
-    one.normalise(layer.before, x, place, features, 1);
-    normed = place;
-  }
-  float* h = scratch(kHidden, hidden);
-  multiply_one(layer.up, normed, h, threads);
+  const float* normed = normed_vector(layer.before, x, features);
+  float* h = scratch(kHidden, 2 * hidden);
   if (layer.gate.empty()) {
+    multiply_one({&layer.up}, normed, h, threads);
     kernels().activate(layer.activation, h, hidden);
   } else {
-    float* g = scratch(kGate, hidden);
-    multiply_one(layer.gate[0], normed, g, threads);
+    float* g = h + hidden;
+    multiply_one({&layer.up, &layer.gate[0]}, normed, h, threads);
     kernels().activate(layer.activation, g, hidden);
     kernels().times(g, h, hidden);
   }
   float* sums = scratch(kY, out);
-  multiply_one(layer.down, h, sums, threads);
+  multiply_one({&layer.down}, h, sums, threads);
   if (layer.residual) kernels().add(x, sums, out);
   if (layer.after.weight)
-    one.normalise(layer.after, sums, y, out, 1);
+    scalar_kernels.normalise(layer.after, sums, y, out, 1);
   else
     std::memcpy(y, sums, out * sizeof(float));
 }
@@ -123,13 +179,6 @@ void finish_tile(bool residual, const Norm& after, const float* tile, float* sum
   if (residual) kernels().add(tile, sums, features * width);
   if (after.weight) kernels().normalise(after, sums, sums, features, width);
   kernels().store_tile(sums, width, some, features, y, features);
-}
-
-const float* normed_tile(const Norm& before, const float* tile, int64_t features, int width) {
-  if (!before.weight) return tile;
-  float* normed = scratch(kNormed, features * width);
-  kernels().normalise(before, tile, normed, features, width);
-  return normed;
 }
 
 }  // namespace
@@ -172,12 +221,6 @@ void feed_forward(const FeedForward& layer, const float* x, int64_t tokens, floa
 }
 
 namespace {
-
-int64_t rows_of(const std::vector<Linear>& layers) {
-  int64_t rows = 0;
-  for (const Linear& layer : layers) rows += layer.matrix.rows;
-  return rows;
-}
 
 // Rotary angles of the tokens from `start`, each head alike.
 void rotate_heads(const Attention& layer, int64_t batch, int64_t start, int64_t some, float* x, int64_t heads, int width) {

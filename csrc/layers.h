@@ -13,7 +13,11 @@ struct Linear {
   const float* bias = nullptr;
 };
 
-void linear(const Linear& layer, const float* x, int64_t tokens, float* y, int threads);
+// y[tokens][rows of all layers] = each layer's W before(x) + bias.
+void project(const Norm& before, const std::vector<Linear>& layers, const float* x, int64_t tokens, float* y, int threads);
+
+// Turns each head of x[tokens][stride] by its rotary angles [tokens][size], in place.
+void turn(float* x, int64_t stride, int64_t tokens, int64_t heads, int64_t size, const float* cosine, const float* sine);
 
 // y = W x for one token and a dense W: memory decides, and all threads read.
 void dense_vector(const float* weight, int64_t rows, int64_t columns, const float* x, float* y, int threads);

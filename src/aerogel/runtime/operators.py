@@ -46,14 +46,18 @@ def _linear(weight: list[Tensor], columns: int, block: int) -> Any:
 
 def linear(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
     columns = x.shape[-1]
-    rows = _shape(weight, columns, block)[0]
     module = native()
     if module is None:
-        return _linear_with_torch(x, weight, (rows, columns), block)
+        return _linear_with_torch(x, weight, _shape(weight, columns, block), block)
+    return _project(x, [_linear(weight, columns, block)], module.Norm(0, 0, 0, True), _shape(weight, columns, block)[0])
+
+
+def _project(x: Tensor, layers: list[Any], before: Any, rows: int) -> Tensor:
+    module = native()
+    assert module is not None
     given = x.to(torch.float32).contiguous()
     result = torch.empty((*x.shape[:-1], rows), dtype=torch.float32)
-    tokens = given.numel() // columns
-    module.linear(_linear(weight, columns, block), given.data_ptr(), tokens, result.data_ptr(), threads())
+    module.project(before, layers, given.data_ptr(), given.numel() // x.shape[-1], result.data_ptr(), threads())
     return result.to(x.dtype)
 
 
@@ -70,11 +74,63 @@ def _linear_shape(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
 _define("linear(Tensor x, Tensor[] weight, int block) -> Tensor", linear, _linear_shape)
 
 
+def dense_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ for a dense float32 W. For one token reading W is all the time, and all threads read; torch's uses one."""
+    module = native()
+    if module is None or x.numel() != weight.shape[1]:
+        return functional.linear(x, weight)
+    given = x.contiguous()
+    result = torch.empty((*x.shape[:-1], weight.shape[0]))
+    module.dense_vector(weight.data_ptr(), *weight.shape, given.data_ptr(), result.data_ptr(), threads())
+    return result
+
+
+def _dense_shape(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+_define("dense_linear(Tensor x, Tensor weight) -> Tensor", dense_linear, _dense_shape)
+
+
 def _norm(norm: list[Tensor], epsilon: float, centred: bool) -> Any:
     module = native()
     assert module is not None
     addresses = [tensor.data_ptr() for tensor in norm] + [0, 0]
     return module.Norm(addresses[0], addresses[1], epsilon, centred)
+
+
+def heads(
+    x: Tensor,
+    query: list[Tensor],
+    key: list[Tensor],
+    value: list[Tensor],
+    blocks: list[int],
+    sizes: list[int],
+    cosine: Tensor | None,
+    sine: Tensor | None,
+    before: list[Tensor],
+    epsilon: float,
+    centred: bool,
+) -> Tensor:
+    """Queries, keys and values of before(x), side by side: what comes before a cache of keys. See `attention`."""
+    module = native()
+    assert module is not None
+    columns = x.shape[-1]
+    pairs = [(weight, block) for weight, block in zip((query, key, value), blocks, strict=True) if weight]
+    rows = sum(_shape(weight, columns, block)[0] for weight, block in pairs)
+    layers = [_linear(weight, columns, block) for weight, block in pairs]
+    result = _project(x.to(torch.float32), layers, _norm(before, epsilon, centred), rows)
+    if cosine is not None and sine is not None:
+        turned, size = sizes[0] + sizes[1], sizes[2]
+        angles = [angle.to(torch.float32).contiguous() for angle in (cosine, sine)]
+        for row in range(x.shape[0]):
+            given = [angle[row if len(angle) > 1 else 0].data_ptr() for angle in angles]
+            module.turn(result[row].data_ptr(), rows, x.shape[1], turned, size, *given)
+    return result.to(x.dtype)
+
+
+def _heads_shape(x: Tensor, query: Any, key: Any, value: Any, blocks: Any, sizes: list[int], *others: Any) -> Tensor:
+    return x.new_empty((*x.shape[:-1], (sizes[0] + 2 * sizes[1]) * sizes[2]))
 
 
 def feed_forward(
@@ -120,7 +176,7 @@ def attention(
     value: list[Tensor],
     out: list[Tensor],
     blocks: list[int],
-    heads: list[int],
+    sizes: list[int],
     scale: float,
     causal: bool,
     mask: Tensor | None,
@@ -134,7 +190,7 @@ def attention(
     """after(x + out(softmax(scale q kᵀ + mask) v)) over (batch, length, features), q, k, v of before(x).
 
     With `memory` (batch, keys, features), k and v are of it. An empty `key` and `value` means that `query` has the rows
-    of all three. `heads` is (heads, key heads, head size); `mask` (batch or 1, 1, length or 1, keys) is added, or where
+    of all three. `sizes` are (heads, key heads, head size); `mask` (batch or 1, 1, length or 1, keys) is added, or where
     it is boolean says what is seen; `cosine` and `sine` (batch or 1, length, head size) turn queries and keys.
     """
     module = native()
@@ -150,8 +206,8 @@ def attention(
         _norm(before, epsilon, centred),
         own + others if memory is None else own,
         [] if memory is None else others,
-        _linear(out, heads[0] * heads[2], blocks[3]),
-        *heads,
+        _linear(out, sizes[0] * sizes[2], blocks[3]),
+        *sizes,
         scale,
         causal,
         True,
@@ -183,6 +239,12 @@ def _same_shape(x: Tensor, *others: Any) -> Tensor:
 
 
 _define(
+    "heads(Tensor x, Tensor[] query, Tensor[] key, Tensor[] value, int[] blocks, int[] sizes, Tensor? cosine, "
+    "Tensor? sine, Tensor[] before, float epsilon, bool centred) -> Tensor",
+    heads,
+    _heads_shape,
+)
+_define(
     "feed_forward(Tensor x, Tensor[] gate, Tensor[] up, Tensor[] down, int[] blocks, str activation, Tensor[] before, "
     "Tensor[] after, float epsilon, bool centred) -> Tensor",
     feed_forward,
@@ -190,7 +252,7 @@ _define(
 )
 _define(
     "attention(Tensor x, Tensor? memory, Tensor[] query, Tensor[] key, Tensor[] value, Tensor[] out, int[] blocks, "
-    "int[] heads, float scale, bool causal, Tensor? mask, Tensor? cosine, Tensor? sine, Tensor[] before, "
+    "int[] sizes, float scale, bool causal, Tensor? mask, Tensor? cosine, Tensor? sine, Tensor[] before, "
     "Tensor[] after, float epsilon, bool centred) -> Tensor",
     attention,
     _same_shape,

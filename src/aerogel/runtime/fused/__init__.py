@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 
 from torch import nn
+from transformers import PreTrainedModel
 
+from aerogel.runtime.fused.head import FusedHead
 from aerogel.runtime.kernel import native
 
 # the class of transformers, and the module here that has its fused subclass; imported when a model has such a block
@@ -24,8 +26,8 @@ FAMILIES = {
 }
 
 
-def fuse(model: nn.Module) -> None:
-    """Turns the blocks of known families into fused ones, in place."""
+def fuse(model: PreTrainedModel) -> None:
+    """Turns the blocks of known families, and the language-model head, into fused ones, in place."""
     if native() is None:
         return
     for module in model.modules():
@@ -34,6 +36,9 @@ def fuse(model: nn.Module) -> None:
             fused = getattr(importlib.import_module(f"aerogel.runtime.fused.{family}"), f"Fused{type(module).__name__}")
             if issubclass(fused, type(module)):
                 module.__class__ = fused
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear:
+        head.__class__ = FusedHead
 
 
 def unfuse(model: nn.Module) -> None:

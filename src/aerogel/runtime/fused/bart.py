@@ -20,14 +20,18 @@ def _bart_attention(
     cache: Any,
     kwargs: Any,
 ) -> Tensor:
-    if is_sparse(block, core.q_proj, core.k_proj, core.v_proj, core.out_proj) and can_attend(core.config, mask, cache):
+    if (
+        cache is None
+        and is_sparse(block, core.q_proj, core.k_proj, core.v_proj, core.out_proj)
+        and can_attend(core.config, mask)
+    ):
         return attention(
             x,
             core.q_proj,
             core.k_proj,
             core.v_proj,
             core.out_proj,
-            heads=(core.num_heads, core.num_heads, core.head_dim),
+            sizes=(core.num_heads, core.num_heads, core.head_dim),
             scale=core.scaling,
             causal=core.is_causal and memory is None,
             mask=mask,

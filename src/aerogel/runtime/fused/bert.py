@@ -27,7 +27,8 @@ class _FusedBert:
         if (
             encoder_hidden_states is not None
             or not is_sparse(self, core.query, core.key, core.value, out.dense)
-            or not can_attend(core.config, attention_mask, past_key_values)
+            or past_key_values is not None
+            or not can_attend(core.config, attention_mask)
         ):
             return super().forward(  # type: ignore[misc]
                 hidden_states,
@@ -43,7 +44,7 @@ class _FusedBert:
             core.key,
             core.value,
             out.dense,
-            heads=(core.num_attention_heads, core.num_attention_heads, core.attention_head_size),
+            sizes=(core.num_attention_heads, core.num_attention_heads, core.attention_head_size),
             scale=core.scaling,
             causal=core.is_causal,
             mask=attention_mask,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from aerogel.runtime.layers import SparseLinear
 
@@ -24,10 +25,9 @@ def is_sparse(block: nn.Module, *layers: nn.Module | None) -> bool:
     return not block.training and all(isinstance(layer, SparseLinear | None) for layer in layers)
 
 
-def can_attend(config: Any, mask: Tensor | None, cache: Any) -> bool:
-    """Whether the fused attention computes the same as the family's: one mask for all heads, no cache."""
-    fits = mask is None or (mask.dim() == 4 and mask.shape[1] == 1)
-    return cache is None and fits and config._attn_implementation == "sdpa"
+def can_attend(config: Any, mask: Tensor | None) -> bool:
+    """Whether the fused attention computes the same as the family's, which returns no weights, with a mask for all heads."""
+    return config._attn_implementation == "sdpa" and (mask is None or (mask.dim() == 4 and mask.shape[1] == 1))
 
 
 def _arrays(layer: Any) -> list[Tensor]:
@@ -56,7 +56,7 @@ def attention(
     value: Any,
     out: Any,
     *,
-    heads: tuple[int, int, int],
+    sizes: tuple[int, int, int],
     scale: float,
     causal: bool = False,
     mask: Tensor | None = None,
@@ -75,7 +75,7 @@ def attention(
         _arrays(value),
         out.arrays,
         _blocks(query, key, value, out),
-        heads,
+        sizes,
         scale,
         causal and mask is None,  # where there is a mask it has the order of time in it
         mask,
@@ -100,3 +100,36 @@ def feed_forward(
         _norm(after),
         *_settings(before or after),
     )
+
+
+def cached_attention(
+    x: Tensor,
+    core: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    out: Any,
+    *,
+    sizes: tuple[int, int, int],
+    cache: Any,
+    mask: Tensor | None,
+    angles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+    before: Any,
+) -> Tensor:
+    """x + attention over the keys and values of a cache, to which those of x are added; `core` is the family's module."""
+    together = torch.ops.aerogel.heads(
+        x,
+        query.arrays,
+        _arrays(key),
+        _arrays(value),
+        _blocks(query, key, value),
+        sizes,
+        *angles,
+        _norm(before),
+        *_settings(before),
+    )
+    each = together.view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
+    queries, keys, values = each.split([sizes[0], sizes[1], sizes[1]], dim=1)
+    keys, values = cache.update(keys, values, core.layer_idx)
+    attended, _ = sdpa_attention_forward(core, queries, keys, values, mask, scaling=core.scaling)
+    return x + out(attended.reshape(*x.shape[:2], -1))

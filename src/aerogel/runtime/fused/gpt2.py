@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from aerogel.runtime.fused.calls import ACTIVATIONS, attention, can_attend, feed_forward, is_sparse
+from aerogel.runtime.fused.calls import ACTIVATIONS, attention, cached_attention, can_attend, feed_forward, is_sparse
 
 
 class FusedGPT2Block(GPT2Block):
@@ -34,20 +34,8 @@ class FusedGPT2Block(GPT2Block):
                 use_cache=use_cache,
                 **kwargs,
             )
-        if is_sparse(self, core.c_attn, core.c_proj) and can_attend(config, attention_mask, past_key_values):
-            hidden_states = attention(
-                hidden_states,
-                core.c_attn,
-                None,
-                None,
-                core.c_proj,
-                heads=(core.num_heads, core.num_heads, core.head_dim),
-                scale=core.scaling,
-                causal=True,
-                mask=attention_mask,
-                before=self.ln_1,
-            )
-        else:
+        sizes = (core.num_heads, core.num_heads, core.head_dim)
+        if not is_sparse(self, core.c_attn, core.c_proj) or not can_attend(config, attention_mask):
             attended, _ = core(
                 self.ln_1(hidden_states),
                 past_key_values=past_key_values,
@@ -56,4 +44,30 @@ class FusedGPT2Block(GPT2Block):
                 **kwargs,
             )
             hidden_states = attended + hidden_states
+        elif past_key_values is not None:
+            hidden_states = cached_attention(
+                hidden_states,
+                core,
+                core.c_attn,
+                None,
+                None,
+                core.c_proj,
+                sizes=sizes,
+                cache=past_key_values,
+                mask=attention_mask,
+                before=self.ln_1,
+            )
+        else:
+            hidden_states = attention(
+                hidden_states,
+                core.c_attn,
+                None,
+                None,
+                core.c_proj,
+                sizes=sizes,
+                scale=core.scaling,
+                causal=True,
+                mask=attention_mask,
+                before=self.ln_1,
+            )
         return feed_forward(hidden_states, up, down, activation, before=self.ln_2)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from aerogel.runtime.fused.calls import ACTIVATIONS, attention, can_attend, feed_forward, is_sparse
+from aerogel.runtime.fused.calls import ACTIVATIONS, attention, cached_attention, can_attend, feed_forward, is_sparse
 
 
 class FusedLlamaDecoderLayer(LlamaDecoderLayer):
@@ -22,23 +22,9 @@ class FusedLlamaDecoderLayer(LlamaDecoderLayer):
         **kwargs: Any,
     ) -> Tensor:
         core, mlp, config = self.self_attn, self.mlp, self.self_attn.config
-        if is_sparse(self, core.q_proj, core.k_proj, core.v_proj, core.o_proj) and can_attend(
-            config, attention_mask, past_key_values
-        ):
-            hidden_states = attention(
-                hidden_states,
-                core.q_proj,
-                core.k_proj,
-                core.v_proj,
-                core.o_proj,
-                heads=(config.num_attention_heads, config.num_key_value_heads, core.head_dim),
-                scale=core.scaling,
-                causal=True,
-                mask=attention_mask,
-                angles=position_embeddings,
-                before=self.input_layernorm,
-            )
-        else:
+        layers = core.q_proj, core.k_proj, core.v_proj, core.o_proj
+        sizes = (config.num_attention_heads, config.num_key_value_heads, core.head_dim)
+        if not is_sparse(self, *layers) or not can_attend(config, attention_mask):
             attended, _ = core(
                 hidden_states=self.input_layernorm(hidden_states),
                 attention_mask=attention_mask,
@@ -49,6 +35,28 @@ class FusedLlamaDecoderLayer(LlamaDecoderLayer):
                 **kwargs,
             )
             hidden_states = attended + hidden_states
+        elif past_key_values is not None:
+            hidden_states = cached_attention(
+                hidden_states,
+                core,
+                *layers,
+                sizes=sizes,
+                cache=past_key_values,
+                mask=attention_mask,
+                angles=position_embeddings,
+                before=self.input_layernorm,
+            )
+        else:
+            hidden_states = attention(
+                hidden_states,
+                *layers,
+                sizes=sizes,
+                scale=core.scaling,
+                causal=True,
+                mask=attention_mask,
+                angles=position_embeddings,
+                before=self.input_layernorm,
+            )
         norm, activation = self.post_attention_layernorm, config.hidden_act
         if not is_sparse(self, mlp.gate_proj, mlp.up_proj, mlp.down_proj) or activation not in ACTIVATIONS:
             return hidden_states + mlp(norm(hidden_states))
