@@ -85,6 +85,18 @@ void activate(Activation activation, float* y, int64_t count) {
   }
 }
 
+bool finite(const float* x, int64_t count) {
+  // 0 x is 0 for a number, and not a number for all else
+  Reg sum = Vector::set(0.0f);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) sum = Vector::fma(Vector::load(x + i), Vector::set(0.0f), sum);
+  float lanes[kLanes], total = 0;
+  Vector::store(lanes, sum);
+  for (const float lane : lanes) total += lane;
+  for (; i < count; i++) total += x[i] * 0.0f;
+  return total == 0.0f;
+}
+
 inline Reg load_some(const float* x, int64_t count) {
   if (count >= kLanes) return Vector::load(x);
   float padded[kLanes] = {};
@@ -372,6 +384,6 @@ void scale_columns(float* x, int64_t features, const float* by, int width, bool 
 }
 
 constexpr Kernels table(const char* name) {
-  return {name,      load_tile, store_tile, multiply, multiply_vector, dense_vector,  activate, add,
-          times,     normalise, rotate,     product,  softmax_step,    scale_columns};
+  return {name,     load_tile, store_tile, multiply, multiply_vector, dense_vector, finite,
+          activate, add,       times,      normalise, rotate,         product,      softmax_step, scale_columns};
 }

@@ -67,6 +67,7 @@ struct Kernels {
   // y[rows] = W[rows][columns] x, dense.
   void (*dense_vector)(const float* weight, int64_t rows, int64_t columns, const float* x, float* y);
 
+  bool (*finite)(const float* x, int64_t count);  // no infinity, nothing that is not a number
   void (*activate)(Activation activation, float* y, int64_t count);
   void (*add)(const float* x, float* y, int64_t count);       // y += x
   void (*times)(const float* x, float* y, int64_t count);     // y *= x

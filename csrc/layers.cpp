@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "threads.h"
 
@@ -33,6 +34,24 @@ void multiply_tile(const Linear& layer, const float* x, float* y, int width) {
     kernels().multiply(layer.matrix, p, 0, layer.matrix.blocks(), x, y + p * kPanel * width, width, layer.bias, true);
 }
 
+// A dense product has 0 x inf and 0 x NaN in every row whose weight is 0 there, and is not a number then; the sparse one
+// passed those over. Puts it right for one token and one panel: x[column * step], y[row of the panel * y_step].
+void carry_non_finite(const Matrix& matrix, int64_t panel, const float* x, int64_t step, float* y, int64_t y_step) {
+  std::vector<bool> bad(matrix.columns);
+  int64_t bad_columns = 0;
+  for (int64_t c = 0; c < matrix.columns; c++) bad_columns += bad[c] = !std::isfinite(x[c * step]);
+  if (bad_columns == 0) return;
+  std::vector<int64_t> met(matrix.panel_rows(panel), 0);
+  for (int64_t b = 0; b < matrix.blocks(); b++) {
+    const uint16_t* order = matrix.cell_order(panel, b);
+    const uint8_t* index = matrix.index + matrix.offsets[panel * matrix.blocks() + b];
+    for (size_t i = 0; i < met.size(); i++)
+      for (int64_t j = 0; j < order[2 * i + 1]; j++) met[order[2 * i]] += bad[b * matrix.block + *index++];
+  }
+  for (size_t row = 0; row < met.size(); row++)
+    if (met[row] < bad_columns) y[row * y_step] = std::numeric_limits<float>::quiet_NaN();
+}
+
 // One token through layers that share it, y their rows one after another. The non-zeros are shared out evenly, cut inside
 // cells where need be; each thread sums into an array of its own, since a row's cells may fall to several.
 void multiply_one(const std::vector<const Linear*>& layers, const float* x, float* y, int threads) {
@@ -58,8 +77,12 @@ void multiply_one(const std::vector<const Linear*>& layers, const float* x, floa
   });
   for (int part = 1; part < parts; part++) kernels().add(partial + part * rows, partial, rows);
   std::memcpy(y, partial, rows * sizeof(float));
+  const bool is_finite = kernels().finite(x, layers[0]->matrix.columns);
   for (const Linear* layer : layers) {
     if (layer->bias) kernels().add(layer->bias, y, layer->matrix.rows);
+    if (!is_finite)
+      for (int64_t p = 0; p < layer->matrix.panels(); p++)
+        carry_non_finite(layer->matrix, p, x, 1, y + p * kPanel, 1);
     y += layer->matrix.rows;
   }
 }
@@ -116,10 +139,13 @@ void project(const Norm& before, const std::vector<Linear>& layers, const float*
     float* sums = scratch(kY, kPanel * width);
     kernels().load_tile(x + start * features, features, some, features, width, tile);
     const float* normed = normed_tile(before, tile, features, width);
+    const bool is_finite = kernels().finite(normed, features * width);
     const int64_t first = split > 1 ? task % split : 0, last = split > 1 ? first + 1 : count;
     for (int64_t i = first; i < last; i++) {
       const Matrix& matrix = panels[i].layer->matrix;
       kernels().multiply(matrix, panels[i].number, 0, matrix.blocks(), normed, sums, width, panels[i].layer->bias, true);
+      if (!is_finite)
+        for (int64_t t = 0; t < some; t++) carry_non_finite(matrix, panels[i].number, normed + t, width, sums + t, width);
       kernels().store_tile(sums, width, some, matrix.panel_rows(panels[i].number), y + start * rows + panels[i].first_row,
                            rows);
     }

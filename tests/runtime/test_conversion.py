@@ -1,0 +1,243 @@
+"""Compressing real models: the same answers, and the same weights back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BartConfig,
+    BartModel,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaModel,
+)
+
+import aerogel as ag
+from aerogel.errors import AerogelError
+from aerogel.runtime import operators
+from aerogel.runtime.conversion import sparse_layers
+from aerogel.runtime.kernel import native
+from aerogel.runtime.layers import SparseLinear
+
+SMALL = dict(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=200, vocab_size=100)
+WIDE = dict(initializer_range=0.3)  # so that nothing is lost among rounding errors
+TOKENS = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+FAMILIES: dict[str, Any] = {
+    "bert": lambda: BertModel(BertConfig(**SMALL, **WIDE)),
+    "roberta": lambda: RobertaModel(RobertaConfig(**SMALL, **WIDE)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            n_embd=96, n_layer=2, n_head=4, vocab_size=100, initializer_range=0.2, bos_token_id=1, eos_token_id=2
+        )
+    ),
+    # more rows than a panel holds
+    "bart": lambda: BartModel(
+        BartConfig(
+            d_model=96,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=200,
+            decoder_ffn_dim=1700,
+            vocab_size=100,
+            init_std=0.3,
+        )
+    ),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **SMALL, **WIDE, **TOKENS)),
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(
+            hidden_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            ffn_dim=200,
+            vocab_size=100,
+            word_embed_proj_dim=96,
+        )
+    ),
+}
+DECODERS = ("gpt2", "llama", "opt")
+
+
+def pruned(family: str, sparsity: float = 0.7) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model: PreTrainedModel = FAMILIES[family]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # biases and norms that are not all alike
+                parameter += 0.1 * torch.randn_like(parameter)
+    ag.prune(model, method="magnitude", sparsity=sparsity, scope="layer")
+    return model
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 7), (3, 20), (2, 64), (1, 130)], ids=str)
+def test_answers_are_the_dense_models(family: str, shape: tuple[int, int]) -> None:
+    dense = pruned(family)
+    sparse = ag.compress(copy.deepcopy(dense))
+    tokens, mask = torch.randint(3, 100, shape), torch.ones(shape, dtype=torch.long)
+    if shape[1] > 4:
+        mask[0, -3:] = 0
+    calls: list[dict[str, Any]] = (
+        [{"use_cache": True}, {"use_cache": False}] if family not in ("bert", "roberta") else [{}]
+    )
+    for call in calls:
+        with torch.inference_mode():
+            expected = dense(tokens, attention_mask=mask, **call)[0][mask.bool()]
+            found = sparse(tokens, attention_mask=mask, **call)[0][mask.bool()]
+        assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_generated_tokens_are_the_dense_models(family: str) -> None:
+    dense = pruned(family)
+    sparse = ag.compress(copy.deepcopy(dense))
+    tokens = torch.randint(3, 100, (1, 8))
+    call = dict(max_new_tokens=20, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(tokens))
+    assert torch.equal(dense.generate(tokens, **call), sparse.generate(tokens, **call))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decompressing_gives_every_bit_back(family: str) -> None:
+    model = pruned(family)
+    before, classes = state(model), [type(module) for module in model.modules()]
+    assert ag.compress(model) is model
+    assert sparse_layers(model)
+    assert ag.decompress(model) is model
+    assert [type(module) for module in model.modules()] == classes
+    after = state(model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_without_kernels_the_answers_are_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = pruned(family)
+    tokens = torch.randint(3, 100, (2, 9))
+    for module in ("fused", "operators", "packed"):
+        monkeypatch.setattr(f"aerogel.runtime.{module}.native", lambda: None)
+    sparse = ag.compress(copy.deepcopy(dense))
+    with torch.inference_mode():
+        torch.testing.assert_close(sparse(tokens)[0], dense(tokens)[0])
+
+
+def test_dense_layers_stay_dense() -> None:
+    model = pruned("bert", sparsity=0.1)
+    ag.compress(model)
+    assert not sparse_layers(model)
+
+
+def test_blocks_with_one_dense_layer_still_agree() -> None:
+    for name in ("attention.self.key", "attention.output.dense", "intermediate.dense", "output.dense"):
+        dense = pruned("bert")
+        layer = dense.encoder.layer[0].get_submodule(name)
+        nn.init.normal_(layer.weight, std=0.1)
+        sparse = ag.compress(copy.deepcopy(dense))
+        assert isinstance(sparse.encoder.layer[0].get_submodule(name), nn.Linear)
+        tokens = torch.randint(3, 100, (2, 30))
+        with torch.inference_mode():
+            expected, found = dense(tokens)[0], sparse(tokens)[0]
+        assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_attention_weights_can_be_looked_at() -> None:
+    model = pruned("bert")
+    model.set_attn_implementation("eager")
+    ag.compress(model)
+    with torch.inference_mode():
+        looked = model(torch.randint(3, 100, (2, 9)), output_attentions=True, output_hidden_states=True)
+    assert len(looked.attentions) == 2
+    assert looked.attentions[0].shape == (2, 4, 9, 9)
+    assert len(looked.hidden_states) == 3
+
+
+def test_hidden_states_are_the_dense_models() -> None:
+    dense = pruned("bert")
+    sparse = ag.compress(copy.deepcopy(dense))
+    tokens = torch.randint(3, 100, (2, 9))
+    with torch.inference_mode():
+        expected = dense(tokens, output_hidden_states=True).hidden_states
+        found = sparse(tokens, output_hidden_states=True).hidden_states
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_training_says_to_decompress() -> None:
+    model = ag.compress(pruned("bert"))
+    with pytest.raises(AerogelError, match="decompress"):
+        model(torch.randint(3, 100, (2, 9)))[0].sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_other_types(dtype: torch.dtype) -> None:
+    dense = pruned("bert").to(dtype)
+    sparse = ag.compress(copy.deepcopy(dense))
+    tokens = torch.randint(3, 100, (2, 9))
+    with torch.inference_mode():
+        expected, found = dense(tokens)[0], sparse(tokens)[0]
+    assert found.dtype == dtype
+    assert (found.float() - expected.float()).norm() <= 0.05 * expected.float().norm()
+    restored = ag.decompress(sparse).state_dict()
+    assert all(torch.equal(tensor, restored[name]) for name, tensor in dense.state_dict().items())
+
+
+def test_compiles_and_exports_whole_with_any_batch_and_length() -> None:
+    model = ag.compress(pruned("bert"))
+    batch, length = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("length", min=2, max=128)
+    tokens, others = torch.randint(3, 100, (2, 20)), torch.randint(3, 100, (3, 33))
+    with torch.inference_mode():
+        expected = model(others)[0]
+    with torch.no_grad():
+        exported = torch.export.export(
+            model, (tokens,), dynamic_shapes={"input_ids": {0: batch, 1: length}}, strict=False
+        )
+        torch.testing.assert_close(exported.module()(others)[0], expected)
+        compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(tokens)[0], model(tokens)[0])
+        torch.testing.assert_close(compiled(others)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_operators_are_sound() -> None:
+    if native() is None:
+        pytest.skip("the native kernels were not built")
+    assert operators.LIBRARY.ns == "aerogel"
+    norm, angles = [torch.rand(96), torch.rand(96)], torch.rand(1, 9, 24)
+
+    def layer(rows: int, columns: int) -> list[Tensor]:
+        made = SparseLinear.of(nn.Linear(columns, rows))
+        return [tensor.detach() for tensor in made.arrays]
+
+    x, block = torch.randn(2, 9, 96), SparseLinear.of(nn.Linear(96, 96)).block
+    ops = torch.ops.aerogel
+    check = torch.library.opcheck
+    check(ops.linear.default, (x, layer(50, 96), block))
+    check(ops.dense_linear.default, (x[:1, :1], torch.randn(70, 96)))
+    check(ops.dense_linear.default, (x, torch.randn(70, 96)))
+    hidden = layer(200, 96), layer(96, 200)
+    check(ops.feed_forward.default, (x, [], *hidden, [0, block, block], "gelu", [], norm, 1e-5, True))
+    four = [layer(96, 96) for _ in range(4)]
+    sizes, blocks = [4, 4, 24], [block] * 4
+    mask = torch.rand(2, 1, 9, 9) > 0.3
+    check(
+        ops.attention.default,
+        (x, None, *four, blocks, sizes, 0.2, False, mask, angles, angles, norm, [], 1e-5, True),
+    )
+    check(ops.heads.default, (x, *four[:3], blocks[:3], sizes, angles, angles, norm, 1e-5, False))

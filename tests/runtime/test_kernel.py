@@ -1,0 +1,172 @@
+"""The sparse product against the dense one: every instruction set of this machine, every width and every tail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aerogel.runtime.kernel import native
+from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.packed import pack
+
+MODULE = native()
+INSTRUCTION_SETS = MODULE.instruction_sets() if MODULE else []
+pytestmark = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the native kernels were not built")
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    assert MODULE is not None
+    before = MODULE.instruction_set()
+    assert MODULE.use_instruction_set(request.param)
+    yield request.param
+    MODULE.use_instruction_set(before)
+
+
+def matrix(rows: int, columns: int, sparsity: float, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=generator)
+    return weight * (torch.rand(rows, columns, generator=generator) >= sparsity)
+
+
+def sparse(weight: Tensor, bias: Tensor | None = None) -> SparseLinear:
+    return SparseLinear(pack(weight), None if bias is None else nn.Parameter(bias))
+
+
+def product(weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    with torch.inference_mode():
+        return sparse(weight, bias)(x)
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert (found - expected).double().norm() <= 1e-4 * expected.double().norm()
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 129])
+def test_every_tail_of_tokens(instruction_set: str, tokens: int) -> None:
+    weight, bias = matrix(130, 301, 0.8), torch.randn(130)
+    x = torch.randn(tokens, 301)
+    assert_close(product(weight, x, bias), functional.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 4099), (4099, 1), (767, 17), (768, 128), (769, 129), (1537, 193), (5, 257)]
+)
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 0.99, 1.0])
+def test_every_tail_of_rows_and_columns(instruction_set: str, shape: tuple[int, int], sparsity: float) -> None:
+    weight = matrix(*shape, sparsity)
+    for tokens in (1, 40):
+        x = torch.randn(tokens, shape[1])
+        assert_close(product(weight, x), functional.linear(x, weight))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 4099),
+    columns=st.integers(1, 4099),
+    tokens=st.integers(1, 200),
+    sparsity=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_any_shape(rows: int, columns: int, tokens: int, sparsity: float, seed: int) -> None:
+    # flat, tall or small: a matrix of 4,099 x 4,099 would only take long
+    columns = max(1, min(columns, 300_000 // rows))
+    weight = matrix(rows, columns, sparsity, seed)
+    x = torch.randn(tokens, columns)
+    assert_close(product(weight, x), functional.linear(x, weight))
+
+
+def test_empty_rows_give_the_bias(instruction_set: str) -> None:
+    weight, bias = matrix(100, 200, 0.9), torch.randn(100)
+    weight[[0, 3, 50, 99]] = 0
+    for tokens in (1, 20):
+        assert torch.equal(product(weight, torch.randn(tokens, 200), bias)[:, 50], bias[50].expand(tokens))
+
+
+def test_bfloat16_values(instruction_set: str) -> None:
+    weight = matrix(300, 500, 0.7).bfloat16()
+    for tokens in (1, 50):
+        x = torch.randn(tokens, 500)
+        assert_close(product(weight, x), functional.linear(x, weight.float()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_activations_keep_their_type(dtype: torch.dtype) -> None:
+    weight, x = matrix(64, 64, 0.5), torch.randn(3, 5, 64).to(dtype)
+    assert (
+        torch.equal(product(weight, x), functional.linear(x.float(), weight).to(dtype))
+        or (product(weight, x).float() - functional.linear(x.float(), weight)).abs().max() < 0.1
+    )
+
+
+def test_any_strides() -> None:
+    weight = matrix(120, 90, 0.6)
+    assert torch.equal(pack(weight.T.contiguous().T).to_dense(), weight)
+    x = torch.randn(7, 3, 90).transpose(0, 1)
+    assert_close(product(weight, x), functional.linear(x, weight))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_a_number_is_carried_as_the_dense_product_does(instruction_set: str, bad: float) -> None:
+    weight = matrix(800, 300, 0.9)
+    weight[5] = 0
+    for tokens in (1, 2, 30):
+        x = torch.randn(tokens, 300)
+        x[tokens // 2, 7] = bad
+        dense, found = functional.linear(x, weight), product(weight, x)
+        assert torch.equal(dense.isnan(), found.isnan())
+        assert torch.equal(dense.isinf(), found.isinf())
+        assert_close(found[dense.isfinite()], dense[dense.isfinite()])
+    weight[0, 0], x = bad, torch.randn(30, 300)
+    dense, found = functional.linear(x, weight), product(weight, x)
+    assert torch.equal(dense[:, 0].nan_to_num(nan=1.5), found[:, 0].nan_to_num(nan=1.5))
+    assert_close(found[:, 1:], dense[:, 1:])
+
+
+def test_denormals(instruction_set: str) -> None:
+    weight = matrix(50, 60, 0.5) * 1e-39
+    x = torch.randn(9, 60)
+    assert_close(product(weight, x).double() * 1e30, functional.linear(x, weight).double() * 1e30)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_same_threads_same_bits(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layer, one, many = sparse(matrix(900, 700, 0.8)), torch.randn(1, 700), torch.randn(200, 700)
+        with torch.inference_mode():
+            first = layer(one), layer(many)
+            for _ in range(5):
+                assert torch.equal(layer(one), first[0])
+                assert torch.equal(layer(many), first[1])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_two_threads_pack_and_run_at_once() -> None:
+    wrong: list[str] = []
+
+    def work(seed: int) -> None:
+        for i in range(15):
+            weight = matrix(400 + seed, 300, 0.7, seed * 100 + i)
+            x = torch.randn(1 if i % 2 else 70, 300)
+            dense, found = functional.linear(x, weight), product(weight, x)
+            if (dense - found).norm() > 1e-4 * dense.norm():
+                wrong.append(f"thread {seed}, round {i}")
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
