@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "codec.h"
 #include "kernel.h"
 #include "layers.h"
 #include "pack.h"
@@ -100,6 +101,23 @@ NB_MODULE(native, m) {
   m.def("check", [](const Matrix& matrix, int64_t non_zeros) {
     const nb::gil_scoped_release release;
     return aerogel::check(matrix, non_zeros);
+  });
+
+  m.def("most_bytes", &aerogel::most_bytes);
+  m.def("encode", [](const Matrix& matrix, Address stream, Address values) {
+    const nb::gil_scoped_release release;
+    return aerogel::encode(matrix, at<uint8_t>(stream), at<void>(values));
+  });
+  m.def("plan_decoded", [](Address stream, int64_t size, int64_t non_zeros, int64_t rows, int64_t columns, int64_t block,
+                           Address order, Address offsets) {
+    const nb::gil_scoped_release release;
+    return aerogel::plan_decoded({at<const uint8_t>(stream), size, non_zeros}, rows, columns, block, at<uint16_t>(order),
+                                 at<int64_t>(offsets));
+  });
+  m.def("fill_decoded", [](Address stream, int64_t size, int64_t non_zeros, Address values, const Matrix& matrix) {
+    const nb::gil_scoped_release release;
+    aerogel::fill_decoded({at<const uint8_t>(stream), size, non_zeros}, at<const void>(values), matrix,
+                          const_cast<void*>(matrix.values), const_cast<uint8_t*>(matrix.index));
   });
 
   m.def("linear", [](const Linear& layer, Address x, int64_t tokens, Address y, int threads) {

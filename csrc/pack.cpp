@@ -34,6 +34,18 @@ float from_upper_half(uint16_t half) {
 
 }  // namespace
 
+void order_rows(const uint16_t* counts, int64_t stride, int64_t rows, int64_t most, uint16_t* order) {
+  std::vector<int64_t> place(most + 2, 0);
+  for (int64_t r = 0; r < rows; r++) place[most - counts[r * stride] + 1]++;
+  for (size_t i = 1; i < place.size(); i++) place[i] += place[i - 1];
+  for (int64_t r = 0; r < rows; r++) {
+    const uint16_t count = counts[r * stride];
+    const int64_t i = place[most - count]++;
+    order[2 * i] = static_cast<uint16_t>(r);
+    order[2 * i + 1] = count;
+  }
+}
+
 int64_t plan_cells(const Dense& dense, int64_t block, uint16_t* order, int64_t* offsets, int threads) {
   const Matrix shape{dense.rows, dense.columns, block, ValueType::float32, nullptr, nullptr, order, offsets};
   parallel(shape.cells(), threads, [&](int64_t c) {
@@ -48,16 +60,7 @@ int64_t plan_cells(const Dense& dense, int64_t block, uint16_t* order, int64_t* 
       total += count;
     }
     offsets[c + 1] = total;
-    // counting sort, largest first; rows of equal count stay in their order
-    std::vector<int64_t> place(cell.columns + 2, 0);
-    for (const uint16_t count : counts) place[cell.columns - count + 1]++;
-    for (size_t i = 1; i < place.size(); i++) place[i] += place[i - 1];
-    uint16_t* out = order + (shape.cell_order(cell.panel, cell.block) - order);
-    for (int64_t r = 0; r < cell.rows; r++) {
-      const int64_t i = place[cell.columns - counts[r]]++;
-      out[2 * i] = static_cast<uint16_t>(r);
-      out[2 * i + 1] = counts[r];
-    }
+    order_rows(counts.data(), 1, cell.rows, cell.columns, order + (shape.cell_order(cell.panel, cell.block) - order));
   });
   offsets[0] = 0;
   for (int64_t c = 0; c < shape.cells(); c++) offsets[c + 1] += offsets[c];

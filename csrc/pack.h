@@ -13,6 +13,10 @@ struct Dense {
   int64_t rows, columns, row_stride, column_stride;
 };
 
+// Fills the order of one cell from its rows' numbers of non-zeros, each up to `most`: a counting sort, the largest first;
+// rows of equal count stay in their order.
+void order_rows(const uint16_t* counts, int64_t stride, int64_t rows, int64_t most, uint16_t* order);
+
 // Fills order and offsets; a zero of either sign is left out. Returns the number of non-zeros.
 int64_t plan_cells(const Dense& dense, int64_t block, uint16_t* order, int64_t* offsets, int threads);
 

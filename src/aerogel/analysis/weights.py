@@ -12,7 +12,7 @@ from torch import nn
 
 from aerogel import progress
 from aerogel.errors import ModelError
-from aerogel.models import PrunableWeight, prunable_weights
+from aerogel.models import PrunableWeight, parameter_count, prunable_weights
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 101  # odd, so that zero lies in the middle of a bin
@@ -75,7 +75,7 @@ def inspect(model: nn.Module, name: str = "", targets: Iterable[str] = ("blocks"
 
     Raises `ModelError` where it has none, or one holds values that are not finite.
     """
-    weights = prunable_weights(model, tuple(targets))
+    weights = prunable_weights(model, tuple(targets), to_read=True)
     whole = _Summary()
     groups: dict[str, dict[str, _Summary]] = {"layer": {}, "kind": {}, "name": {}}
     for weight in progress.track(weights, "describing weights"):
@@ -88,7 +88,7 @@ def inspect(model: nn.Module, name: str = "", targets: Iterable[str] = ("blocks"
     layers, kinds, matrices = (
         tuple(summary.statistics(group, span) for group, summary in members.items()) for members in groups.values()
     )
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = parameter_count(model)
     return WeightReport(
         model=name or type(model).__name__,
         parameters=parameters,

@@ -12,13 +12,14 @@ from aerogel.models.loading import (
     prepare,
     save,
 )
-from aerogel.models.prunable import PrunableWeight, prunable_weights
+from aerogel.models.prunable import PackedLayer, PrunableWeight, parameter_count, prunable_weights
 from aerogel.models.zoo import ZOO, ZooEntry, offline_names
 
 __all__ = [
     "ZOO",
     "Architecture",
     "Head",
+    "PackedLayer",
     "PrunableWeight",
     "ZooEntry",
     "architecture",
@@ -28,6 +29,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "offline_names",
+    "parameter_count",
     "prepare",
     "prunable_weights",
     "save",

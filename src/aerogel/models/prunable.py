@@ -15,9 +15,24 @@ from aerogel.errors import ModelError, unknown_name
 TARGETS = ("blocks", "embeddings", "heads")
 
 
+class PackedLayer(nn.Module):
+    """A linear layer whose weight is packed, so that it can be read but not changed: `aerogel.runtime` has it."""
+
+    out_features: int
+    in_features: int
+
+    @property
+    def matrix(self) -> Tensor:
+        """The (d_out, d_in) weight, unpacked anew."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class PrunableWeight:
-    """A weight matrix seen by output rows: `matrix` is a (d_out, d_in) view that shares the model's memory."""
+    """A weight matrix seen by output rows: `matrix` is a (d_out, d_in) view that shares the model's memory.
+
+    Of a packed layer it is a copy.
+    """
 
     name: str
     module: nn.Module
@@ -30,6 +45,8 @@ class PrunableWeight:
 
     @property
     def matrix(self) -> Tensor:
+        if isinstance(self.module, PackedLayer):
+            return self.module.matrix
         weight = self.parameter.detach()
         return weight.T if isinstance(self.module, Conv1D) else weight
 
@@ -46,7 +63,7 @@ class PrunableWeight:
 
 
 def prunable_weights(
-    model: nn.Module, targets: Collection[str] = ("blocks",), exclude: Collection[str] = ()
+    model: nn.Module, targets: Collection[str] = ("blocks",), exclude: Collection[str] = (), to_read: bool = False
 ) -> list[PrunableWeight]:
     """The weights to prune, in the model's order, each once even when it is tied.
 
@@ -54,7 +71,8 @@ def prunable_weights(
     "heads" (linear weights outside the blocks: poolers, classifiers, language-model heads); `exclude`
     are shell patterns on names. A tied embedding and head is an embedding. Raises `ModelError` for
     an unknown target, an exclusion that excludes nothing, or a model in which nothing is left, or
-    whose blocks hold weights in other forms (the fused experts of Mixtral), which would be passed over.
+    whose blocks hold weights in other forms (the fused experts of Mixtral), which would be passed over. Packed
+    weights are refused as well, unless they are only `to_read`.
     """
     for target in targets:
         if target not in TARGETS:
@@ -64,11 +82,17 @@ def prunable_weights(
     unused = set(exclude)
     found, seen = [], set()
     for name, kind, module in _weights(model):
-        if id(module.weight) in seen:
+        held = module if isinstance(module, PackedLayer) else module.weight
+        if id(held) in seen:
             continue
-        seen.add(id(module.weight))
+        seen.add(id(held))
         if kind not in targets:
             continue
+        if held is module and not to_read:
+            raise ModelError(
+                f"{name} is packed and can't be changed: unpack the model first (aerogel unpack DIR --output DIR, "
+                "or aerogel.decompress)"
+            )
         matching = [pattern for pattern in exclude if fnmatchcase(name, pattern)]
         unused.difference_update(matching)
         if not matching:
@@ -84,6 +108,14 @@ def prunable_weights(
     return found
 
 
+def parameter_count(model: nn.Module) -> int:
+    """All weights of a model, those of packed layers with their zeros, as the dense model has them."""
+    packed = [module for module in model.modules() if isinstance(module, PackedLayer)]
+    return sum(parameter.numel() for parameter in model.parameters()) + sum(
+        layer.out_features * layer.in_features for layer in packed
+    )
+
+
 def _weights(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
     """Embeddings first, so that a tied head counts as the embedding that it is."""
     modules = list(model.named_modules())
@@ -92,7 +124,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
         if isinstance(module, nn.Embedding):
             yield name, "embeddings", module
     for name, module in modules:
-        if isinstance(module, nn.Linear | Conv1D):
+        if isinstance(module, nn.Linear | Conv1D | PackedLayer):
             yield name, "blocks" if name.startswith(blocks) else "heads", module
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from aerogel.errors import ModelError
+from aerogel.models import PackedLayer
 from aerogel.runtime import operators as _operators  # noqa: F401  registers torch.ops.aerogel
+from aerogel.runtime.codec import STORED_TYPES, decode, encode
 from aerogel.runtime.packed import Format, PackedWeight, pack
 
 ARRAYS = ("values", "index", "order", "offsets")
+POSITIONS, VALUES = "weight.positions", "weight.values"
 
 
-class SparseLinear(nn.Module):
-    """y = x Wᵀ + b with a packed W: `nn.Linear`, or GPT-2's `Conv1D`, of which it keeps the name in `was`."""
+class SparseLinear(PackedLayer):
+    """y = x Wᵀ + b with a packed W: `nn.Linear`, or GPT-2's `Conv1D`, of which it keeps the name in `was`.
+
+    Its state is the weight as a checkpoint keeps it, positions and values, so that it is as small, and loads into a
+    layer with other zeros. Loading raises `ModelError` where the two are damaged or don't fit the layer.
+    """
 
     values: Tensor
     index: Tensor
@@ -25,10 +34,16 @@ class SparseLinear(nn.Module):
     def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, was: type[nn.Module] = nn.Linear) -> None:
         super().__init__()
         self.out_features, self.in_features = packed.shape
-        self.block, self.dtype, self.was = packed.block, packed.dtype, was
+        self.was = was
         for name in ARRAYS:
-            self.register_buffer(name, getattr(packed, name))
+            self.register_buffer(name, None, persistent=False)
+        self._hold(packed)
         self.bias = bias
+
+    def _hold(self, packed: PackedWeight) -> None:
+        self.block, self.dtype = packed.block, packed.dtype
+        for name in ARRAYS:
+            setattr(self, name, getattr(packed, name))
 
     @classmethod
     def of(cls, module: nn.Module) -> SparseLinear:
@@ -43,6 +58,16 @@ class SparseLinear(nn.Module):
         return PackedWeight(
             Format.CELLS, shape, self.dtype, self.block, self.values, self.index, self.order, self.offsets
         )
+
+    @property
+    def weight(self) -> Tensor:
+        """Its shape and dtype alone, for the code of models that asks for them: the values are packed."""
+        shape = (self.out_features, self.in_features)
+        return torch.empty(shape[::-1] if self.was is Conv1D else shape, dtype=self.dtype, device="meta")
+
+    @property
+    def matrix(self) -> Tensor:
+        return self.packed.to_dense()
 
     @property
     def arrays(self) -> list[Tensor]:
@@ -72,8 +97,45 @@ class SparseLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, sparsity={1 - density:.3f}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
-        # `model.half()` would ask for values in float16, which no kernel has: they stay as they are, exact
         super()._apply(fn, recurse)
+        # what the dense weight would become; no kernel has values in float16, which float32 holds exactly
+        dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        self.dtype = dtype if dtype in STORED_TYPES else torch.float32
         if self.values.dtype not in (torch.float32, torch.bfloat16):
             self.values = self.values.float()
         return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + POSITIONS], destination[prefix + VALUES] = encode(self.packed)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        *rest: Any,
+    ) -> None:
+        keys = [prefix + POSITIONS, prefix + VALUES]
+        others = {key: value for key, value in state_dict.items() if key not in keys}
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, *rest)
+        absent = [key for key in keys if key not in state_dict]
+        if not absent:
+            positions, values = (state_dict[key] for key in keys)
+            rounded = self.dtype != torch.bfloat16 and self.values.dtype == torch.bfloat16
+            self._hold(unpacked(prefix[:-1], positions, values, self.packed.shape, self.dtype, rounded))
+        elif strict:
+            missing_keys += absent
+
+
+def unpacked(
+    name: str, positions: Tensor, values: Tensor, shape: tuple[int, int], dtype: torch.dtype, rounded: bool
+) -> PackedWeight:
+    """The weight of layer `name` from its two tensors, as one of `dtype`, its values in bfloat16 where `rounded`."""
+    try:
+        packed = decode(positions, values.to(torch.bfloat16 if rounded else dtype), shape)
+    except ModelError as error:
+        raise ModelError(f"layer {name}: {error}") from error
+    return replace(packed, dtype=dtype)

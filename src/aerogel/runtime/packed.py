@@ -71,7 +71,7 @@ class PackedWeight:
         rows, columns = self.shape
         if self.format not in Format or self.block not in BLOCKS or min(rows, columns) < 1:
             raise ModelError(f"no packed weight is {self.format!r} of {rows} x {columns} in blocks of {self.block}")
-        blocks, cells = _grid(self.shape, self.block)
+        blocks, cells = grid(self.shape, self.block)
         expected = {
             "values": (VALUE_TYPES, (self.values.numel(),)),
             "index": ((torch.uint8,), (self.values.numel(),)),
@@ -91,8 +91,8 @@ class PackedWeight:
                 raise ModelError(f"a packed weight of {rows} x {columns} is damaged: {wrong}")
 
     def with_values(self, dtype: torch.dtype) -> PackedWeight:
-        """The same weight with its values in another type, float32 or bfloat16; rounding is asked for by the caller."""
-        return replace(self, dtype=dtype, values=self.values.to(dtype))
+        """The same weight with its values kept in float32 or bfloat16; rounding is asked for by the caller."""
+        return replace(self, values=self.values.to(dtype))
 
 
 def pack(matrix: Tensor) -> PackedWeight:
@@ -106,7 +106,7 @@ def pack(matrix: Tensor) -> PackedWeight:
     value_type = torch.bfloat16 if matrix.dtype == torch.bfloat16 else torch.float32
     dense = matrix.detach().float()
     block = block_for(torch.count_nonzero(dense).item() / dense.numel())
-    blocks, cells = _grid(shape, block)
+    blocks, cells = grid(shape, block)
     order = torch.empty((shape[0] * blocks, 2), dtype=torch.uint16)
     offsets = torch.empty(cells + 1, dtype=torch.int64)
     if not (module := native()):
@@ -134,7 +134,7 @@ def native_matrix(
     return module.Matrix(*shape, block, values.dtype == torch.bfloat16, *addresses)
 
 
-def _grid(shape: tuple[int, int], block: int) -> tuple[int, int]:
+def grid(shape: tuple[int, int], block: int) -> tuple[int, int]:
     """Blocks in a row of them, cells in all."""
     blocks = math.ceil(shape[1] / block)
     return blocks, math.ceil(shape[0] / PANEL) * blocks
