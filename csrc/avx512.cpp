@@ -2,8 +2,10 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 
 #include "kernel.h"
 
@@ -16,6 +18,17 @@ struct Vector {
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Reg a) { _mm512_storeu_ps(p, a); }
   static Reg set(float a) { return _mm512_set1_ps(a); }
+  // four floats, in each quarter of a register; bfloat16 is the upper half of a float32
+  using Four = __m512;
+  static Four four(const float* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+  static Four four(const uint16_t* p) {
+    const __m128i wide = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    return _mm512_broadcast_f32x4(_mm_castsi128_ps(_mm_slli_epi32(wide, 16)));
+  }
+  template <int kLane>
+  static Reg pick(Four a) {
+    return _mm512_permute_ps(a, kLane * 0x55);
+  }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   static Reg subtract(Reg a, Reg b) { return _mm512_sub_ps(a, b); }

@@ -2,8 +2,10 @@
 #include <arm_neon.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 
 #include "kernel.h"
 
@@ -16,6 +18,15 @@ struct Vector {
   static Reg load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Reg a) { vst1q_f32(p, a); }
   static Reg set(float a) { return vdupq_n_f32(a); }
+  using Four = float32x4_t;
+  static Four four(const float* p) { return vld1q_f32(p); }
+  static Four four(const uint16_t* p) {  // bfloat16 is the upper half of a float32
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+  }
+  template <int kLane>
+  static Reg pick(Four a) {
+    return vdupq_laneq_f32(a, kLane);
+  }
   static Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
   static Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
   static Reg subtract(Reg a, Reg b) { return vsubq_f32(a, b); }

@@ -1,7 +1,9 @@
 // Any CPU. Also the oracle that the other instruction sets are tested against.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 
 #include "kernel.h"
 
@@ -14,6 +16,19 @@ struct Vector {
   static Reg load(const float* p) { return *p; }
   static void store(float* p, Reg a) { *p = a; }
   static Reg set(float a) { return a; }
+  struct Four {
+    float at[4];
+  };
+  static Four four(const float* p) { return {p[0], p[1], p[2], p[3]}; }
+  static Four four(const uint16_t* p) {
+    Four result;
+    for (int i = 0; i < 4; i++) result.at[i] = std::bit_cast<float>(static_cast<uint32_t>(p[i]) << 16);
+    return result;
+  }
+  template <int kLane>
+  static Reg pick(Four a) {
+    return a.at[kLane];
+  }
   static Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
   static Reg add(Reg a, Reg b) { return a + b; }
   static Reg subtract(Reg a, Reg b) { return a - b; }

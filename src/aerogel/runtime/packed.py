@@ -122,7 +122,7 @@ def pack(matrix: Tensor) -> PackedWeight:
 def block_for(density: float) -> int:
     """Columns in a block: few, so that the part of the activations it reads sits in the first cache, but not so few
     that a row's partial sums are loaded and stored for a handful of non-zeros."""
-    return 128 if density > 0.25 else 192 if density > 0.03 else 256
+    return 128 if density > 0.15 else 192 if density > 0.03 else 256
 
 
 def native_matrix(
