@@ -1,0 +1,116 @@
+"""One token at a time: how fast `model.generate` is, dense and compressed.
+
+GPT-2 (random weights) and SmolLM2-135M (its own) are pruned by magnitude layer by layer and asked, in float32, for 64
+tokens after a prompt of 16, greedily, one sequence at a time, with the key-value cache on. The dense model and the
+compressed one run in fresh processes of their own and take turns (`held.py`).
+
+How to read a table: `tokens/s` is from the median of the rounds, the prompt's own pass included; `speed-up` is over
+the dense model with the same zeros, which wrote the `same tokens` or did not; `head`, `linear` and `attention` are
+shares of the time, from a pass of its own with a clock around each module: the head stays dense, and attention without
+its linear layers has no weights to prune, so that the two bound what sparsity can give ("-" where a fused block hides
+its modules); `memory` is the most that the process held, from its start to the end of its first text; `others` is the
+share of the machine that strangers took.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+from generation import TOKENS
+from harness import HERE, prepared, results, say, surroundings, write
+from held import Facts, Held, HeldError, interleave
+from rich.table import Table
+from subjects import DECODERS
+
+FORMS = ("dense", "compressed")
+SHARES = ("head", "linear", "attention")
+
+
+@click.command(help=__doc__.partition("\n")[0])
+@click.option("--model", "models", multiple=True, type=click.Choice(list(DECODERS)), default=list(DECODERS))
+@click.option("--sparsity", "sparsities", multiple=True, type=click.FloatRange(0, 1, max_open=True),
+              default=[0.5, 0.8, 0.9], show_default=True)  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("runs/decoding.json"))
+def main(models: Sequence[str], sparsities: Sequence[float], rounds: int, threads: int, output: Path) -> None:
+    report: Facts = {"environment": surroundings(threads), "rounds": rounds, "groups": [], "failures": {}}
+    for model in models:
+        for sparsity in sparsities:
+            with tempfile.TemporaryDirectory(prefix="aerogel-bench-") as folder:
+                say(f"{model} at {sparsity:.0%}: making, pruning and compressing it")
+                spec = {"model": model, "sparsity": sparsity, "decoder": True, "folder": folder, "threads": threads}
+                try:
+                    subject = prepared(spec)
+                except HeldError as error:
+                    report["failures"][f"{model} at {sparsity:.0%}"] = str(error)
+                    say(f"{model} at {sparsity:.0%} can't be made: {error}")
+                    continue
+                group = {"model": model, "sparsity": sparsity, "subject": subject}
+                group["forms"] = measure(group, {"folder": folder, "prunable": subject["prunable"]}, rounds, threads)
+            report["groups"].append(group)
+            write(report, output)
+            results.print(table(group))
+
+
+def measure(group: Facts, spec: Facts, rounds: int, threads: int) -> dict[str, Facts]:
+    """Both forms' facts: raw times, tokens and shares, or why there are none."""
+    title = f"{group['model']} at {group['sparsity']:.0%}"
+    measured: dict[str, Facts] = {}
+    with ExitStack() as stack:
+        processes: dict[str, Held] = {}
+        for form in FORMS:
+            say(f"{title}: starting the {form} model")
+            try:
+                command = [sys.executable, str(HERE / "generation.py")]
+                processes[form] = Held(command, spec | {"form": form, "threads": threads}, threads)
+            except HeldError as error:
+                measured[form] = {"failed": str(error)}
+                continue
+            stack.callback(processes[form].stop)
+        say(f"{title}: {rounds} rounds")
+        answers, failures = interleave(processes, rounds)
+    measured |= {form: {"failed": reason} for form, reason in failures.items()}
+    for form, taken in answers.items():
+        times = [answer["seconds"] for answer in taken]
+        measured[form] = processes[form].facts | {
+            "seconds": times,
+            "tokens_per_second": TOKENS / statistics.median(times),
+            "others": sum(answer["others"] for answer in taken) / (sum(times) * threads),
+        }
+    return measured
+
+
+def table(group: Facts) -> Table:
+    table = Table("model", title=f"{group['model']}, {group['sparsity']:.0%} pruned", title_justify="left")
+    for heading in ("tokens/s", "speed-up", *SHARES, "same tokens", "memory", "others"):
+        table.add_column(heading, justify="right")
+    table.caption = "\n".join(
+        f"{form}: {facts['failed']}" for form, facts in group["forms"].items() if "failed" in facts
+    )
+    dense = group["forms"]["dense"]
+    for form in FORMS:
+        facts = group["forms"][form]
+        if "failed" in facts:
+            continue
+        compared = "tokens" in dense
+        table.add_row(
+            form,
+            f"{facts['tokens_per_second']:.1f}",
+            f"{facts['tokens_per_second'] / dense['tokens_per_second']:.2f}" if compared else "",
+            *[f"{facts['shares'][kind]:.0%}" if kind in facts["shares"] else "-" for kind in SHARES],
+            ("yes" if facts["tokens"] == dense["tokens"] else "no") if compared else "",
+            f"{facts['peak_memory'] / 1e6:,.0f} MB",
+            f"{facts['others']:.0%}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

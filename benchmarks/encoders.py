@@ -1,0 +1,190 @@
+"""Whole models side by side: how long one forward pass takes in aerogel, and in everything else.
+
+Each model (BERT-base, GPT-2 and BART-base with random weights, MiniLM with its own) is pruned by magnitude layer by
+layer and run in float32 on sequences of 64 tokens by every runtime, each in a fresh process of its own (`held.py`).
+Their rounds alternate, so that a slow minute of the machine is everybody's: compare times within a table only. The
+dense runtimes take the same time whatever the zeros; all of them are measured at 0% and 90%, and next to the other
+sparsities the two that were fastest there.
+
+How to read a table: `median` is of the rounds; `dense / this` is how many times faster than the fastest dense runtime
+of the same table; `error` is the norm of the difference to PyTorch with the dense pruned model over the norm of its
+result; `memory` is the most that the process held, from its start to the end of its first pass; `file` is what it
+loaded; `others` is the share of the machine that strangers took during the rounds: above a few percent, measure again
+when the machine is quiet. The JSON file has every time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+from harness import DEEPSPARSE, HERE, prepared, results, say, surroundings, write
+from held import Facts, Held, HeldError, interleave
+from rich.table import Table
+from runtimes import RUNTIMES
+from subjects import ENCODERS, SEQUENCE, file_bytes, is_packed
+
+DENSE = ("torch", "torch.compile", "onnxruntime", "openvino", "openvino sparse")
+ALL_DENSE = (0.0, 0.9)  # the sparsities next to which all dense runtimes are measured
+
+
+@click.command(help=__doc__.partition("\n")[0])
+@click.option("--model", "models", multiple=True, type=click.Choice(list(ENCODERS)), default=list(ENCODERS))
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(1), default=[16, 128], show_default=True)
+@click.option("--sparsity", "sparsities", multiple=True, type=click.FloatRange(0, 1, max_open=True),
+              default=[0, 0.5, 0.8, 0.9, 0.95, 0.99], show_default=True)  # fmt: skip
+@click.option("--runtime", "runtimes", multiple=True, type=click.Choice(list(RUNTIMES)), default=list(RUNTIMES))
+@click.option("--all-dense", is_flag=True, help="Measure every dense runtime next to every sparsity.")
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("runs/encoders.json"))
+def main(
+    models: Sequence[str],
+    batches: Sequence[int],
+    sparsities: Sequence[float],
+    runtimes: Sequence[str],
+    all_dense: bool,
+    rounds: int,
+    threads: int,
+    output: Path,
+) -> None:
+    report: Facts = {
+        "environment": surroundings(threads),
+        "sequence": SEQUENCE,
+        "rounds": rounds,
+        "groups": [],
+        "failures": {},
+    }
+    for model in models:
+        # first those that tell which dense runtimes are the fastest
+        for sparsity in sorted(sparsities, key=lambda sparsity: (sparsity not in ALL_DENSE, sparsity)):
+            with tempfile.TemporaryDirectory(prefix="aerogel-bench-") as folder:
+                say(f"{model} at {sparsity:.0%}: making, pruning, compressing and exporting it")
+                spec = {"model": model, "sparsity": sparsity, "batches": batches, "decoder": False}
+                try:
+                    subject = prepared(spec | {"folder": folder, "threads": threads})
+                except HeldError as error:
+                    report["failures"][f"{model} at {sparsity:.0%}"] = str(error)
+                    say(f"{model} at {sparsity:.0%} can't be made: {error}")
+                    continue
+                for batch in batches:
+                    chosen = [name for name in runtimes if sparsity or name != "torch csr"]
+                    if not all_dense and sparsity not in ALL_DENSE:
+                        yardsticks = fastest_dense(report["groups"], model, batch) or DENSE
+                        chosen = [name for name in chosen if name not in DENSE or name in yardsticks]
+                    group = {"model": model, "batch": batch, "sparsity": sparsity, "subject": subject}
+                    group["runtimes"] = measure(Path(folder), group, chosen, rounds, threads)
+                    report["groups"].append(group)
+                    write(report, output)
+                    results.print(group_table(group))
+    results.print(summary(report["groups"], "fastest dense", DENSE))
+    results.print(summary(report["groups"], "DeepSparse", ("deepsparse",)))
+
+
+def measure(folder: Path, group: Facts, runtimes: Iterable[str], rounds: int, threads: int) -> dict[str, Facts]:
+    """Every runtime's facts: raw times and what its process said of itself, or why there are none."""
+    title = f"{group['model']}, batch {group['batch']}, {group['sparsity']:.0%}"
+    measured: dict[str, Facts] = {}
+    with ExitStack() as stack:
+        processes: dict[str, Held] = {}
+        for name in runtimes:
+            say(f"{title}: starting {name}")
+            python = DEEPSPARSE if name == "deepsparse" else Path(sys.executable)
+            spec = {"runtime": name, "folder": str(folder), "batch": group["batch"], "threads": threads}
+            try:
+                if not python.exists():
+                    raise HeldError("it has no environment: `make bench` makes one where there is a Python 3.11")
+                process = Held([str(python), str(HERE / "runtimes.py")], spec, threads)
+            except HeldError as error:
+                measured[name] = {"failed": str(error)}
+                continue
+            stack.callback(process.stop)
+            processes[name] = process
+        say(f"{title}: {rounds} rounds of {len(processes)} runtimes")
+        answers, failures = interleave(processes, rounds)
+    for name, process in processes.items():
+        if name in failures:
+            measured[name] = {"failed": failures[name]}
+            continue
+        times = [answer["seconds"] for answer in answers[name]]
+        measured[name] = process.facts | {
+            "median": statistics.median(times),
+            "seconds": times,
+            "others": sum(answer["others"] for answer in answers[name]) / (sum(times) * threads),
+            "file_bytes": file_bytes(weights_of(name, folder, group["batch"])),
+        }
+    return measured
+
+
+def weights_of(runtime: str, folder: Path, batch: int) -> Path:
+    """What this runtime loaded."""
+    if runtime == "aerogel" and is_packed(folder):
+        return folder / "packed"
+    return folder / ("dense" if runtime == "aerogel" or runtime.startswith("torch") else f"{batch}.onnx")
+
+
+def fastest_dense(groups: Iterable[Facts], model: str, batch: int) -> list[str]:
+    """The two dense runtimes that were fastest with this model and batch when all were measured."""
+    medians: dict[str, float] = {}
+    for group in groups:
+        if (group["model"], group["batch"]) == (model, batch) and group["sparsity"] in ALL_DENSE:
+            medians |= {name: facts["median"] for name, facts in group["runtimes"].items() if "median" in facts}
+    return sorted((name for name in medians if name in DENSE), key=lambda name: medians[name])[:2]
+
+
+def best(group: Facts, names: Iterable[str]) -> float | None:
+    """The smallest median of these runtimes, where one of them was measured."""
+    found = [group["runtimes"][name].get("median") for name in names if name in group["runtimes"]]
+    return min((median for median in found if median is not None), default=None)
+
+
+def group_table(group: Facts) -> Table:
+    table = Table(
+        title=f"{group['model']}, batch {group['batch']}, {group['sparsity']:.0%} pruned", title_justify="left"
+    )
+    table.add_column("runtime")
+    for heading in ("median", "quickest", "dense / this", "error", "memory", "file", "others"):
+        table.add_column(heading, justify="right")
+    table.caption = "\n".join(
+        f"{name}: {facts['failed']}" for name, facts in group["runtimes"].items() if "failed" in facts
+    )
+    dense = best(group, DENSE)
+    for name, facts in sorted(group["runtimes"].items(), key=lambda item: item[1].get("median", float("inf"))):
+        if "failed" in facts:
+            continue
+        table.add_row(
+            name,
+            f"{facts['median'] * 1e3:,.1f} ms",
+            f"{min(facts['seconds']) * 1e3:,.1f} ms",
+            f"{dense / facts['median']:.2f}" if dense else "",
+            f"{facts['relative_error']:.1e}",
+            f"{facts['peak_memory'] / 1e6:,.0f} MB",
+            f"{facts['file_bytes'] / 1e6:,.0f} MB",
+            f"{facts['others']:.0%}",
+        )
+    return table
+
+
+def summary(groups: Sequence[Facts], title: str, names: Iterable[str]) -> Table:
+    """How many times faster aerogel is than the fastest of these, by model and sparsity."""
+    sparsities = sorted({group["sparsity"] for group in groups})
+    table = Table("model", "batch", title=f"{title} / aerogel", title_justify="left")
+    for sparsity in sparsities:
+        table.add_column(f"{sparsity:.0%}", justify="right")
+    ratios: dict[tuple[str, int], dict[float, str]] = {}
+    for group in groups:
+        theirs, ours = best(group, names), best(group, ["aerogel"])
+        row = ratios.setdefault((group["model"], group["batch"]), {})
+        row[group["sparsity"]] = f"{theirs / ours:.2f}" if theirs and ours else "-"
+    for (model, batch), row in ratios.items():
+        table.add_row(model, str(batch), *[row.get(sparsity, "") for sparsity in sparsities])
+    return table
+
+
+if __name__ == "__main__":
+    main()
