@@ -120,9 +120,14 @@ NB_MODULE(native, m) {
                           const_cast<void*>(matrix.values), const_cast<uint8_t*>(matrix.index));
   });
 
-  m.def("linear", [](const Linear& layer, Address x, int64_t tokens, Address y, int threads) {
+  m.def("project", [](const Norm& before, const std::vector<Linear>& layers, Address x, int64_t tokens, Address y,
+                      int threads) {
     const nb::gil_scoped_release release;
-    aerogel::linear(layer, at<const float>(x), tokens, at<float>(y), threads);
+    aerogel::project(before, layers, at<const float>(x), tokens, at<float>(y), threads);
+  });
+  m.def("turn", [](Address x, int64_t stride, int64_t tokens, int64_t heads, int64_t size, Address cosine, Address sine) {
+    const nb::gil_scoped_release release;
+    aerogel::turn(at<float>(x), stride, tokens, heads, size, at<const float>(cosine), at<const float>(sine));
   });
   m.def("dense_vector", [](Address weight, int64_t rows, int64_t columns, Address x, Address y, int threads) {
     const nb::gil_scoped_release release;
