@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,3 +195,20 @@ def prose(lines: int, seed: int = 0) -> str:
         f"on day {draw.randrange(100)}.\n"
         for _ in range(lines)
     )
+
+
+def alive_in_session(session: int) -> list[int]:
+    """Processes of a session that are still there a moment after its leader ended."""
+    deadline = time.monotonic() + 10
+    while True:
+        alive = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                alive.append(int(stat.parent.name))
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.2)

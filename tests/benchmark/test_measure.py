@@ -7,21 +7,46 @@ import pytest
 from aerogel.benchmark import BenchConfig, Subject, bench, environment
 from aerogel.errors import ModelError
 from aerogel.models import Head, load_model, save
-from aerogel.pruning import PruneConfig
+from aerogel.pruning import PruneConfig, prune
+from aerogel.runtime import compress
 
 SMALL = BenchConfig(batch_size=2, sequence_length=8, rounds=4, training_steps=2, threads=1)
 
 
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-gpt2", "tiny-bart"])
 def test_every_architecture_is_measured_with_its_own_head_and_a_classifier(model: str) -> None:
-    subjects = [Subject(model), Subject(model, PruneConfig(sparsity=0.5), Head("classification", ("0", "1")))]
+    subjects = [Subject(model), Subject(model, PruneConfig(sparsity=0.1), Head("classification", ("0", "1")))]
     for measured in bench(subjects, SMALL):
         assert len(measured.latencies) == 4
         assert len(measured.training_steps) == 2
         assert 0 < measured.median <= max(measured.latencies)
         assert measured.median <= measured.p90
         assert measured.throughput == pytest.approx(2 / measured.median)
+        assert measured.training_memory
         assert measured.training_memory >= measured.inference_memory > 0
+
+
+def test_what_can_be_packed_is_measured_compressed_beside_it() -> None:
+    subjects = [Subject("tiny-bart"), Subject("tiny-bart", PruneConfig(sparsity=0.9))]
+    dense, pruned, compressed = bench(subjects, SMALL)
+    assert [entry.compressed for entry in (dense, pruned, compressed)] == [False, False, True]
+    assert pruned.parameter_bytes == dense.parameter_bytes > compressed.parameter_bytes
+    assert pruned.file_bytes == dense.file_bytes > compressed.file_bytes
+    assert len(compressed.latencies) == len(dense.latencies)
+    assert (compressed.training_steps, compressed.training_median, compressed.training_memory) == ((), None, None)
+
+
+def test_a_packed_folder_is_measured_as_it_is_and_unpacked(tmp_path: Path) -> None:
+    model = load_model("tiny-bert")
+    prune(model, PruneConfig(sparsity=0.9))
+    save(compress(model), None, tmp_path / "packed")
+    dense, compressed = bench([Subject(str(tmp_path / "packed"))], SMALL)
+    assert not dense.compressed
+    assert dense.training_steps
+    assert compressed.compressed
+    assert compressed.file_bytes == (tmp_path / "packed" / "model.safetensors").stat().st_size
+    held = (*model.parameters(), *model.buffers())
+    assert compressed.parameter_bytes == sum(tensor.nbytes for tensor in held) < dense.parameter_bytes
 
 
 def test_bytes_are_those_of_the_weights_and_the_file(tmp_path: Path) -> None:

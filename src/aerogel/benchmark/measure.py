@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from aerogel import progress
-from aerogel.benchmark.subject import Subject, serve
-from aerogel.errors import AerogelError
+from aerogel.benchmark.process import Start, Worker
+from aerogel.benchmark.subject import Checkpoint, Subject, prepare, serve
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,22 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one subject cost.
+    """What one subject cost, dense or `compressed`.
 
     Seconds of an inference batch and of a training step, in the order they were taken; the peak of resident memory
-    over the process's baseline, in bytes, in inference and with training; bytes of parameters and of files.
+    over the process's baseline, in bytes, in inference and with training; bytes in memory of parameters and buffers;
+    bytes of the weight files. A compressed model is not trained.
     """
 
     name: str
     latencies: tuple[float, ...]
     training_steps: tuple[float, ...]
     inference_memory: int
-    training_memory: int
+    training_memory: int | None
     parameter_bytes: int
     file_bytes: int
     batch_size: int
+    compressed: bool = False
 
     @property
     def median(self) -> float:
@@ -65,95 +66,72 @@ class Measurement:
         return self.batch_size / self.median
 
     @property
-    def training_median(self) -> float:
-        return statistics.median(self.training_steps)
+    def training_median(self) -> float | None:
+        return statistics.median(self.training_steps) if self.training_steps else None
 
 
 def bench(
-    subjects: Sequence[Subject], config: BenchConfig | None = None, start: Literal["forkserver", "fork"] = "forkserver"
+    subjects: Sequence[Subject], config: BenchConfig | None = None, start: Start = "forkserver"
 ) -> list[Measurement]:
     """Measures all subjects in one interleaved run: round one of each, round two of each, and so on.
 
+    A subject that `aerogel.compress` packs layers of is measured twice, dense and then compressed, in two entries.
     Only one process works at a time. `start` is how processes start: "fork" is for a caller that is itself
     a fresh child of a fork server and has computed nothing yet, and spares it a server of its own.
     Raises what a subject's process raised, or `AerogelError` where one died.
     """
     config = config or BenchConfig()
+    threads = config.threads or torch.get_num_threads()
+    serving = config.batch_size, config.sequence_length, threads, config.seed
     with ExitStack() as stack:
-        processes = [stack.enter_context(_process(subject, config, start)) for subject in subjects]
-        sizes = [process.answer() for process in progress.track(processes, "loading")]
-        latencies, inference_memory = _rounds(processes, "inference", config.rounds)
-        training, training_memory = _rounds(processes, "training", config.training_steps)
-    return [
-        Measurement(
-            name=subject.name,
-            latencies=latencies[place],
-            training_steps=training[place],
-            inference_memory=inference_memory[place],
-            training_memory=training_memory[place],
-            **sizes[place],
-            batch_size=config.batch_size,
+        with TemporaryDirectory(prefix="aerogel-") as scratch:
+            checkpoints = _prepare(subjects, Path(scratch), config.seed, start)
+            workers = [
+                stack.enter_context(Worker(checkpoint.name, start, serve, checkpoint, *serving))
+                for checkpoint in checkpoints
+            ]
+            for worker in progress.track(workers, "loading"):
+                worker.answer()
+        trained = [worker for worker, of in zip(workers, checkpoints, strict=True) if not of.compressed]
+        inference = _rounds(workers, "inference", config.rounds)
+        training = _rounds(trained, "training", config.training_steps)
+    made = []
+    for worker, checkpoint in zip(workers, checkpoints, strict=True):
+        latencies, inference_memory = inference[worker]
+        steps, training_memory = training.get(worker, ((), None))
+        made.append(
+            Measurement(
+                name=checkpoint.name,
+                latencies=latencies,
+                training_steps=steps,
+                inference_memory=inference_memory,
+                training_memory=training_memory,
+                parameter_bytes=checkpoint.parameter_bytes,
+                file_bytes=checkpoint.file_bytes,
+                batch_size=config.batch_size,
+                compressed=checkpoint.compressed,
+            )
         )
-        for place, subject in enumerate(subjects)
-    ]
+    return made
 
 
-class _Process:
-    def __init__(self, subject: Subject, config: BenchConfig, start: str) -> None:
-        self.name = subject.name
-        context: Any = multiprocessing.get_context(start)
-        if start == "forkserver":
-            context.set_forkserver_preload(["aerogel.benchmark.subject"])
-        self.connection, theirs = context.Pipe()
-        threads = config.threads or torch.get_num_threads()
-        arguments = (theirs, subject, config.batch_size, config.sequence_length, threads, config.seed)
-        self.process = context.Process(target=serve, args=arguments, daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def ask(self, request: str) -> Any:
-        self.connection.send(request)
-        return self.answer()
-
-    def answer(self) -> Any:
-        try:
-            status, value = self.connection.recv()
-        except EOFError as error:
-            self.process.join()
-            raise AerogelError(
-                f"{self.name}: its process died (exit code {self.process.exitcode}), perhaps for want of memory: "
-                "try a smaller batch size"
-            ) from error
-        if status == "failed":
-            raise value
-        return value
-
-    def stop(self) -> None:
-        with contextlib.suppress(OSError):
-            self.connection.send("stop")
-        self.process.join(timeout=1)
-        self.process.kill()  # still in the middle of a round
-        self.process.join()
+def _prepare(subjects: Sequence[Subject], scratch: Path, seed: int, start: Start) -> list[Checkpoint]:
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(subject.name, start, prepare, subject, scratch / str(place), seed))
+            for place, subject in enumerate(subjects)
+        ]
+        return [checkpoint for worker in progress.track(workers, "preparing") for checkpoint in worker.answer()]
 
 
-@contextmanager
-def _process(subject: Subject, config: BenchConfig, start: str) -> Iterator[_Process]:
-    process = _Process(subject, config, start)
-    try:
-        yield process
-    finally:
-        process.stop()
-
-
-def _rounds(processes: list[_Process], request: str, count: int) -> tuple[list[tuple[float, ...]], list[int]]:
-    """Times `count` rounds after a warm-up: seconds, and the peak memory, by process."""
-    times: list[list[float]] = [[] for _ in processes]
-    peaks = [0] * len(processes)
+def _rounds(workers: Sequence[Worker], request: str, count: int) -> dict[Worker, tuple[tuple[float, ...], int]]:
+    """Times `count` rounds after a warm-up: the seconds of each worker, and its peak of memory."""
+    times: dict[Worker, list[float]] = {worker: [] for worker in workers}
+    peaks = dict.fromkeys(workers, 0)
     for number in progress.track(range(count + 1), f"measuring {request}"):
-        places = list(range(len(processes)))
         # there and back, so that no subject always comes first
-        for place in places if number % 2 else reversed(places):
-            seconds, peaks[place] = processes[place].ask(request)
+        for worker in workers if number % 2 else reversed(workers):
+            seconds, peaks[worker] = worker.ask(request)
             if number:
-                times[place].append(seconds)
-    return [tuple(seconds) for seconds in times], peaks
+                times[worker].append(seconds)
+    return {worker: (tuple(times[worker]), peaks[worker]) for worker in workers}

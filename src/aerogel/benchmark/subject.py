@@ -1,13 +1,12 @@
-"""What is measured, and the process of its own in which it is."""
+"""What is measured, and the work of the processes in which it is."""
 
 from __future__ import annotations
 
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -19,6 +18,8 @@ from aerogel.errors import ModelError
 from aerogel.models import Head
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import PruneConfig, prune
+from aerogel.runtime import compress, decompress
+from aerogel.runtime.conversion import sparse_layers
 
 
 @dataclass(frozen=True)
@@ -33,28 +34,55 @@ class Subject:
     head: Head | None = None
 
 
-def serve(connection: Connection, subject: Subject, batch_size: int, length: int, threads: int, seed: int) -> None:
-    """Runs in a fresh process: loads the subject, then times a round at each request until told to stop.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A subject saved in the form that it is measured in: dense, or with its pruned layers compressed.
 
-    Every answer is ("done", value), or ("failed", exception) for the asker to raise.
+    Bytes of parameters and buffers in memory, and of the weight files on disk.
+    """
+
+    name: str
+    folder: Path
+    compressed: bool
+    parameter_bytes: int
+    file_bytes: int
+
+
+def prepare(connection: Connection, subject: Subject, scratch: Path, seed: int) -> None:
+    """Saves the subject dense, and compressed where that packs anything, and answers with the checkpoints.
+
+    This has a process of its own, so that pruning and packing leave nothing behind in the memory that is measured.
+    """
+    torch.manual_seed(seed)
+    model = decompress(models.load_model(subject.name, subject.head))
+    if subject.pruning:
+        prune(model, subject.pruning)
+    made = [_save(model, subject.name, scratch / "dense", compressed=False)]
+    if sparse_layers(compress(model)):
+        made.append(_save(model, subject.name, scratch / "compressed", compressed=True))
+    connection.send(("done", made))
+
+
+def serve(
+    connection: Connection, checkpoint: Checkpoint, batch_size: int, length: int, threads: int, seed: int
+) -> None:
+    """Loads the checkpoint and says so, then times a round at each request until told to stop.
+
+    The answer to a request is its seconds, and the peak of memory so far over that of the process before loading.
     """
     torch.set_num_threads(threads)
-    answers: dict[str, Any] = {}
-    try:
-        baseline = peak_memory()
-        torch.manual_seed(seed)
-        model = models.load_model(subject.name, subject.head)
-        if subject.pruning:
-            prune(model, subject.pruning)
-        batch = _random_batch(model, batch_size, length)
-        answers = {"inference": lambda: _infer(model, batch), "training": lambda: _train(model, batch)}
-        connection.send(("done", _sizes(model)))
-        while (request := connection.recv()) != "stop":
-            connection.send(("done", (answers[request](), peak_memory() - baseline)))
-    except EOFError:
-        pass  # the asker is gone
-    except Exception as error:
-        connection.send(("failed", error))
+    baseline = peak_memory()
+    torch.manual_seed(seed)
+    model = models.load_model(str(checkpoint.folder))
+    batch = _random_batch(model, batch_size, length)
+    requests: dict[str, Callable[[PreTrainedModel, dict[str, torch.Tensor]], float]] = {
+        "inference": _infer,
+        "training": _train,
+    }
+    connection.send(("done", None))
+    while (request := connection.recv()) != "stop":
+        seconds = requests[request](model, batch)
+        connection.send(("done", (seconds, peak_memory() - baseline)))
 
 
 def _random_batch(model: PreTrainedModel, batch_size: int, length: int) -> dict[str, torch.Tensor]:
@@ -103,10 +131,9 @@ def _train(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
     return seconds
 
 
-def _sizes(model: PreTrainedModel) -> dict[str, int]:
-    """Bytes of the parameters in memory, and of the checkpoint's weight files on disk."""
-    parameters = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    with tempfile.TemporaryDirectory(prefix="aerogel-") as scratch, quiet_transformers():
-        model.save_pretrained(scratch)
-        files = sum(path.stat().st_size for path in Path(scratch).glob("*.safetensors"))
-    return {"parameter_bytes": parameters, "file_bytes": files}
+def _save(model: PreTrainedModel, name: str, folder: Path, compressed: bool) -> Checkpoint:
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    files = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return Checkpoint(name, folder, compressed, held, files)

@@ -60,7 +60,10 @@ def bench(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure time and memory of MODELS side by side, each in a fresh process, rounds interleaved."""
+    """Measure time and memory of MODELS side by side, each in a fresh process, rounds interleaved.
+
+    A pruned model is measured dense and compressed.
+    """
     with progress_bar():
         from aerogel.benchmark import BenchConfig, Subject, environment
         from aerogel.benchmark import bench as measure
@@ -78,21 +81,21 @@ def bench(
         return
     rows = [
         (
-            entry.name,
+            f"{entry.name}, compressed" if entry.compressed else entry.name,
             f"{entry.median:.3f} s",
             f"{entry.p90:.3f} s",
             f"{entry.throughput:.1f}/s",
             f"{measured[0].median / entry.median:.2f}x",
-            f"{entry.training_median:.3f} s",
+            "" if entry.training_median is None else f"{entry.training_median:.3f} s",
             size(entry.inference_memory),
-            size(entry.training_memory),
+            "" if entry.training_memory is None else size(entry.training_memory),
             size(entry.parameter_bytes),
             size(entry.file_bytes),
         )
         for entry in measured
     ]
     columns = ("model", "median", "p90", "sequences", "speed", "training step")
-    memory = ("memory", "training memory", "parameters", "files")
+    memory = ("memory", "training memory", "weights", "files")
     print_table(f"Batch {batch_size}, sequence length {sequence_length}", (*columns, *memory), rows)
     versions = machine["versions"]
     note(

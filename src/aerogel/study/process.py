@@ -6,7 +6,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
@@ -18,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from aerogel import progress
 from aerogel.benchmark import environment
+from aerogel.benchmark.process import die_with_parent
 from aerogel.data import TaskData
 from aerogel.errors import AerogelError
 from aerogel.study.trial import Result, Trial, run_trial
@@ -63,7 +63,7 @@ class TrialProcess:
 
 
 def _serve(connection: Connection, trial: Trial, data: TaskData | None, threads: int, log: Path) -> None:
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of an interrupt and stops the trials
     _say_into(log)
     gc.freeze()  # what was inherited stays: collecting it takes half a second and copies its pages
@@ -90,19 +90,6 @@ def _serve(connection: Connection, trial: Trial, data: TaskData | None, threads:
             error = f"{type(unknown).__name__}: {unknown}"
     seconds = time.perf_counter() - started
     connection.send(("result", Result("failed" if error else "done", values, environment(), seconds, error)))
-
-
-def _die_with_parent() -> None:
-    """Ends this process and its children when the study's own process is gone, even by `kill -9`."""
-    parent: Any = multiprocessing.parent_process()
-
-    def wait() -> None:
-        parent.join()
-        for child in multiprocessing.active_children():
-            child.kill()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _say_into(log: Path) -> None:

@@ -116,7 +116,7 @@ def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, 
 
 
 def _bench(trial: Trial) -> list[Measurement]:
-    """The dense model, and beside it the pruned one where there is one."""
+    """The dense model, and beside it the pruned one where there is one, as it is and compressed."""
     dense = Subject(trial.model, None, BENCH_HEAD)
     pruned = Subject(trial.model, trial.pruning, BENCH_HEAD)
     return bench([dense, pruned] if trial.pruning else [dense], trial.benchmark, start="fork")

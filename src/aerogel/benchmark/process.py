@@ -1,0 +1,88 @@
+"""Fresh processes to measure in, which end when whoever asked for them is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from aerogel.errors import AerogelError
+
+Start = Literal["forkserver", "fork"]
+
+
+class Worker:
+    """A fresh process that runs `work(connection, *arguments)` and answers what it is asked.
+
+    Every answer is ("done", value), or ("failed", exception) to be raised here. Used in a `with` block, at whose end
+    the process is stopped, whatever it does.
+    """
+
+    def __init__(self, name: str, start: Start, work: Callable[..., None], *arguments: Any) -> None:
+        self.name = name
+        context: Any = multiprocessing.get_context(start)
+        if start == "forkserver":
+            context.set_forkserver_preload(["aerogel.benchmark.subject"])
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_run, args=(theirs, work, arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.send("stop")
+        self.process.join(timeout=1)
+        self.process.kill()  # still in the middle of a round
+        self.process.join()
+
+    def ask(self, request: str) -> Any:
+        self.connection.send(request)
+        return self.answer()
+
+    def answer(self) -> Any:
+        try:
+            status, value = self.connection.recv()
+        except EOFError as error:
+            self.process.join()
+            raise AerogelError(
+                f"{self.name}: its process died (exit code {self.process.exitcode}), perhaps for want of memory: "
+                "try a smaller batch size"
+            ) from error
+        if status == "failed":
+            raise value
+        return value
+
+
+def _run(connection: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of an interrupt and stops this process
+    try:
+        work(connection, *arguments)
+    except EOFError:
+        pass  # the asker is gone
+    except Exception as error:
+        connection.send(("failed", error))
+
+
+def die_with_parent() -> None:
+    """Ends this process and its children when the process that started it is gone, even by `kill -9`.
+
+    A pipe alone does not tell: processes forked later hold its other end as well.
+    """
+    parent: Any = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
