@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help study test check bench format clean
+.PHONY: help study test check sanitize bench format clean
 
 help:  ## list what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -16,11 +16,16 @@ study: $(READY)  ## run the starter study and write runs/starter/report.html
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
 
-check: $(READY)  ## format, lint, types, imports
+check: $(READY) sanitize  ## format, lint, types, imports, sanitizers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+sanitize: $(READY)  ## run the kernels and the checkpoint code on random and damaged matrices, watched by sanitizers
+	$(BIN)/cmake -S . -B build/sanitize -DAEROGEL_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake --build build/sanitize --parallel
+	build/sanitize/driver
 
 # DeepSparse knows no Python after 3.11 and gets an environment of its own; without one the tables say so
 bench: $(READY)  ## measure speed and memory beside other runtimes (hours; benchmarks/*.py --help for a part)

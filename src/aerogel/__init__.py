@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aerogel.registration import register
+
 if TYPE_CHECKING:
     from aerogel.analysis import WeightReport, inspect
     from aerogel.benchmark import bench
@@ -53,6 +55,9 @@ __all__ = [
     "prunable_weights",
     "prune",
 ]
+
+
+register()
 
 
 def __getattr__(name: str) -> Any:

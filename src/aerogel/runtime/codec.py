@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from aerogel.errors import ModelError
 from aerogel.runtime.kernel import native
 from aerogel.runtime.packed import PANEL, Format, PackedWeight, block_for, grid, native_matrix
 
-HEADER = struct.Struct("<II")  # rows, columns
+HEADER = struct.Struct("<III")  # rows, columns, checksum
 LONGEST = 2**24  # rows or columns
 LARGEST = 2**31  # weights: a few bytes can stand for any number of zeros, so what they ask for in memory has a bound
 STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -22,7 +23,7 @@ STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 def encode(packed: PackedWeight) -> tuple[Tensor, Tensor]:
     """Positions (bytes,), uint8, and values (non-zeros,) in row-major order, in the weight's own dtype.
 
-    Values asked for in bfloat16 stay so, whatever the dtype. Raises `ModelError` for a matrix that the format can't hold.
+    Values asked for in bfloat16 stay so, whatever the dtype. Raises `ModelError` for a matrix beyond the format.
     """
     _check_shape(packed.shape)
     size, count = math.prod(packed.shape), packed.values.numel()
@@ -38,28 +39,33 @@ def encode(packed: PackedWeight) -> tuple[Tensor, Tensor]:
         stream = _write(flat[row_major], rice_parameter(size, count))
         positions = torch.from_numpy(np.concatenate([np.zeros(HEADER.size, np.uint8), stream]))
         values = packed.values[torch.from_numpy(row_major)]
-    positions[: HEADER.size] = torch.frombuffer(bytearray(HEADER.pack(*packed.shape)), dtype=torch.uint8)
-    return positions, values if values.dtype == torch.bfloat16 else values.to(packed.dtype)
+    if values.dtype != torch.bfloat16:
+        values = values.to(packed.dtype)
+    header = HEADER.pack(*packed.shape, checksum(positions, values))
+    positions[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+    return positions, values
 
 
-def decode(positions: Tensor, values: Tensor, shape: tuple[int, int]) -> PackedWeight:
-    """The inverse of `encode`, for a (d_out, d_in) weight of `shape` in the dtype of `values`.
+def decode(positions: Tensor, values: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = None) -> PackedWeight:
+    """The inverse of `encode`, for a (d_out, d_in) weight of `shape` in the dtype of `values`, or rounded to `dtype`.
 
     Raises `ModelError` unless both are whole and fit each other and the shape.
     """
     if positions.dtype != torch.uint8 or positions.dim() != 1 or positions.numel() < HEADER.size:
-        raise ModelError("its positions are no bytes with a header of rows and columns")
+        raise ModelError("its positions are no bytes with a header")
     if values.dtype not in STORED_TYPES or values.dim() != 1:
         raise ModelError(f"its values are {_name(values.dtype)} {tuple(values.shape)}, expected a row of floats")
-    found = HEADER.unpack(bytes(positions[: HEADER.size].tolist()))
-    if found != shape:
+    *found, expected = HEADER.unpack(bytes(positions[: HEADER.size].tolist()))
+    if tuple(found) != shape:
         raise ModelError(f"it was packed as {found[0]} x {found[1]}, expected {shape[0]} x {shape[1]}")
     _check_shape(shape)
     count, size = values.numel(), math.prod(shape)
     if count > size:
         raise ModelError(f"it has {count} values, but only {size} places")
-    dtype = values.dtype
-    values = values.to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32).contiguous()
+    if checksum(positions, values) != expected:
+        raise ModelError("its positions or values are damaged: they don't have their checksum")
+    dtype = dtype or values.dtype
+    values = values.to(dtype).to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32).contiguous()
     stream = positions[HEADER.size :].contiguous()
     block = block_for(count / size)
     if not (module := native()):
@@ -74,6 +80,12 @@ def decode(positions: Tensor, values: Tensor, shape: tuple[int, int]) -> PackedW
     filled, index = torch.empty_like(values), torch.empty(count, dtype=torch.uint8)
     module.fill_decoded(*place, values.data_ptr(), native_matrix(shape, block, filled, index, order, offsets))
     return PackedWeight(Format.CELLS, shape, dtype, block, filled, index, order, offsets)
+
+
+def checksum(positions: Tensor, values: Tensor) -> int:
+    """CRC-32 of the stream and the values, which tells damage from a weight that is meant."""
+    stream = positions[HEADER.size :].contiguous()
+    return zlib.crc32(values.contiguous().view(torch.uint8).numpy(), zlib.crc32(stream.numpy()))
 
 
 def rice_parameter(size: int, count: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -9,21 +11,28 @@ from transformers import PreTrainedModel
 from aerogel.models import prunable_weights
 from aerogel.runtime.fused import fuse, unfuse
 from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.quantizer import mark, unmark
 
 # Below this share of zeros the dense product is as fast: for each weight that is left, the sparse kernel does about
 # three quarters of its work in the same time.
 LEAST_SPARSITY = 0.4
 
 
-def compress(model: PreTrainedModel) -> PreTrainedModel:
+def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) -> PreTrainedModel:
     """Packs every prunable layer with enough zeros, in place, and returns the model, ready to run sparse.
 
     Layers under `LEAST_SPARSITY` stay dense, since they would gain nothing. Results agree with the dense model's to
     float32 rounding. Weights must be on the CPU. A compressed model can't be trained: `decompress` it first.
+    `model.save_pretrained` writes it packed. With `values` "bfloat16" the weights are rounded to that.
+    Raises `ModelError` for other `values`, and for a model without prunable weights.
     """
-    for weight in prunable_weights(model):
+    weights = [found for found in prunable_weights(model, to_read=True) if not isinstance(found.module, SparseLinear)]
+    mark(model, values)
+    for weight in weights:
         if 1 - torch.count_nonzero(weight.parameter).item() / weight.parameter.numel() >= LEAST_SPARSITY:
-            model.set_submodule(weight.name, SparseLinear.of(weight.module))
+            model.set_submodule(weight.name, SparseLinear.of(weight.module, values))
+    if not sparse_layers(model):
+        unmark(model)
     fuse(model)
     return model
 
@@ -33,6 +42,7 @@ def decompress(model: PreTrainedModel) -> PreTrainedModel:
     for name, module in sparse_layers(model):
         model.set_submodule(name, module.to_dense())
     unfuse(model)
+    unmark(model)
     return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +46,13 @@ class SparseLinear(PackedLayer):
             setattr(self, name, getattr(packed, name))
 
     @classmethod
-    def of(cls, module: nn.Module) -> SparseLinear:
-        """Packs an `nn.Linear` or a `Conv1D`."""
+    def of(cls, module: nn.Module, values: Literal["bfloat16"] | None = None) -> SparseLinear:
+        """Packs an `nn.Linear` or a `Conv1D`, its values rounded to bfloat16 where that is asked for."""
         assert isinstance(module, nn.Linear | Conv1D)
-        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
-        return cls(pack(weight), module.bias, Conv1D if isinstance(module, Conv1D) else nn.Linear)
+        packed = pack(module.weight.T if isinstance(module, Conv1D) else module.weight)
+        if values:
+            packed = packed.with_values(torch.bfloat16)
+        return cls(packed, module.bias, Conv1D if isinstance(module, Conv1D) else nn.Linear)
 
     @property
     def packed(self) -> PackedWeight:
@@ -105,6 +107,14 @@ class SparseLinear(PackedLayer):
             self.values = self.values.float()
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        # pickle finds no way to write torch's unsigned 16-bit integers
+        return self.__dict__ | {"_buffers": self._buffers | {"order": self.order.view(torch.int16)}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.order = self.order.view(torch.uint16)
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + POSITIONS], destination[prefix + VALUES] = encode(self.packed)
@@ -135,7 +145,7 @@ def unpacked(
 ) -> PackedWeight:
     """The weight of layer `name` from its two tensors, as one of `dtype`, its values in bfloat16 where `rounded`."""
     try:
-        packed = decode(positions, values.to(torch.bfloat16 if rounded else dtype), shape)
+        packed = decode(positions, values, shape, torch.bfloat16 if rounded else dtype)
     except ModelError as error:
         raise ModelError(f"layer {name}: {error}") from error
     return replace(packed, dtype=dtype)

@@ -1,0 +1,231 @@
+"""Packed checkpoints in transformers: `save_pretrained` writes them and `AutoModel….from_pretrained` loads them.
+
+transformers knows a checkpoint of another form by the `quantization_config` in its config.json, and asks the quantizer
+registered for it. This module is imported in the middle of importing transformers, so it imports the models and layers
+of transformers, and what builds on them, when they are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from aerogel.errors import ModelError, first_line
+
+METHOD, VERSION = "aerogel", 1
+POSITIONS, VALUES = ".weight.positions", ".weight.values"
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@register_quantization_config(METHOD)
+class PackedConfig(QuantizationConfigMixin):
+    """`quantization_config` of a packed checkpoint: its version, and `values` where bfloat16 was asked for.
+
+    Raises `ModelError` for anything else.
+    """
+
+    def __init__(
+        self,
+        quant_method: str = METHOD,
+        version: int = VERSION,
+        values: Literal["bfloat16"] | None = None,
+        **unknown: Any,
+    ) -> None:
+        if version != VERSION or isinstance(version, bool):
+            raise ModelError(
+                f"the checkpoint has version {version!r} of the packed format, and this aerogel reads version {VERSION}"
+            )
+        if unknown or quant_method != METHOD or values not in (None, "bfloat16"):
+            found = sorted(unknown) or [f"{quant_method!r}, values {values!r}"]
+            raise ModelError(f"the quantization_config of a packed checkpoint can't have {found[0]}")
+        self.quant_method: Any = quant_method
+        self.version = version
+        if values:
+            self.values = values
+
+
+@register_quantizer(METHOD)
+class PackedQuantizer(HfQuantizer):
+    """Loads what was packed straight into sparse layers, one at a time: the dense model is never there."""
+
+    is_compileable = True
+    is_trainable = False
+
+    def __init__(self, quantization_config: PackedConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self.awaited: dict[str, tuple[str, dict[str, str], torch.dtype]] = {}
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        if not self.pre_quantized:
+            raise ModelError("load the dense model as it is, then call aerogel.compress(model)")
+
+    def is_serializable(self) -> bool:
+        return True
+
+    def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        if dtype not in DTYPES:
+            raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose float32, bfloat16 or float16")
+        return dtype
+
+    def _process_model_before_weight_loading(
+        self, model: Any, checkpoint_files: list[str] | None = None, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> None:
+        """Finds the packed layers in the files, checks that no tensor is missing, and sets their weights aside."""
+        if not checkpoint_files:
+            raise ModelError("a packed checkpoint is loaded from its files, not from a state_dict")
+        files = _tensors(checkpoint_files)
+        layers = _check_pairs(files)
+        dense = [key for key in files if not key.endswith((POSITIONS, VALUES))]
+        names = _names_in_model(model, [*dense, *(f"{layer}.weight" for layer in layers)])
+        _check_whole(model, names)
+        precise = model._get_dtype_plan(dtype)
+        for layer in layers:
+            for name in names[f"{layer}.weight"] & model.state_dict().keys():
+                path = name.removesuffix(".weight")
+                kept = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", path) for part in precise)
+                weight = _set_aside(model.get_submodule(path), path)
+                self.awaited[path] = layer, files, torch.float32 if kept else weight.dtype
+        ignored = model._keys_to_ignore_on_load_unexpected or ()
+        model._keys_to_ignore_on_load_unexpected = {*ignored, rf"({re.escape(POSITIONS)}|{re.escape(VALUES)})$"}
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        from aerogel.runtime.fused import fuse
+        from aerogel.runtime.layers import SparseLinear, unpacked
+
+        del model._keys_to_ignore_on_load_unexpected
+        rounded = getattr(self.quantization_config, "values", None) == "bfloat16"
+        with contextlib.ExitStack() as stack:
+            opened: dict[str, Any] = {}
+            for path, (layer, files, dtype) in self.awaited.items():
+                keys = layer + POSITIONS, layer + VALUES
+                for file in {files[key] for key in keys} - opened.keys():
+                    opened[file] = stack.enter_context(safe_open(file, framework="pt"))
+                positions, values = (opened[files[key]].get_tensor(key) for key in keys)
+                module = model.get_submodule(path)
+                shape = tuple(module.weight.shape)
+                rows, columns = shape if isinstance(module, nn.Linear) else shape[::-1]
+                packed = unpacked(path, positions, values, (rows, columns), dtype, rounded)
+                sparse = SparseLinear(packed, module.bias, type(module)).train(module.training)
+                model.set_submodule(path, sparse)
+        self.awaited = {}
+        model.is_quantized = False  # else transformers refuses `half` and `float`, which sparse layers follow
+        fuse(model)
+        return model
+
+
+def mark(model: Any, values: Literal["bfloat16"] | None = None) -> None:
+    """Has `save_pretrained` write the model as a packed checkpoint. Raises `ModelError` for other `values`."""
+    model.hf_quantizer = PackedQuantizer(PackedConfig(values=values))
+    model.config.quantization_config = model.hf_quantizer.quantization_config
+
+
+def unmark(model: Any) -> None:
+    """The inverse of `mark`."""
+    if isinstance(getattr(model, "hf_quantizer", None), PackedQuantizer):
+        model.hf_quantizer.remove_quantization_config(model)
+
+
+def _tensors(checkpoint_files: Iterable[str]) -> dict[str, str]:
+    """The file of each tensor of a checkpoint."""
+    found: dict[str, str] = {}
+    for file in checkpoint_files:
+        try:
+            with safe_open(file, framework="pt") as content:
+                for key in content.keys():  # noqa: SIM118  no dictionary
+                    if key in found:
+                        raise ModelError(f"tensor {key} is in two files of the checkpoint")
+                    found[key] = file
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file}: no whole safetensors file ({first_line(error)})") from error
+    return found
+
+
+def _check_pairs(keys: Iterable[str]) -> list[str]:
+    """The names of the packed layers, each of which has positions, values, and no dense weight beside them."""
+    keys = set(keys)
+    layers = {key.removesuffix(POSITIONS).removesuffix(VALUES) for key in keys if key.endswith((POSITIONS, VALUES))}
+    for layer in sorted(layers):
+        for suffix in (POSITIONS, VALUES):
+            if layer + suffix not in keys:
+                raise ModelError(f"the checkpoint lacks {layer}{suffix}")
+        if f"{layer}.weight" in keys:
+            raise ModelError(f"the checkpoint has {layer}.weight twice, packed and dense")
+    return sorted(layers)
+
+
+def _names_in_model(model: Any, keys: Iterable[str]) -> dict[str, set[str]]:
+    """The names that tensors of a checkpoint get in the model, as transformers would choose them."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    state, prefix = model.state_dict(), model.base_model_prefix
+    names = {}
+    for key in keys:
+        name, pattern = rename_source_key(key, renamings, converters, prefix, state)
+        if name not in state and key in state:
+            name, pattern = rename_source_key(key, [], [], prefix, state)
+        targets: list[str] = next(
+            (found.target_patterns for found in converters if pattern in found.source_patterns), []
+        )
+        names[key] = {name, *(name.replace(targets[0], target) for target in targets)}
+    return names
+
+
+def _check_whole(model: Any, names: dict[str, set[str]]) -> None:
+    """Raises `ModelError` where the checkpoint lacks a tensor of the model, or has one too many.
+
+    A model of another class than the one that was saved may have a new head, or leave the old one out; not so its body.
+    """
+    state, tied, prefix = model.state_dict(), model.all_tied_weights_keys, f"{model.base_model_prefix}."
+    same = type(model).__name__ in (model.config.architectures or ())
+    found = {name for several in names.values() for name in several}
+    found |= {source for target, source in tied.items() if target in found}
+    missing = [
+        name
+        for name in state
+        if name not in found
+        and name not in tied
+        and not _ignored(name, model._keys_to_ignore_on_load_missing)
+        and (same or (".pooler." not in f".{name}" and (model.base_model is model or name.startswith(prefix))))
+    ]
+    if missing:
+        raise ModelError(f"the checkpoint lacks {len(missing)} tensors of the model, the first is {missing[0]}")
+    prefixed = any(key.startswith(prefix) for key in names)
+    surplus = [
+        key
+        for key, several in names.items()
+        if not several & state.keys()
+        and not _ignored(key, model._keys_to_ignore_on_load_unexpected)
+        and (same or (".pooler." not in f".{key}" and (key.startswith(prefix) or not prefixed)))
+    ]
+    if surplus:
+        raise ModelError(f"the checkpoint has {len(surplus)} tensors too many for the model, the first is {surplus[0]}")
+
+
+def _ignored(key: str, patterns: Iterable[str] | None) -> bool:
+    return any(re.search(pattern, key) for pattern in patterns or ())
+
+
+def _set_aside(module: Any, path: str) -> torch.Tensor:
+    """Takes the weight on the meta device from transformers' sight, which would otherwise miss it, and make one up."""
+    from transformers.pytorch_utils import Conv1D
+
+    if type(module) not in (nn.Linear, Conv1D):
+        raise ModelError(f"layer {path} is packed in the checkpoint, but no linear layer of the model")
+    weight: torch.Tensor = module.weight.detach()
+    weight._is_hf_initialized = True  # type: ignore[attr-defined]
+    del module.weight
+    module.weight = weight
+    return weight

@@ -1,0 +1,175 @@
+// Packs, checks, multiplies, encodes, damages and decodes random matrices, for `make sanitize`: every array has exactly its
+// length on the heap, so that the address sanitizer sees any read or write beyond it. Exits with 1 at the first mistake.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "codec.h"
+#include "kernel.h"
+#include "layers.h"
+#include "pack.h"
+
+using namespace aerogel;
+
+namespace {
+
+std::mt19937 generator(0);
+
+int64_t draw(int64_t first, int64_t last) { return std::uniform_int_distribution<int64_t>(first, last)(generator); }
+float draw_float() { return std::normal_distribution<float>()(generator); }
+
+void require(bool right, const std::string& what) {
+  if (right) return;
+  std::fprintf(stderr, "wrong: %s\n", what.c_str());
+  std::exit(1);
+}
+
+struct Arrays {
+  int64_t rows, columns, block;
+  ValueType type;
+  std::vector<uint8_t> values, index;
+  std::vector<uint16_t> order;
+  std::vector<int64_t> offsets;
+
+  Arrays(int64_t r, int64_t c, int64_t b, ValueType t)
+      : rows(r), columns(c), block(b), type(t), order(2 * r * view().blocks()), offsets(view().cells() + 1) {}
+
+  size_t bytes() const { return type == ValueType::float32 ? 4 : 2; }
+  void make_room(int64_t non_zeros) {
+    values = std::vector<uint8_t>(non_zeros * bytes());
+    index = std::vector<uint8_t>(non_zeros);
+  }
+  Matrix view() const { return {rows, columns, block, type, values.data(), index.data(), order.data(), offsets.data()}; }
+  bool operator==(const Arrays& other) const {
+    return values == other.values && index == other.index && order == other.order && offsets == other.offsets;
+  }
+};
+
+std::vector<float> random_dense(int64_t rows, int64_t columns, double density) {
+  std::vector<float> dense(rows * columns);
+  std::bernoulli_distribution kept(density);
+  for (float& value : dense) {
+    value = kept(generator) ? draw_float() : 0;
+    uint32_t bits;  // exact in bfloat16
+    std::memcpy(&bits, &value, sizeof bits);
+    bits &= 0xffff0000;
+    std::memcpy(&value, &bits, sizeof bits);
+  }
+  return dense;
+}
+
+Arrays packed(std::vector<float>& dense, int64_t rows, int64_t columns, int64_t block, ValueType type) {
+  Arrays arrays(rows, columns, block, type);
+  const Dense from{dense.data(), rows, columns, columns, 1};
+  arrays.make_room(plan_cells(from, block, arrays.order.data(), arrays.offsets.data(), 2));
+  fill_cells(from, arrays.view(), arrays.values.data(), arrays.index.data(), 2);
+  require(check(arrays.view(), arrays.index.size(), arrays.index.size()).empty(), "a packed matrix is not sound");
+  std::vector<float> again(dense.size());
+  unpack(arrays.view(), {again.data(), rows, columns, columns, 1}, 2);
+  require(again == dense, "unpacking is not the inverse of packing");
+  return arrays;
+}
+
+std::string decode(const std::vector<uint8_t>& stream, const std::vector<uint8_t>& values, Arrays& arrays) {
+  const Positions positions{stream.data(), static_cast<int64_t>(stream.size()),
+                            static_cast<int64_t>(values.size() / arrays.bytes())};
+  const std::string wrong =
+      plan_decoded(positions, arrays.rows, arrays.columns, arrays.block, arrays.order.data(), arrays.offsets.data());
+  if (!wrong.empty()) return wrong;
+  arrays.make_room(positions.non_zeros);
+  fill_decoded(positions, values.data(), arrays.view(), arrays.values.data(), arrays.index.data());
+  require(check(arrays.view(), positions.non_zeros, positions.non_zeros).empty(), "a decoded matrix is not sound");
+  return "";
+}
+
+void encode_and_damage(const Arrays& arrays) {
+  const int64_t most = most_bytes(arrays.rows * arrays.columns, arrays.index.size());
+  std::vector<uint8_t> stream(most), values(arrays.values.size());
+  stream.resize(encode(arrays.view(), stream.data(), values.data()));
+  stream.shrink_to_fit();
+  Arrays again(arrays.rows, arrays.columns, arrays.block, arrays.type);
+  require(decode(stream, values, again).empty() && again == arrays, "decoding is not the inverse of encoding");
+  for (int i = 0; i < 8; i++) {
+    std::vector<uint8_t> damaged(stream);
+    if (i % 2 && !damaged.empty()) {
+      damaged = std::vector<uint8_t>(damaged.begin(), damaged.begin() + draw(0, damaged.size() - 1));
+    } else {
+      for (uint8_t& byte : damaged)
+        if (draw(0, static_cast<int64_t>(damaged.size())) < 3) byte = static_cast<uint8_t>(draw(0, 255));
+    }
+    Arrays found(arrays.rows, arrays.columns, arrays.block, arrays.type);
+    decode(damaged, values, found);
+  }
+}
+
+void multiply(const Arrays& arrays, const std::vector<float>& dense) {
+  const Matrix matrix = arrays.view();
+  std::vector<float> bias(matrix.rows);
+  for (float& value : bias) value = draw_float();
+  for (const int64_t tokens : {int64_t{1}, int64_t{3}, draw(2, 80)}) {
+    std::vector<float> x(tokens * matrix.columns), y(tokens * matrix.rows);
+    for (float& value : x) value = draw_float();
+    project(Norm{}, {{matrix, bias.data()}}, x.data(), tokens, y.data(), static_cast<int>(draw(1, 3)));
+    if (dense.empty()) continue;
+    for (int64_t t = 0; t < tokens; t++) {
+      for (int64_t r = 0; r < matrix.rows; r++) {
+        double sum = bias[r], size = 1;
+        for (int64_t k = 0; k < matrix.columns; k++) {
+          const double term = double{x[t * matrix.columns + k]} * double{dense[r * matrix.columns + k]};
+          sum += term;
+          size += std::fabs(term);
+        }
+        require(std::fabs(y[t * matrix.rows + r] - sum) < 1e-4 * size, "a product differs from the dense one");
+      }
+    }
+  }
+}
+
+// Damage that `check` passes must be harmless.
+void damage_arrays(const Arrays& arrays) {
+  for (int i = 0; i < 8; i++) {
+    Arrays damaged(arrays);
+    const auto flip = [](auto& array) {
+      if (!array.empty()) array[draw(0, array.size() - 1)] ^= static_cast<uint8_t>(draw(1, 255));
+    };
+    if (i % 4 == 0) flip(damaged.index);
+    if (i % 4 == 1) flip(damaged.order);
+    if (i % 4 == 2) flip(damaged.offsets);
+    if (i % 4 == 3) flip(damaged.values);
+    if (check(damaged.view(), damaged.index.size(), damaged.index.size()).empty()) multiply(damaged, {});
+  }
+}
+
+}  // namespace
+
+int main() {
+  const Kernels* sets[4];
+  const int count = available(sets);
+  const double densities[] = {0, 0.01, 0.05, 0.1, 0.3, 0.5, 1};
+  const int64_t blocks[] = {128, 192, 256};
+  const int64_t edges[] = {1, 2, 15, 16, 17, 127, 128, 129, 191, 193, 255, 257};
+  int matrices = 0;
+  for (int i = 0; i < 120; i++) {
+    int64_t rows = i % 3 ? draw(1, 40) : edges[draw(0, 11)], columns = i % 2 ? draw(1, 300) : edges[draw(0, 11)];
+    if (i % 40 == 7) rows = draw(760, 1600), columns = draw(1, 30);
+    const double density = densities[draw(0, 6)];
+    const int64_t block = blocks[draw(0, 2)];
+    const ValueType type = i % 4 == 3 ? ValueType::bfloat16 : ValueType::float32;
+    std::vector<float> dense = random_dense(rows, columns, density);
+    const Arrays arrays = packed(dense, rows, columns, block, type);
+    encode_and_damage(arrays);
+    for (int set = 0; set < count; set++) {
+      require(use(sets[set]->name), "an instruction set can't be used");
+      multiply(arrays, dense);
+      damage_arrays(arrays);
+    }
+    matrices++;
+  }
+  std::printf("%d matrices on", matrices);
+  for (int set = 0; set < count; set++) std::printf(" %s", sets[set]->name);
+  std::printf(": sound\n");
+}
