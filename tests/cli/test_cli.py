@@ -44,7 +44,7 @@ def test_models_lists_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_from_pruning_to_scores(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pruned, tuned = tmp_path / "pruned", tmp_path / "tuned"
-    assert aerogel("prune", "tiny-bert", "--sparsity", "0.5", "--output", pruned) == 0
+    assert aerogel("prune", "tiny-bert", "--sparsity", "0.5", "--dense", "--output", pruned) == 0
     assert "50.00%" in capsys.readouterr().err
     tuning = ("--data", data, "--epochs", 10, "--learning-rate", 1e-3, "--batch-size", 8)
     assert aerogel("finetune", pruned, "--task", "moods", "--output", tuned, *tuning) == 0
@@ -60,6 +60,44 @@ def test_from_pruning_to_scores(tmp_path: Path, data: Path, capsys: pytest.Captu
     assert scores["agreement"] == 1
     assert aerogel("evaluate", tuned, "--tasks", "moods", "--data", data) == 0
     assert "accuracy" in capsys.readouterr().out
+
+
+def test_from_packing_to_unpacking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dense, packed, unpacked = tmp_path / "dense", tmp_path / "packed", tmp_path / "unpacked"
+    for output, flags in ((dense, ["--dense"]), (packed, [])):
+        assert aerogel("prune", "tiny-gpt2", "--sparsity", "0.9", "--output", output, *flags) == 0
+        assert "90.00% of" in capsys.readouterr().err
+    weights = {folder: (folder / "model.safetensors").stat().st_size for folder in (dense, packed)}
+    assert weights[packed] < 0.65 * weights[dense]  # half of this model is embeddings
+    reports = []
+    for folder in (dense, packed):
+        assert aerogel("inspect", folder, "--json") == 0
+        reports.append(json.loads(capsys.readouterr().out) | {"model": ""})
+    assert reports[0] == reports[1]
+    limits = ("--tasks", "python-reference", "--limit", 2, "--json")
+    assert aerogel("evaluate", packed, *limits, "--reference", dense) == 0
+    scores = json.loads(capsys.readouterr().out)["python-reference"]
+    assert scores["agreement"] > 0.99
+    assert aerogel("unpack", packed, "--output", unpacked) == 0
+    assert {path.name for path in unpacked.iterdir()} == {path.name for path in dense.iterdir()}
+    for path in dense.iterdir():
+        assert (unpacked / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_packed_model_is_unpacked_before_it_is_changed(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = tmp_path / "packed"
+    assert aerogel("prune", "tiny-bert", "--sparsity", "0.9", "--output", packed) == 0
+    capsys.readouterr()
+    for command in (("finetune", packed, "--task", "moods", "--data", data), ("prune", packed, "--sparsity", "0.95")):
+        assert aerogel(*command, "--output", tmp_path / "out") == 1
+        err = capsys.readouterr().err
+        assert "unpack the model first (aerogel unpack DIR --output DIR" in err
+        assert err.count("\n") == 1
+    assert aerogel("unpack", "tiny-bert", "--output", tmp_path / "out") == 1
+    assert "there is nothing to unpack" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_language_modelling_is_named_as_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from aerogel.cli.models import inspect, list_models
 from aerogel.cli.output import note
 from aerogel.cli.score import bench, evaluate
 from aerogel.cli.study import report, study
-from aerogel.cli.weights import finetune, prune
+from aerogel.cli.weights import finetune, prune, unpack
 from aerogel.errors import AerogelError
 
 
@@ -27,7 +27,7 @@ def aerogel(debug: bool) -> None:
     """
 
 
-for command in (list_models, inspect, prune, finetune, evaluate, bench, study, report):
+for command in (list_models, inspect, prune, unpack, finetune, evaluate, bench, study, report):
     aerogel.add_command(command)
 
 

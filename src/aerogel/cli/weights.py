@@ -1,4 +1,4 @@
-"""`aerogel prune` and `aerogel finetune`: commands that change weights."""
+"""`aerogel prune`, `aerogel unpack` and `aerogel finetune`: commands that write models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aerogel import files
-from aerogel.cli.output import note, progress_bar
+from aerogel.cli.output import note, progress_bar, size
 
 if TYPE_CHECKING:
     from aerogel.pruning import Scope
@@ -32,6 +32,7 @@ OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path)
 @click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Prune these too.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--dense", is_flag=True, help="Save zeros like other weights, to fine-tune the model further.")
 def prune(
     model: str,
     output: Path,
@@ -42,26 +43,50 @@ def prune(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     seed: int,
+    dense: bool,
 ) -> None:
-    """Prune MODEL and save it."""
+    """Prune MODEL and save it packed: smaller, and it runs sparse."""
     files.check_new(output)
     with progress_bar():
         from aerogel import models
         from aerogel.pruning import PruneConfig
         from aerogel.pruning import prune as prune_in_place
+        from aerogel.runtime import compress
 
         config = PruneConfig(method, sparsity, pattern, scope, ("blocks", *include), exclude, seed)
         loaded = models.load_model(model)
         masks = prune_in_place(loaded, config)
+        if not dense:
+            compress(loaded)
         tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         models.save(loaded, tokenizer, output)
     weights = sum(mask.numel() for mask in masks.values())
     zeros = weights - sum(int(mask.sum()) for mask in masks.values())
-    parameters = loaded.num_parameters()
+    parameters = models.parameter_count(loaded)
     note(
         f"{zeros:,} zeros: {zeros / weights:.2%} of {weights:,} prunable weights, {zeros / parameters:.2%} of the model"
     )
-    note(f"wrote {output}")
+    note(f"wrote {output}, {_weight_files(output)}")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@OUTPUT
+def unpack(folder: Path, output: Path) -> None:
+    """Write the packed model in FOLDER as an ordinary dense checkpoint, bit for bit as it was."""
+    files.check_new(output)
+    with progress_bar():
+        from aerogel import models
+        from aerogel.errors import ModelError
+        from aerogel.runtime import decompress
+        from aerogel.runtime.conversion import sparse_layers
+
+        loaded = models.load_model(str(folder), dtype="auto")
+        if not sparse_layers(loaded):
+            raise ModelError(f"{folder} is no packed model: there is nothing to unpack")
+        tokenizer = models.load_tokenizer(str(folder)) if models.has_tokenizer(str(folder)) else None
+        models.save(decompress(loaded), tokenizer, output)
+    note(f"wrote {output}, {_weight_files(output)}")
 
 
 @click.command()
@@ -106,3 +131,7 @@ def finetune(
     last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
     note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {found.source}")
     note(f"wrote {output}")
+
+
+def _weight_files(folder: Path) -> str:
+    return f"{size(sum(file.stat().st_size for file in folder.glob('*.safetensors')))} of weights"

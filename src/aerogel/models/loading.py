@@ -70,8 +70,10 @@ def load(name: str, head: Head | None = None) -> tuple[PreTrainedModel, PreTrain
     return model, tokenizer
 
 
-def load_model(name: str, head: Head | None = None) -> PreTrainedModel:
-    """The model alone: see `load`."""
+def load_model(
+    name: str, head: Head | None = None, dtype: torch.dtype | Literal["auto"] = torch.float32
+) -> PreTrainedModel:
+    """The model alone: see `load`. With `dtype` "auto" it stays in the type that its configuration names."""
     path, local_only = _located(name)
     config = _load_config(name, path, local_only)
     factory: Any
@@ -91,7 +93,7 @@ def load_model(name: str, head: Head | None = None) -> PreTrainedModel:
         model, report = factory.from_pretrained(
             path,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             local_files_only=local_only,
             trust_remote_code=False,
             output_loading_info=True,
@@ -131,7 +133,10 @@ def has_tokenizer(name: str) -> bool:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: str | os.PathLike[str]) -> None:
-    """Writes an ordinary checkpoint folder, whole or not at all. Raises `AerogelError` where it exists."""
+    """Writes a checkpoint folder, whole or not at all, packed where the model is compressed.
+
+    Raises `AerogelError` where it exists.
+    """
     with files.new_folder(output) as folder, quiet_transformers():
         model.save_pretrained(folder)
         if tokenizer is not None:

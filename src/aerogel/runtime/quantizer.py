@@ -108,7 +108,7 @@ class PackedQuantizer(HfQuantizer):
             for path, (layer, files, dtype) in self.awaited.items():
                 keys = layer + POSITIONS, layer + VALUES
                 for file in {files[key] for key in keys} - opened.keys():
-                    opened[file] = stack.enter_context(safe_open(file, framework="pt"))
+                    opened[file] = stack.enter_context(safe_open(file, framework="pt", backend="pread"))
                 positions, values = (opened[files[key]].get_tensor(key) for key in keys)
                 module = model.get_submodule(path)
                 shape = tuple(module.weight.shape)
