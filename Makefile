@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help study test check sanitize bench format clean
+.PHONY: help study test check sanitize neon bench format clean
 
 help:  ## list what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -26,6 +26,12 @@ sanitize: $(READY)  ## run the kernels and the checkpoint code on random and dam
 	$(BIN)/cmake -S . -B build/sanitize -DAEROGEL_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(BIN)/cmake --build build/sanitize --parallel
 	build/sanitize/driver
+
+neon:  ## the same as 64-bit ARM, emulated (on Debian: apt install g++-aarch64-linux-gnu qemu-user)
+	mkdir -p build
+	aarch64-linux-gnu-g++ -std=c++20 -O2 -static -DAEROGEL_ARM64 -Icsrc -o build/driver-arm64 \
+		$(filter-out csrc/avx% csrc/binding.cpp,$(wildcard csrc/*.cpp)) tests/csrc/driver.cpp
+	qemu-aarch64 build/driver-arm64
 
 # DeepSparse knows no Python after 3.11 and gets an environment of its own; without one the tables say so
 bench: $(READY)  ## measure speed and memory beside other runtimes (hours; benchmarks/*.py --help for a part)
