@@ -85,7 +85,7 @@ def decode(positions: Tensor, values: Tensor, shape: tuple[int, int], dtype: tor
 def checksum(positions: Tensor, values: Tensor) -> int:
     """CRC-32 of the stream and the values, which tells damage from a weight that is meant."""
     stream = positions[HEADER.size :].contiguous()
-    return zlib.crc32(values.contiguous().view(torch.uint8).numpy(), zlib.crc32(stream.numpy()))
+    return zlib.crc32(values.contiguous().view(torch.uint8).numpy().data, zlib.crc32(stream.numpy().data))
 
 
 def rice_parameter(size: int, count: int) -> int:
