@@ -71,18 +71,26 @@ def test_a_task_has_one_main_metric_a_kind_of_model(findings: Findings) -> None:
 def test_costs_are_those_of_the_store(findings: Findings, results: Results) -> None:
     stored = [(trial, result.values["measurements"]) for trial, result in results if trial.kind == "bench"]
     assert len(findings.costs) == len(stored)
-    for cost, (trial, measured) in zip(findings.costs, stored, strict=True):
-        assert (cost.model, cost.sparsity) == (trial.model, trial.sparsity)
-        assert cost.own.file_bytes == measured[-1]["file_bytes"]
-        assert list(cost.own.latencies) == measured[-1]["latencies"]
-        assert (cost.dense is None) == (len(measured) == 1)
-        if cost.dense:
-            ratio = statistics.median(measured[0]["latencies"]) / statistics.median(measured[1]["latencies"])
-            assert cost.speedup == pytest.approx(ratio)
-            assert min(cost.speedups) <= max(cost.speedups)
-        else:
-            assert cost.speedup is None
-            assert cost.speedups == ()
+    assert len(findings.compressed) == sum(trial.pruning is not None for trial, _ in stored)
+    entries = [
+        (trial, entry, measured[0] if trial.pruning else None)
+        for trial, measured in stored
+        for entry in measured[bool(trial.pruning) :]
+    ]
+    for compressed, costs in ((False, findings.costs), (True, findings.compressed)):
+        expected = [found for found in entries if found[1]["compressed"] == compressed]
+        for cost, (trial, entry, dense) in zip(costs, expected, strict=True):
+            assert (cost.model, cost.sparsity) == (trial.model, trial.sparsity)
+            assert cost.own.file_bytes == entry["file_bytes"]
+            assert list(cost.own.latencies) == entry["latencies"]
+            if dense:
+                ratio = statistics.median(dense["latencies"]) / statistics.median(entry["latencies"])
+                assert cost.speedup == pytest.approx(ratio)
+                assert min(cost.speedups) <= max(cost.speedups)
+            else:
+                assert cost.dense is None
+                assert cost.speedup is None
+                assert cost.speedups == ()
 
 
 def test_realised_sparsity_is_that_after_training(findings: Findings) -> None:

@@ -14,6 +14,7 @@ from aerogel.charts import PALETTE
 from aerogel.errors import StudyError
 from aerogel.evaluation import PERPLEXITIES
 from aerogel.report import build
+from aerogel.report.breakeven import break_evens
 from aerogel.report.collect import Findings
 from aerogel.report.words import metric_name, metric_value
 from aerogel.study import Store
@@ -133,8 +134,26 @@ def test_every_score_stands_in_the_page(parsed: Page, findings: Findings) -> Non
         assert metric_value(row.main, row.value.mean) in parsed.text
 
 
-def test_it_says_that_dense_storage_saves_nothing(parsed: Page) -> None:
-    assert "No pruned model is smaller on disk than its dense one" in parsed.text
+def test_it_says_what_compressing_saves_and_from_where_it_is_faster(parsed: Page, findings: Findings) -> None:
+    assert "All compressed models are smaller on disk than the dense one" in parsed.text
+    assert "On this machine a compressed model is faster than its dense one" in parsed.text
+    assert "Stored dense, zeros and all, pruned models are as large as before" in parsed.text
+    for even in break_evens(findings):
+        assert even.sentence in parsed.text
+
+
+def test_a_store_from_before_compressed_models_is_still_reported(changed: Changed) -> None:
+    def forget(connection: sqlite3.Connection) -> None:
+        for key, text in connection.execute("select key, result from trials").fetchall():
+            result = json.loads(text)
+            entries = [entry for entry in result["values"].get("measurements", []) if not entry.pop("compressed")]
+            if entries:
+                result["values"]["measurements"] = entries
+                connection.execute("update trials set result = ? where key = ?", [json.dumps(result), key])
+
+    text = Page(build(changed(forget)).read_text(encoding="utf-8")).text
+    assert "No pruned model is smaller on disk than its dense one: its zeros are stored" in text
+    assert "compressed" not in text
 
 
 def test_each_kind_of_perplexity_has_a_chart_of_its_own(parsed: Page) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from aerogel.evaluation import PERPLEXITIES
 from aerogel.report import tables
+from aerogel.report.breakeven import break_evens
 from aerogel.report.collect import COUNTS, Findings
-from aerogel.report.tables import Table
+from aerogel.report.table import Table
 
 
 def all_tables(findings: Findings) -> list[Table]:
@@ -68,15 +69,30 @@ def test_every_seed_is_there_as_it_was_stored(findings: Findings) -> None:
     assert not found
 
 
-def test_cost_csv_holds_the_measurements(findings: Findings) -> None:
-    (table,) = tables.costs(findings)
-    rows = {(row["model"], float(row["sparsity"])): row for row in parsed(table)}
-    for cost in findings.costs:
-        row = rows[cost.model, cost.sparsity]
-        assert int(row["file_bytes"]) == cost.own.file_bytes
-        assert int(row["training_memory_bytes"]) == cost.own.training_memory
-        assert float(row["inference_median_seconds"]) == cost.own.median
-        assert row["speedup"] == ("" if cost.speedup is None else str(cost.speedup))
+def test_cost_csvs_hold_the_measurements(findings: Findings) -> None:
+    stored, compressed, _ = tables.costs(findings)
+    for table, costs in ((stored, findings.costs), (compressed, findings.compressed)):
+        rows = {(row["model"], float(row["sparsity"])): row for row in parsed(table)}
+        assert len(rows) == len(costs)
+        for cost in costs:
+            row = rows[cost.model, cost.sparsity]
+            assert int(row["file_bytes"]) == cost.own.file_bytes
+            assert int(row["parameter_bytes"]) == cost.own.parameter_bytes
+            assert float(row["inference_median_seconds"]) == cost.own.median
+            assert row["speedup"] == ("" if cost.speedup is None else str(cost.speedup))
+            if cost.own.compressed:
+                assert cost.dense
+                assert float(row["file_share"]) == cost.own.file_bytes / cost.dense.file_bytes < 1
+                assert "training_step_seconds" not in row
+            else:
+                assert int(row["training_memory_bytes"]) == cost.own.training_memory
+
+
+def test_break_even_csv_holds_a_row_a_model(findings: Findings) -> None:
+    *_, table = tables.costs(findings)
+    for row, found in zip(parsed(table), break_evens(findings), strict=True):
+        assert row["model"] == found.model
+        assert row["break_even_sparsity"] == ("" if found.sparsity is None else str(found.sparsity))
 
 
 def test_the_page_writes_what_the_csv_holds(findings: Findings) -> None:

@@ -216,8 +216,9 @@ def cost(own: Measurement, dense: Measurement) -> Cost:
 
 def test_what_is_as_large_as_before_saves_nothing() -> None:
     same = measured((1.0, 1.1, 0.9))
-    disk, memory, time = savings(cost(same, same), [5000, 5100])
+    disk, weights, memory, time = savings(cost(same, same), [5000, 5100])
     assert "nothing saved" in disk
+    assert "nothing saved" in weights
     assert "no clear difference" in memory
     assert "1.00 times as fast" in time
     assert "no clear difference" in time
@@ -225,16 +226,18 @@ def test_what_is_as_large_as_before_saves_nothing() -> None:
 
 def test_what_is_smaller_and_faster_is_said_to_be() -> None:
     small = measured((0.5, 0.4), file_bytes=200, memory=2500)
-    disk, memory, time = savings(cost(small, measured((1.0, 1.2))), [5000, 5000])
+    disk, weights, memory, time = savings(cost(small, measured((1.0, 1.2))), [5000, 5000])
     assert "80% saved" in disk
+    assert "80% saved" in weights
     assert "50% saved" in memory
     assert "faster in each of the 2 rounds" in time
 
 
 def test_what_is_larger_is_said_to_be() -> None:
     large = measured((1.0,), file_bytes=1500, memory=6000)
-    disk, memory, _ = savings(cost(large, measured((1.0,))), [5000, 5000])
+    disk, weights, memory, _ = savings(cost(large, measured((1.0,))), [5000, 5000])
     assert "50% more" in disk
+    assert "50% more" in weights
     assert "20% more" in memory
 
 

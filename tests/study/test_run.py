@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from aerogel.errors import AerogelError
+from aerogel.models import load, save
+from aerogel.pruning import PruneConfig, prune
+from aerogel.runtime import compress
 from aerogel.study import State, Store, run_study
 from builders import alive_in_session
 from conftest import small_spec
@@ -109,6 +112,16 @@ def test_an_interrupt_loses_the_trial_under_way_and_nothing_else(tmp_path: Path,
     assert done.returncode == 0, done.stderr
     assert Store.open(output).results()[: len(kept)] == kept
     assert not Store.open(output).open_trials()
+
+
+def test_a_packed_folder_is_studied_as_the_model_that_it_stands_for(tmp_path: Path) -> None:
+    model, tokenizer = load("tiny-gpt2")
+    prune(model, PruneConfig(sparsity=0.5))
+    save(compress(model), tokenizer, tmp_path / "packed")
+    run_study(small_spec(**ONE | {"models": [str(tmp_path / "packed")], "sparsities": [0]}), tmp_path / "out")
+    scored = [(trial, result) for trial, result in Store.open(tmp_path / "out").results() if trial.kind == "score"]
+    assert [result.error for _, result in scored] == [None]
+    assert scored[0][1].values["sparsity"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_what_is_missing_is_said_before_anything_runs(tmp_path: Path) -> None:

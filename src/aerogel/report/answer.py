@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from statistics import median
 
 from markupsafe import Markup
 
+from aerogel.report.breakeven import break_evens
 from aerogel.report.collect import Cost, Findings
 from aerogel.report.estimate import listing, percent, significant
 from aerogel.report.words import (
@@ -26,6 +28,7 @@ class Answer:
     """What is said of one model, pruned by one method: a sentence or two by task, then what it saves."""
 
     model: str
+    method: str
     name: str
     verdicts: dict[str, Verdict]
     said: list[tuple[str, list[Markup | str]]]
@@ -42,7 +45,7 @@ def answers(findings: Findings) -> list[Answer]:
                 (task, [verdict_sentences(verdict, len(spec.seeds))]) for task, verdict in verdicts.items()
             ]
             said += _savings(findings, model, method, verdicts)
-            made.append(Answer(model, series_name(findings, model, method), verdicts, said))
+            made.append(Answer(model, method, series_name(findings, model, method), verdicts, said))
     return made
 
 
@@ -52,14 +55,13 @@ def series_name(findings: Findings, model: str, method: str | None) -> str:
 
 
 def summary(findings: Findings, found: list[Answer]) -> list[str]:
-    """The first paragraph, sentence by sentence."""
-    said = []
-    if findings.scores:
-        said += _room(found, len(findings.spec.seeds))
-    pruned = [cost for cost in findings.costs if cost.dense]
-    if pruned:
-        said += [_disk(pruned), _speed(pruned)]
-    return said
+    """The opening, in paragraphs: how sparse the models may be, what that saves, and what compressing does at all."""
+    stored = [cost for cost in findings.costs if cost.dense]
+    said = [*_room(found, len(findings.spec.seeds))] if findings.scores else []
+    if not findings.compressed:
+        return [" ".join(said + ([_disk(stored), _speed(stored)] if stored else []))]
+    compressed = [_disk(findings.compressed), _speed(findings.compressed), _break_even(findings), _stored(stored)]
+    return [" ".join([*said, *_bargain(findings, found)]), " ".join(compressed)]
 
 
 def notes(findings: Findings) -> list[str]:
@@ -100,8 +102,12 @@ def _savings(
     findings: Findings, model: str, method: str, verdicts: dict[str, Verdict]
 ) -> list[tuple[str, list[Markup | str]]]:
     """At each sparsity that some task allows; at the highest one measured where none does."""
-    costs = {cost.sparsity: cost for cost in findings.costs if (cost.model, cost.method) == (model, method)}
-    if not costs:
+    series = (model, method)
+    stored, compressed = (
+        {cost.sparsity: cost for cost in costs if (cost.model, cost.method) == series}
+        for costs in (findings.costs, findings.compressed)
+    )
+    if not stored:
         return []
     memory = [
         measured.inference_memory
@@ -110,8 +116,19 @@ def _savings(
         for measured in [cost.dense or cost.own]
     ]
     allowed = {verdict.allowed.sparsity for verdict in verdicts.values() if verdict.says_something and verdict.allowed}
-    shown = sorted(allowed & set(costs)) or [max(costs)]
-    return [(f"cost at {percent(sparsity)}", [*savings(costs[sparsity], memory)]) for sparsity in shown]
+    said: list[tuple[str, list[Markup | str]]] = []
+    for sparsity in sorted(allowed & set(stored)) or [max(stored)]:
+        if sparsity in compressed:
+            said.append((f"compressed at {percent(sparsity)}", [*savings(compressed[sparsity], memory)]))
+        else:
+            too_dense = ["There are too few zeros to compress."] if compressed and sparsity else []
+            said.append((f"cost at {percent(sparsity)}", [*too_dense, *savings(stored[sparsity], memory)]))
+    said += [
+        ("break-even on this machine", [even.sentence])
+        for even in break_evens(findings)
+        if (even.model, even.method) == series
+    ]
+    return said
 
 
 def _room(found: list[Answer], seeds: int) -> list[str]:
@@ -147,14 +164,38 @@ def _room(found: list[Answer], seeds: int) -> list[str]:
     return said
 
 
+def _bargain(findings: Findings, found: list[Answer]) -> list[str]:
+    """What each model saves, compressed, at the sparsity that all of its tasks allow."""
+    packed = {(cost.model, cost.method, cost.sparsity): cost for cost in findings.compressed}
+    said, too_dense = [], []
+    for answer in found:
+        judged = [verdict for verdict in answer.verdicts.values() if verdict.says_something]
+        allowed = min((verdict.allowed.sparsity if verdict.allowed else 0.0 for verdict in judged), default=0.0)
+        cost = packed.get((answer.model, answer.method, allowed))
+        if cost and cost.dense:
+            said.append(
+                f"{answer.name} takes {cost.own.file_bytes / cost.dense.file_bytes:.0%} of its dense bytes on disk and "
+                f"{cost.own.parameter_bytes / cost.dense.parameter_bytes:.0%} in memory, and runs "
+                f"{cost.speedup:.2f} times as fast"
+            )
+        elif allowed:
+            too_dense.append(answer.name)
+    parts = [f"Compressed at that sparsity, {'; '.join(said)}."] if said else []
+    if too_dense:
+        verb = "has" if len(too_dense) == 1 else "have"
+        parts.append(f"At that sparsity {listing(too_dense)} {verb} too few zeros to save anything.")
+    return parts
+
+
 def _disk(pruned: list[Cost]) -> str:
     pairs = [(cost.own, cost.dense) for cost in pruned if cost.dense]
+    kind = _kind(pruned)
     shares = [own.file_bytes / dense.file_bytes for own, dense in pairs if is_less(own.file_bytes, dense.file_bytes)]
     if shares:
-        count = _share(len(shares), len(pruned))
+        count = _share(len(shares), len(pruned), kind)
         return f"{count} smaller on disk than the dense one, down to {min(shares):.0%} of its bytes."
     stored = all(own.parameter_bytes == dense.parameter_bytes for own, dense in pairs)
-    return "No pruned model is smaller on disk than its dense one" + (
+    return f"No {kind} model is smaller on disk than its dense one" + (
         ": its zeros are stored like any other weight." if stored else "."
     )
 
@@ -164,12 +205,33 @@ def _speed(pruned: list[Cost]) -> str:
     said = "None is faster than the dense one in every round measured"
     if faster:
         best = max(cost.speedup or 0 for cost in faster)
-        share = _share(len(faster), len(pruned))
+        share = _share(len(faster), len(pruned), _kind(pruned))
         said = f"{share} faster than the dense one in every round measured, at most {best:.2f} times as fast"
     return said + (f"; {len(slower)} {'is' if len(slower) == 1 else 'are'} slower in every round." if slower else ".")
 
 
-def _share(some: int, of: int) -> str:
+def _break_even(findings: Findings) -> str:
+    starts: dict[str, list[str]] = defaultdict(list)
+    for even in break_evens(findings):
+        starts[even.start].append(series_name(findings, even.model, even.method))
+    parts = [f"{start} for {listing(names)}" for start, names in starts.items()]
+    return f"On this machine a compressed model is faster than its dense one {'; '.join(parts)}."
+
+
+def _stored(stored: list[Cost]) -> str:
+    """What pruning alone does, without compressing."""
+    ratios = [cost.speedup for cost in stored if cost.speedup]
+    return (
+        "Stored dense, zeros and all, pruned models are as large as before, "
+        f"and {median(ratios):.2f} times as fast (median of {len(ratios)})."
+    )
+
+
+def _kind(costs: list[Cost]) -> str:
+    return "compressed" if costs[0].own.compressed else "pruned"
+
+
+def _share(some: int, of: int, kind: str) -> str:
     if some == of:
-        return "All pruned models are"
-    return f"{some} of {of} pruned models {'is' if some == 1 else 'are'}"
+        return f"All {kind} models are"
+    return f"{some} of {of} {kind} models {'is' if some == 1 else 'are'}"

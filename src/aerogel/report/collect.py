@@ -53,7 +53,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one model costs at one sparsity, and the dense model measured beside it, round by round."""
+    """What one model costs at one sparsity, stored dense or compressed, beside the dense model, round by round."""
 
     model: str
     method: str | None
@@ -108,7 +108,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that the report shows. `failed` and `open` are the trials' labels, failed ones by their error."""
+    """All that the report shows. `failed` and `open` are the trials' labels, failed ones by their error.
+
+    `costs` are of models stored dense, zeros and all; `compressed` of the same where compressing packs something.
+    """
 
     spec: StudySpec
     total: int
@@ -119,6 +122,7 @@ class Findings:
     runs: list[Run]
     scores: list[Scored]
     costs: list[Cost]
+    compressed: list[Cost]
     realised: list[Realised]
     sources: dict[str, list[str]]
     machines: list[tuple[dict[str, Any], int]]
@@ -135,6 +139,7 @@ def collect(store: Store) -> Findings:
             failed[result.error or "no error was recorded"].append(trial.label)
     ran = {trial.key for trial, _ in results}
     runs = [Run(trial, result.values) for trial, result in done if trial.kind == "score"]
+    costs = [cost for trial, result in done if trial.kind == "bench" for cost in _costs(trial, result)]
     weights = {
         trial.model: weight_report(result.values["weights"]) for trial, result in done if trial.kind == "inspect"
     }
@@ -153,7 +158,8 @@ def collect(store: Store) -> Findings:
         weights=weights,
         runs=runs,
         scores=_scores(runs),
-        costs=[_cost(trial, result) for trial, result in done if trial.kind == "bench"],
+        costs=[cost for cost in costs if not cost.own.compressed],
+        compressed=[cost for cost in costs if cost.own.compressed],
         realised=_realised(runs, weights),
         sources={task: list(found) for task, found in sources.items()},
         machines=_machines(result for _, result in results),
@@ -235,14 +241,14 @@ def _agreement(seeds: dict[int, Any], dense: dict[int, Any]) -> Estimate | None:
     )
 
 
-def _cost(trial: Trial, result: Result) -> Cost:
+def _costs(trial: Trial, result: Result) -> list[Cost]:
     lists = ("latencies", "training_steps")
     measured = [
         Measurement(**{**values, **{name: tuple(values[name]) for name in lists}})
         for values in result.values["measurements"]
     ]
-    dense, own = (measured[0], measured[1]) if trial.pruning else (None, measured[0])
-    return Cost(trial.model, method_of(trial), trial.sparsity, own, dense)
+    dense = measured.pop(0) if trial.pruning else None
+    return [Cost(trial.model, method_of(trial), trial.sparsity, own, dense) for own in measured]
 
 
 def _realised(runs: list[Run], weights: dict[str, WeightReport]) -> list[Realised]:

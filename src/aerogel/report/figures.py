@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -147,70 +147,77 @@ class Figures:
 
     def memory(self) -> list[Chart]:
         where = "Peak of resident memory over that of the empty process, measured once"
-        return self._costs(
-            (
+        return [
+            *self._beside(
                 "Memory in inference, MB",
                 f"{where}; {self._batch()}.",
                 lambda cost: Point(cost.own.inference_memory / 1e6),
             ),
-            (
+            *self._trained(
                 "Memory in training, MB",
                 f"{where}; forward, backward and AdamW step, {self._batch()}.",
-                lambda cost: Point(cost.own.training_memory / 1e6),
+                lambda cost: Point(cost.own.training_memory / 1e6) if cost.own.training_memory else None,
             ),
-        )
+        ]
 
     def time(self) -> list[Chart]:
-        return self._costs(
-            (
+        def step(cost: Cost) -> Point | None:
+            median, steps = cost.own.training_median, cost.own.training_steps
+            return Point(median, min(steps), max(steps)) if median else None
+
+        return [
+            *self._beside(
                 "Time of an inference batch, s",
                 f"Median, with a bar up to the 90th percentile; {self._batch()}.",
                 lambda cost: Point(cost.own.median, cost.own.median, cost.own.p90),
             ),
-            (
+            *self._trained(
                 "Time of a training step, s",
                 f"Median, with a bar from the shortest to the longest step; {self._batch()}.",
-                lambda cost: Point(
-                    cost.own.training_median, min(cost.own.training_steps), max(cost.own.training_steps)
-                ),
+                step,
             ),
-        )
+        ]
 
     def speed(self) -> list[Chart]:
-        pruned = [cost for cost in self.findings.costs if cost.dense]
-        lines = self._lines(
-            pruned, lambda cost: Point(cost.speedup, min(cost.speedups), max(cost.speedups)) if cost.speedup else None
-        )
-        caption = (
+        return self._beside(
+            "Speed beside the dense model, times",
             "Median time of the dense model over that of the pruned one, both measured in turn in one run; above the "
-            "dashed line is faster, bars go from the slowest to the fastest round."
-        )
-        return (
-            [chart("Speed beside the dense model, times", caption, self._draw(lines, from_dense=False, level=1.0))]
-            if pruned
-            else []
+            "dashed line is faster, bars go from the slowest to the fastest round.",
+            lambda cost: Point(cost.speedup, min(cost.speedups), max(cost.speedups)) if cost.speedup else None,
+            from_zero=False,
+            from_dense=False,
+            level=1.0,
         )
 
     def size(self) -> list[Chart]:
-        return self._costs(
-            (
+        return [
+            *self._beside(
                 "Weight files on disk, MB",
                 "Bytes of the saved checkpoint.",
                 lambda cost: Point(cost.own.file_bytes / 1e6),
             ),
-            (
-                "Parameters in memory, MB",
-                "Bytes of all parameters as they are held.",
+            *self._beside(
+                "Weights in memory, MB",
+                "Bytes of all parameters and buffers as they are held.",
                 lambda cost: Point(cost.own.parameter_bytes / 1e6),
             ),
-        )
-
-    def _costs(self, *wanted: tuple[str, str, Callable[[Cost], Point]]) -> list[Chart]:
-        costs = self.findings.costs
-        return [
-            chart(title, caption, self._draw(self._lines(costs, point), from_zero=True))
-            for title, caption, point in (wanted if costs else ())
         ]
+
+    def _beside(self, title: str, caption: str, point: Callable[[Cost], Point | None], **settings: Any) -> list[Chart]:
+        """What was measured compressed too: those lines in front, those of the models stored dense pale behind."""
+        stored = self._lines(self.findings.costs, point)
+        packed = {(cost.model, cost.method, cost.sparsity): cost for cost in self.findings.compressed}
+        lines = stored
+        if packed:
+            # compressing a model with nothing to pack leaves it as it is
+            best = [packed.get((cost.model, cost.method, cost.sparsity), cost) for cost in self.findings.costs]
+            lines = [replace(line, pale=True) for line in stored] + self._lines(best, point)
+            caption += " Full lines are compressed models, pale ones the same stored dense."
+        return [chart(title, caption, self._draw(lines, **{"from_zero": True, **settings}))] if lines else []
+
+    def _trained(self, title: str, caption: str, point: Callable[[Cost], Point | None]) -> list[Chart]:
+        lines = self._lines(self.findings.costs, point)
+        return [chart(title, caption, self._draw(lines, from_zero=True))] if lines else []
 
     def _batch(self) -> str:
         part = self.findings.spec.benchmark

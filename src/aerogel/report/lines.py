@@ -19,6 +19,7 @@ from aerogel.report.estimate import minus, percent
 
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
 DODGE = 0.07  # of the distance between two sparsities, so that intervals stand beside each other
+PALE = 0.35  # the strength of a line that stands back
 LARGEST = 1e100  # matplotlib can't scale an axis much further; a collapsed model's perplexity goes there
 LOGARITHMIC = 8  # times the lowest value that the highest must be for a logarithmic axis
 
@@ -74,11 +75,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """The values of one model and method by sparsity."""
+    """The values of one model and method by sparsity; a pale line stands back behind the others."""
 
     model: str
     method: str | None
     points: dict[float, Point]
+    pale: bool = False
 
 
 @styled
@@ -100,8 +102,9 @@ def against_sparsity(
     """
     made = figure()
     axes = made.axes[0]
-    for place, line in enumerate(lines):
-        shift = (place - (len(lines) - 1) / 2) * min(DODGE, 0.4 / len(lines))
+    series = list(dict.fromkeys((line.model, line.method) for line in lines))
+    for line in lines:
+        shift = (series.index((line.model, line.method)) - (len(series) - 1) / 2) * min(DODGE, 0.4 / len(series))
         _draw(axes, line, [number + shift for number in range(len(sparsities))], sparsities, look, bounds)
         dense = line.points.get(0.0)
         if dense_levels and dense:
@@ -130,12 +133,13 @@ def _draw(
     nothing = Point(math.nan)  # a gap where a sparsity is missing
     points = [line.points.get(sparsity, nothing) for sparsity in sparsities]
     colour, marker = look.colour(line.model), look.marker(line.model)
+    strength, behind = (PALE, 0.5) if line.pale else (1.0, 0.0)
     values = np.clip([point.value for point in points], *bounds)
-    axes.plot(places, values, color=colour, linestyle=look.dashes(line.method), zorder=2)
+    axes.plot(places, values, color=colour, linestyle=look.dashes(line.method), alpha=strength, zorder=2 - behind)
     for place, point in zip(places, points, strict=True):
         if point.low is not None and point.high is not None:
             ends = np.clip([point.low, point.high], *bounds)
-            axes.plot([place, place], ends, color=colour, linewidth=1, alpha=0.6, zorder=2)
+            axes.plot([place, place], ends, color=colour, linewidth=1, alpha=0.6 * strength, zorder=2 - behind)
     for hollow in (False, True):
         chosen = [number for number, point in enumerate(points) if point.hollow == hollow]
         axes.plot(
@@ -145,8 +149,9 @@ def _draw(
             marker=marker,
             linestyle="none",
             markerfacecolor=PAPER if hollow else colour,
+            alpha=strength,
             clip_on=False,
-            zorder=3,
+            zorder=3 - behind,
         )
 
 

@@ -1,80 +1,38 @@
-"""The tables of the report: short numbers on the page, whole ones in the CSV that each can be taken as."""
+"""The tables of the report."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from aerogel.analysis.plot import short
 from aerogel.report.answer import series_name
+from aerogel.report.breakeven import BreakEven, break_evens
 from aerogel.report.collect import Cost, Findings, Realised, Scored, metrics_of
 from aerogel.report.estimate import Estimate, change, megabytes, minus, percent, significant, with_interval
 from aerogel.report.figures import panels
+from aerogel.report.table import Column, Table
 from aerogel.report.words import metric_digits, metric_name
 
-NOTHING = "\N{EN DASH}"
-Row = TypeVar("Row", Scored, Cost, Realised)
-
-
-@dataclass(frozen=True)
-class Column:
-    """`name` heads it in the CSV and `head` on the page, where `show` writes a value that is not `None`."""
-
-    name: str
-    head: str
-    show: Callable[[Any], str] = str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of plain values and estimates; `title` is unique in the page."""
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: list[tuple[Any, ...]]
-
-    def cells(self) -> list[list[str]]:
-        """The page's texts."""
-        return [
-            [NOTHING if value is None else column.show(value) for column, value in zip(self.columns, row, strict=True)]
-            for row in self.rows
-        ]
-
-    def is_text(self, place: int) -> bool:
-        return all(isinstance(row[place], str | None) for row in self.rows)
-
-    def csv(self) -> str:
-        """All digits; an estimate takes three columns: mean, and the interval's ends where it has one."""
-        estimates = [any(isinstance(row[place], Estimate) for row in self.rows) for place in range(len(self.columns))]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        header: list[str] = []
-        for column, is_estimate in zip(self.columns, estimates, strict=True):
-            header += [column.name, f"{column.name}_low", f"{column.name}_high"] if is_estimate else [column.name]
-        writer.writerow(header)
-        for row in self.rows:
-            fields: list[Any] = []
-            for value, is_estimate in zip(row, estimates, strict=True):
-                if is_estimate:
-                    fields += [value.mean, value.low, value.high] if value else [None] * 3
-                else:
-                    fields.append(value)
-            writer.writerow(fields)
-        return text.getvalue()
-
-    def link(self) -> str:
-        return "data:text/csv;charset=utf-8," + quote(self.csv(), safe=" ,.:;()|<>-+*/'")
-
-    def file(self) -> str:
-        """The name that the CSV is saved by."""
-        words = "".join(letter if letter.isalnum() else " " for letter in self.title.lower()).split()
-        return "-".join(words) + ".csv"
+Row = TypeVar("Row", Scored, Cost, Realised, BreakEven)
+COSTS = (
+    Column("file_bytes", "on disk, MB", megabytes),
+    Column("file_share", "of dense", lambda share: f"{share:.0%}"),
+    Column("parameter_bytes", "weights in memory, MB", megabytes),
+    Column("parameter_share", "of dense", lambda share: f"{share:.0%}"),
+    Column("inference_memory_bytes", "peak in inference, MB", megabytes),
+    Column("training_memory_bytes", "peak in training, MB", megabytes),
+    Column("inference_median_seconds", "inference, s", significant),
+    Column("inference_p90_seconds", "its p90, s", significant),
+    Column("training_step_seconds", "training step, s", significant),
+    Column("dense_median_seconds", "dense beside it, s", significant),
+    Column("speedup", "times as fast", lambda value: f"{value:.2f}"),
+    Column("speedup_low", "lowest round", lambda value: f"{value:.2f}"),
+    Column("speedup_high", "highest round", lambda value: f"{value:.2f}"),
+)
 
 
 def scores(findings: Findings, task: str) -> list[Table]:
@@ -111,39 +69,51 @@ def scores(findings: Findings, task: str) -> list[Table]:
 
 
 def costs(findings: Findings) -> list[Table]:
-    """The reports' table, model by sparsity to megabytes and seconds."""
+    """The reports' table, model by sparsity to megabytes and seconds; the same compressed; and what follows from it."""
+    made = []
+    for title, found in (("stored dense", findings.costs), ("compressed", findings.compressed)):
+        rows = [(*_setting_of(findings, cost), *_measured(cost)) for cost in _in_order(findings, found)]
+        columns = (*_setting(findings), *COSTS)
+        # a compressed model is not trained
+        kept = [place for place in range(len(columns)) if any(row[place] is not None for row in rows)]
+        if rows:
+            shown = [tuple(row[place] for place in kept) for row in rows]
+            made.append(Table(f"Memory, time and bytes, {title}", tuple(columns[place] for place in kept), shown))
+    return made + _break_even(findings)
+
+
+def _measured(cost: Cost) -> tuple[Any, ...]:
+    own, dense = cost.own, cost.dense
+    beside = dense if own.compressed else None  # a model stored dense has the dense one's bytes
+    return (
+        own.file_bytes,
+        own.file_bytes / beside.file_bytes if beside else None,
+        own.parameter_bytes,
+        own.parameter_bytes / beside.parameter_bytes if beside else None,
+        own.inference_memory,
+        own.training_memory,
+        own.median,
+        own.p90,
+        own.training_median,
+        dense.median if dense else None,
+        cost.speedup,
+        min(cost.speedups, default=None),
+        max(cost.speedups, default=None),
+    )
+
+
+def _break_even(findings: Findings) -> list[Table]:
     columns = (
-        *_setting(findings),
-        Column("file_bytes", "on disk, MB", megabytes),
-        Column("parameter_bytes", "parameters, MB", megabytes),
-        Column("inference_memory_bytes", "memory in inference, MB", megabytes),
-        Column("training_memory_bytes", "memory in training, MB", megabytes),
-        Column("inference_median_seconds", "inference, s", significant),
-        Column("inference_p90_seconds", "its p90, s", significant),
-        Column("training_step_seconds", "training step, s", significant),
-        Column("dense_median_seconds", "dense beside it, s", significant),
-        Column("speedup", "times as fast", lambda value: f"{value:.2f}"),
-        Column("speedup_low", "lowest round", lambda value: f"{value:.2f}"),
-        Column("speedup_high", "highest round", lambda value: f"{value:.2f}"),
+        *_setting(findings)[:-1],
+        Column("break_even_sparsity", "break-even sparsity", lambda sparsity: f"{100 * sparsity:.0f}%"),
+        Column("not_faster_at", "not faster at", percent),
+        Column("faster_from", "faster from", percent),
     )
     rows = [
-        (
-            *_setting_of(findings, cost),
-            cost.own.file_bytes,
-            cost.own.parameter_bytes,
-            cost.own.inference_memory,
-            cost.own.training_memory,
-            cost.own.median,
-            cost.own.p90,
-            cost.own.training_median,
-            cost.dense.median if cost.dense else None,
-            cost.speedup,
-            min(cost.speedups, default=None),
-            max(cost.speedups, default=None),
-        )
-        for cost in _in_order(findings, findings.costs)
+        (*_setting_of(findings, found)[:-1], found.sparsity, found.below, found.above)
+        for found in break_evens(findings)
     ]
-    return [Table("Memory, time and bytes", columns, rows)] if rows else []
+    return [Table("Break-even sparsity of compressed models", columns, rows)] if rows else []
 
 
 def realised(findings: Findings) -> list[Table]:

@@ -220,7 +220,9 @@ def savings(cost: Cost, dense_memory: Sequence[float]) -> list[str]:
     return [
         f"On disk {megabytes(own.file_bytes)} MB, dense {megabytes(dense.file_bytes)}: "
         f"{saved(own.file_bytes, dense.file_bytes)}.",
-        f"In memory {megabytes(own.inference_memory)} MB, dense {usual}: "
+        f"Its weights take {megabytes(own.parameter_bytes)} MB of memory, dense {megabytes(dense.parameter_bytes)}: "
+        f"{saved(own.parameter_bytes, dense.parameter_bytes)}.",
+        f"Inference takes {megabytes(own.inference_memory)} MB at its peak, dense {usual}: "
         f"{saved_memory(own.inference_memory, dense_memory)}.",
         f"A batch takes {significant(own.median)} s, dense beside it {significant(dense.median)}: {speed(cost)}.",
     ]

@@ -17,6 +17,7 @@ from aerogel.errors import StudyError
 from aerogel.evaluation import score
 from aerogel.models import Head, prunable_weights
 from aerogel.pruning import PruneConfig, prune
+from aerogel.runtime import decompress
 from aerogel.training import TrainingConfig, finetune
 
 BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
@@ -92,6 +93,7 @@ def run_trial(trial: Trial, data: TaskData | None) -> dict[str, Any]:
 def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, Any]:
     torch.manual_seed(training.seed)  # new heads start from it
     model, tokenizer = models.load(trial.model, data.task.head)
+    decompress(model)  # a packed checkpoint is trained as the dense model that it stands for
     if trial.pruning:
         prune(model, trial.pruning)
     trained = finetune(model, tokenizer, data, training)
