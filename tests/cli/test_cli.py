@@ -118,6 +118,19 @@ def test_bench_prints_numbers_for_machines(capsys: pytest.CaptureFixture[str]) -
     assert found["environment"]["processor"]
 
 
+def test_bench_of_a_packed_folder_shows_it_dense_and_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert aerogel("prune", "tiny-bert", "--sparsity", 0.9, "--output", "packed") == 0
+    small = ("--batch-size", 2, "--sequence-length", 8, "--rounds", 3, "--training-steps", 1)
+    capsys.readouterr()
+    assert aerogel("bench", "packed", *small) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("packed")]
+    assert len(lines) == 2
+    assert lines[1].startswith("packed, compressed")
+
+
 def test_report_is_written_again_from_the_store(study_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = study_folder / "report.html"
     page.unlink(missing_ok=True)
