@@ -85,7 +85,7 @@ def bench(
     serving = config.batch_size, config.sequence_length, threads, config.seed
     with ExitStack() as stack:
         with TemporaryDirectory(prefix="aerogel-") as scratch:
-            checkpoints = _prepare(subjects, Path(scratch), config.seed, start)
+            checkpoints = _prepare(subjects, Path(scratch), threads, config.seed, start)
             workers = [
                 stack.enter_context(Worker(checkpoint.name, start, serve, checkpoint, *serving))
                 for checkpoint in checkpoints
@@ -115,10 +115,10 @@ def bench(
     return made
 
 
-def _prepare(subjects: Sequence[Subject], scratch: Path, seed: int, start: Start) -> list[Checkpoint]:
+def _prepare(subjects: Sequence[Subject], scratch: Path, threads: int, seed: int, start: Start) -> list[Checkpoint]:
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(Worker(subject.name, start, prepare, subject, scratch / str(place), seed))
+            stack.enter_context(Worker(subject.name, start, prepare, subject, scratch / str(place), threads, seed))
             for place, subject in enumerate(subjects)
         ]
         return [checkpoint for worker in progress.track(workers, "preparing") for checkpoint in worker.answer()]

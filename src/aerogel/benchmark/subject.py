@@ -48,11 +48,13 @@ class Checkpoint:
     file_bytes: int
 
 
-def prepare(connection: Connection, subject: Subject, scratch: Path, seed: int) -> None:
+def prepare(connection: Connection, subject: Subject, scratch: Path, threads: int, seed: int) -> None:
     """Saves the subject dense, and compressed where that packs anything, and answers with the checkpoints.
 
     This has a process of its own, so that pruning and packing leave nothing behind in the memory that is measured.
     """
+    # first of all: after a fork, transformers' loading threads would race to renew PyTorch's pool
+    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     model = decompress(models.load_model(subject.name, subject.head))
     if subject.pruning:
