@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aerogel.evaluation import evaluate
     from aerogel.models import load, prunable_weights
     from aerogel.pruning import Pattern, PruneConfig, prune
+    from aerogel.pruning.calibration import calibration
     from aerogel.training import SparsityCallback, finetune
 
 _HOMES = {
@@ -25,6 +26,7 @@ _HOMES = {
     "SparsityCallback": "training",
     "WeightReport": "analysis",
     "bench": "benchmark",
+    "calibration": "pruning.calibration",
     "evaluate": "evaluation",
     "finetune": "training",
     "inspect": "analysis",
@@ -40,6 +42,7 @@ __all__ = [
     "SparsityCallback",
     "WeightReport",
     "bench",
+    "calibration",
     "evaluate",
     "finetune",
     "inspect",

@@ -1,10 +1,12 @@
 """What is cut: patterns, methods, and pruning a model in place."""
 
 from aerogel.pruning.apply import PruneConfig, Scope, prune
+from aerogel.pruning.calibration import Calibration
 from aerogel.pruning.method import PruningMethod, Statistics, all_methods, method, ranking
 from aerogel.pruning.pattern import Pattern
 
 __all__ = [
+    "Calibration",
     "Pattern",
     "PruneConfig",
     "PruningMethod",
