@@ -94,7 +94,7 @@ def test_too_short_a_text_says_what_is_there_and_what_is_needed() -> None:
     with pytest.raises(DataError, match=r"calibration text note has \d+ tokens, and 64 windows of 32 need 2,048"):
         short.batches(model)
     few = Calibration("moods", Examples([("so glad",)], [1.0]), load_tokenizer("tiny-gpt2"), 64, 32)
-    with pytest.raises(DataError, match="calibration text moods has .* 64 windows of 32 need 2,048: give more text"):
+    with pytest.raises(DataError, match=r"calibration text moods has .* 64 windows of 32 need 2,048: give more text"):
         few.batches(model)
 
 

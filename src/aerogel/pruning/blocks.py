@@ -295,7 +295,7 @@ def _tokens(batch: Batch, is_encoder: bool) -> Tensor | None:
 
 @contextmanager
 def _plain(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode, without the cache of generation, which T5 switches for each side in a configuration of its own."""
+    """Evaluation mode, without the cache of generation; T5 has a configuration for each side."""
     training = model.training
     parts = (module for module in model.modules() if isinstance(module, PreTrainedModel))
     configs = {id(part.config): part.config for part in parts if getattr(part.config, "use_cache", False)}
