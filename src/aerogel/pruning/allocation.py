@@ -48,7 +48,8 @@ class Allocator:
     def shares(self, allocation: Allocation) -> list[float]:
         """The sparsity of each matrix. The units dropped are as many as at one sparsity for all.
 
-        Raises `PruningError` where the matrices can't all keep their least.
+        A per-row pattern drops as many in each row, so there the total may lack less than one unit a row of one
+        matrix. Raises `PruningError` where the matrices can't all keep their least.
         """
         if allocation == "uniform":
             return [self.sparsity] * len(self.weights)
