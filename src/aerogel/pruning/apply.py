@@ -25,7 +25,7 @@ from aerogel.pruning.reconstruction import reconstruct
 from aerogel.pruning.swap import swap
 
 Scope = Literal["layer", "row", "global"]
-GRADIENT_TOKENS = 8192  # of the calibration text, for the gradients at the outputs
+GRADIENT_TOKENS = 4096  # of the calibration text, for the gradients at the outputs
 JUDGED_TOKENS = 2048  # and for the divergence that a search of sparsities goes by
 
 
