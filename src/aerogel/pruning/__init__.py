@@ -4,6 +4,7 @@ from aerogel.pruning.apply import PruneConfig, Scope, prune
 from aerogel.pruning.calibration import Calibration
 from aerogel.pruning.method import PruningMethod, Statistics, all_methods, method, ranking
 from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.sensitivity import Sensitivity
 
 __all__ = [
     "Calibration",
@@ -11,6 +12,7 @@ __all__ = [
     "PruneConfig",
     "PruningMethod",
     "Scope",
+    "Sensitivity",
     "Statistics",
     "all_methods",
     "method",

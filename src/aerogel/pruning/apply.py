@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -19,7 +18,8 @@ from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.answers import Reference, output_gradients
 from aerogel.pruning.blocks import walk
 from aerogel.pruning.calibration import Batch, Calibration
-from aerogel.pruning.method import Allocation, PruningMethod, Statistics, method
+from aerogel.pruning.dense import damage, dense_scores, plain_statistics
+from aerogel.pruning.method import Allocation, PruningMethod, method
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.reconstruction import reconstruct
 from aerogel.pruning.swap import swap
@@ -27,6 +27,7 @@ from aerogel.pruning.swap import swap
 Scope = Literal["layer", "row", "global"]
 GRADIENT_TOKENS = 4096  # of the calibration text, for the gradients at the outputs
 JUDGED_TOKENS = 2048  # and for the divergence that a search of sparsities goes by
+SEARCHED = ("progression", "search")  # allocations that go by it
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class PruneConfig:
     def needs_calibration(self) -> bool:
         allocation = self.allocation or method(self.method).allocation
         calibrated = method(self.method).needs != "nothing" or self.swap or self.reconstruct > 0
-        return calibrated or allocation in ("progression", "search")
+        return calibrated or allocation in SEARCHED
 
 
 def prune(
@@ -91,7 +92,10 @@ def prune(
         pattern = pattern.within_rows()
     if not config.needs_calibration:
         allocator = Allocator(
-            weights, lambda weight: chosen.score(weight.matrix.float(), _plain(weight, config)), pattern, sparsity
+            weights,
+            lambda weight: chosen.score(weight.matrix.float(), plain_statistics(weight, config.seed)),
+            pattern,
+            sparsity,
         )
         return _prune_plainly(weights, allocator.shares(allocation), chosen, pattern, config)
     if calibration is None:
@@ -137,7 +141,7 @@ def _prune_plainly(
     masks = {}
     for weight, share in progress.track(list(zip(weights, shares, strict=True)), f"pruning ({chosen.name})"):
         with _naming(weight), torch.no_grad():
-            mask, values = chosen.prune(weight.matrix.float(), _plain(weight, config), pattern, share)
+            mask, values = chosen.prune(weight.matrix.float(), plain_statistics(weight, config.seed), pattern, share)
             weight.matrix.copy_(values.masked_fill(~mask, 0))
         masks[weight.name] = mask
     return masks
@@ -161,7 +165,7 @@ def _prune_by_block(
         for weight in block.weights:
             moments, before = block.moments[weight.name], dense[weight.name].float()
             statistics = replace(
-                _plain(weight, config),
+                plain_statistics(weight, config.seed),
                 norms=moments.norms,
                 hessian=moments.hessian,
                 gradients=gradients.get(weight.name),
@@ -189,48 +193,16 @@ def _allocate(
     config: PruneConfig,
 ) -> list[float]:
     """Sparsities from the scores of the dense weights, on a part of the calibration text."""
-    statistics = {weight.name: _plain(weight, config) for weight in weights}
-    if chosen.needs != "nothing":
-        few = batches[: max(1, len(batches) // 4)]
-        for block in walk(model, weights, few, False, "comparing the matrices"):
-            for name, moments in block.moments.items():
-                statistics[name] = replace(statistics[name], norms=moments.norms, gradients=gradients.get(name))
+    score = dense_scores(model, weights, batches, gradients, chosen, config.seed)
+    if allocation not in SEARCHED:
+        return Allocator(weights, score, pattern, sparsity).shares(allocation)
+    reference = Reference(model, batches, JUDGED_TOKENS)
 
-    def score(weight: PrunableWeight) -> Tensor:
-        return chosen.score(weight.matrix.float(), statistics[weight.name])
+    def judge(shares: list[float]) -> float:
+        by_name = {weight.name: share for weight, share in zip(weights, shares, strict=True)}
+        return damage(model, by_name, weights, score, pattern, reference)
 
-    searched = allocation in ("progression", "search")
-    damage = _damage(model, weights, score, pattern, Reference(model, batches, JUDGED_TOKENS)) if searched else None
-    return Allocator(weights, score, pattern, sparsity, damage).shares(allocation)
-
-
-def _damage(
-    model: PreTrainedModel,
-    weights: Sequence[PrunableWeight],
-    score: Callable[[PrunableWeight], Tensor],
-    pattern: Pattern,
-    reference: Reference,
-) -> Callable[[list[float]], float]:
-    """Measures a choice of sparsities by masking the dense weights at those, and puts them back."""
-
-    @torch.no_grad()
-    def damage(shares: list[float]) -> float:
-        dense = [weight.matrix.clone() for weight in weights]
-        try:
-            for weight, share in zip(weights, shares, strict=True):
-                weight.matrix.mul_(pattern.mask(score(weight), share))
-            return reference.divergence(model)
-        finally:
-            for weight, before in zip(weights, dense, strict=True):
-                weight.matrix.copy_(before)
-
-    return damage
-
-
-def _plain(weight: PrunableWeight, config: PruneConfig) -> Statistics:
-    """Each matrix draws from its own stream, so that the order and the number of matrices change nothing."""
-    seed = zlib.crc32(f"{config.seed} {weight.name}".encode())  # the generator looks at 32 bits of its seed
-    return Statistics(generator=torch.Generator().manual_seed(seed))
+    return Allocator(weights, score, pattern, sparsity, judge).shares(allocation)
 
 
 @contextmanager
