@@ -39,12 +39,14 @@ class Score:
     giving the commonest one.
 
     Predictions are class numbers, values, or for language modelling the likeliest token at each of the
-    first places scored.
+    first places scored. For classes `true` has the right ones, and `logits` one row an example.
     """
 
     task: str
     metrics: dict[str, float]
     predictions: tuple[float, ...]
+    true: tuple[float, ...] = ()
+    logits: tuple[tuple[float, ...], ...] = ()
 
     def agreement(self, other: Score) -> float:
         """The share of equal predictions."""
@@ -109,9 +111,12 @@ def answers_of(data: TaskData, logits: np.ndarray) -> np.ndarray:
 def score_labels(data: TaskData, limit: int | None, logits: np.ndarray) -> Score:
     predicted, true = answers_of(data, logits), np.array(data.examples("validation").first(limit).labels)
     metrics = {name: METRICS[name](predicted, true) for name in data.task.metrics} | {"examples": float(len(true))}
-    if not data.task.is_regression:
-        metrics["majority"] = float(np.unique(true, return_counts=True)[1].max() / len(true))
-    return Score(data.task.name, metrics, tuple(predicted.tolist()))
+    answers = tuple(predicted.tolist())
+    if data.task.is_regression:
+        return Score(data.task.name, metrics, answers)
+    metrics["majority"] = float(np.unique(true, return_counts=True)[1].max() / len(true))
+    rows = tuple(tuple(round(value, 4) for value in row) for row in logits.tolist())  # a store is no place for noise
+    return Score(data.task.name, metrics, answers, tuple(true.tolist()), rows)
 
 
 # language modelling
