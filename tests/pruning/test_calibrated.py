@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from aerogel import progress
 from aerogel.data import load_task
 from aerogel.errors import ModelError, PruningError
 from aerogel.evaluation import evaluate
@@ -91,6 +92,20 @@ def test_a_classifier_is_pruned_without_labels() -> None:
     assert torch.equal(model.classifier.weight, head)
     zeros = sum(int((weight.matrix == 0).sum()) for weight in prunable_weights(model))
     assert zeros >= sum(weight.matrix.numel() for weight in prunable_weights(model)) // 2
+
+
+def test_an_interrupt_passes_through_and_leaves_the_model_usable() -> None:
+    model, _ = load("tiny-gpt2")
+
+    def stop(doing: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), progress.listening(stop):
+        prune(model, method="wanda", sparsity=0.5, calibration=manual("tiny-gpt2", 4))
+    assert all("forward" not in module.__dict__ for module in model.modules())
+    assert model.config.use_cache
+    prune(model, method="wanda", sparsity=0.5, calibration=manual("tiny-gpt2", 4))
 
 
 # what is measured
