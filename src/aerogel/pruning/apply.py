@@ -109,10 +109,22 @@ def prune(
     gradients = (
         output_gradients(model, weights, batches, GRADIENT_TOKENS, config.seed) if chosen.needs == "gradients" else {}
     )
-    shares = [sparsity] * len(weights)
-    if allocation != "uniform":
-        shares = _allocate(model, weights, batches, gradients, chosen, pattern, sparsity, allocation, config)
-    return _prune_by_block(model, weights, batches, gradients, chosen, pattern, shares, config)
+    job = _Job(model, weights, batches, gradients, chosen, pattern, sparsity, config)
+    return _prune_by_block(job, _allocate(job, allocation))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A calibrated pruning with everything settled but the sparsity of each matrix."""
+
+    model: PreTrainedModel
+    weights: Sequence[PrunableWeight]
+    batches: Sequence[Batch]
+    gradients: Mapping[str, Tensor]
+    chosen: PruningMethod
+    pattern: Pattern
+    sparsity: float
+    config: PruneConfig
 
 
 def _settled(
@@ -147,20 +159,11 @@ def _prune_plainly(
     return masks
 
 
-def _prune_by_block(
-    model: PreTrainedModel,
-    weights: Sequence[PrunableWeight],
-    batches: Sequence[Batch],
-    gradients: Mapping[str, Tensor],
-    chosen: PruningMethod,
-    pattern: Pattern,
-    shares: Sequence[float],
-    config: PruneConfig,
-) -> dict[str, Tensor]:
-    share_of = {weight.name: share for weight, share in zip(weights, shares, strict=True)}
+def _prune_by_block(job: _Job, shares: Mapping[str, float]) -> dict[str, Tensor]:
+    chosen, config = job.chosen, job.config
     masks = {}
     hessian = chosen.needs in ("hessian", "gradients") or config.swap
-    for block in walk(model, weights, batches, hessian, f"pruning ({chosen.name})"):
+    for block in walk(job.model, job.weights, job.batches, hessian, f"pruning ({chosen.name})"):
         dense = {weight.name: weight.matrix.clone() for weight in block.weights}
         for weight in block.weights:
             moments, before = block.moments[weight.name], dense[weight.name].float()
@@ -168,41 +171,35 @@ def _prune_by_block(
                 plain_statistics(weight, config.seed),
                 norms=moments.norms,
                 hessian=moments.hessian,
-                gradients=gradients.get(weight.name),
+                gradients=job.gradients.get(weight.name),
             )
             with _naming(weight), torch.no_grad():
-                mask, values = chosen.prune(before, statistics, pattern, share_of[weight.name])
+                mask, values = chosen.prune(before, statistics, job.pattern, shares[weight.name])
                 if config.swap:
-                    mask, values = swap(before, values, mask, statistics.input_hessian(), pattern)
+                    mask, values = swap(before, values, mask, statistics.input_hessian(), job.pattern)
                 weight.matrix.copy_(values.masked_fill(~mask, 0))
             masks[weight.name] = mask
         if config.reconstruct:
             reconstruct(block, dense, masks, config.reconstruct)
-    return {weight.name: masks[weight.name] for weight in weights}
+    return {weight.name: masks[weight.name] for weight in job.weights}
 
 
-def _allocate(
-    model: PreTrainedModel,
-    weights: Sequence[PrunableWeight],
-    batches: Sequence[Batch],
-    gradients: Mapping[str, Tensor],
-    chosen: PruningMethod,
-    pattern: Pattern,
-    sparsity: float,
-    allocation: Allocation,
-    config: PruneConfig,
-) -> list[float]:
-    """Sparsities from the scores of the dense weights, on a part of the calibration text."""
-    score = dense_scores(model, weights, batches, gradients, chosen, config.seed)
-    if allocation not in SEARCHED:
-        return Allocator(weights, score, pattern, sparsity).shares(allocation)
-    reference = Reference(model, batches, JUDGED_TOKENS)
+def _allocate(job: _Job, allocation: Allocation) -> dict[str, float]:
+    """The sparsity of each matrix by name, from the scores of the dense weights on a part of the calibration text."""
+    names = [weight.name for weight in job.weights]
+    if allocation == "uniform":
+        return dict.fromkeys(names, job.sparsity)
+    score = dense_scores(job.model, job.weights, job.batches, job.gradients, job.chosen, job.config.seed)
+    judge = None
+    if allocation in SEARCHED:
+        reference = Reference(job.model, job.batches, JUDGED_TOKENS)
 
-    def judge(shares: list[float]) -> float:
-        by_name = {weight.name: share for weight, share in zip(weights, shares, strict=True)}
-        return damage(model, by_name, weights, score, pattern, reference)
+        def judge(shares: list[float]) -> float:
+            by_name = dict(zip(names, shares, strict=True))
+            return damage(job.model, by_name, job.weights, score, job.pattern, reference)
 
-    return Allocator(weights, score, pattern, sparsity, judge).shares(allocation)
+    shares = Allocator(job.weights, score, job.pattern, job.sparsity, judge).shares(allocation)
+    return dict(zip(names, shares, strict=True))
 
 
 @contextmanager
