@@ -78,10 +78,11 @@ def prune(
         )
         if config.needs_calibration and calibration is None:
             raise PruningError(f"method {method} as asked needs text: name a task or a file by --calibration")
-        loaded = models.load_model(model)
-        tokenizer = models.load_tokenizer(model) if calibration or models.has_tokenizer(model) else None
-        text = None
+        loaded, tokenizer, text = models.load_model(model), None, None
+        if calibration or models.has_tokenizer(model):
+            tokenizer = models.load_tokenizer(model)
         if calibration and tokenizer:
+            loaded.config.pad_token_id = tokenizer.pad_token_id  # decoders look for it to find a sentence's end
             text = read_calibration(calibration, tokenizer, data, samples, seed=seed)
         masks = prune_in_place(loaded, config, text)
         models.save(loaded, tokenizer, output)
