@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aerogel.evaluation import evaluate
     from aerogel.models import load, prunable_weights
     from aerogel.pruning import Pattern, PruneConfig, prune
+    from aerogel.pruning.calibration import calibration
     from aerogel.runtime import compress, decompress
     from aerogel.training import SparsityCallback, finetune
 
@@ -28,6 +29,7 @@ _HOMES = {
     "SparsityCallback": "training",
     "WeightReport": "analysis",
     "bench": "benchmark",
+    "calibration": "pruning.calibration",
     "compress": "runtime",
     "decompress": "runtime",
     "evaluate": "evaluation",
@@ -45,6 +47,7 @@ __all__ = [
     "SparsityCallback",
     "WeightReport",
     "bench",
+    "calibration",
     "compress",
     "decompress",
     "evaluate",

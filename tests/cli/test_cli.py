@@ -109,6 +109,49 @@ def test_language_modelling_is_named_as_what_it_is(tmp_path: Path, capsys: pytes
         assert next(iter(json.loads(capsys.readouterr().out)["story"])) == name
 
 
+@pytest.fixture
+def story(tmp_path: Path) -> Path:
+    text = tmp_path / "story.txt"
+    text.write_text("".join(f"On day {day} the ship sailed on and the crew sang of home.\n" for day in range(600)))
+    return text
+
+
+def test_calibrated_pruning_and_what_it_did(tmp_path: Path, story: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = (
+        "--method",
+        "best",
+        "--sparsity",
+        0.6,
+        "--calibration",
+        story,
+        "--samples",
+        8,
+        "--swap",
+        "--reconstruct",
+        1,
+    )
+    assert aerogel("prune", "tiny-gpt2", *asked, "--output", tmp_path / "pruned") == 0
+    assert "60.00%" in capsys.readouterr().err
+    compare = ("--tasks", story, "--limit", 4, "--reference", "tiny-gpt2")
+    assert aerogel("evaluate", tmp_path / "pruned", *compare, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["story"]
+    assert found["kl_low"] <= found["kl"] <= found["kl_high"]
+    assert found["dense_perplexity"] > 0
+    assert aerogel("evaluate", tmp_path / "pruned", *compare) == 0
+    out = capsys.readouterr().out
+    assert "95% interval" in out
+    assert "kl_low" not in out
+
+
+def test_sensitivity_is_printed_drawn_and_kept(tmp_path: Path, story: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    look = tmp_path / "look"
+    assert aerogel("inspect", "tiny-bart", "--sensitivity", story, "--method", "wanda", "--output", look, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["sensitivity"]
+    assert next(name for name, _ in found["layers"]) == "model.encoder.layers.0"
+    assert json.loads((look / "sensitivity.json").read_text()) == found
+    assert "<svg" in (look / "sensitivity.svg").read_text()
+
+
 def test_bench_prints_numbers_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--batch-size", 2, "--sequence-length", 8, "--rounds", 3, "--training-steps", 1)
     assert aerogel("bench", "tiny-bert", "tiny-gpt2", *small, "--json") == 0
@@ -153,6 +196,13 @@ BAD = [
     (["prune", "tiny-bert", "--sparsity", "0.5", "--pattern", "dense", "--output", "OUT"], "none of unstructured"),
     (["prune", "tiny-bert", "--sparsity", "0.5", "--method", "magnitud", "--output", "OUT"], "did you mean magnitude"),
     (["prune", "tiny-bert", "--sparsity", "0.5", "--exclude", "nope*", "--output", "OUT"], "matches no"),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--method", "wanda", "--output", "OUT"], "by --calibration"),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--swap", "--output", "OUT"], "by --calibration"),
+    (
+        ["prune", "tiny-bert", "--sparsity", "0.5", "--method", "ria", "--calibration", "no.txt", "--output", "OUT"],
+        "no such file",
+    ),
+    (["inspect", "tiny-bert", "--sensitivity", "python-reference", "--method", "wand"], "did you mean wanda"),
     (["finetune", "tiny-bert", "--task", "sst", "--output", "OUT"], "did you mean sst2"),
     (["finetune", "tiny-bert", "--task", "sst2", "--output", "OUT"], "movie-reviews"),
     (["finetune", "tiny-bert", "--task", "moods", "--data", "nowhere", "--output", "OUT"], "no such data folder"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from aerogel.errors import AerogelError, ModelError, PruningError
 from aerogel.models import prunable_weights
 from aerogel.pruning import PruneConfig, prune
-from aerogel.pruning.apply import GLOBAL_FLOOR
+from aerogel.pruning.allocation import FLOOR
 from builders import ARCHITECTURES
 
 SPARSITIES = [0.0, 0.1, 0.5, 0.9, 0.95, 0.99]
@@ -95,10 +95,10 @@ def test_the_global_count_is_exact_with_a_floor_in_every_matrix(method: str, spa
     units = sum(mask.numel() for mask in masks.values()) // block
     assert sum(zeros(model)) == round(sparsity * units) * block
     for weight in prunable_weights(model):
-        least = GLOBAL_FLOOR * (1 - sparsity) * weight.matrix.numel()
+        least = FLOOR * (1 - sparsity) * weight.matrix.numel()
         assert int(masks[weight.name].sum()) >= max(block, round(least / block) * block)
     if sparsity == 0.9 and method == "magnitude" and pattern == "unstructured":
-        assert int(masks[shrunk.name].sum()) == round(GLOBAL_FLOOR * 0.1 * shrunk.matrix.numel())
+        assert int(masks[shrunk.name].sum()) == round(FLOOR * 0.1 * shrunk.matrix.numel())
 
 
 def test_globally_the_largest_of_all_are_kept() -> None:

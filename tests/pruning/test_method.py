@@ -1,30 +1,50 @@
-"""A method is one file, found by itself, and says what it is."""
+"""A method is one file, found by itself, says what it is, and keeps exactly what it should."""
 
 import importlib
+import logging
 import pkgutil
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
 import aerogel.pruning
 from aerogel.errors import PruningError
 from aerogel.pruning import Pattern, Statistics, all_methods, method
+from aerogel.pruning.solve import damped, error, inverse, refit
 
 FILES = importlib.import_module("aerogel.pruning.methods")
+METHODS = sorted(all_methods())
+CALIBRATED = [name for name in METHODS if method(name).needs != "nothing"]
+
+
+def problem(rows: int = 24, columns: int = 32, seed: int = 0) -> tuple[Tensor, Statistics]:
+    """A random matrix and correlated inputs, some of them always zero."""
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=draw)
+    mixing = torch.randn(columns, columns, generator=draw) * torch.rand(columns, generator=draw)
+    inputs = torch.randn(200, columns, generator=draw) @ mixing
+    inputs[:, 5] = 0
+    hessian = inputs.T @ inputs
+    gradients = torch.rand(rows, generator=draw)
+    return weight, Statistics(torch.Generator().manual_seed(seed), hessian.diagonal().sqrt(), hessian, gradients)
 
 
 def test_every_file_is_a_method_that_describes_itself() -> None:
     names = [entry.name for entry in pkgutil.iter_modules(FILES.__path__)]
     found = [importlib.import_module(f"{FILES.__name__}.{name}").METHOD for name in names]
     assert {made.name: made for made in found} == all_methods()
-    assert len(all_methods()) == len(names) >= 2
+    assert set(all_methods()) == set(names) >= {"magnitude", "wanda", "ria", "sparsegpt", "admm", "best"}
     for made in found:
-        assert made.name
         assert made.description
         assert any(character.isdigit() for character in made.paper)  # the year
-        assert made.needs == "nothing"
         assert method(made.name) is made
+        if made.needs != "nothing":
+            wanted = "output row" if made.scope == "row" else "matrix"
+            assert wanted in made.description
 
 
 def test_another_file_is_another_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,17 +66,6 @@ def test_another_file_is_another_method(tmp_path: Path, monkeypatch: pytest.Monk
     assert "smallest" not in all_methods()
 
 
-@pytest.mark.parametrize("name", sorted(all_methods()))
-def test_scores_have_the_shape_of_the_weights(name: str) -> None:
-    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
-    made = method(name)
-    mask, values = made.prune(weight, Statistics(torch.Generator().manual_seed(1)), Pattern.parse("2:4"), 0.5)
-    assert mask.shape == values.shape == weight.shape
-    if made.score:
-        scores = made.score(weight, Statistics(torch.Generator().manual_seed(1)))
-        assert torch.equal(Pattern.parse("2:4").mask(scores, 0.5), mask)
-
-
 def test_the_folder_of_methods_hides_no_name() -> None:
     method("magnitude")
     assert aerogel.pruning.methods is FILES
@@ -66,5 +75,136 @@ def test_the_folder_of_methods_hides_no_name() -> None:
 def test_an_unknown_method_is_answered_with_the_nearest() -> None:
     with pytest.raises(PruningError, match="unknown method 'magnitud': did you mean magnitude"):
         method("magnitud")
-    with pytest.raises(PruningError, match="unknown method 'xyz': known are magnitude, random"):
+    with pytest.raises(PruningError, match="unknown method 'xyz': known are admm, best, magnitude, random, ria"):
         method("xyz")
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_a_method_without_its_statistics_says_what_it_needs(name: str) -> None:
+    with pytest.raises(PruningError, match="which calibration text gives"):
+        method(name).prune(torch.ones(4, 4), Statistics(torch.Generator()), Pattern.parse("2:4"), 0.5)
+
+
+# counts
+
+
+@pytest.mark.parametrize("name", METHODS)
+@given(
+    st.sampled_from(["unstructured", "2:4", "1:8", "block:2x1", "block:1x4", "block:4x2"]),
+    st.booleans(),
+    st.floats(0, 0.99),
+    st.sampled_from([(8, 16), (24, 32), (4, 136)]),
+)
+def test_counts_are_exact_whatever_the_pattern(
+    name: str, text: str, per_row: bool, sparsity: float, shape: tuple[int, int]
+) -> None:
+    weight, statistics = problem(*shape)
+    pattern = Pattern.parse(text)
+    if per_row:
+        pattern = pattern.within_rows()
+    sparsity = pattern.fixed_sparsity if pattern.fixed_sparsity is not None else sparsity
+    mask, values = method(name).prune(weight, statistics, pattern, sparsity)
+    assert mask.shape == values.shape == weight.shape
+    assert torch.isfinite(values).all()
+    units = pattern.units(mask.float())
+    assert set((units / (pattern.rows * pattern.columns)).unique().tolist()) <= {0.0, 1.0}
+    dropped = units == 0
+    if pattern.group:
+        assert (dropped.view(-1, pattern.group).sum(1) == pattern.group - pattern.kept).all()
+    elif per_row:
+        assert (dropped.sum(1) == round(sparsity * units.shape[1])).all()
+    else:
+        assert dropped.sum() == round(sparsity * units.numel())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_statistics_give_the_same_bits(name: str) -> None:
+    pattern = Pattern.parse("unstructured")
+    first, second = (method(name).prune(*problem(), pattern, 0.5) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+def test_at_no_sparsity_the_outputs_stay() -> None:
+    weight, statistics = problem()
+    for name in METHODS:
+        mask, values = method(name).prune(weight, statistics, Pattern.parse("unstructured"), 0.0)
+        assert mask.all()
+        hessian = statistics.input_hessian()
+        assert error(weight, values, hessian) < 1e-4 * error(weight, torch.zeros_like(weight), hessian)
+
+
+# formulas
+
+
+def test_wanda_and_ria_are_their_formulas() -> None:
+    weight, statistics = problem(3, 8)
+    norms = statistics.input_norms()
+    wanda, ria = method("wanda").score(weight, statistics), method("ria").score(weight, statistics)
+    for i in range(3):
+        for j in range(8):
+            size = abs(float(weight[i, j]))
+            assert float(wanda[i, j]) == pytest.approx(size * float(norms[j]), rel=1e-5)
+            relative = size / float(weight[:, j].abs().sum()) + size / float(weight[i].abs().sum())
+            assert float(ria[i, j]) == pytest.approx(relative * float(norms[j]) ** 0.5, rel=1e-5)
+    assert method("wanda").scope == "row"
+
+
+def test_sparsegpt_of_one_row_is_the_optimal_brain_surgeon_from_left_to_right() -> None:
+    weight, statistics = problem(1, 8)
+    mask, values = method("sparsegpt").prune(weight, statistics, Pattern.parse("unstructured"), 0.5)
+    hessian = damped(statistics.input_hessian(), 0.01).double()
+    row = weight[0].double().masked_fill(statistics.input_hessian().diagonal() == 0, 0)
+    for column in range(8):  # each dropped weight is made good by those to its right, by the exact inverse
+        if not mask[0, column]:
+            rest = torch.linalg.inv(hessian[column:, column:])
+            row[column:] = row[column:] - row[column] / rest[0, 0] * rest[0]
+    torch.testing.assert_close(values[0].masked_fill(~mask[0], 0).double(), row * mask[0], rtol=1e-3, atol=1e-4)
+
+
+def test_the_refit_is_least_squares_on_the_support() -> None:
+    weight, statistics = problem()
+    hessian = damped(statistics.input_hessian(), 0.01)
+    mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(3)) < 0.5
+    found = refit(weight, torch.zeros_like(weight), mask, hessian, 60)
+    assert not found[~mask].any()
+    for row, keep, values in zip(weight.double(), mask, found.double(), strict=True):
+        exact = torch.linalg.solve(hessian.double()[keep][:, keep], (row @ hessian.double())[keep])
+        torch.testing.assert_close(values[keep], exact, rtol=1e-2, atol=1e-2)
+
+
+def test_more_work_leaves_less_error() -> None:
+    weight, statistics = problem(64, 64)
+    pattern = Pattern.parse("unstructured")
+    errors = {}
+    for name in ("random", "magnitude", "sparsegpt", "admm"):
+        mask, values = method(name).prune(weight, statistics, pattern, 0.6)
+        errors[name] = error(weight, values.masked_fill(~mask, 0), statistics.input_hessian())
+    assert errors["random"] > errors["magnitude"] > errors["sparsegpt"] > errors["admm"]
+
+
+def test_best_with_equal_outputs_is_admm_and_else_spends_where_it_matters() -> None:
+    weight, statistics = problem()
+    pattern = Pattern.parse("unstructured")
+    equal = Statistics(statistics.generator, statistics.norms, statistics.hessian, torch.full((24,), 0.3))
+    mask, values = method("best").prune(weight, equal, pattern, 0.6)
+    expected, solved = method("admm").prune(weight, statistics, pattern, 0.6)
+    assert torch.equal(mask, expected)
+    torch.testing.assert_close(values, solved)
+    tilted = torch.cat([torch.full((12,), 4.0), torch.full((12,), 1.0)])
+    mask, _ = method("best").prune(
+        weight, Statistics(statistics.generator, statistics.norms, statistics.hessian, tilted), pattern, 0.6
+    )
+    assert mask[:12].sum() > 1.2 * mask[12:].sum()
+
+
+def test_a_singular_hessian_is_damped_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    twins = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+    hessian = twins.T @ twins
+    with caplog.at_level(logging.WARNING):
+        found = inverse(hessian, 0.0)
+    assert torch.isfinite(found).all()
+    assert "a singular Hessian of 8 inputs was damped" in caplog.text
+    caplog.clear()
+    inverse(hessian, 0.01)
+    assert not caplog.text

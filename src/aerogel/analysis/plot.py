@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,33 @@ def distribution_and_layers(report: WeightReport) -> Figure:
     above.set_title(report.model)
     _draw_layers(below, report, PALETTE[0])
     below.set_title(f"{report.model}, by layer")
+    return made
+
+
+@styled
+def heat_map(
+    rows: Sequence[tuple[str, tuple[float, ...]]], sparsities: Sequence[float], title: str, split: int | None = None
+) -> Figure:
+    """One cell a group (rows) and sparsity (columns), darker where the value is higher, on a logarithmic scale.
+
+    Each cell holds its value. A gap comes before row `split`, where another kind of groups begins.
+    """
+    made = figure(1.8 + 0.8 * len(sparsities), 0.9 + 0.21 * len(rows))
+    axes = made.axes[0]
+    values = np.array([cells for _, cells in rows])
+    shades = np.log10(np.clip(values, 1e-4, 10))
+    places = [row + 0.5 * (split is not None and row >= split) for row in range(len(rows))]
+    for place, cells, tones in zip(places, values, shades, strict=True):
+        for column, (value, tone) in enumerate(zip(cells, tones, strict=True)):
+            strength = float((tone + 4) / 5)
+            axes.barh(place, 0.96, 0.92, column - 0.48, color=PALETTE[1], alpha=0.05 + 0.75 * strength)
+            axes.text(column, place, f"{value:.2g}", ha="center", va="center", fontsize=8)
+    names = [short(name) if split is None or row < split else _kind(name) for row, (name, _) in enumerate(rows)]
+    axes.set_yticks(places, names)
+    axes.set_xticks(range(len(sparsities)), [f"{share:.0%}" for share in sparsities])
+    axes.set(xlabel="sparsity", xlim=(-0.5, len(sparsities) - 0.5), ylim=(places[-1] + 0.5, -0.5), title=title)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.grid(visible=False)
     return made
 
 
@@ -105,3 +133,8 @@ def short(name: str) -> str:
     side = re.search(r"encoder|decoder", name)
     number = re.search(r"\d+", name)
     return f"{side.group() if side else 'layer'} {number.group()}" if number else name.rsplit(".", 1)[-1]
+
+
+def _kind(name: str) -> str:
+    """The last two parts of a matrix's name within its block: `self.query` for `attention.self.query`."""
+    return ".".join(name.split(".")[-2:])

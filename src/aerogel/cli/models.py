@@ -33,23 +33,44 @@ def list_models(as_json: bool) -> None:
 @click.argument("model")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for weights.json and the charts.")
 @click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Look at these weights too.")
+@click.option("--sensitivity", "text", metavar="NAME|FILE", help="What pruning each part alone does, on this text.")
+@click.option("--method", default="magnitude", show_default=True, help="That prunes for --sensitivity.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(model: str, output: Path | None, include: tuple[str, ...], as_json: bool) -> None:
+def inspect(
+    model: str,
+    output: Path | None,
+    include: tuple[str, ...],
+    text: str | None,
+    method: str,
+    data: Path | None,
+    as_json: bool,
+) -> None:
     """Describe the weights of MODEL: distribution, zeros, by layer and by kind of matrix."""
     with progress_bar():
         from aerogel import files
         from aerogel.analysis import inspect as describe
         from aerogel.analysis.plot import distribution, layers
-        from aerogel.models import load_model
+        from aerogel.models import load_model, load_tokenizer
+        from aerogel.pruning.calibration import calibration as read_calibration
+        from aerogel.pruning.sensitivity import sensitivity
 
-        report = describe(load_model(model), model, ("blocks", *include))
+        loaded = load_model(model)
+        report = describe(loaded, model, ("blocks", *include))
+        found = None
+        if text:
+            calibration = read_calibration(text, load_tokenizer(model), data, samples=16)
+            found = sensitivity(loaded, calibration, model, method)
         if output:
             with files.new_folder(output) as folder:
                 (folder / "weights.json").write_text(json.dumps(report.to_dict()), encoding="utf-8")
                 distribution(report).savefig(folder / "distribution.svg")
                 layers(report).savefig(folder / "layers.svg")
+                if found:
+                    (folder / "sensitivity.json").write_text(json.dumps(found.to_dict()), encoding="utf-8")
+                    found.plot().savefig(folder / "sensitivity.svg")
     if as_json:
-        print_json(report.to_dict())
+        print_json(report.to_dict() | ({"sensitivity": found.to_dict()} if found else {}))
         return
 
     def row(statistics: WeightStatistics) -> tuple[str, ...]:
@@ -76,5 +97,10 @@ def inspect(model: str, output: Path | None, include: tuple[str, ...], as_json: 
             ("of all weights", f"{report.parameters:,}", f"{report.model_sparsity:.2%}"),
         ],
     )
+    if found:
+        heads = ("pruned alone", *(f"{share:.0%}" for share in found.sparsities))
+        rows = [(name, *(f"{value:.3g}" for value in values)) for name, values in (*found.layers, *found.kinds)]
+        print_table(f"KL to the dense model on {text}, pruned by {method}", heads, rows)
     if output:
-        note(f"wrote {output}/weights.json, distribution.svg and layers.svg")
+        drawn = ", layers.svg and sensitivity.svg" if found else " and layers.svg"
+        note(f"wrote {output}/weights.json, distribution.svg{drawn}")

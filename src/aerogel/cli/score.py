@@ -14,7 +14,7 @@ from aerogel.cli.output import note, print_json, print_table, progress_bar, size
 @click.argument("model")
 @click.option("--tasks", required=True, help="Task names or files, separated by commas.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
-@click.option("--reference", metavar="MODEL", help="Also say how often this model answers the same.")
+@click.option("--reference", metavar="MODEL", help="The dense model: also say how far the answers moved from its own.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use the first so many examples or windows.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
@@ -34,13 +34,26 @@ def evaluate(
         print_json(results)
         return
     rows = [
-        (task, metric, f"{value:,.0f}" if metric in ("examples", "tokens") else f"{value:.4f}")
+        (task, metric, _shown(metric, value), _interval(metrics, metric))
         for task, metrics in results.items()
         for metric, value in metrics.items()
+        if not metric.endswith(("_low", "_high"))
     ]
-    print_table(model, ("task", "metric", "value"), rows, text_columns=2)
+    columns = ("task", "metric", "value", "95% interval")
+    print_table(model, columns if reference else columns[:3], [row[: 4 if reference else 3] for row in rows], 2)
     for found in loaded:
         note(f"{found.task.name}: {found.source}")
+
+
+def _shown(metric: str, value: float) -> str:
+    whole = metric in ("examples", "tokens", "flipped", "lost", "gained")
+    return f"{value:,.0f}" if whole else f"{value:.4f}"
+
+
+def _interval(metrics: dict[str, float], metric: str) -> str:
+    if f"{metric}_low" not in metrics:
+        return ""
+    return f"{metrics[f'{metric}_low']:.4f} to {metrics[f'{metric}_high']:.4f}"
 
 
 @click.command()

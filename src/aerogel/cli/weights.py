@@ -12,6 +12,7 @@ from aerogel.cli.output import note, progress_bar, size
 
 if TYPE_CHECKING:
     from aerogel.pruning import Scope
+    from aerogel.pruning.method import Allocation
 
 OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 
@@ -24,11 +25,25 @@ OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path)
 @click.option("--pattern", default="unstructured", show_default=True, help="unstructured, N:M or block:RxC.")
 @click.option(
     "--scope",
-    default="layer",
-    show_default=True,
     type=click.Choice(["layer", "row", "global"]),
-    help="Which weights compete: of a matrix, of an output row, or all.",
+    help="Which weights compete: of a matrix, of an output row, or all [default: as the method defines].",
 )
+@click.option(
+    "--allocation",
+    type=click.Choice(["uniform", "global", "mixed", "owl", "progression", "search"]),
+    help="How the sparsity is shared out among the matrices [default: as the method defines].",
+)
+@click.option("--swap", is_flag=True, help="Refine each mask by swaps.")
+@click.option(
+    "--reconstruct",
+    default=0,
+    metavar="EPOCHS",
+    type=click.IntRange(min=0),
+    help="Bring attention and MLP back to their dense outputs after pruning.",
+)
+@click.option("--calibration", metavar="NAME|FILE", help="Text to calibrate on: a task's training split, or a file.")
+@click.option("--samples", default=64, show_default=True, type=click.IntRange(min=1), help="Windows of that text.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
 @click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Prune these too.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
 @click.option("--seed", default=0, show_default=True)
@@ -39,7 +54,13 @@ def prune(
     sparsity: float | None,
     method: str,
     pattern: str,
-    scope: Scope,
+    scope: Scope | None,
+    allocation: Allocation | None,
+    swap: bool,
+    reconstruct: int,
+    calibration: str | None,
+    samples: int,
+    data: Path | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     seed: int,
@@ -49,16 +70,26 @@ def prune(
     files.check_new(output)
     with progress_bar():
         from aerogel import models
+        from aerogel.errors import PruningError
         from aerogel.pruning import PruneConfig
         from aerogel.pruning import prune as prune_in_place
+        from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.runtime import compress
 
-        config = PruneConfig(method, sparsity, pattern, scope, ("blocks", *include), exclude, seed)
-        loaded = models.load_model(model)
-        masks = prune_in_place(loaded, config)
+        config = PruneConfig(
+            method, sparsity, pattern, scope, ("blocks", *include), exclude, seed, allocation, swap, reconstruct
+        )
+        if config.needs_calibration and calibration is None:
+            raise PruningError(f"method {method} as asked needs text: name a task or a file by --calibration")
+        loaded, tokenizer, text = models.load_model(model), None, None
+        if calibration or models.has_tokenizer(model):
+            tokenizer = models.load_tokenizer(model)
+        if calibration and tokenizer:
+            loaded.config.pad_token_id = tokenizer.pad_token_id  # decoders look for it to find a sentence's end
+            text = read_calibration(calibration, tokenizer, data, samples, seed=seed)
+        masks = prune_in_place(loaded, config, text)
         if not dense:
             compress(loaded)
-        tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         models.save(loaded, tokenizer, output)
     weights = sum(mask.numel() for mask in masks.values())
     zeros = weights - sum(int(mask.sum()) for mask in masks.values())

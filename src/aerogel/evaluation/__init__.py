@@ -1,5 +1,6 @@
 """What is left: metrics of tasks, perplexity, agreement with another model."""
 
-from aerogel.evaluation.scoring import PERPLEXITIES, Score, evaluate, score
+from aerogel.evaluation.comparison import Flips, Interval, evaluate
+from aerogel.evaluation.scoring import PERPLEXITIES, Score, score
 
-__all__ = ["PERPLEXITIES", "Score", "evaluate", "score"]
+__all__ = ["PERPLEXITIES", "Flips", "Interval", "Score", "evaluate", "score"]

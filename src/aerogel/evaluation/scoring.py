@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from aerogel import progress
-from aerogel.data import IGNORED, Examples, Task, TaskData, encode_examples, language_windows, load_task
+from aerogel.data import IGNORED, Task, TaskData, encode_examples, language_windows
 from aerogel.errors import DataError
 from aerogel.evaluation.metrics import METRICS
 from aerogel.models import architecture
@@ -39,45 +39,20 @@ class Score:
     giving the commonest one.
 
     Predictions are class numbers, values, or for language modelling the likeliest token at each of the
-    first places scored.
+    first places scored. For classes `true` has the right ones, and `logits` one row an example.
     """
 
     task: str
     metrics: dict[str, float]
     predictions: tuple[float, ...]
+    true: tuple[float, ...] = ()
+    logits: tuple[tuple[float, ...], ...] = ()
 
     def agreement(self, other: Score) -> float:
         """The share of equal predictions."""
         if len(self.predictions) != len(other.predictions):
             raise DataError(f"task {self.task}: {len(self.predictions)} predictions against {len(other.predictions)}")
         return float(np.mean(np.equal(self.predictions, other.predictions)))
-
-
-def evaluate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[str | TaskData],
-    data: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    reference: PreTrainedModel | None = None,
-) -> dict[str, dict[str, float]]:
-    """The metrics of each task on its validation split, or its first `limit` examples or windows.
-
-    `data` is a folder of tasks, see `aerogel.data.load_task`. With a `reference` model of the same tokenizer, each
-    task but regression also has "agreement", the share of equal predictions. All tasks are found and checked
-    against the model's head before any is scored. Raises `DataError` or `ModelError`.
-    """
-    loaded = [task if isinstance(task, TaskData) else load_task(task, data) for task in tasks]
-    for judged in [model] if reference is None else [model, reference]:
-        for task in loaded:
-            _check_head(judged, task.task)
-    results = {}
-    for task in loaded:
-        found = score(model, tokenizer, task, limit)
-        results[task.task.name] = dict(found.metrics)
-        if reference is not None and not task.task.is_regression:
-            results[task.task.name]["agreement"] = found.agreement(score(reference, tokenizer, task, limit))
-    return results
 
 
 def score(
@@ -89,69 +64,110 @@ def score(
     batch_size: int = 32,
 ) -> Score:
     """Scores one task on its validation split. Raises `DataError` or `ModelError`."""
-    _check_head(model, data.task)
-    if data.task.is_language_modelling:
-        return _score_language(model, tokenizer, data, limit)
-    examples = data.examples("validation").first(limit)
-    predicted = _predict(model, tokenizer, data, examples, max_length, batch_size)
-    true = np.array(examples.labels)
-    metrics = {name: METRICS[name](predicted, true) for name in data.task.metrics} | {"examples": float(len(true))}
-    if not data.task.is_regression:
-        metrics["majority"] = float(np.unique(true, return_counts=True)[1].max() / len(true))
-    return Score(data.task.name, metrics, tuple(predicted.tolist()))
+    check_head(model, data.task)
+    if not data.task.is_language_modelling:
+        return score_labels(data, limit, label_logits(model, tokenizer, data, limit, max_length, batch_size))
+    tally = Tally(data.task.name, PERPLEXITIES[architecture(model.config)])
+    for batch in language_batches(model, tokenizer, data, limit):
+        tally.add(*token_logits(model, batch))
+    return tally.score()
 
 
-def _check_head(model: PreTrainedModel, task: Task) -> None:
+def check_head(model: PreTrainedModel, task: Task) -> None:
+    """Raises `ModelError` where the model can't answer the task."""
     task.check_head(model, f"fine-tune the model on it first (aerogel finetune MODEL --task {task.name} --output DIR)")
 
 
+# labels
+
+
 @torch.inference_mode()
-def _predict(
+def label_logits(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: TaskData,
-    examples: Examples,
-    max_length: int,
-    batch_size: int,
+    limit: int | None,
+    max_length: int = 128,
+    batch_size: int = 32,
 ) -> np.ndarray:
-    """Class numbers or values, in the order of the examples; batches gather examples of like length."""
-    encoded = encode_examples(examples, tokenizer, model.config, max_length)
+    """(examples, labels) in the order of the examples; batches gather examples of like length."""
+    encoded = encode_examples(data.examples("validation").first(limit), tokenizer, model.config, max_length)
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]["input_ids"]))
     collate = DataCollatorWithPadding(tokenizer)
-    predicted = np.zeros(len(encoded))
+    found = np.zeros((len(encoded), len(data.task.labels)))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     for rows in progress.track(batches, f"scoring {data.task.name}"):
         batch = collate([encoded[row] for row in rows]).to(model.device)
         batch.pop("labels")
-        logits = model(**batch).logits.float()
-        predicted[rows] = (logits[:, 0] if data.task.is_regression else logits.argmax(-1)).cpu().numpy()
-    return predicted
+        found[rows] = model(**batch).logits.float().cpu().numpy()
+    return found
+
+
+def answers_of(data: TaskData, logits: np.ndarray) -> np.ndarray:
+    """Class numbers, or the values of a task that is a number to predict."""
+    return logits[:, 0] if data.task.is_regression else logits.argmax(-1).astype(float)
+
+
+def score_labels(data: TaskData, limit: int | None, logits: np.ndarray) -> Score:
+    predicted, true = answers_of(data, logits), np.array(data.examples("validation").first(limit).labels)
+    metrics = {name: METRICS[name](predicted, true) for name in data.task.metrics} | {"examples": float(len(true))}
+    answers = tuple(predicted.tolist())
+    if data.task.is_regression:
+        return Score(data.task.name, metrics, answers)
+    metrics["majority"] = float(np.unique(true, return_counts=True)[1].max() / len(true))
+    rows = tuple(tuple(round(value, 4) for value in row) for row in logits.tolist())  # a store is no place for noise
+    return Score(data.task.name, metrics, answers, tuple(true.tolist()), rows)
+
+
+# language modelling
+
+
+def language_batches(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, limit: int | None
+) -> Iterator[dict[str, Tensor]]:
+    """Windows of the validation text, about 4096 tokens a batch, that do not overlap; every model gets the same."""
+    windows = language_windows(data.text("validation"), tokenizer, model.config, EVALUATION_SEED, limit=limit)
+    batch_size = max(1, 4096 // len(windows[0]["labels"]))
+    batches = [windows[start : start + batch_size] for start in range(0, len(windows), batch_size)]
+    for rows in progress.track(batches, f"scoring {data.task.name}"):
+        yield {name: values.to(model.device) for name, values in default_data_collator(rows).items()}
 
 
 @torch.inference_mode()
-def _score_language(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, limit: int | None
-) -> Score:
-    """exp of the mean negative log-likelihood, in nats, of the scored tokens over windows that do not overlap."""
-    kind = architecture(model.config)
-    windows = language_windows(data.text("validation"), tokenizer, model.config, EVALUATION_SEED, limit=limit)
-    batch_size = max(1, 4096 // len(windows[0]["labels"]))
-    total, count = 0.0, 0
-    likeliest: list[float] = []
-    batches = [windows[start : start + batch_size] for start in range(0, len(windows), batch_size)]
-    for rows in progress.track(batches, f"scoring {data.task.name}"):
-        batch = {name: values.to(model.device) for name, values in default_data_collator(rows).items()}
-        logits = model(**batch).logits
-        labels = batch["labels"]
-        if kind == "decoder":
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        scored = labels != IGNORED
-        logits, labels = logits[scored], labels[scored]
-        for part, truth in zip(logits.split(1024), labels.split(1024), strict=True):
-            total += float(torch.nn.functional.cross_entropy(part.float(), truth, reduction="sum"))
-        count += len(labels)
-        if len(likeliest) < KEPT_TOKENS:
-            likeliest += logits[: KEPT_TOKENS - len(likeliest)].argmax(-1).tolist()
-    loss = total / count
-    metrics = {PERPLEXITIES[kind]: math.exp(min(loss, 700.0)), "loss": loss, "tokens": float(count)}
-    return Score(data.task.name, metrics, tuple(likeliest))
+def token_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The scored places of a batch: logits (places, words), the true words, and the window that each stands in."""
+    logits, labels = model(**batch).logits, batch["labels"]
+    if architecture(model.config) == "decoder":
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    scored = labels != IGNORED
+    return logits[scored], labels[scored], scored.nonzero()[:, 0]
+
+
+class Tally:
+    """Adds up what a language model says of the true words: exp of the mean negative log-likelihood, in nats.
+
+    `losses` and `counts` have one sum a window.
+    """
+
+    def __init__(self, task: str, measure: str) -> None:
+        self.task, self.measure = task, measure
+        self.losses: list[float] = []
+        self.counts: list[int] = []
+        self.likeliest: list[float] = []
+
+    @torch.inference_mode()
+    def add(self, logits: Tensor, labels: Tensor, windows: Tensor) -> None:
+        parts = zip(logits.split(1024), labels.split(1024), strict=True)
+        losses = torch.cat(
+            [torch.nn.functional.cross_entropy(part.float(), truth, reduction="none") for part, truth in parts]
+        )
+        self.losses += torch.bincount(windows, losses.double()).tolist()
+        self.counts += torch.bincount(windows).tolist()
+        if len(self.likeliest) < KEPT_TOKENS:
+            self.likeliest += logits[: KEPT_TOKENS - len(self.likeliest)].argmax(-1).tolist()
+
+    def score(self) -> Score:
+        count = sum(self.counts)
+        loss = sum(self.losses) / count
+        metrics = {self.measure: math.exp(min(loss, 700.0)), "loss": loss, "tokens": float(count)}
+        return Score(self.task, metrics, tuple(self.likeliest))

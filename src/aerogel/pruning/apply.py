@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from aerogel import progress
-from aerogel.errors import PruningError, unknown_name
+from aerogel.errors import ModelError, PruningError, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
-from aerogel.pruning.method import PruningMethod, Statistics, method
-from aerogel.pruning.pattern import Pattern, highest
+from aerogel.pruning.allocation import Allocator
+from aerogel.pruning.answers import Reference, output_gradients
+from aerogel.pruning.blocks import walk
+from aerogel.pruning.calibration import Batch, Calibration
+from aerogel.pruning.dense import damage, dense_scores, plain_statistics
+from aerogel.pruning.method import Allocation, PruningMethod, method
+from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.reconstruction import reconstruct
+from aerogel.pruning.swap import swap
 
 Scope = Literal["layer", "row", "global"]
-GLOBAL_FLOOR = 0.1  # of the density asked for: the least that scope "global" leaves in a matrix
+GRADIENT_TOKENS = 4096  # of the calibration text, for the gradients at the outputs
+JUDGED_TOKENS = 2048  # and for the divergence that a search of sparsities goes by
+SEARCHED = ("progression", "search")  # allocations that go by it
 
 
 @dataclass(frozen=True)
@@ -28,26 +37,43 @@ class PruneConfig:
     Attributes:
         sparsity: share of zeros among the targeted weights, in [0, 1); an N:M pattern fixes it by itself.
         pattern: "unstructured", "N:M" or "block:RxC".
-        scope: which weights compete: those of one matrix ("layer"), of one output row ("row"), or all ("global").
+        scope: which weights compete: those of one matrix ("layer"), of one output row ("row"), or all ("global",
+            which is scope "layer" with allocation "global"). `None` is the method's own.
         targets: kinds of weights, see `aerogel.models.prunable_weights`.
         exclude: shell patterns on names of weights to leave dense.
         seed: for methods that draw at random.
+        allocation: how the sparsity is shared out among the matrices. `None` is the method's own.
+        swap: refine each mask by swaps, see `aerogel.pruning.swap`.
+        reconstruct: epochs of bringing each sub-module back to its dense outputs, see `aerogel.pruning.reconstruction`.
     """
 
     method: str = "magnitude"
     sparsity: float | None = None
     pattern: str = "unstructured"
-    scope: Scope = "layer"
+    scope: Scope | None = None
     targets: tuple[str, ...] = ("blocks",)
     exclude: tuple[str, ...] = ()
     seed: int = 0
+    allocation: Allocation | None = None
+    swap: bool = False
+    reconstruct: int = 0
+
+    @property
+    def needs_calibration(self) -> bool:
+        allocation = self.allocation or method(self.method).allocation
+        calibrated = method(self.method).needs != "nothing" or self.swap or self.reconstruct > 0
+        return calibrated or allocation in SEARCHED
 
 
-def prune(model: nn.Module, config: PruneConfig | None = None, **settings: Any) -> dict[str, Tensor]:
+def prune(
+    model: nn.Module, config: PruneConfig | None = None, calibration: Calibration | None = None, **settings: Any
+) -> dict[str, Tensor]:
     """Prunes a model in place and returns the masks by weight name, (d_out, d_in), True where kept.
 
-    Takes a `PruneConfig`, its fields as keywords, or both: `prune(model, method="magnitude", sparsity=0.9)`.
-    Everything is checked before the first weight changes. Raises `PruningError` or `ModelError`.
+    Takes a `PruneConfig`, its fields as keywords, or both: `prune(model, method="magnitude", sparsity=0.9)`. Methods
+    that look at data need `calibration` text, and a model of transformers; they go block by block, each on what the
+    pruned blocks before it give. The configuration is checked before the first weight changes. Raises
+    `PruningError`, `ModelError` or `DataError`.
     """
     config = replace(config or PruneConfig(), **settings)
     chosen = method(config.method)
@@ -61,53 +87,119 @@ def prune(model: nn.Module, config: PruneConfig | None = None, **settings: Any) 
             pattern.check(weight.matrix.shape, sparsity)
             if not torch.isfinite(weight.matrix).all():
                 raise PruningError("its weights are not all finite numbers")
-    if config.scope not in get_args(Scope):
-        raise PruningError(unknown_name("scope", config.scope, get_args(Scope)))
-    if config.scope == "row":
+    scope, allocation = _settled(config, chosen, pattern)
+    if scope == "row":
         pattern = pattern.within_rows()
-    if config.scope == "global" and pattern.fixed_sparsity is None:
-        sparsities = _allocate_globally(weights, chosen, pattern, sparsity, config)
-    else:
-        sparsities = [sparsity] * len(weights)
+    if not config.needs_calibration:
+        allocator = Allocator(
+            weights,
+            lambda weight: chosen.score(weight.matrix.float(), plain_statistics(weight, config.seed)),
+            pattern,
+            sparsity,
+        )
+        return _prune_plainly(weights, allocator.shares(allocation), chosen, pattern, config)
+    if calibration is None:
+        raise PruningError(
+            f"method {chosen.name} with allocation {allocation}{', swap' if config.swap else ''}"
+            f"{', reconstruction' if config.reconstruct else ''} needs calibration text: a task or file"
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"{type(model).__name__} is no model of transformers, and calibration needs one")
+    batches = calibration.batches(model)
+    gradients = (
+        output_gradients(model, weights, batches, GRADIENT_TOKENS, config.seed) if chosen.needs == "gradients" else {}
+    )
+    job = _Job(model, weights, batches, gradients, chosen, pattern, sparsity, config)
+    return _prune_by_block(job, _allocate(job, allocation))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A calibrated pruning with everything settled but the sparsity of each matrix."""
+
+    model: PreTrainedModel
+    weights: Sequence[PrunableWeight]
+    batches: Sequence[Batch]
+    gradients: Mapping[str, Tensor]
+    chosen: PruningMethod
+    pattern: Pattern
+    sparsity: float
+    config: PruneConfig
+
+
+def _settled(
+    config: PruneConfig, chosen: PruningMethod, pattern: Pattern
+) -> tuple[Literal["layer", "row"], Allocation]:
+    """The scope and the allocation: what is asked for, else the method's own, else what the pattern allows."""
+    if config.scope is not None and config.scope not in get_args(Scope):
+        raise PruningError(unknown_name("scope", config.scope, get_args(Scope)))
+    if config.allocation is not None and config.allocation not in get_args(Allocation):
+        raise PruningError(unknown_name("allocation", config.allocation, get_args(Allocation)))
+    if config.scope == "global":
+        if config.allocation not in (None, "global"):
+            raise PruningError(f"scope global is allocation global, which contradicts allocation {config.allocation}")
+        return "layer", "uniform" if pattern.fixed_sparsity is not None else "global"
+    own = "uniform" if pattern.fixed_sparsity is not None else chosen.allocation
+    return config.scope or chosen.scope, config.allocation or own
+
+
+def _prune_plainly(
+    weights: Sequence[PrunableWeight],
+    shares: Sequence[float],
+    chosen: PruningMethod,
+    pattern: Pattern,
+    config: PruneConfig,
+) -> dict[str, Tensor]:
     masks = {}
-    for weight, share in progress.track(list(zip(weights, sparsities, strict=True)), f"pruning ({config.method})"):
+    for weight, share in progress.track(list(zip(weights, shares, strict=True)), f"pruning ({chosen.name})"):
         with _naming(weight), torch.no_grad():
-            mask, values = chosen.prune(weight.matrix.float(), _statistics(weight, config), pattern, share)
+            mask, values = chosen.prune(weight.matrix.float(), plain_statistics(weight, config.seed), pattern, share)
             weight.matrix.copy_(values.masked_fill(~mask, 0))
         masks[weight.name] = mask
     return masks
 
 
-def _statistics(weight: PrunableWeight, config: PruneConfig) -> Statistics:
-    """Each matrix draws from its own stream, so that the order and the number of matrices change nothing."""
-    seed = zlib.crc32(f"{config.seed} {weight.name}".encode())  # the generator looks at 32 bits of its seed
-    return Statistics(generator=torch.Generator().manual_seed(seed))
+def _prune_by_block(job: _Job, shares: Mapping[str, float]) -> dict[str, Tensor]:
+    chosen, config = job.chosen, job.config
+    masks = {}
+    hessian = chosen.needs in ("hessian", "gradients") or config.swap
+    for block in walk(job.model, job.weights, job.batches, hessian, f"pruning ({chosen.name})"):
+        dense = {weight.name: weight.matrix.clone() for weight in block.weights}
+        for weight in block.weights:
+            moments, before = block.moments[weight.name], dense[weight.name].float()
+            statistics = replace(
+                plain_statistics(weight, config.seed),
+                norms=moments.norms,
+                hessian=moments.hessian,
+                gradients=job.gradients.get(weight.name),
+            )
+            with _naming(weight), torch.no_grad():
+                mask, values = chosen.prune(before, statistics, job.pattern, shares[weight.name])
+                if config.swap:
+                    mask, values = swap(before, values, mask, statistics.input_hessian(), job.pattern)
+                weight.matrix.copy_(values.masked_fill(~mask, 0))
+            masks[weight.name] = mask
+        if config.reconstruct:
+            reconstruct(block, dense, masks, config.reconstruct)
+    return {weight.name: masks[weight.name] for weight in job.weights}
 
 
-def _allocate_globally(
-    weights: list[PrunableWeight], chosen: PruningMethod, pattern: Pattern, sparsity: float, config: PruneConfig
-) -> list[float]:
-    """The sparsity that each matrix has when all of them are ranked together.
+def _allocate(job: _Job, allocation: Allocation) -> dict[str, float]:
+    """The sparsity of each matrix by name, from the scores of the dense weights on a part of the calibration text."""
+    names = [weight.name for weight in job.weights]
+    if allocation == "uniform":
+        return dict.fromkeys(names, job.sparsity)
+    score = dense_scores(job.model, job.weights, job.batches, job.gradients, job.chosen, job.config.seed)
+    judge = None
+    if allocation in SEARCHED:
+        reference = Reference(job.model, job.batches, JUDGED_TOKENS)
 
-    The ranking leaves every matrix `GLOBAL_FLOOR` of the density asked for, since a matrix pruned whole
-    cuts the network; the total is exact all the same.
-    """
-    if chosen.score is None:
-        raise PruningError(f"method {chosen.name!r} does not rank weights, so scope 'global' has no meaning for it")
-    ranked, least = [], 0
-    for weight in weights:
-        scores = pattern.units(chosen.score(weight.matrix.float(), _statistics(weight, config))).flatten()
-        floor = max(1, round(GLOBAL_FLOOR * (1 - sparsity) * len(scores)))
-        ranked.append(scores.masked_fill(highest(scores, floor), torch.inf))
-        least += floor
-    sizes = [len(scores) for scores in ranked]
-    kept = sum(sizes) - round(sparsity * sum(sizes))
-    if kept < least:
-        raise PruningError(
-            f"sparsity {sparsity:g} keeps {kept} units, fewer than the {least} that {len(weights)} matrices need"
-        )
-    masks = highest(torch.cat(ranked), kept).split(sizes)
-    return [1 - int(mask.sum()) / len(mask) for mask in masks]
+        def judge(shares: list[float]) -> float:
+            by_name = dict(zip(names, shares, strict=True))
+            return damage(job.model, by_name, job.weights, score, job.pattern, reference)
+
+    shares = Allocator(job.weights, score, job.pattern, job.sparsity, judge).shares(allocation)
+    return dict(zip(names, shares, strict=True))
 
 
 @contextmanager

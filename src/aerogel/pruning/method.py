@@ -15,12 +15,40 @@ from torch import Tensor
 from aerogel.errors import PruningError, unknown_name
 from aerogel.pruning.pattern import Pattern
 
+Needs = Literal["nothing", "input_norms", "hessian", "gradients"]
+Allocation = Literal["uniform", "global", "mixed", "owl", "progression", "search"]
+
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a method may know of one matrix beside its weights; a method names its `needs`."""
+    """What a method may know of one matrix beside its weights; a method names its `needs`.
+
+    Attributes:
+        generator: for methods that draw at random.
+        norms: (d_in), the L2 norm of each input over the calibration tokens: for every need but "nothing".
+        hessian: (d_in, d_in), H = XᵀX over the calibration tokens X (tokens, d_in): for "hessian" and "gradients".
+        gradients: (d_out), the root mean square gradient of the model's answers at each output: for "gradients".
+    """
 
     generator: torch.Generator
+    norms: Tensor | None = None
+    hessian: Tensor | None = None
+    gradients: Tensor | None = None
+
+    def input_norms(self) -> Tensor:
+        if self.norms is None:
+            raise PruningError("this method needs the norms of the inputs, which calibration text gives")
+        return self.norms
+
+    def input_hessian(self) -> Tensor:
+        if self.hessian is None:
+            raise PruningError("this method needs the products of the inputs, which calibration text gives")
+        return self.hessian
+
+    def output_gradients(self) -> Tensor:
+        if self.gradients is None:
+            raise PruningError("this method needs the gradients at the outputs, which calibration text gives")
+        return self.gradients
 
 
 Score = Callable[[Tensor, Statistics], Tensor]
@@ -32,25 +60,36 @@ class PruningMethod:
     """One way to choose which weights go.
 
     `prune(weight, statistics, pattern, sparsity)` takes a (d_out, d_in) matrix and returns the mask of
-    the weights kept and the new weights, since the best methods also move the survivors. `score` is there
-    for methods that only rank weights; scope "global" needs it.
+    the weights kept and the new weights, since the best methods also move the survivors. `score` ranks
+    weights, (d_out, d_in) to the same shape: allocation "global" and "owl" compare the matrices by it. `scope`
+    is the one that the method was published with: weights compete within a matrix or within an output row.
+    `scope` and `allocation` hold where a configuration names none.
     """
 
     name: str
     prune: Prune
-    needs: Literal["nothing"]
+    needs: Needs
     description: str
     paper: str
-    score: Score | None = None
+    score: Score
+    scope: Literal["layer", "row"] = "layer"
+    allocation: Allocation = "uniform"
 
 
-def ranking(name: str, score: Score, needs: Literal["nothing"], description: str, paper: str) -> PruningMethod:
+def ranking(
+    name: str,
+    score: Score,
+    needs: Needs,
+    description: str,
+    paper: str,
+    scope: Literal["layer", "row"] = "layer",
+) -> PruningMethod:
     """A method that keeps the weights of the highest `score` as they are."""
 
     def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: float) -> tuple[Tensor, Tensor]:
         return pattern.mask(score(weight, statistics), sparsity), weight
 
-    return PruningMethod(name, prune, needs, description, paper, score)
+    return PruningMethod(name, prune, needs, description, paper, score, scope)
 
 
 @cache

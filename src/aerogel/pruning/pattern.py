@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,6 +109,8 @@ class Pattern:
 
     def spread(self, mask: Tensor) -> Tensor:
         """The inverse of `units` for a mask: each block's value for each of its weights."""
+        if self.rows * self.columns == 1:
+            return mask
         return mask.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
 
 
@@ -118,8 +121,19 @@ def highest(scores: Tensor, kept: int) -> Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     if kept == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(dropped, dim=-1, keepdim=True).values
+    threshold = _smallest(scores, dropped)
     above = scores > threshold
     room = kept - above.sum(-1, keepdim=True)
+    if not room.any():
+        return above
     ties = scores == threshold
     return above | (ties & (ties.cumsum(-1, dtype=torch.int32) <= room))
+
+
+def _smallest(scores: Tensor, place: int) -> Tensor:
+    """The value at that place, counted from 1, of the sorted last dimension, which is kept with size 1."""
+    one_row = scores.numel() == scores.shape[-1]
+    if one_row and scores.device.type == "cpu" and scores.dtype == torch.float32:  # NumPy is five times as fast
+        found = np.partition(scores.detach().flatten().numpy(), place - 1)[place - 1]
+        return torch.full_like(scores[..., :1], float(found))
+    return scores.kthvalue(place, dim=-1, keepdim=True).values

@@ -9,7 +9,7 @@ from statistics import median
 from markupsafe import Markup
 
 from aerogel.report.breakeven import break_evens
-from aerogel.report.collect import Cost, Findings
+from aerogel.report.collect import Cost, Findings, Realised
 from aerogel.report.estimate import listing, percent, significant
 from aerogel.report.words import (
     TOLERANCE,
@@ -88,6 +88,24 @@ def notes(findings: Findings) -> list[str]:
             said.append(
                 f"{task} is scored on {dense[0].counted:,.0f} examples; the choice of these alone gives an accuracy "
                 f"of {significant(accuracy)} a standard error of {significant(error, 2)}, whatever the number of seeds."
+            )
+    said += unequal_zeros(findings)
+    return said
+
+
+def unequal_zeros(findings: Findings) -> list[str]:
+    """Where methods are compared, by how much their zeros differ in number, model by model and sparsity by sparsity."""
+    groups: dict[tuple[str, float], list[Realised]] = defaultdict(list)
+    for row in findings.realised:
+        if row.method:
+            groups[row.model, row.sparsity].append(row)
+    said = []
+    for (model, sparsity), rows in groups.items():
+        most, least = max(rows, key=lambda row: row.prunable), min(rows, key=lambda row: row.prunable)
+        if most.prunable != least.prunable:
+            said.append(
+                f"{model} at {percent(sparsity)}: the methods are not compared at equal zeros, since {most.method} has "
+                f"{100 * (most.prunable - least.prunable):.2g} points more of them than {least.method}."
             )
     return said
 

@@ -48,6 +48,7 @@ def render(findings: Findings) -> str:
         look=figures.look,
         charts={
             "weights": figures.weights(),
+            "sensitivities": figures.sensitivities(),
             "scores": figures.scores(),
             "costs": figures.memory() + figures.time() + figures.training_time(),
             "size": figures.size() + figures.speed(),
@@ -72,9 +73,11 @@ def what_was_run(findings: Findings) -> str:
     spec = findings.spec
     sparsities = listing([percent(share) for share in sorted(spec.sparsities) if share])
     where = "the transformer blocks" + "".join(f" and the {part}" for part in spec.include)
+    scope = f", scope {spec.scope}" if spec.scope else ""
+    allocation = f", allocation {spec.allocation}" if spec.allocation else ""
     said = (
         f"{listing(spec.models)}: weights of {where} pruned to {sparsities} "
-        f"by {listing(spec.methods)} (pattern {spec.pattern}, scope {spec.scope})"
+        f"by {listing(spec.methods)} (pattern {spec.pattern}{scope}{allocation})"
     )
     if spec.tasks:
         seeds = f"{len(spec.seeds)} seeds" if len(spec.seeds) > 1 else "one seed"

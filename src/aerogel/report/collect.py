@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import torch
+
 from aerogel.analysis import WeightReport, WeightStatistics
 from aerogel.benchmark import Measurement
-from aerogel.evaluation import PERPLEXITIES
+from aerogel.evaluation import PERPLEXITIES, Flips
+from aerogel.pruning import Sensitivity
+from aerogel.pruning.answers import divergence
 from aerogel.report.estimate import Estimate
 from aerogel.study import Result, Store, StudySpec, Trial
 
@@ -24,9 +29,10 @@ class Scored:
 
     `metrics` has the main one first. `change` is that of the main metric against the dense model of the same
     seeds, as a share of the dense mean; `agreement` the share of predictions equal to the dense model's of the same
-    seed; both are `None` where there is no such model, or no meaning. `one_answer` counts the seeds whose
-    model answers everything alike, `counted` is the number of examples or tokens scored, and `majority` the
-    share of the commonest class among them, where there are classes.
+    seed; both are `None` where there is no such model, or no meaning. For classes `kl` is the mean KL divergence of the
+    answers from the dense model's, in nats, and `flips` has the answers of each seed that changed. `one_answer`
+    counts the seeds whose model answers everything alike, `counted` is the number of examples or tokens scored, and
+    `majority` the share of the commonest class among them, where there are classes.
     """
 
     task: str
@@ -41,6 +47,8 @@ class Scored:
     one_answer: int
     counted: float
     majority: float | None = None
+    kl: Estimate | None = None
+    flips: tuple[Flips, ...] = ()
 
     @property
     def main(self) -> str:
@@ -119,6 +127,7 @@ class Findings:
     failed: dict[str, list[str]]
     open: list[str]
     weights: dict[str, WeightReport]
+    sensitivities: dict[str, Sensitivity]
     runs: list[Run]
     scores: list[Scored]
     costs: list[Cost]
@@ -156,6 +165,11 @@ def collect(store: Store) -> Findings:
         failed=dict(failed),
         open=[trial.label for trial in store.open_trials() if trial.key not in ran],
         weights=weights,
+        sensitivities={
+            trial.model: Sensitivity.from_dict(result.values["sensitivity"])
+            for trial, result in done
+            if trial.kind == "sensitivity"
+        },
         runs=runs,
         scores=_scores(runs),
         costs=[cost for cost in costs if not cost.own.compressed],
@@ -216,6 +230,8 @@ def _scores(runs: list[Run]) -> list[Scored]:
                 one_answer=sum(len(set(values["predictions"])) == 1 for values in seeds.values()),
                 counted=next((first["metrics"][name] for name in COUNTS[:2] if name in first["metrics"]), 0),
                 majority=first["metrics"].get("majority"),
+                kl=_divergence(seeds, dense),
+                flips=_flips(seeds, dense),
             )
         )
     return made
@@ -238,6 +254,21 @@ def _agreement(seeds: dict[int, Any], dense: dict[int, Any]) -> Estimate | None:
         return None  # predicted numbers, not classes, are never quite equal
     return Estimate.of(
         sum(own == other for own, other in zip(after, before, strict=True)) / len(before) for after, before in pairs
+    )
+
+
+def _divergence(seeds: dict[int, Any], dense: dict[int, Any]) -> Estimate | None:
+    pairs = [(values.get("logits"), dense[seed].get("logits")) for seed, values in seeds.items() if seed in dense]
+    if not pairs or not all(after and before for after, before in pairs):
+        return None
+    return Estimate.of(float(divergence(torch.tensor(before), torch.tensor(after)).mean()) for after, before in pairs)
+
+
+def _flips(seeds: dict[int, Any], dense: dict[int, Any]) -> tuple[Flips, ...]:
+    return tuple(
+        Flips.of(*(np.array(given) for given in (values["predictions"], dense[seed]["predictions"], values["true"])))
+        for seed, values in seeds.items()
+        if seed in dense and values.get("true")
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from aerogel.analysis.plot import distribution, layers
+from aerogel.analysis.plot import distribution, heat_map, layers
 from aerogel.charts import svg
 from aerogel.evaluation import PERPLEXITIES
 from aerogel.report.collect import Cost, Findings, Realised, Scored, is_perplexity
@@ -66,6 +66,18 @@ class Figures:
             for model, report in self.findings.weights.items()
         ]
         return [whole, by_layer] if len(whole) > 1 else [whole + by_layer]
+
+    def sensitivities(self) -> list[Chart]:
+        """What pruning one layer or kind of matrix alone does, before any fine-tuning."""
+        return [
+            chart(
+                f"{model}: sensitivity",
+                f"KL divergence from the dense model on {found.text}, in nats an answer, with one layer (above) or one "
+                f"kind of matrix (below) pruned by {found.method} and all else dense.",
+                heat_map([*found.layers, *found.kinds], found.sparsities, "", split=len(found.layers)),
+            )
+            for model, found in self.findings.sensitivities.items()
+        ]
 
     def scores(self) -> list[Chart]:
         """Each metric of each task; each kind of perplexity in a chart of its own."""

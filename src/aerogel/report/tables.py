@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Any, TypeVar
 
 from aerogel.analysis.plot import short
@@ -50,6 +51,7 @@ def scores(findings: Findings, task: str) -> list[Table]:
                 lambda value: change(value.mean),
             ),
             Column("agreement", "agreement", lambda share: f"{100 * share.mean:.1f}%"),
+            *(DAMAGE if any(row.flips for row in rows) else ()),
             Column("training_seconds", "training, s", with_interval),
         )
         found = [
@@ -59,6 +61,7 @@ def scores(findings: Findings, task: str) -> list[Table]:
                 *(row.metrics[metric] for metric in metrics),
                 row.change,
                 row.agreement,
+                *(_damage(row) if any(row.flips for row in rows) else ()),
                 row.training_seconds,
             )
             for row in _in_order(findings, rows)
@@ -66,6 +69,22 @@ def scores(findings: Findings, task: str) -> list[Table]:
         title = task if len(panels(findings.scores, task)) == 1 else f"{task}, {metric_name(main)}"
         made.append(Table(f"Scores: {title}", columns, found))
     return made
+
+
+DAMAGE = (
+    Column("kl", "KL to dense", lambda value: significant(value.mean)),
+    Column("lost", "right, now wrong", lambda count: f"{count:.1f}"),
+    Column("gained", "wrong, now right", lambda count: f"{count:.1f}"),
+    Column("mcnemar_p", "McNemar's p", significant),
+)
+
+
+def _damage(row: Scored) -> tuple[Any, ...]:
+    """The answers that changed, means over seeds, and the median of the seeds' p."""
+    if not row.flips:
+        return (None,) * len(DAMAGE)
+    lost, gained = fmean(flips.lost for flips in row.flips), fmean(flips.gained for flips in row.flips)
+    return row.kl, lost, gained, median(flips.p for flips in row.flips)
 
 
 def costs(findings: Findings) -> list[Table]:

@@ -190,8 +190,8 @@ def attention(
     """after(x + out(softmax(scale q kᵀ + mask) v)) over (batch, length, features), q, k, v of before(x).
 
     With `memory` (batch, keys, features), k and v are of it. An empty `key` and `value` means that `query` has the rows
-    of all three. `sizes` are (heads, key heads, head size); `mask` (batch or 1, 1, length or 1, keys) is added, or where
-    it is boolean says what is seen; `cosine` and `sine` (batch or 1, length, head size) turn queries and keys.
+    of all three. `sizes` are (heads, key heads, head size); `mask` (batch or 1, 1, length or 1, keys) is added, or
+    where it is boolean says what is seen; `cosine` and `sine` (batch or 1, length, head size) turn queries and keys.
     """
     module = native()
     assert module is not None

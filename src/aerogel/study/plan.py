@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from aerogel.benchmark import BenchConfig
 from aerogel.data import Examples, TaskData
-from aerogel.pruning import PruneConfig
+from aerogel.pruning import PruneConfig, method
 from aerogel.study.spec import StudySpec
 from aerogel.study.trial import Trial
 from aerogel.training import TrainingConfig
@@ -16,6 +16,9 @@ from aerogel.training import TrainingConfig
 def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
     """All trials of a study, in the order to run them: looks, scores by seed, then measurements."""
     trials = [Trial("inspect", model) for model in spec.models]
+    if spec.sensitivity:
+        text = digest(data[spec.sensitivity])
+        trials += [Trial("sensitivity", model, task=spec.sensitivity, data=text) for model in spec.models]
     trials += [
         Trial(
             "score",
@@ -54,14 +57,15 @@ def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:
     dense: list[PruneConfig | None] = [None] if 0 in spec.sparsities else []
     return dense + [
         PruneConfig(
-            method,
+            name,
             sparsity,
             spec.pattern,
-            spec.scope,
+            spec.scope or (None if spec.allocation or method(name).needs != "nothing" else "global"),
             ("blocks", *spec.include),
             seed=seed,
+            allocation=spec.allocation,
         )
-        for method in spec.methods
+        for name in spec.methods
         for sparsity in spec.sparsities
         if sparsity
     ]

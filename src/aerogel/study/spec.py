@@ -7,12 +7,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aerogel.data.read import read_text
 from aerogel.errors import AerogelError, StudyError, unknown_name
 from aerogel.pruning import Pattern, method
 from aerogel.pruning.apply import Scope
+from aerogel.pruning.method import Allocation
 
 BUILT_IN = ("starter", "reports")
 
@@ -51,8 +52,10 @@ class BenchmarkPart(_Part):
 class StudySpec(_Part):
     """A study: the product of its lists. Sparsity 0 is the dense model, trained and measured alike.
 
-    `include` adds "embeddings" or "heads" to the pruned weights; `processes` trials run at a time, sharing
-    the cores; trials that measure time run alone.
+    Without a `scope`, methods that look at weights alone rank them globally, and the others do as they define;
+    those are calibrated on the training split of the task that they are scored on. `include` adds "embeddings" or
+    "heads" to the pruned weights; `sensitivity` names one of the tasks, on whose training split each layer and kind
+    of matrix is pruned alone. `processes` trials run at a time, sharing the cores; those that measure time run alone.
     """
 
     name: str
@@ -61,7 +64,9 @@ class StudySpec(_Part):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("magnitude",)
     sparsities: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (0, 0.5, 0.9)
     pattern: str = "unstructured"
-    scope: Scope = "global"
+    scope: Scope | None = None
+    allocation: Allocation | None = None
+    sensitivity: str | None = None
     include: tuple[Literal["embeddings", "heads"], ...] = ()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     processes: Annotated[int, Field(gt=0)] = 1
@@ -73,6 +78,12 @@ class StudySpec(_Part):
     @classmethod
     def _no_repeats(cls, values: tuple) -> tuple:
         return tuple(dict.fromkeys(values))
+
+    @model_validator(mode="after")
+    def _sensitivity_of_a_task(self) -> StudySpec:
+        if self.sensitivity is not None and self.sensitivity not in self.tasks:
+            raise ValueError(f"sensitivity {self.sensitivity!r} is none of the tasks")
+        return self
 
     @field_validator("pattern")
     @classmethod

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from aerogel import models
 from aerogel.analysis import inspect
@@ -16,22 +17,25 @@ from aerogel.data import TaskData
 from aerogel.errors import StudyError
 from aerogel.evaluation import score
 from aerogel.models import Head, prunable_weights
-from aerogel.pruning import PruneConfig, prune
+from aerogel.pruning import Calibration, PruneConfig, prune
+from aerogel.pruning.sensitivity import sensitivity
 from aerogel.runtime import decompress
 from aerogel.training import TrainingConfig, finetune
 
+WINDOWS, SENSITIVITY_WINDOWS, LENGTH = 64, 16, 128  # of calibration text; LENGTH in tokens
 BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What to do with one model: `inspect` its weights, fine-tune and `score` it, or `bench` it beside the dense one.
+    """What to do with one model: `inspect` its weights, measure their `sensitivity`, fine-tune and `score` it, or
+    `bench` it beside the dense one.
 
     `pruning` is `None` for the dense model. `data` is a digest of the task's data, so that other data
     makes another trial.
     """
 
-    kind: Literal["inspect", "score", "bench"]
+    kind: Literal["inspect", "sensitivity", "score", "bench"]
     model: str
     pruning: PruneConfig | None = None
     task: str | None = None
@@ -54,7 +58,7 @@ class Trial:
     def label(self) -> str:
         """For a person: `tiny-bert 90% magnitude, sst2, seed 1`."""
         how = f"{100 * self.sparsity:g}% {self.pruning.method}" if self.pruning else "dense"
-        parts = [f"{self.model} {how}", self.task or self.kind]
+        parts = [f"{self.model} {how}", self.task if self.task and self.kind == "score" else self.kind]
         return ", ".join([*parts, f"seed {self.training.seed}"] if self.training else parts)
 
     @classmethod
@@ -85,9 +89,21 @@ def run_trial(trial: Trial, data: TaskData | None) -> dict[str, Any]:
         return {"weights": inspect(models.load_model(trial.model), trial.model).to_dict()}
     if trial.kind == "bench":
         return {"measurements": [asdict(measurement) for measurement in _bench(trial)]}
-    if data is None or trial.training is None:
-        raise StudyError(f"trial {trial.label}: a task to score needs its data and training")
+    if data is None:
+        raise StudyError(f"trial {trial.label}: it needs the data of its task")
+    if trial.kind == "sensitivity":
+        model, tokenizer = models.load(trial.model, data.task.head)
+        text = _calibration(data, tokenizer, SENSITIVITY_WINDOWS, LENGTH, 0)
+        return {"sensitivity": sensitivity(model, text, trial.model).to_dict()}
+    if trial.training is None:
+        raise StudyError(f"trial {trial.label}: a task to score needs its training")
     return _score(trial, trial.training, data)
+
+
+def _calibration(
+    data: TaskData, tokenizer: PreTrainedTokenizerBase, samples: int, length: int, seed: int
+) -> Calibration:
+    return Calibration(data.task.name, data.splits["train"], tokenizer, samples, length, seed)
 
 
 def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, Any]:
@@ -95,7 +111,10 @@ def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, 
     model, tokenizer = models.load(trial.model, data.task.head)
     decompress(model)  # a packed checkpoint is trained as the dense model that it stands for
     if trial.pruning:
-        prune(model, trial.pruning)
+        text = None
+        if trial.pruning.needs_calibration:
+            text = _calibration(data, tokenizer, WINDOWS, training.max_length, trial.pruning.seed)
+        prune(model, trial.pruning, text)
     trained = finetune(model, tokenizer, data, training)
     scored = score(model, tokenizer, data, trial.evaluation_limit, training.max_length)
     targets = trial.pruning.targets if trial.pruning else ("blocks",)
@@ -106,6 +125,8 @@ def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, 
     return {
         "metrics": scored.metrics,
         "predictions": scored.predictions,
+        "true": scored.true,
+        "logits": scored.logits,
         "training_seconds": trained.seconds,
         "training_steps": trained.steps,
         "losses": trained.losses,
@@ -120,5 +141,9 @@ def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, 
 def _bench(trial: Trial) -> list[Measurement]:
     """The dense model, and beside it the pruned one where there is one, as it is and compressed."""
     dense = Subject(trial.model, None, BENCH_HEAD)
-    pruned = Subject(trial.model, trial.pruning, BENCH_HEAD)
+    pruning = trial.pruning
+    if pruning and pruning.needs_calibration:
+        # time and memory hang on how many zeros there are and in what pattern, not on what text chose them
+        pruning = replace(pruning, method="magnitude", allocation="uniform", swap=False, reconstruct=0)
+    pruned = Subject(trial.model, pruning, BENCH_HEAD)
     return bench([dense, pruned] if trial.pruning else [dense], trial.benchmark, start="fork")

@@ -26,7 +26,7 @@ def is_sparse(block: nn.Module, *layers: nn.Module | None) -> bool:
 
 
 def can_attend(config: Any, mask: Tensor | None) -> bool:
-    """Whether the fused attention computes the same as the family's, which returns no weights, with a mask for all heads."""
+    """Whether the fused attention computes what the family's does: no weights to look at, one mask for all heads."""
     return config._attn_implementation == "sdpa" and (mask is None or (mask.dim() == 4 and mask.shape[1] == 1))
 
 
@@ -116,7 +116,7 @@ def cached_attention(
     angles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
     before: Any,
 ) -> Tensor:
-    """x + attention over the keys and values of a cache, to which those of x are added; `core` is the family's module."""
+    """x + attention over the keys and values of a cache, those of x added; `core` is the family's module."""
     together = torch.ops.aerogel.heads(
         x,
         query.arrays,

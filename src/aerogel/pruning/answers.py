@@ -1,0 +1,123 @@
+"""What a model answers on calibration text: how far that moved from the dense model, and what it hangs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from aerogel import progress
+from aerogel.errors import ModelError
+from aerogel.models import PrunableWeight, head_kind
+from aerogel.pruning.calibration import Batch
+
+
+def divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    """KL(reference ‖ model) of each answer, in nats; both are logits (answers, classes), the result is (answers)."""
+    expected, found = torch.log_softmax(reference.float(), -1), torch.log_softmax(logits.float(), -1)
+    return (expected.exp() * (expected - found)).sum(-1)
+
+
+def answers(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Logits (answers, classes): one answer a token that is not padding, or with a classifier one a text."""
+    logits = model(**batch).logits
+    if logits.dim() == 2:
+        return logits
+    side = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
+    return logits[batch[side].bool()] if side in batch else logits.flatten(0, 1)
+
+
+class Reference:
+    """The answers of the dense model on a little text, to measure against while weights change."""
+
+    def __init__(self, model: PreTrainedModel, batches: Sequence[Batch], tokens: int) -> None:
+        check_head(model)
+        self.batches = few(batches, tokens)
+        with torch.no_grad():
+            self.answers = [answers(model, batch).to(torch.float16) for batch in self.batches]
+
+    @torch.no_grad()
+    def divergence(self, model: PreTrainedModel) -> float:
+        """The mean KL(dense ‖ model), in nats an answer."""
+        found = [
+            divergence(dense, answers(model, batch)) for dense, batch in zip(self.answers, self.batches, strict=True)
+        ]
+        return float(torch.cat(found).mean())
+
+
+def check_head(model: PreTrainedModel) -> None:
+    if head_kind(model) == "none":
+        raise ModelError(
+            f"{type(model).__name__} has no head, and what pruning does to a model's answers is measured there: "
+            "load it with one, or take another method or allocation"
+        )
+
+
+def few(batches: Sequence[Batch], tokens: int) -> list[Batch]:
+    """Single texts out of all batches, evenly spread, that hold about so many tokens."""
+    rows = [
+        {name: values[place : place + 1] for name, values in batch.items()}
+        for batch in batches
+        for place in range(len(batch["input_ids"]))
+    ]
+    total = sum(row["input_ids"].numel() for row in rows)
+    count = max(1, min(len(rows), round(len(rows) * tokens / total)))
+    return [rows[place * len(rows) // count] for place in range(count)]
+
+
+def output_gradients(
+    model: PreTrainedModel, weights: Sequence[PrunableWeight], batches: Sequence[Batch], tokens: int, seed: int
+) -> dict[str, Tensor]:
+    """How much the model's answers hang on each output of each matrix: (d_out) by weight name.
+
+    The root mean square, over tokens, of the gradient of −log p(y) at the output, with y drawn from the model's own
+    answers: then its square is the diagonal of the Fisher information, which is the curvature of the KL divergence
+    to the dense model (Martens and Grosse 2015, section 2.2). No labels are needed.
+    """
+    check_head(model)
+    generator = torch.Generator().manual_seed(seed)
+    sums = {weight.name: torch.zeros(len(weight.matrix)) for weight in weights}
+    with _gradients_at(model, weights, sums):
+        for row in progress.track(few(batches, tokens), "weighing outputs"):
+            with torch.enable_grad():
+                found = torch.log_softmax(answers(model, row).float(), -1)
+                drawn = torch.multinomial(found.detach().exp(), 1, generator=generator)
+                (-found.gather(1, drawn).sum()).backward()
+    return {name: total.sqrt() for name, total in sums.items()}
+
+
+@contextmanager
+def _gradients_at(model: PreTrainedModel, weights: Sequence[PrunableWeight], sums: dict[str, Tensor]) -> Iterator[None]:
+    """Adds up squared gradients at the outputs of linear layers, while no parameter collects a gradient of its own."""
+    needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def watch(weight: PrunableWeight) -> torch.utils.hooks.RemovableHandle:
+        def add(gradient: Tensor) -> None:
+            sums[weight.name] += gradient.reshape(-1, gradient.shape[-1]).square().sum(0)
+
+        def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
+            output.register_hook(add)
+
+        return weight.module.register_forward_hook(hook)
+
+    handles = [watch(weight) for weight in weights]
+    handles += [  # with no parameter to learn, gradients need another place to flow to
+        entry.register_forward_hook(lambda module, arguments, output: output.requires_grad_())
+        for entry in model.modules()
+        if isinstance(entry, nn.Embedding)
+    ]
+    training = model.training
+    model.eval()
+    try:
+        for parameter in needed:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in needed:
+            parameter.requires_grad_(True)
+        for handle in handles:
+            handle.remove()
+        model.train(training)

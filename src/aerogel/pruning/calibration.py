@@ -1,0 +1,119 @@
+"""Text to calibrate on, as batches of a model's own inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from aerogel.data import Examples, context_length, encode_examples, language_windows, load_task
+from aerogel.errors import DataError
+from aerogel.models import architecture, head_kind
+
+BATCH_TOKENS = 2048
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Text that shows a pruning method what a model's layers are given: `samples` windows of `length` tokens.
+
+    `text` is running text, or the labelled examples of a task; of examples as many are drawn as hold that
+    number of tokens. The draw depends on `seed` alone. `name` says in errors which text it was.
+    """
+
+    name: str
+    text: str | Examples = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    samples: int = 64
+    length: int = 512
+    seed: int = 0
+
+    def batches(self, model: PreTrainedModel) -> list[Batch]:
+        """The model's inputs, padded on the right, about 2048 tokens a batch, without labels.
+
+        Windows are no longer than the model has room for. A model with a language-modelling head gets what it is
+        trained on: an encoder masked words, an encoder-decoder damaged text and the whole text for its decoder.
+        Raises `DataError` where the text has too few tokens.
+        """
+        length = min(self.length, context_length(model.config) or self.length)
+        rows = self._examples(model, length) if isinstance(self.text, Examples) else self._windows(model, length)
+        size = max(1, BATCH_TOKENS // max(len(row["input_ids"]) for row in rows))
+        return [self._batch(model, rows[start : start + size]) for start in range(0, len(rows), size)]
+
+    def _windows(self, model: PreTrainedModel, length: int) -> list[dict[str, Tensor]]:
+        assert isinstance(self.text, str)
+        windows = language_windows(self.text, self.tokenizer, model.config, self.seed, length)
+        self._check(len(windows) * length, length)
+        chosen = torch.randperm(len(windows), generator=torch.Generator().manual_seed(self.seed))[: self.samples]
+        rows = [windows[place] for place in chosen.sort().values.tolist()]
+        if architecture(model.config) != "decoder" and head_kind(model) == "classification":
+            # a classifier never sees damaged text: the labels are the whole of it
+            rows = [_restored(row) for row in rows]
+        return rows
+
+    def _examples(self, model: PreTrainedModel, length: int) -> list[dict[str, Tensor]]:
+        assert isinstance(self.text, Examples)
+        order = torch.randperm(len(self.text), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        budget, rows = self.samples * length, []
+        shuffled = Examples([self.text.texts[place] for place in order], [0.0] * len(order))
+        for row in encode_examples(shuffled, self.tokenizer, model.config, length):
+            if budget <= 0:
+                break
+            budget -= len(row["input_ids"])
+            rows.append({name: torch.tensor(values) for name, values in row.items() if name != "labels"})
+        self._check(self.samples * length - budget, length)
+        return sorted(rows, key=lambda row: len(row["input_ids"]))
+
+    def _check(self, tokens: int, length: int) -> None:
+        if tokens < self.samples * length:
+            raise DataError(
+                f"calibration text {self.name} has {tokens:,} tokens, and {self.samples} windows of {length} need "
+                f"{self.samples * length:,}: give more text, or ask for fewer samples"
+            )
+
+    def _batch(self, model: PreTrainedModel, rows: list[dict[str, Tensor]]) -> Batch:
+        labels = [row["labels"] for row in rows if "labels" in row]
+        plain = [{name: values for name, values in row.items() if name != "labels"} for row in rows]
+        batch = dict(DataCollatorWithPadding(self.tokenizer)(plain))
+        if architecture(model.config) == "encoder-decoder":
+            whole = torch.stack(labels) if labels else None
+            batch |= _decoder_inputs(model, batch, whole)
+        return {name: values.to(model.device) for name, values in batch.items()}
+
+
+def calibration(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    data: str | os.PathLike[str] | None = None,
+    samples: int = 64,
+    length: int = 512,
+    seed: int = 0,
+) -> Calibration:
+    """Calibration text by the name of a task or a user's own .txt or .tsv file: always its training split.
+
+    `data` is a folder of tasks, see `aerogel.data.load_task`. Raises `DataError`.
+    """
+    if samples < 1 or length < 8:
+        raise DataError(f"calibration on {samples} windows of {length} tokens: expected at least 1 of at least 8")
+    return Calibration(name, load_task(name, data).splits["train"], tokenizer, samples, length, seed)
+
+
+def _restored(row: dict[str, Tensor]) -> dict[str, Tensor]:
+    labels = row["labels"]
+    if len(labels) != len(row["input_ids"]) or "attention_mask" in row:
+        return {"input_ids": labels}
+    return {"input_ids": torch.where(labels < 0, row["input_ids"], labels)}
+
+
+def _decoder_inputs(model: PreTrainedModel, batch: Batch, labels: Tensor | None) -> Batch:
+    """What an encoder-decoder reads on its decoder's side: the labels moved by one, or for a classifier its text."""
+    if head_kind(model) == "classification":
+        return {"decoder_attention_mask": batch["attention_mask"]}
+    whole = batch["input_ids"] if labels is None else labels
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    return {"decoder_input_ids": shift(labels=whole) if shift else whole}

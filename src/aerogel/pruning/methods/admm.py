@@ -1,0 +1,52 @@
+import torch
+from torch import Tensor
+
+from aerogel.pruning.method import PruningMethod, Statistics
+from aerogel.pruning.methods.wanda import score
+from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.solve import refit
+
+ITERATIONS = 32
+ANNEALED = 24  # of them, in which the sparsity rises and the support may move
+RIDGE = 0.01
+PENALTY = 1.0
+REFITS = 8
+
+
+def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: float) -> tuple[Tensor, Tensor]:
+    """Alternates the least-squares weights and their projection on the pattern, then solves on the support found.
+
+    In coordinates scaled by the input norms (Boža 2024, algorithm 1): Z = top-k(V + U), U += V − Z,
+    V = (H + ρI)⁻¹(H V₀ + ρ(Z − U)), while the sparsity rises as s(1 − (1 − t/T)³). The solve on the fixed support
+    is by conjugate gradients (Meng et al. 2024, algorithm 2).
+    """
+    hessian = statistics.input_hessian()
+    norms = hessian.diagonal().sqrt()
+    norms = torch.where(norms == 0, 1.0, norms)
+    hessian = hessian / norms / norms[:, None]
+    hessian.diagonal().add_(RIDGE)
+    target = (weight * norms).masked_fill(statistics.input_hessian().diagonal() == 0, 0)
+    pulled = target @ hessian
+    solver = torch.cholesky_inverse(torch.linalg.cholesky(hessian + PENALTY * torch.eye(len(hessian))))
+    values, dual = target, torch.zeros_like(target)
+    mask = torch.ones_like(target, dtype=torch.bool)
+    for step in range(1, ITERATIONS + 1):
+        if step <= ANNEALED:
+            annealed = sparsity * (1 - (1 - step / ANNEALED) ** 3)
+            mask = pattern.mask((values + dual).square(), sparsity if pattern.group else annealed)
+        projected = (values + dual) * mask
+        dual = dual + values - projected
+        values = (pulled + PENALTY * (projected - dual)) @ solver
+    return mask, refit(target, values + dual, mask, hessian, REFITS) / norms
+
+
+METHOD = PruningMethod(
+    "admm",
+    prune,
+    needs="hessian",
+    description="least squares under the sparsity by alternating directions, annealed, then solved on the support; "
+    "weights compete within the matrix",
+    paper="Boža 2024, Fast and Effective Weight Update for Pruned Large Language Models; "
+    "Meng et al. 2024, ALPS: Improved Optimization for Highly Sparse One-Shot Pruning",
+    score=score,
+)

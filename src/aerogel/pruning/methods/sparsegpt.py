@@ -1,0 +1,61 @@
+import torch
+from torch import Tensor
+
+from aerogel.pruning.method import PruningMethod, Statistics
+from aerogel.pruning.methods.wanda import score
+from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.solve import inverse
+
+COLUMNS = 128  # that are pruned together: within them a weight's place is free
+DAMPING = 0.01
+
+
+def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: float) -> tuple[Tensor, Tensor]:
+    """Columns from left to right; each one's error is made good by the columns to its right, algorithm 1."""
+    hessian = statistics.input_hessian()
+    weight = weight.masked_fill(hessian.diagonal() == 0, 0)
+    root = torch.linalg.cholesky(inverse(hessian, DAMPING), upper=True)
+    mask = torch.ones_like(weight, dtype=torch.bool)
+    for start, end in _spans(weight.shape[1], pattern):
+        errors = torch.zeros_like(weight[:, start:end])
+        for column in range(start, end):
+            if column == start or (pattern.group and column % pattern.group == 0):
+                stop = min(column + pattern.group, end) if pattern.group else end
+                scores = (weight[:, column:stop] / root.diagonal()[column:stop]) ** 2
+                share = sparsity if pattern.group else _share(weight.shape, pattern, sparsity, column, stop)
+                # a narrow last block may have to go whole
+                mask[:, column:stop] = pattern.mask(scores, share) if share < 1 else False
+            dropped = weight[:, column].masked_fill(mask[:, column], 0)
+            errors[:, column - start] = dropped / root[column, column]
+            weight[:, column:end] -= torch.outer(errors[:, column - start], root[column, column:end])
+        weight[:, end:] -= errors @ root[start:end, end:]
+    return mask, weight
+
+
+def _spans(columns: int, pattern: Pattern) -> list[tuple[int, int]]:
+    """Column blocks that cut no group and no block of the pattern."""
+    unit = max(pattern.group, pattern.columns)
+    width = max(COLUMNS // unit, 1) * unit
+    return [(start, min(start + width, columns)) for start in range(0, columns, width)]
+
+
+def _share(shape: torch.Size, pattern: Pattern, sparsity: float, start: int, end: int) -> float:
+    """The share to drop of columns `start` to `end`, so that the counts of all column blocks add up exactly."""
+
+    def dropped(columns: int) -> int:
+        units = columns // pattern.columns
+        return round(sparsity * (units if pattern.per_row else units * (shape[0] // pattern.rows)))
+
+    units = (end - start) // pattern.columns * (1 if pattern.per_row else shape[0] // pattern.rows)
+    return (dropped(end) - dropped(start)) / units
+
+
+METHOD = PruningMethod(
+    "sparsegpt",
+    prune,
+    needs="hessian",
+    description="drops the smallest second-order error in blocks of 128 columns over all rows of the matrix "
+    "and lets the columns to the right make it good",
+    paper="Frantar and Alistarh 2023, SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
+    score=score,
+)

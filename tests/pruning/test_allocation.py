@@ -1,0 +1,111 @@
+"""Whatever the allocation, as many weights go in all as at one sparsity, and every matrix keeps some."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from aerogel.errors import PruningError
+from aerogel.models import PrunableWeight, prunable_weights
+from aerogel.pruning import Pattern
+from aerogel.pruning.allocation import FLOOR, REACH, Allocator
+
+ALLOCATIONS = ["uniform", "global", "mixed", "owl", "progression", "search"]
+
+
+class Model(nn.Module):
+    """Blocks of two matrices each, the later the larger their weights."""
+
+    def __init__(self, blocks: int, rows: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"first": nn.Linear(64, rows), "second": nn.Linear(32, 24)}) for _ in range(blocks)
+        )
+        with torch.no_grad():
+            for place, block in enumerate(self.layers):
+                for linear in block.children():
+                    linear.weight.mul_(1 + place)
+
+
+def allocator(blocks: int, sparsity: float, text: str = "unstructured", per_row: bool = False) -> Allocator:
+    weights = prunable_weights(Model(blocks))
+    pattern = Pattern.parse(text).within_rows() if per_row else Pattern.parse(text)
+    last = {weight.layer: place for place, weight in enumerate(weights)}
+
+    def damage(shares: list[float]) -> float:
+        """Least where the last blocks are the densest."""
+        return sum(shares[place] * (1 + order) for order, place in enumerate(last.values()))
+
+    return Allocator(weights, lambda weight: weight.matrix.abs(), pattern, sparsity, damage)
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@given(
+    st.integers(1, 5),
+    st.floats(0.0, 0.8),
+    st.sampled_from([("unstructured", False), ("unstructured", True), ("block:4x1", False), ("block:2x4", True)]),
+)
+def test_the_total_is_exact(allocation: str, blocks: int, sparsity: float, pattern: tuple[str, bool]) -> None:
+    made = allocator(blocks, sparsity, *pattern)
+    shares = made.shares(allocation)  # type: ignore[arg-type]
+    dropped = expected = 0
+    for weight, share in zip(made.weights, shares, strict=True):
+        units = made.pattern.units(made.pattern.mask(weight.matrix.abs(), share).float())
+        dropped += int((units == 0).sum())
+        expected += int((made.pattern.units(made.pattern.mask(weight.matrix.abs(), sparsity).float()) == 0).sum())
+        assert (units > 0).any() or allocation == "uniform"
+    if allocation == "uniform":
+        assert dropped == expected
+    elif pattern[1]:  # of rows, whole ones: as many as fit
+        assert expected - max(made.steps) < dropped <= expected
+    else:
+        assert dropped == round(sparsity * sum(made.units))
+
+
+def test_larger_weights_keep_more_and_the_mix_lies_between() -> None:
+    made = allocator(4, 0.5)
+    ranked, mixed = made.shares("global"), made.shares("mixed")
+    assert ranked[0] > 0.5 > ranked[-1]
+    for most, some in zip(ranked, mixed, strict=True):
+        assert min(most, 0.5) - 0.02 <= some <= max(most, 0.5) + 0.02
+    assert all(1 - share >= FLOOR * 0.5 - 0.01 for share in ranked)
+
+
+def test_owl_stays_within_its_reach() -> None:
+    shares = allocator(5, 0.6).shares("owl")
+    assert all(abs(share - 0.6) <= 2 * REACH + 0.01 for share in shares)
+    assert len(set(shares)) > 1
+
+
+def test_a_progression_is_straight_and_goes_the_way_of_least_damage() -> None:
+    made = allocator(5, 0.5)
+    shares = made.shares("progression")[::2]
+    steps = [later - earlier for earlier, later in pairwise(shares)]
+    assert all(step == pytest.approx(-0.3 / 4, abs=0.01) for step in steps)
+
+
+def test_the_search_ends_no_worse_than_either_end() -> None:
+    made = allocator(5, 0.5)
+    assert made.damage is not None
+    reached = made.damage(made.shares("search"))
+    assert reached <= min(made.damage(made.shares("uniform")), made.damage(made.shares("global"))) + 1e-9
+
+
+def test_refusals() -> None:
+    with pytest.raises(
+        PruningError, match="pattern 2:4 fixes the sparsity of every matrix, so its allocation is uniform"
+    ):
+        allocator(2, 0.5, "2:4").shares("global")
+    with pytest.raises(PruningError, match=r"sparsity 0.999 keeps 1 units, fewer than the 2 that 2 matrices need"):
+        allocator(1, 0.999).shares("owl")
+    broken = Allocator([_one()], lambda weight: weight.matrix * torch.nan, Pattern.parse("unstructured"), 0.5)
+    with pytest.raises(PruningError, match=r"layer layers.0: scores hold values that are not numbers"):
+        broken.shares("global")
+
+
+def _one() -> PrunableWeight:
+    return PrunableWeight("layers.0", nn.Linear(8, 8))

@@ -1,0 +1,185 @@
+"""Calibrated pruning as a whole: on every family, exactly, repeatably, in the order that the methods promise."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aerogel import progress
+from aerogel.data import load_task
+from aerogel.errors import ModelError, PruningError
+from aerogel.evaluation import evaluate
+from aerogel.models import Head, load, load_tokenizer, prunable_weights
+from aerogel.pruning import Calibration, prune
+from aerogel.pruning.answers import Reference, divergence, few, output_gradients
+from builders import ARCHITECTURES, prose
+
+TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
+MANUAL = load_task("python-reference")
+
+
+def manual(name: str, samples: int = 24) -> Calibration:
+    return Calibration("python-reference", MANUAL.text("train"), load_tokenizer(name), samples, 128)
+
+
+def pruned(name: str, **settings: Any) -> dict[str, float]:
+    """The metrics of a pruned tiny model beside the dense one, on text that it was not calibrated on."""
+    model, tokenizer = load(name)
+    prune(model, calibration=manual(name), **settings)
+    return evaluate(model, tokenizer, [MANUAL], limit=12, reference=load(name)[0])["python-reference"]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_methods_come_in_order(name: str) -> None:
+    damage = {
+        method: pruned(name, method=method, sparsity=0.6)["kl"]
+        for method in ("random", "magnitude", "sparsegpt", "admm")
+    }
+    damage["best"] = pruned(name, method="best", sparsity=0.6)["kl"]
+    assert damage["random"] > damage["magnitude"] > damage["sparsegpt"] > damage["admm"] > damage["best"]
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt", "best"])
+@pytest.mark.parametrize("pattern", ["2:4", "block:4x1"])
+def test_patterns_hold_in_the_model(method: str, pattern: str) -> None:
+    model, _ = load("tiny-gpt2")
+    masks = prune(model, method=method, pattern=pattern, sparsity=0.5, calibration=manual("tiny-gpt2", 4))
+    zeros = 0
+    for weight in prunable_weights(model):
+        assert torch.equal(weight.matrix != 0, masks[weight.name] & (weight.matrix != 0))
+        zeros += int((~masks[weight.name]).sum())
+        if pattern == "2:4":
+            assert (masks[weight.name].view(-1, 4).sum(1) == 2).all()
+        else:
+            blocks = masks[weight.name].view(-1, 4, weight.matrix.shape[1]).sum(1)
+            assert set(blocks.unique().tolist()) <= {0, 4}
+    assert zeros == sum(weight.matrix.numel() for weight in prunable_weights(model)) // 2
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_allocation_the_same_zeros() -> None:
+    def state(**settings: Any) -> dict[str, Tensor]:
+        model, _ = load("tiny-gpt2")
+        prune(model, method="best", sparsity=0.5, calibration=manual("tiny-gpt2", 8), **settings)
+        return {weight.name: weight.matrix for weight in prunable_weights(model)}
+
+    first, again, uniform = state(), state(), state(allocation="uniform")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], uniform[name]) for name in first)
+    kept = [sum(int((matrix != 0).sum()) for matrix in found.values()) for found in (first, uniform)]
+    assert kept[0] == kept[1]
+
+
+def test_swap_and_reconstruction_lessen_the_damage_of_a_plain_method() -> None:
+    plain = pruned("tiny-gpt2", method="magnitude", sparsity=0.6)["kl"]
+    assert pruned("tiny-gpt2", method="magnitude", sparsity=0.6, swap=True)["kl"] < plain
+    assert pruned("tiny-gpt2", method="magnitude", sparsity=0.6, reconstruct=2)["kl"] < plain
+
+
+@pytest.mark.parametrize("allocation", ["owl", "progression", "search"])
+def test_every_allocation_has_the_exact_total(allocation: str) -> None:
+    model, _ = load("tiny-bart")
+    masks = prune(model, method="ria", sparsity=0.55, allocation=allocation, calibration=manual("tiny-bart", 4))
+    sizes = sum(mask.numel() for mask in masks.values())
+    assert sum(int((~mask).sum()) for mask in masks.values()) == round(0.55 * sizes)
+    assert len({round(float(mask.float().mean()), 3) for mask in masks.values()}) > 1
+
+
+def test_a_classifier_is_pruned_without_labels() -> None:
+    model, _ = load("tiny-bert", Head("classification", ("sad", "glad")))
+    head = model.classifier.weight.clone()
+    prune(model, method="best", sparsity=0.5, calibration=manual("tiny-bert", 4))
+    assert torch.equal(model.classifier.weight, head)
+    zeros = sum(int((weight.matrix == 0).sum()) for weight in prunable_weights(model))
+    assert zeros >= sum(weight.matrix.numel() for weight in prunable_weights(model)) // 2
+
+
+def test_an_interrupt_passes_through_and_leaves_the_model_usable() -> None:
+    model, _ = load("tiny-gpt2")
+
+    def stop(doing: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), progress.listening(stop):
+        prune(model, method="wanda", sparsity=0.5, calibration=manual("tiny-gpt2", 4))
+    assert all("forward" not in module.__dict__ for module in model.modules())
+    assert model.config.use_cache
+    prune(model, method="wanda", sparsity=0.5, calibration=manual("tiny-gpt2", 4))
+
+
+# what is measured
+
+
+def test_the_divergence_is_the_sum_over_words() -> None:
+    first, second = torch.randn(5, 7), torch.randn(5, 7)
+    p, q = first.softmax(-1), second.softmax(-1)
+    expected = (p * (p / q).log()).sum(-1)
+    torch.testing.assert_close(divergence(first, second), expected, rtol=1e-4, atol=1e-5)
+    assert divergence(first, first).abs().max() < 1e-6
+
+
+def test_the_reference_does_not_move_with_the_model() -> None:
+    model, _ = load("tiny-gpt2")
+    reference = Reference(model, manual("tiny-gpt2", 4).batches(model), 256)
+    assert reference.divergence(model) < 1e-4
+    prune(model, sparsity=0.8)
+    assert reference.divergence(model) > 0.1
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "bart", "t5"])
+def test_gradients_are_those_of_autograd_and_leave_nothing_behind(name: str) -> None:
+    model = ARCHITECTURES[name].build()
+    tokenizer = load_tokenizer("tiny-gpt2" if name == "gpt2" else "tiny-bart")
+    batches = Calibration("story", prose(100), tokenizer, 3, 32).batches(model)
+    weights = prunable_weights(model)
+    found = output_gradients(model, weights, batches, 10_000, seed=0)
+    assert set(found) == {weight.name for weight in weights}
+    for weight in weights:
+        assert found[weight.name].shape == (len(weight.matrix),)
+        assert found[weight.name].isfinite().all()
+        assert weight.parameter.requires_grad
+        assert weight.parameter.grad is None
+        assert not weight.module._forward_hooks
+    assert any(values.max() > 0 for values in found.values())
+    again = output_gradients(model, weights, batches, 10_000, seed=0)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+
+
+def test_a_few_texts_are_spread_over_all() -> None:
+    batches = [{"input_ids": torch.full((4, 8), place)} for place in range(5)]
+    chosen = few(batches, 5 * 8)
+    assert [int(row["input_ids"][0, 0]) for row in chosen] == [0, 1, 2, 3, 4]
+    assert len(few(batches, 10_000)) == 20
+    assert len(few(batches, 1)) == 1
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(method="wanda"), dict(method="magnitude", swap=True), dict(allocation="search")]
+)
+def test_without_text_the_error_says_what_is_needed(settings: dict[str, Any]) -> None:
+    model, _ = load("tiny-gpt2")
+    before = {weight.name: weight.matrix.clone() for weight in prunable_weights(model)}
+    with pytest.raises(PruningError, match="needs calibration text: a task or file"):
+        prune(model, sparsity=0.5, **settings)
+    assert all(torch.equal(weight.matrix, before[weight.name]) for weight in prunable_weights(model))
+
+
+def test_contradictions_are_refused() -> None:
+    model, _ = load("tiny-gpt2")
+    with pytest.raises(PruningError, match="scope global is allocation global, which contradicts allocation owl"):
+        prune(model, sparsity=0.5, scope="global", allocation="owl")
+    with pytest.raises(PruningError, match="unknown allocation 'serch': did you mean search"):
+        prune(model, sparsity=0.5, allocation="serch")
+    with pytest.raises(PruningError, match="pattern 2:4 fixes the sparsity of every matrix"):
+        prune(model, method="best", pattern="2:4", allocation="owl", calibration=manual("tiny-gpt2", 4))
+
+
+def test_a_bare_body_has_no_answers_to_weigh() -> None:
+    body = load("tiny-gpt2")[0].base_model
+    with pytest.raises(ModelError, match="GPT2Model has no head, and what pruning does to a model's answers"):
+        prune(body, method="best", sparsity=0.5, calibration=manual("tiny-gpt2", 4))
+    prune(body, method="admm", sparsity=0.5, calibration=manual("tiny-gpt2", 4))

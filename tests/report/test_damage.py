@@ -1,0 +1,82 @@
+"""A study of calibrated methods: what stands beside the scores, and whether methods are compared at equal zeros."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aerogel.errors import StudyError
+from aerogel.evaluation import Flips
+from aerogel.report import build
+from aerogel.report.answer import unequal_zeros
+from aerogel.report.collect import Findings, collect
+from aerogel.report.tables import scores
+from aerogel.study import Store, run_study
+from conftest import small_spec
+
+SPEC = {
+    "models": ["tiny-gpt2"],
+    "methods": ["magnitude", "wanda"],
+    "sparsities": [0, 0.6],
+    "seeds": [0],
+    "benchmark": None,
+    "sensitivity": "python-reference",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies") / "calibrated"
+    run_study(small_spec(**SPEC), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(folder: Path) -> Findings:
+    return collect(Store.open(folder))
+
+
+def test_all_trials_are_done(calibrated: Findings) -> None:
+    assert not calibrated.failed
+    assert calibrated.done == calibrated.total == 1 + 1 + 2 * 3
+
+
+def test_classes_have_divergence_and_flips(calibrated: Findings) -> None:
+    rows = {(row.task, row.method): row for row in calibrated.scores}
+    for method in ("magnitude", "wanda"):
+        row = rows["movie-reviews", method]
+        assert row.kl is not None
+        assert row.kl.mean > 0
+        [flips] = row.flips
+        assert isinstance(flips, Flips)
+        assert row.agreement is not None
+        assert flips.flipped == pytest.approx((1 - row.agreement.mean) * row.counted)
+        assert rows["python-reference", method].flips == ()
+    assert rows["movie-reviews", None].flips == ()
+    [table] = scores(calibrated, "movie-reviews")
+    assert [column.name for column in table.columns][-5:] == ["kl", "lost", "gained", "mcnemar_p", "training_seconds"]
+    assert table.csv()
+
+
+def test_the_page_has_the_heat_map(folder: Path, calibrated: Findings) -> None:
+    found = calibrated.sensitivities["tiny-gpt2"]
+    assert len(found.layers) == 4
+    page = build(folder).read_text(encoding="utf-8")
+    assert "What each part can bear" in page
+    assert "tiny-gpt2: sensitivity" in page
+    assert "McNemar" in page
+
+
+def test_unequal_zeros_are_said(calibrated: Findings) -> None:
+    level = [replace(row, prunable=0.6) if row.method else row for row in calibrated.realised]
+    assert unequal_zeros(replace(calibrated, realised=level)) == []
+    uneven = [replace(row, prunable=0.61) if row.method == "wanda" else row for row in level]
+    [said] = unequal_zeros(replace(calibrated, realised=uneven))
+    assert said.startswith(
+        "tiny-gpt2 at 60%: the methods are not compared at equal zeros, since wanda has 1 points more"
+    )
+
+
+def test_a_sensitivity_of_no_task_is_refused() -> None:
+    with pytest.raises(StudyError, match="sensitivity 'mrpc' is none of the tasks"):
+        small_spec(sensitivity="mrpc")
