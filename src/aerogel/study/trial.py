@@ -22,7 +22,7 @@ from aerogel.pruning.sensitivity import sensitivity
 from aerogel.runtime import decompress
 from aerogel.training import TrainingConfig, finetune
 
-WINDOWS, SENSITIVITY_WINDOWS, LENGTH = 64, 16, 128  # of calibration text; LENGTH in tokens
+WINDOWS, SENSITIVITY_WINDOWS, LENGTH = 64, 8, 128  # of calibration text; LENGTH in tokens
 BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
 
 
