@@ -45,8 +45,8 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## remove the environment and caches, keep runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove the environment, builds and caches, keep runs
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch goes first and by itself: an open range would bring a build with several GB of CUDA
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)

@@ -18,13 +18,12 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
 from generation import TOKENS
-from harness import HERE, prepared, results, say, surroundings, write
-from held import Facts, Held, HeldError, interleave
+from harness import HERE, prepared, results, say, side_by_side, surroundings, write
+from held import Facts, HeldError
 from rich.table import Table
 from subjects import DECODERS
 
@@ -62,28 +61,12 @@ def main(models: Sequence[str], sparsities: Sequence[float], rounds: int, thread
 def measure(group: Facts, spec: Facts, rounds: int, threads: int) -> dict[str, Facts]:
     """Both forms' facts: raw times, tokens and shares, or why there are none."""
     title = f"{group['model']} at {group['sparsity']:.0%}"
-    measured: dict[str, Facts] = {}
-    with ExitStack() as stack:
-        processes: dict[str, Held] = {}
-        for form in FORMS:
-            say(f"{title}: starting the {form} model")
-            try:
-                command = [sys.executable, str(HERE / "generation.py")]
-                processes[form] = Held(command, spec | {"form": form, "threads": threads}, threads)
-            except HeldError as error:
-                measured[form] = {"failed": str(error)}
-                continue
-            stack.callback(processes[form].stop)
-        say(f"{title}: {rounds} rounds")
-        answers, failures = interleave(processes, rounds)
-    measured |= {form: {"failed": reason} for form, reason in failures.items()}
-    for form, taken in answers.items():
-        times = [answer["seconds"] for answer in taken]
-        measured[form] = processes[form].facts | {
-            "seconds": times,
-            "tokens_per_second": TOKENS / statistics.median(times),
-            "others": sum(answer["others"] for answer in taken) / (sum(times) * threads),
-        }
+    command = [sys.executable, str(HERE / "generation.py")]
+    jobs = {form: (command, spec | {"form": form, "threads": threads}) for form in FORMS}
+    measured = side_by_side(title, jobs, rounds, threads)
+    for facts in measured.values():
+        if "failed" not in facts:
+            facts["tokens_per_second"] = TOKENS / statistics.median(facts["seconds"])
     return measured
 
 

@@ -19,12 +19,11 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from harness import DEEPSPARSE, HERE, prepared, results, say, surroundings, write
-from held import Facts, Held, HeldError, interleave
+from harness import DEEPSPARSE, HERE, prepared, results, say, side_by_side, surroundings, write
+from held import Facts, HeldError
 from rich.table import Table
 from runtimes import RUNTIMES
 from subjects import ENCODERS, SEQUENCE, file_bytes, is_packed
@@ -89,36 +88,21 @@ def main(
 def measure(folder: Path, group: Facts, runtimes: Iterable[str], rounds: int, threads: int) -> dict[str, Facts]:
     """Every runtime's facts: raw times and what its process said of itself, or why there are none."""
     title = f"{group['model']}, batch {group['batch']}, {group['sparsity']:.0%}"
-    measured: dict[str, Facts] = {}
-    with ExitStack() as stack:
-        processes: dict[str, Held] = {}
-        for name in runtimes:
-            say(f"{title}: starting {name}")
-            python = DEEPSPARSE if name == "deepsparse" else Path(sys.executable)
-            spec = {"runtime": name, "folder": str(folder), "batch": group["batch"], "threads": threads}
-            try:
-                if not python.exists():
-                    raise HeldError("it has no environment: `make bench` makes one where there is a Python 3.11")
-                process = Held([str(python), str(HERE / "runtimes.py")], spec, threads)
-            except HeldError as error:
-                measured[name] = {"failed": str(error)}
-                continue
-            stack.callback(process.stop)
-            processes[name] = process
-        say(f"{title}: {rounds} rounds of {len(processes)} runtimes")
-        answers, failures = interleave(processes, rounds)
-    for name, process in processes.items():
-        if name in failures:
-            measured[name] = {"failed": failures[name]}
+    missing: dict[str, Facts] = {}
+    jobs = {}
+    for name in runtimes:
+        python = DEEPSPARSE if name == "deepsparse" else Path(sys.executable)
+        if not python.exists():
+            missing[name] = {"failed": "it has no environment: `make bench` makes one where there is a Python 3.11"}
             continue
-        times = [answer["seconds"] for answer in answers[name]]
-        measured[name] = process.facts | {
-            "median": statistics.median(times),
-            "seconds": times,
-            "others": sum(answer["others"] for answer in answers[name]) / (sum(times) * threads),
-            "file_bytes": file_bytes(weights_of(name, folder, group["batch"])),
-        }
-    return measured
+        spec = {"runtime": name, "folder": str(folder), "batch": group["batch"], "threads": threads}
+        jobs[name] = [str(python), str(HERE / "runtimes.py")], spec
+    measured = side_by_side(title, jobs, rounds, threads)
+    for name, facts in measured.items():
+        if "failed" not in facts:
+            facts["median"] = statistics.median(facts["seconds"])
+            facts["file_bytes"] = file_bytes(weights_of(name, folder, group["batch"]))
+    return missing | measured
 
 
 def weights_of(runtime: str, folder: Path, batch: int) -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from held import Facts, Held
+from held import Facts, Held, HeldError, interleave
 from rich.console import Console
 
 from aerogel.benchmark import environment
@@ -35,6 +36,35 @@ def prepared(spec: Facts) -> Facts:
     process = Held([sys.executable, str(HERE / "subjects.py")], spec, spec["threads"])
     process.stop()
     return process.facts
+
+
+def side_by_side(title: str, jobs: dict[str, tuple[list[str], Facts]], rounds: int, threads: int) -> dict[str, Facts]:
+    """Runs the processes of `jobs`, commands with what they are asked, in alternating rounds: the facts of each.
+
+    These are what it said of itself, its raw times, and the share of the machine that others took; or why it failed.
+    """
+    measured: dict[str, Facts] = {}
+    with ExitStack() as stack:
+        processes: dict[str, Held] = {}
+        for name, (command, spec) in jobs.items():
+            say(f"{title}: starting {name}")
+            try:
+                process = Held(command, spec, threads)
+            except HeldError as error:
+                measured[name] = {"failed": str(error)}
+                continue
+            stack.callback(process.stop)
+            processes[name] = process
+        say(f"{title}: {rounds} rounds of {len(processes)}")
+        answers, failures = interleave(processes, rounds)
+    for name, process in processes.items():
+        if name in failures:
+            measured[name] = {"failed": failures[name]}
+            continue
+        times = [answer["seconds"] for answer in answers[name]]
+        others = sum(answer["others"] for answer in answers[name]) / (sum(times) * threads)
+        measured[name] = process.facts | {"seconds": times, "others": others}
+    return measured
 
 
 def surroundings(threads: int) -> Facts:

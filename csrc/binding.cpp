@@ -1,11 +1,9 @@
 // The Python module `aerogel.runtime.native`. Arrays come in as addresses: the Python side has checked their shapes and
 // types and keeps them alive, and going through an array protocol would cost more than a small layer takes.
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,7 +14,6 @@
 #include "threads.h"
 
 namespace nb = nanobind;
-using namespace nb::literals;
 using aerogel::Activation;
 using aerogel::Attention;
 using aerogel::Dense;
@@ -36,7 +33,6 @@ T* at(Address address) {
 }
 
 Activation activation(const std::string& name) {
-  if (name == "none") return Activation::none;
   if (name == "relu") return Activation::relu;
   if (name == "gelu") return Activation::gelu;
   if (name == "gelu_tanh") return Activation::gelu_tanh;
@@ -47,8 +43,6 @@ Activation activation(const std::string& name) {
 }  // namespace
 
 NB_MODULE(native, m) {
-  m.attr("PANEL") = aerogel::kPanel;
-
   nb::class_<Matrix>(m, "Matrix")
       .def(
           "__init__",
@@ -62,8 +56,7 @@ NB_MODULE(native, m) {
                                at<const uint8_t>(index),
                                at<const uint16_t>(order),
                                at<const int64_t>(offsets)};
-          },
-          "rows"_a, "columns"_a, "block"_a, "bfloat16"_a, "values"_a, "index"_a, "order"_a, "offsets"_a);
+          });
   nb::class_<Linear>(m, "Linear")
       .def("__init__", [](Linear* place, const Matrix& matrix, Address bias) {
         new (place) Linear{matrix, at<const float>(bias)};
@@ -134,16 +127,16 @@ NB_MODULE(native, m) {
     aerogel::dense_vector(at<const float>(weight), rows, columns, at<const float>(x), at<float>(y), threads);
   });
   m.def("feed_forward", [](const Norm& before, const std::vector<Linear>& gate, const Linear& up, const Linear& down,
-                           const std::string& act, bool residual, const Norm& after, Address x, int64_t tokens, Address y,
+                           const std::string& act, const Norm& after, Address x, int64_t tokens, Address y,
                            int threads) {
-    const FeedForward layer{before, after, gate, up, down, activation(act), residual};
+    const FeedForward layer{before, after, gate, up, down, activation(act)};
     const nb::gil_scoped_release release;
     aerogel::feed_forward(layer, at<const float>(x), tokens, at<float>(y), threads);
   });
   m.def(
       "attention",
       [](const Norm& before, const std::vector<Linear>& from_x, const std::vector<Linear>& from_memory, const Linear& out,
-         int64_t heads, int64_t key_heads, int64_t head_size, float scale, bool causal, bool residual, const Norm& after,
+         int64_t heads, int64_t key_heads, int64_t head_size, float scale, bool causal, const Norm& after,
          Address mask, int64_t mask_batch_stride, int64_t mask_query_stride, Address cosine, Address sine,
          int64_t angle_batch_stride, Address x, Address memory, int64_t batch, int64_t length, int64_t memory_length,
          Address y, int threads) {
@@ -157,7 +150,6 @@ NB_MODULE(native, m) {
                               head_size,
                               scale,
                               causal,
-                              residual,
                               at<const float>(mask),
                               mask_batch_stride,
                               mask_query_stride,

@@ -78,7 +78,6 @@ inline void each(float* y, int64_t count, F f) {
 
 void activate(Activation activation, float* y, int64_t count) {
   switch (activation) {
-    case Activation::none: return;
     case Activation::relu: return each(y, count, [](Reg x, int64_t) { return Vector::max(Vector::set(0.0f), x); });
     case Activation::gelu: return each(y, count, [](Reg x, int64_t) { return gelu(x); });
     case Activation::gelu_tanh: return each(y, count, [](Reg x, int64_t) { return gelu_tanh(x); });

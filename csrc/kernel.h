@@ -37,7 +37,7 @@ struct Matrix {
   }
 };
 
-enum class Activation : int { none = 0, relu = 1, gelu = 2, gelu_tanh = 3, silu = 4 };
+enum class Activation { relu, gelu, gelu_tanh, silu };
 
 struct Norm {
   const float* weight = nullptr;  // no weight: no norm

@@ -192,17 +192,17 @@ void feed_forward_one(const FeedForward& layer, const float* x, float* y, int th
   }
   float* sums = scratch(kY, out);
   multiply_one({&layer.down}, h, sums, threads);
-  if (layer.residual) kernels().add(x, sums, out);
+  kernels().add(x, sums, out);
   if (layer.after.weight)
     scalar_kernels.normalise(layer.after, sums, y, out, 1);
   else
     std::memcpy(y, sums, out * sizeof(float));
 }
 
-// [x +] sums, normalised, to y.
-void finish_tile(bool residual, const Norm& after, const float* tile, float* sums, int64_t features, int width,
+// x + sums, normalised, to y.
+void finish_tile(const Norm& after, const float* tile, float* sums, int64_t features, int width,
                  int64_t some, float* y) {
-  if (residual) kernels().add(tile, sums, features * width);
+  kernels().add(tile, sums, features * width);
   if (after.weight) kernels().normalise(after, sums, sums, features, width);
   kernels().store_tile(sums, width, some, features, y, features);
 }
@@ -242,7 +242,7 @@ void feed_forward(const FeedForward& layer, const float* x, int64_t tokens, floa
       for (int64_t q = 0; q < down.panels(); q++)
         use.multiply(down, q, first, last, h, sums + q * kPanel * width, width, layer.down.bias, p == 0);
     }
-    finish_tile(layer.residual, layer.after, tile, sums, down.rows, width, some, y + start * down.rows);
+    finish_tile(layer.after, tile, sums, down.rows, width, some, y + start * down.rows);
   });
 }
 
@@ -330,13 +330,9 @@ struct Sequence {
     const int64_t features = layer.out.matrix.rows;
     float* sums = scratch(kY, features * width);
     multiply_tile(layer.out, heads, sums, width);
-    const float* tile = nullptr;
-    if (layer.residual) {
-      float* again = scratch(kX, features * width);
-      use.load_tile(x + start * features, features, some, features, width, again);
-      tile = again;
-    }
-    finish_tile(layer.residual, layer.after, tile, sums, features, width, some, y + start * features);
+    float* tile = scratch(kX, features * width);
+    use.load_tile(x + start * features, features, some, features, width, tile);
+    finish_tile(layer.after, tile, sums, features, width, some, y + start * features);
   }
 };
 

@@ -22,18 +22,17 @@ void turn(float* x, int64_t stride, int64_t tokens, int64_t heads, int64_t size,
 // y = W x for one token and a dense W: memory decides, and all threads read.
 void dense_vector(const float* weight, int64_t rows, int64_t columns, const float* x, float* y, int threads);
 
-// after([x +] down(activation(gate(n)) * up(n))), n = before(x); without a gate: down(activation(up(n))).
+// after(x + down(activation(gate(n)) * up(n))), n = before(x); without a gate: down(activation(up(n))).
 struct FeedForward {
   Norm before, after;
   std::vector<Linear> gate;  // none or one
   Linear up, down;
-  Activation activation = Activation::none;
-  bool residual = false;
+  Activation activation;
 };
 
 void feed_forward(const FeedForward& layer, const float* x, int64_t tokens, float* y, int threads);
 
-// after([x +] out(softmax(scale q k^T + mask) v)), q, k, v from before(x), or k, v from `memory`.
+// after(x + out(softmax(scale q k^T + mask) v)), q, k, v from before(x), or k, v from `memory`.
 struct Attention {
   Norm before, after;
   std::vector<Linear> from_x;       // their rows, one after another: queries, then keys and values if without memory
@@ -41,7 +40,7 @@ struct Attention {
   Linear out;
   int64_t heads = 0, key_heads = 0, head_size = 0;
   float scale = 1;
-  bool causal = false, residual = false;
+  bool causal = false;
   const float* mask = nullptr;  // added to the scores: [batch][query][key], a stride of 0 where it is the same for all
   int64_t mask_batch_stride = 0, mask_query_stride = 0;
   const float *cosine = nullptr, *sine = nullptr;  // rotary angles [batch][position][head_size]

@@ -5,12 +5,10 @@
 #include <atomic>
 #include <condition_variable>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <thread>
-#include <type_traits>
 #include <vector>
 
 namespace aerogel {

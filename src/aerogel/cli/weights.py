@@ -81,12 +81,13 @@ def prune(
         )
         if config.needs_calibration and calibration is None:
             raise PruningError(f"method {method} as asked needs text: name a task or a file by --calibration")
-        loaded, tokenizer, text = models.load_model(model), None, None
-        if calibration or models.has_tokenizer(model):
-            tokenizer = models.load_tokenizer(model)
-        if calibration and tokenizer:
-            loaded.config.pad_token_id = tokenizer.pad_token_id  # decoders look for it to find a sentence's end
+        text = None
+        if calibration:
+            loaded, tokenizer = models.load(model)
             text = read_calibration(calibration, tokenizer, data, samples, seed=seed)
+        else:
+            loaded = models.load_model(model)
+            tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         masks = prune_in_place(loaded, config, text)
         if not dense:
             compress(loaded)

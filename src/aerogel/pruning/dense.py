@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -57,11 +58,19 @@ def damage(
     All weights are put back as they were.
     """
     chosen = [weight for weight in weights if shares.get(weight.name)]
-    dense = [weight.matrix.clone() for weight in chosen]
-    try:
+    with put_back(chosen):
         for weight in chosen:
             weight.matrix.mul_(pattern.mask(score(weight), shares[weight.name]))
         return reference.divergence(model)
+
+
+@contextmanager
+def put_back(weights: Sequence[PrunableWeight]) -> Iterator[None]:
+    """Whatever happens to the weights meanwhile, they are as before at the end."""
+    before = [weight.matrix.clone() for weight in weights]
+    try:
+        yield
     finally:
-        for weight, before in zip(chosen, dense, strict=True):
-            weight.matrix.copy_(before)
+        with torch.no_grad():
+            for weight, values in zip(weights, before, strict=True):
+                weight.matrix.copy_(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from aerogel import progress
 from aerogel.models import PrunableWeight
 from aerogel.pruning.blocks import Block
+from aerogel.pruning.dense import put_back
 
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.95)
@@ -68,7 +68,9 @@ def _children(module: nn.Module) -> Iterator[nn.Module]:
 
 def _train(block: Block, stage: Stage, dense: Mapping[str, Tensor], masks: Mapping[str, Tensor], epochs: int) -> None:
     calls = [_call_of(stage.module, block, place) for place in range(len(block.calls))]
-    with _dense_again(stage, dense):
+    with put_back(stage.weights), torch.no_grad():
+        for weight in stage.weights:
+            weight.matrix.copy_(dense[weight.name])
         targets = [_run(stage.module, call) for call in calls]
     scale = sum(float(target.square().mean()) for target in targets) / len(targets) or 1.0
     trained = [weight.parameter for weight in stage.weights]
@@ -112,15 +114,3 @@ def _run(module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Ten
     arguments, keywords = call
     output = module(*arguments, **keywords)
     return output if isinstance(output, Tensor) else output[0]
-
-
-@contextmanager
-def _dense_again(stage: Stage, dense: Mapping[str, Tensor]) -> Iterator[None]:
-    """The dense weights of a stage for as long as the block lasts."""
-    pruned = [weight.matrix.clone() for weight in stage.weights]
-    with torch.no_grad():
-        for weight in stage.weights:
-            weight.matrix.copy_(dense[weight.name])
-        yield
-        for weight, values in zip(stage.weights, pruned, strict=True):
-            weight.matrix.copy_(values)

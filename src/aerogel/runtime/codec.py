@@ -12,11 +12,20 @@ from torch import Tensor
 
 from aerogel.errors import ModelError
 from aerogel.runtime.kernel import native
-from aerogel.runtime.packed import PANEL, Format, PackedWeight, block_for, grid, native_matrix
+from aerogel.runtime.packed import (
+    Format,
+    PackedWeight,
+    arranged,
+    block_for,
+    flat_positions,
+    grid,
+    native_matrix,
+)
 
 HEADER = struct.Struct("<III")  # rows, columns, checksum
 LONGEST = 2**24  # rows or columns
 LARGEST = 2**31  # weights: a few bytes can stand for any number of zeros, so what they ask for in memory has a bound
+POSITIONS, VALUES = "weight.positions", "weight.values"  # the names of the two tensors within a layer
 STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -34,7 +43,7 @@ def encode(packed: PackedWeight) -> tuple[Tensor, Tensor]:
         length = module.encode(matrix, positions.data_ptr() + HEADER.size, values.data_ptr())
         positions = positions[: HEADER.size + length].clone()
     else:
-        flat = _flat_positions(packed)
+        flat = flat_positions(packed)
         row_major = flat.argsort()
         stream = _write(flat[row_major], rice_parameter(size, count))
         positions = torch.from_numpy(np.concatenate([np.zeros(HEADER.size, np.uint8), stream]))
@@ -69,7 +78,7 @@ def decode(positions: Tensor, values: Tensor, shape: tuple[int, int], dtype: tor
     stream = positions[HEADER.size :].contiguous()
     block = block_for(count / size)
     if not (module := native()):
-        order, offsets, index, values = _cells(_read(stream.numpy(), count, size), values, shape, block)
+        order, offsets, index, values = arranged(_read(stream.numpy(), count, size), values, shape, block)
         return PackedWeight(Format.CELLS, shape, dtype, block, values, index, order, offsets)
     blocks, cells = grid(shape, block)
     order = torch.empty((shape[0] * blocks, 2), dtype=torch.uint16)
@@ -109,46 +118,6 @@ def _name(dtype: torch.dtype) -> str:
 # without the kernels
 
 LEAVES = "they end early or leave the matrix"
-
-
-def _flat_positions(packed: PackedWeight) -> np.ndarray:
-    """Where each non-zero of the cells lies in the matrix, counted row after row."""
-    rows, blocks = _entries(packed.order.numpy()[:, 0], packed.shape, packed.block)
-    counts = packed.order.numpy()[:, 1]
-    start = rows * packed.shape[1] + blocks * packed.block
-    return np.repeat(start, counts) + packed.index.numpy()
-
-
-def _entries(order: np.ndarray, shape: tuple[int, int], block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and block of each entry of a packed weight's order, given their rows within the panels."""
-    blocks, _ = grid(shape, block)
-    panels = [(first, min(PANEL, shape[0] - first)) for first in range(0, shape[0], PANEL)]
-    firsts = np.concatenate([np.full(rows * blocks, first) for first, rows in panels])
-    return firsts + order, np.concatenate([np.repeat(np.arange(blocks), rows) for _, rows in panels])
-
-
-def _cells(
-    flat: np.ndarray, values: Tensor, shape: tuple[int, int], block: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Order, offsets, index and values of cells, from positions and values in row-major order."""
-    blocks, _ = grid(shape, block)
-    row, column = np.divmod(flat, shape[1])
-    run = row * blocks + column // block
-    counts = np.bincount(run, minlength=shape[0] * blocks).reshape(shape[0], blocks)
-    order = []
-    offsets = [0]
-    for first in range(0, shape[0], PANEL):
-        for cell in counts[first : first + PANEL].T:
-            rows = np.argsort(-cell, kind="stable")
-            order.append(np.stack([rows, cell[rows]], axis=1))
-            offsets.append(offsets[-1] + int(cell.sum()))
-    joined = np.concatenate(order)
-    entry = np.empty(shape[0] * blocks, np.int64)
-    rows, in_block = _entries(joined[:, 0], shape, block)
-    entry[rows * blocks + in_block] = np.arange(len(joined))
-    by_cell = np.argsort(entry[run], kind="stable")
-    index = torch.from_numpy((column % block)[by_cell].astype(np.uint8))
-    return torch.from_numpy(joined.astype(np.uint16)), torch.tensor(offsets), index, values[torch.from_numpy(by_cell)]
 
 
 def _write(flat: np.ndarray, parameter: int) -> np.ndarray:

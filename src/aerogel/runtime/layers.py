@@ -12,11 +12,10 @@ from transformers.pytorch_utils import Conv1D
 from aerogel.errors import ModelError
 from aerogel.models import PackedLayer
 from aerogel.runtime import operators as _operators  # noqa: F401  registers torch.ops.aerogel
-from aerogel.runtime.codec import STORED_TYPES, decode, encode
+from aerogel.runtime.codec import POSITIONS, STORED_TYPES, VALUES, decode, encode
 from aerogel.runtime.packed import Format, PackedWeight, pack
 
 ARRAYS = ("values", "index", "order", "offsets")
-POSITIONS, VALUES = "weight.positions", "weight.values"
 
 
 class SparseLinear(PackedLayer):

@@ -45,11 +45,10 @@ def _linear(weight: list[Tensor], columns: int, block: int) -> Any:
 
 
 def linear(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
-    columns = x.shape[-1]
-    module = native()
-    if module is None:
-        return _linear_with_torch(x, weight, _shape(weight, columns, block), block)
-    return _project(x, [_linear(weight, columns, block)], module.Norm(0, 0, 0, True), _shape(weight, columns, block)[0])
+    shape = _shape(weight, x.shape[-1], block)
+    if native() is None:
+        return _linear_with_torch(x, weight, shape, block)
+    return _project(x, [_linear(weight, shape[1], block)], _norm([], 0, True), shape[0])
 
 
 def _project(x: Tensor, layers: list[Any], before: Any, rows: int) -> Tensor:
@@ -158,7 +157,6 @@ def feed_forward(
         _linear(up, columns, blocks[1]),
         _linear(down, hidden, blocks[2]),
         activation,
-        True,
         _norm(after, epsilon, centred),
         given.data_ptr(),
         given.numel() // columns,
@@ -210,7 +208,6 @@ def attention(
         *sizes,
         scale,
         causal,
-        True,
         _norm(after, epsilon, centred),
         0 if added is None else added.data_ptr(),
         0 if added is None or added.shape[0] == 1 else added.shape[-2] * added.shape[-1],

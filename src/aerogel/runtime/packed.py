@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class PackedWeight:
                 native_matrix(self.shape, self.block, *self.tensors), dense.data_ptr(), dense.stride(0), 1, threads()
             )
         else:
-            _unpack_with_torch(self, dense)
+            dense.zero_().view(-1)[torch.from_numpy(flat_positions(self))] = self.values.float()
         return dense.to(self.dtype)
 
     def check(self) -> None:
@@ -107,10 +108,13 @@ def pack(matrix: Tensor) -> PackedWeight:
     dense = matrix.detach().float()
     block = block_for(torch.count_nonzero(dense).item() / dense.numel())
     blocks, cells = grid(shape, block)
+    if not (module := native()):
+        flat = dense.flatten()
+        places = flat.nonzero().squeeze(1)
+        order, offsets, index, values = arranged(places.numpy(), flat[places].to(value_type), shape, block)
+        return PackedWeight(Format.CELLS, shape, matrix.dtype, block, values, index, order, offsets)
     order = torch.empty((shape[0] * blocks, 2), dtype=torch.uint16)
     offsets = torch.empty(cells + 1, dtype=torch.int64)
-    if not (module := native()):
-        return _pack_with_torch(dense, matrix.dtype, value_type, block)
     place = (dense.data_ptr(), *shape, *dense.stride(), block, order.data_ptr(), offsets.data_ptr())
     count = module.plan_cells(*place, threads())
     values, index = torch.empty(count, dtype=value_type), torch.empty(count, dtype=torch.uint8)
@@ -140,37 +144,44 @@ def grid(shape: tuple[int, int], block: int) -> tuple[int, int]:
     return blocks, math.ceil(shape[0] / PANEL) * blocks
 
 
-def _pack_with_torch(dense: Tensor, dtype: torch.dtype, value_type: torch.dtype, block: int) -> PackedWeight:
-    values, index, order, counts = [], [], [], [0]
-    for panel in dense.split(PANEL):
-        for cell in panel.split(block, dim=1):
-            present = cell != 0
-            per_row, rows = present.sum(dim=1).sort(descending=True, stable=True)
-            order.append(torch.stack([rows, per_row], dim=1))
-            _, columns = present[rows].nonzero(as_tuple=True)
-            values.append(cell[rows][present[rows]])
-            index.append(columns)
-            counts.append(len(columns))
-    shape = (dense.shape[0], dense.shape[1])
-    return PackedWeight(
-        Format.CELLS,
-        shape,
-        dtype,
-        block,
-        torch.cat(values).to(value_type),
-        torch.cat(index).to(torch.uint8),
-        torch.cat(order).to(torch.uint16),
-        torch.tensor(counts).cumsum(0),
-    )
+# without the kernels
 
 
-def _unpack_with_torch(packed: PackedWeight, dense: Tensor) -> None:
-    dense.zero_()
-    order, offsets = packed.order.long(), packed.offsets.tolist()
-    cell = at = 0
-    for panel in dense.split(PANEL):
-        for part in panel.split(packed.block, dim=1):
-            rows, counts = order[at : at + len(panel)].unbind(dim=1)
-            here = slice(offsets[cell], offsets[cell + 1])
-            part[rows.repeat_interleave(counts), packed.index[here].long()] = packed.values[here].float()
-            cell, at = cell + 1, at + len(panel)
+def flat_positions(packed: PackedWeight) -> np.ndarray:
+    """Where each non-zero of the cells lies in the matrix, counted row after row."""
+    rows, blocks = _entries(packed.order.numpy()[:, 0], packed.shape, packed.block)
+    counts = packed.order.numpy()[:, 1]
+    start = rows * packed.shape[1] + blocks * packed.block
+    return np.repeat(start, counts) + packed.index.numpy()
+
+
+def _entries(order: np.ndarray, shape: tuple[int, int], block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and block of each entry of a packed weight's order, given their rows within the panels."""
+    blocks, _ = grid(shape, block)
+    panels = [(first, min(PANEL, shape[0] - first)) for first in range(0, shape[0], PANEL)]
+    firsts = np.concatenate([np.full(rows * blocks, first) for first, rows in panels])
+    return firsts + order, np.concatenate([np.repeat(np.arange(blocks), rows) for _, rows in panels])
+
+
+def arranged(
+    flat: np.ndarray, values: Tensor, shape: tuple[int, int], block: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Order, offsets, index and values of cells, from positions and values in row-major order."""
+    blocks, _ = grid(shape, block)
+    row, column = np.divmod(flat, shape[1])
+    run = row * blocks + column // block
+    counts = np.bincount(run, minlength=shape[0] * blocks).reshape(shape[0], blocks)
+    order = []
+    offsets = [0]
+    for first in range(0, shape[0], PANEL):
+        for cell in counts[first : first + PANEL].T:
+            rows = np.argsort(-cell, kind="stable")
+            order.append(np.stack([rows, cell[rows]], axis=1))
+            offsets.append(offsets[-1] + int(cell.sum()))
+    joined = np.concatenate(order)
+    entry = np.empty(shape[0] * blocks, np.int64)
+    rows, in_block = _entries(joined[:, 0], shape, block)
+    entry[rows * blocks + in_block] = np.arange(len(joined))
+    by_cell = np.argsort(entry[run], kind="stable")
+    index = torch.from_numpy((column % block)[by_cell].astype(np.uint8))
+    return torch.from_numpy(joined.astype(np.uint16)), torch.tensor(offsets), index, values[torch.from_numpy(by_cell)]

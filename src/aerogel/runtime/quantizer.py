@@ -20,10 +20,10 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from aerogel.errors import ModelError, first_line
+from aerogel.runtime import codec
 
 METHOD, VERSION = "aerogel", 1
-POSITIONS, VALUES = ".weight.positions", ".weight.values"
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+POSITIONS, VALUES = f".{codec.POSITIONS}", f".{codec.VALUES}"
 
 
 @register_quantization_config(METHOD)
@@ -72,7 +72,7 @@ class PackedQuantizer(HfQuantizer):
         return True
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        if dtype not in DTYPES:
+        if dtype not in codec.STORED_TYPES:
             raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose float32, bfloat16 or float16")
         return dtype
 

@@ -121,7 +121,7 @@ def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, 
     weights = prunable_weights(model, targets)
     zeros = {weight.name: int((weight.matrix == 0).sum()) for weight in weights}
     prunable = sum(weight.matrix.numel() for weight in weights)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = models.parameter_count(model)
     return {
         "metrics": scored.metrics,
         "predictions": scored.predictions,

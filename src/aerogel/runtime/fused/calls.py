@@ -102,7 +102,7 @@ def feed_forward(
     )
 
 
-def cached_attention(
+def causal_attention(
     x: Tensor,
     core: Any,
     query: Any,
@@ -116,7 +116,21 @@ def cached_attention(
     angles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
     before: Any,
 ) -> Tensor:
-    """x + attention over the keys and values of a cache, those of x added; `core` is the family's module."""
+    """x + attention to what came before, also in a cache, to which x is added; `core` is the family's module."""
+    if cache is None:
+        return attention(
+            x,
+            query,
+            key,
+            value,
+            out,
+            sizes=sizes,
+            scale=core.scaling,
+            causal=True,
+            mask=mask,
+            angles=angles,
+            before=before,
+        )
     together = torch.ops.aerogel.heads(
         x,
         query.arrays,

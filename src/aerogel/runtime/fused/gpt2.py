@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from aerogel.runtime.fused.calls import ACTIVATIONS, attention, cached_attention, can_attend, feed_forward, is_sparse
+from aerogel.runtime.fused.calls import ACTIVATIONS, can_attend, causal_attention, feed_forward, is_sparse
 
 
 class FusedGPT2Block(GPT2Block):
@@ -44,8 +44,8 @@ class FusedGPT2Block(GPT2Block):
                 **kwargs,
             )
             hidden_states = attended + hidden_states
-        elif past_key_values is not None:
-            hidden_states = cached_attention(
+        else:
+            hidden_states = causal_attention(
                 hidden_states,
                 core,
                 core.c_attn,
@@ -54,19 +54,6 @@ class FusedGPT2Block(GPT2Block):
                 core.c_proj,
                 sizes=sizes,
                 cache=past_key_values,
-                mask=attention_mask,
-                before=self.ln_1,
-            )
-        else:
-            hidden_states = attention(
-                hidden_states,
-                core.c_attn,
-                None,
-                None,
-                core.c_proj,
-                sizes=sizes,
-                scale=core.scaling,
-                causal=True,
                 mask=attention_mask,
                 before=self.ln_1,
             )

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from aerogel.runtime.fused.calls import ACTIVATIONS, attention, cached_attention, can_attend, feed_forward, is_sparse
+from aerogel.runtime.fused.calls import ACTIVATIONS, can_attend, causal_attention, feed_forward, is_sparse
 
 
 class FusedLlamaDecoderLayer(LlamaDecoderLayer):
@@ -35,24 +35,13 @@ class FusedLlamaDecoderLayer(LlamaDecoderLayer):
                 **kwargs,
             )
             hidden_states = attended + hidden_states
-        elif past_key_values is not None:
-            hidden_states = cached_attention(
+        else:
+            hidden_states = causal_attention(
                 hidden_states,
                 core,
                 *layers,
                 sizes=sizes,
                 cache=past_key_values,
-                mask=attention_mask,
-                angles=position_embeddings,
-                before=self.input_layernorm,
-            )
-        else:
-            hidden_states = attention(
-                hidden_states,
-                *layers,
-                sizes=sizes,
-                scale=core.scaling,
-                causal=True,
                 mask=attention_mask,
                 angles=position_embeddings,
                 before=self.input_layernorm,
