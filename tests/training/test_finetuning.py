@@ -1,9 +1,15 @@
 """Fine-tuning learns, holds the zeros, and is the same for the same seed."""
 
+import copy
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import progress
 from aerogel.data import Examples, Task, TaskData, load_task
@@ -11,7 +17,7 @@ from aerogel.errors import DataError, ModelError
 from aerogel.evaluation import score
 from aerogel.models import Head, load, prunable_weights
 from aerogel.pruning import prune
-from aerogel.training import TrainingConfig, TrainingResult, finetune
+from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, finetune, masks
 from builders import prose, sentences, write_tsv
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
@@ -87,7 +93,9 @@ def test_epochs_are_passes_over_the_examples(epochs: float, steps: int) -> None:
     told: list[tuple[str, int, int]] = []
     with progress.listening(lambda *news: told.append(news)):
         assert finetune(model, tokenizer, data, config).steps == steps
-    assert told == [("fine-tuning on moods", place, steps) for place in range(1, steps + 1)]
+    assert [news[1:] for news in told] == [(place, steps) for place in range(1, steps + 1)]
+    assert told[0][0] == "fine-tuning on moods"
+    assert all(re.fullmatch(r"fine-tuning on moods, loss \d\.\d{3}", doing) for doing, _, _ in told[1:])
 
 
 def weights_after(name: str, seed: int, start: int = 0) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
@@ -142,3 +150,157 @@ def test_a_head_that_does_not_fit_is_refused_with_what_to_do(name: str) -> None:
         finetune(model, tokenizer, moods(), SHORT)
     with pytest.raises(ModelError, match="task story needs a language-modelling head"):
         finetune(model, tokenizer, story(), SHORT)
+
+
+# recovery
+
+
+GRADUAL = SparsityConfig(0.8)
+
+
+def tuned(name: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    torch.manual_seed(0)
+    model, tokenizer = load(name, data.task.head)
+    finetune(model, tokenizer, data, TrainingConfig(epochs=3, batch_size=16, learning_rate=1e-3, max_length=16))
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_gradually_and_with_a_teacher_it_ends_sparse_and_right(name: str) -> None:
+    data = moods()
+    teacher, tokenizer = tuned(name, data)
+    model = copy.deepcopy(teacher)
+    config = TrainingConfig(epochs=4, batch_size=16, learning_rate=1e-3, max_length=16)
+    result = finetune(model, tokenizer, data, config, sparsity=GRADUAL, teacher=teacher)
+    weights = prunable_weights(model)
+    assert sum(int((weight.matrix == 0).sum()) for weight in weights) == pytest.approx(
+        0.8 * sum(weight.matrix.numel() for weight in weights), abs=1
+    )
+    assert result.steps == 4 * 13
+    assert score(model, tokenizer, data).metrics["accuracy"] > 0.9
+    assert all(not (weight.matrix == 0).any() for weight in prunable_weights(teacher))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_language_models_recover_too(name: str) -> None:
+    data = story()
+    teacher, tokenizer = load(name, data.task.head)
+    losses = {}
+    for how in ("alone", "taught"):
+        model, _ = load(name, data.task.head)
+        config = TrainingConfig(epochs=12, batch_size=4, learning_rate=1e-3, limit=12)
+        finetune(model, tokenizer, data, config, sparsity=GRADUAL, teacher=teacher if how == "taught" else None)
+        losses[how] = score(model, tokenizer, data).metrics["loss"]
+    one_shot, _ = load(name, data.task.head)
+    prune(one_shot, sparsity=0.8, scope="global")
+    assert losses["taught"] < score(one_shot, tokenizer, data).metrics["loss"]
+
+
+class InterruptError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("when", ["in the middle", "while saving"])
+def test_an_interrupted_training_goes_on_to_the_same_bits(
+    name: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = moods()
+    teacher, tokenizer = tuned(name, data)
+    config = TrainingConfig(epochs=4, batch_size=16, learning_rate=1e-3, max_length=16)
+
+    def train(model: PreTrainedModel, checkpoints: Path | None) -> TrainingResult:
+        def validate(model: PreTrainedModel) -> dict[str, float]:
+            return score(model, tokenizer, data, 32).metrics
+
+        return finetune(
+            model,
+            tokenizer,
+            data,
+            config,
+            sparsity=replace(GRADUAL, score="movement"),
+            teacher=teacher,
+            validate=validate,
+            checkpoints=checkpoints,
+        )
+
+    whole = copy.deepcopy(teacher)
+    expected = train(whole, None)
+    assert [entry["accuracy"] > 0 for entry in expected.validation] == [True] * 4
+    folder = tmp_path / "checkpoints"
+    with monkeypatch.context() as patch:
+        if when == "while saving":
+
+            def fail(*arguments: Any, **settings: Any) -> None:
+                if len(list(folder.glob("checkpoint-*"))) == 2:
+                    raise InterruptError
+                save_file(*arguments, **settings)
+
+            patch.setattr(masks, "save_file", fail)
+            broken = train
+        else:
+
+            def stop(doing: str, done: int, total: int) -> None:
+                if done == 31:
+                    raise InterruptError
+
+            def broken(model: PreTrainedModel, checkpoints: Path | None) -> TrainingResult:
+                with progress.listening(stop):
+                    return train(model, checkpoints)
+
+        with pytest.raises(InterruptError):
+            broken(copy.deepcopy(teacher), folder)
+    steps = []
+    resumed = copy.deepcopy(teacher)
+    with progress.listening(lambda doing, done, total: steps.append(done)):
+        result = train(resumed, folder)
+    assert steps[0] > 1  # it did not begin anew
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+    assert result.losses == expected.losses
+    assert result.validation == expected.validation
+    assert not folder.exists()
+
+
+def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
+    data = moods(64)
+    model, tokenizer = load("tiny-gpt2", data.task.head)
+    with pytest.raises(InterruptError), progress.listening(lambda doing, done, total: interrupt(done == 3)):
+        finetune(model, tokenizer, data, SHORT, checkpoints=tmp_path / "run")
+    with pytest.raises(DataError, match="run has checkpoints of a training with other settings: remove it"):
+        finetune(model, tokenizer, data, replace(SHORT, seed=1), checkpoints=tmp_path / "run")
+
+
+def interrupt(now: bool) -> None:
+    if now:
+        raise InterruptError
+
+
+def test_patience_keeps_the_best_epoch_of_those_that_are_sparse() -> None:
+    data = moods()
+    model, tokenizer = tuned("tiny-bert", data)
+    accuracies = iter([0.9, 0.8, 0.5, 0.7, 0.6, 0.4, 0.3, 0.2])
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def validate(model: PreTrainedModel) -> dict[str, float]:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"accuracy": next(accuracies)}
+
+    config = TrainingConfig(epochs=8, batch_size=16, learning_rate=1e-3, max_length=16, patience=2)
+    result = finetune(model, tokenizer, data, config, sparsity=GRADUAL, validate=validate)
+    # the last pruning is in the fifth epoch: what came before was too dense to count
+    assert [entry["accuracy"] for entry in result.validation] == [0.9, 0.8, 0.5, 0.7, 0.6, 0.4, 0.3]
+    assert all(torch.equal(value, seen[4][name]) for name, value in model.state_dict().items())
+    with pytest.raises(DataError, match="patience needs validate"):
+        finetune(model, tokenizer, data, config)
+
+
+def test_products_in_bfloat16_keep_weights_in_float32() -> None:
+    data = moods(64)
+    torch.manual_seed(0)
+    model, tokenizer = load("tiny-bert", data.task.head)
+    other = copy.deepcopy(model)
+    result = finetune(model, tokenizer, data, replace(SHORT, precision="bfloat16"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    exact = finetune(other, tokenizer, data, replace(SHORT, precision="float32"))
+    assert result.losses != exact.losses
+    assert result.losses == pytest.approx(exact.losses, rel=0.1)

@@ -1,5 +1,6 @@
 """Zeros stay zeros in transformers' own Trainer, whatever moves the weights."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from aerogel.errors import PruningError
 from aerogel.models import prunable_weights
 from aerogel.pruning import prune
 from aerogel.training import SparsityCallback
+from aerogel.training.score import all_scores
 from builders import ARCHITECTURES
 
 
@@ -21,20 +23,20 @@ def batches(count: int = 12) -> list[dict[str, Tensor]]:
     return [{"input_ids": row, "labels": row} for row in ids]
 
 
-def train(model: PreTrainedModel, folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Trainer:
+def train(
+    model: PreTrainedModel, folder: Path, *callbacks: TrainerCallback, resume: bool = False, **settings: Any
+) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=4,
-        learning_rate=1e-2,
         weight_decay=0.1,
-        save_strategy="no",
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=False,
-        **{"max_steps": 4, **settings},
+        per_device_train_batch_size=4,
+        **{"max_steps": 4, "save_strategy": "no", "learning_rate": 1e-2, **settings},
     )
     trainer = Trainer(model, arguments, train_dataset=batches(), callbacks=list(callbacks))
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
@@ -85,22 +87,6 @@ def test_zeros_are_held_however_it_is_trained(tmp_path: Path, settings: dict[str
         assert torch.equal(found & after[name], found), name
 
 
-def test_momentum_from_before_the_pruning_revives_nothing(tmp_path: Path) -> None:
-    class PruneHalfWay(TrainerCallback):
-        """As gradual pruning would: the optimiser has momentum for the weights that go."""
-
-        def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
-            if state.global_step == 2:
-                prune(model, sparsity=0.9)
-                holding.on_train_begin(args, state, control, model)
-
-    holding = SparsityCallback()
-    model = ARCHITECTURES["bert"].build()
-    train(model, tmp_path, holding, PruneHalfWay(), max_steps=6)
-    for weight in prunable_weights(model):
-        assert int((weight.matrix == 0).sum()) == round(0.9 * weight.matrix.numel())
-
-
 def test_a_dense_model_is_left_alone(tmp_path: Path) -> None:
     held, free = (ARCHITECTURES["gpt2"].build() for _ in range(2))
     train(held, tmp_path, SparsityCallback())
@@ -119,3 +105,108 @@ def test_zeros_that_come_alive_all_the_same_are_reported(tmp_path: Path) -> None
     name = prunable_weights(model)[5].name
     with pytest.raises(PruningError, match=f"layer {name}: zeros came alive in training"):
         train(model, tmp_path, SparsityCallback(), Meddler())
+
+
+# becoming sparse
+
+
+class Counting(TrainerCallback):
+    """What is zero after each step, for all weights together and for each."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+        self.found: list[dict[str, Tensor]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
+        self.found.append({weight.name: weight.matrix == 0 for weight in prunable_weights(model)})
+        total = sum(zeros.numel() for zeros in self.found[-1].values())
+        self.shares.append(sum(int(zeros.sum()) for zeros in self.found[-1].values()) / total)
+
+
+SHAPES = ["unstructured", "2:4", "block:4x1"]
+
+
+@pytest.mark.parametrize("score", sorted(all_scores()))
+@pytest.mark.parametrize("pattern", SHAPES)
+def test_it_becomes_as_sparse_as_asked_step_by_step(tmp_path: Path, score: str, pattern: str) -> None:
+    model = ARCHITECTURES["gpt2" if pattern == "2:4" else "bert"].build()
+    sparsity = None if pattern == "2:4" else 0.8
+    callback = SparsityCallback(sparsity=sparsity, score=score, pattern=pattern)
+    counting = Counting()
+    train(model, tmp_path, callback, counting, max_steps=32, learning_rate=1e-3)
+    assert callback.is_final
+    goal = sparsity or 0.5
+    assert callback.sparsity == pytest.approx(goal, abs=1e-3)
+    assert counting.shares[-1] == pytest.approx(goal, abs=1e-3)
+    levels = sorted(set(counting.shares))
+    assert counting.shares == sorted(counting.shares)
+    assert len(levels) >= 10  # and a level before the first pruning
+    for before, after in pairwise(counting.found):
+        assert all(torch.equal(zeros & after[name], zeros) for name, zeros in before.items())
+    for weight in prunable_weights(model):
+        if pattern == "2:4":
+            assert ((weight.matrix == 0).reshape(-1, 4).sum(1) == 2).all()
+        elif pattern == "block:4x1":
+            blocks = (weight.matrix == 0).reshape(len(weight.matrix) // 4, 4, -1).sum(1)
+            assert ((blocks == 0) | (blocks == 4)).all()
+
+
+def test_scope_layer_prunes_all_matrices_alike_and_global_does_not(tmp_path: Path) -> None:
+    shares = {}
+    for scope in ("layer", "global"):
+        model = ARCHITECTURES["bert"].build()
+        train(model, tmp_path / scope, SparsityCallback(sparsity=0.8, scope=scope, schedule="constant"), max_steps=6)
+        shares[scope] = {round(float((weight.matrix == 0).float().mean()), 2) for weight in prunable_weights(model)}
+    assert shares["layer"] == {0.8}
+    assert len(shares["global"]) > 3
+
+
+@pytest.mark.parametrize("score", ["movement", "obs"])
+def test_going_on_from_a_checkpoint_is_as_if_nothing_had_happened(tmp_path: Path, score: str) -> None:
+    class Stop(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            control.should_training_stop = state.global_step == 9
+
+    settings = dict(max_steps=30, save_strategy="steps", save_steps=9, lr_scheduler_type="constant")
+    whole, parts = (ARCHITECTURES["bert"].build() for _ in range(2))
+    train(whole, tmp_path / "whole", SparsityCallback(sparsity=0.9, score=score), **settings)
+    with pytest.raises(PruningError, match="training ended at step 9, before the last pruning"):
+        train(parts, tmp_path / "parts", SparsityCallback(sparsity=0.9, score=score), Stop(), **settings)
+    resumed = ARCHITECTURES["bert"].build()
+    train(resumed, tmp_path / "parts", SparsityCallback(sparsity=0.9, score=score), resume=True, **settings)
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_checkpoint_without_its_sparsity_is_refused(tmp_path: Path) -> None:
+    settings = dict(max_steps=30, save_strategy="steps", save_steps=20)
+    model = ARCHITECTURES["bert"].build()
+    train(model, tmp_path, SparsityCallback(sparsity=0.9), **settings)
+    for folder in tmp_path.glob("checkpoint-*"):
+        (folder / "sparsity.safetensors").unlink()
+    with pytest.raises(PruningError, match=r"checkpoint-30/sparsity\.safetensors is missing"):
+        train(model, tmp_path, SparsityCallback(sparsity=0.9), resume=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(sparsity=1.0), r"layer .*: sparsity 1 is outside \[0, 1\)"),
+        (dict(score="momentum", sparsity=0.5), "unknown score 'momentum'"),
+        (dict(schedule="sudden", sparsity=0.5), "unknown schedule 'sudden'"),
+        (dict(scope="row", sparsity=0.5), "unknown scope 'row'"),
+        (dict(pattern="block:4x1"), "pattern block:4x1 needs a sparsity"),
+        (dict(pattern="2:4", sparsity=0.9), "sparsity 0.9 contradicts pattern 2:4"),
+        (dict(pattern="block:7x1", sparsity=0.9), "layer .*: pattern block:7x1 does not divide"),
+        (dict(sparsity=0.9, steps=8), "8 steps are too few"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused_before_the_first_step(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    model = ARCHITECTURES["bert"].build()
+    steps = settings.pop("steps", 40)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(PruningError, match=message):
+        train(model, tmp_path, SparsityCallback(**settings), max_steps=steps)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

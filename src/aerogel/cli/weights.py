@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -11,9 +13,13 @@ from aerogel import files
 from aerogel.cli.output import note, progress_bar, size
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from aerogel.pruning import Scope
     from aerogel.pruning.method import Allocation
 
+TUNING_EPOCHS, RECOVERY_EPOCHS = 3.0, 10.0
+VALIDATION_WINDOWS = 32  # of running text, after each epoch
 OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 
 
@@ -126,43 +132,96 @@ def unpack(folder: Path, output: Path) -> None:
 @click.option("--task", required=True, help="A task name, or a .tsv or .txt file.")
 @OUTPUT
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
-@click.option("--epochs", default=3.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option(
+    "--epochs", type=click.FloatRange(min=0, min_open=True), help="Of training [default: 3, or 10 with --sparsity]."
+)
 @click.option("--learning-rate", default=5e-5, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1))
 @click.option("--max-length", default=128, show_default=True, type=click.IntRange(min=8), help="Tokens of a sentence.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use the first so many examples or windows.")
+@click.option("--sparsity", type=float, help="Prune on the way: the share of zeros at the end, in [0, 1).")
+@click.option("--schedule", type=click.Choice(["gradual", "constant"]), help="Step by step [default], or at once.")
+@click.option("--score", type=click.Choice(["magnitude", "movement", "platon", "obs"]), help="Which weights go first.")
+@click.option("--pattern", help="unstructured [default], N:M or block:RxC.")
+@click.option(
+    "--teacher",
+    metavar="dense|MODEL",
+    help="Learn from this model; dense: from MODEL itself, fine-tuned first (for 3 epochs, or found in the cache).",
+)
+@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better score.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), help="[default: bfloat16 on a GPU that has it]"
+)
 @click.option("--seed", default=0, show_default=True)
+@click.option("--dense", is_flag=True, help="Save what --sparsity pruned like other weights.")
 def finetune(
     model: str,
     task: str,
     output: Path,
     data: Path | None,
-    epochs: float,
+    epochs: float | None,
     learning_rate: float,
     batch_size: int,
     max_length: int,
     limit: int | None,
+    sparsity: float | None,
+    schedule: Literal["gradual", "constant"] | None,
+    score: str | None,
+    pattern: str | None,
+    teacher: str | None,
+    patience: int | None,
+    precision: Literal["float32", "bfloat16"] | None,
     seed: int,
+    dense: bool,
 ) -> None:
-    """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros."""
+    """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros.
+
+    With --sparsity it is pruned on the way, and saved packed. The same command goes on where an interrupted one was.
+    """
     files.check_new(output)
     with progress_bar():
         import torch
 
         from aerogel import models, training
         from aerogel.data import load_task
+        from aerogel.evaluation import score as score_task
+        from aerogel.runtime import compress
 
+        asked = {"sparsity": sparsity, "schedule": schedule, "score": score, "pattern": pattern}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        becoming = training.SparsityConfig(**given) if given else None
         config = training.TrainingConfig(
-            epochs, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed
+            TUNING_EPOCHS, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed, precision=precision
         )
         found = load_task(task, data)
+        tokenizer = models.load_tokenizer(model)
+
+        def validate(trained: PreTrainedModel) -> Mapping[str, float]:
+            windows = VALIDATION_WINDOWS if found.task.is_language_modelling else None
+            return score_task(trained, tokenizer, found, windows, max_length).metrics
+
+        if teacher == "dense":
+            teacher = model = str(training.tuned(model, found, config, validate).folder)
         torch.manual_seed(seed)  # a new head starts from it
         loaded, tokenizer = models.load(model, found.task.head)
-        result = training.finetune(loaded, tokenizer, found, config)
+        result = training.finetune(
+            loaded,
+            tokenizer,
+            found,
+            replace(config, epochs=epochs or (RECOVERY_EPOCHS if becoming else TUNING_EPOCHS), patience=patience),
+            sparsity=becoming,
+            teacher=models.load_model(teacher, found.task.head) if teacher else None,
+            validate=validate,
+            checkpoints=output.with_name(f"{output.name}.checkpoints"),
+        )
+        if becoming and not dense:
+            compress(loaded)
         models.save(loaded, tokenizer, output)
     last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
     note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {found.source}")
-    note(f"wrote {output}")
+    for name, value in list(result.validation[-1].items())[: len(found.task.metrics) or 1]:
+        note(f"{name} {value:.4f} on the validation split")
+    note(f"wrote {output}, {_weight_files(output)}")
 
 
 def _weight_files(folder: Path) -> str:

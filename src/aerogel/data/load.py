@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from aerogel.data.read import Examples, labels_of, read_examples, read_text
@@ -31,6 +33,15 @@ class TaskData:
     task: Task
     splits: Mapping[str, Examples | str]
     source: str
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of the content, whatever folder it came from."""
+        content = hashlib.sha256()
+        for split, part in sorted(self.splits.items()):
+            content.update(split.encode())
+            content.update(repr((part.texts, part.labels) if isinstance(part, Examples) else part).encode())
+        return content.hexdigest()[:12]
 
     def examples(self, split: Split) -> Examples:
         found = self.splits[split]

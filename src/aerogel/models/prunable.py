@@ -51,6 +51,12 @@ class PrunableWeight:
         return weight.T if isinstance(self.module, Conv1D) else weight
 
     @property
+    def gradient(self) -> Tensor | None:
+        """The gradient of `matrix`, likewise (d_out, d_in), or `None` where training gave none."""
+        gradient = self.parameter.grad
+        return gradient.T if gradient is not None and isinstance(self.module, Conv1D) else gradient
+
+    @property
     def layer(self) -> str:
         """The transformer block that the matrix stands in, `bert.encoder.layer.3`; its own name outside one."""
         block = re.match(r".*?\.\d+(?=\.)", self.name)

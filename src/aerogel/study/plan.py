@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 from aerogel.benchmark import BenchConfig
-from aerogel.data import Examples, TaskData
+from aerogel.data import TaskData
 from aerogel.pruning import PruneConfig, method
 from aerogel.study.spec import StudySpec
 from aerogel.study.trial import Trial
@@ -17,7 +16,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
     """All trials of a study, in the order to run them: looks, scores by seed, then measurements."""
     trials = [Trial("inspect", model) for model in spec.models]
     if spec.sensitivity:
-        text = digest(data[spec.sensitivity])
+        text = data[spec.sensitivity].digest
         trials += [Trial("sensitivity", model, task=spec.sensitivity, data=text) for model in spec.models]
     trials += [
         Trial(
@@ -25,7 +24,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
             model,
             pruning,
             task,
-            digest(data[task]),
+            data[task].digest,
             _training(spec, data[task], seed),
             _part_for(data[task], spec.evaluation.limit, spec.evaluation.text_limit),
         )
@@ -41,15 +40,6 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
             for pruning in _prunings(spec, spec.seeds[0])
         ]
     return trials
-
-
-def digest(data: TaskData) -> str:
-    """A short hash of a task's content, whatever folder it came from."""
-    content = hashlib.sha256()
-    for split, part in sorted(data.splits.items()):
-        content.update(split.encode())
-        content.update(repr((part.texts, part.labels) if isinstance(part, Examples) else part).encode())
-    return content.hexdigest()[:12]
 
 
 def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:

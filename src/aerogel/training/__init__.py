@@ -1,6 +1,17 @@
-"""Recovery: fine-tuning with the zeros held."""
+"""Recovery: fine-tuning with the zeros held or made on the way, and learning from a dense model."""
 
+from aerogel.training.distillation import DistillationConfig
 from aerogel.training.finetuning import TrainingConfig, TrainingResult, finetune
-from aerogel.training.masks import SparsityCallback
+from aerogel.training.masks import SparsityCallback, SparsityConfig
+from aerogel.training.teacher import Tuned, tuned
 
-__all__ = ["SparsityCallback", "TrainingConfig", "TrainingResult", "finetune"]
+__all__ = [
+    "DistillationConfig",
+    "SparsityCallback",
+    "SparsityConfig",
+    "TrainingConfig",
+    "TrainingResult",
+    "Tuned",
+    "finetune",
+    "tuned",
+]

@@ -1,26 +1,37 @@
-"""Fine-tuning on a task with transformers' Trainer, the zeros of a pruned model held."""
+"""Fine-tuning on a task with transformers' Trainer, the zeros of a pruned model held or made on the way."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
 import time
-from dataclasses import dataclass
-from typing import Any
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from transformers import (
     DataCollatorWithPadding,
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
     default_data_collator,
 )
 
-from aerogel import progress
+from aerogel import files, progress
 from aerogel.data import TaskData, encode_examples, language_windows
-from aerogel.training.masks import SparsityCallback
+from aerogel.errors import DataError
+from aerogel.models.quiet import quiet_transformers
+from aerogel.training.distillation import Distillation, DistillationConfig
+from aerogel.training.masks import STATE, SparsityCallback, SparsityConfig
+from aerogel.training.trainer import KEPT, RecoveryTrainer, Validate
+
+SETTINGS = "settings.json"  # in a folder of checkpoints: what they are of
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,10 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the training split, or over its first `limit` examples or windows.
         batch_size: sentences of up to `max_length` tokens a step; for language modelling as many tokens in windows.
-        learning_rate: the peak; it rises over the first 6% of the steps and falls linearly to zero.
+        learning_rate: the peak; it rises over the first 6% of the steps and falls linearly to zero, or as the
+            schedule of a sparsity has it.
+        patience: epochs without a better validation metric after which training stops and the best epoch is kept.
+        precision: of the products; "bfloat16" keeps the weights in float32. `None` is "bfloat16" on a GPU that has it.
     """
 
     epochs: float = 3.0
@@ -40,28 +54,50 @@ class TrainingConfig:
     max_length: int = 128
     limit: int | None = None
     seed: int = 0
+    patience: int | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training took: `seconds` in the loop, `steps`, and the `losses` logged along the way."""
+    """What training took: `seconds` in the loop, `steps`, the `losses` logged along the way, and the `validation`
+    metrics of each epoch."""
 
     seconds: float
     steps: int
     losses: tuple[float, ...]
+    validation: tuple[dict[str, float], ...] = ()
 
 
 def finetune(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, config: TrainingConfig | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    config: TrainingConfig | None = None,
+    *,
+    sparsity: SparsityConfig | None = None,
+    teacher: PreTrainedModel | None = None,
+    distillation: DistillationConfig | None = None,
+    validate: Validate | None = None,
+    checkpoints: Path | None = None,
 ) -> TrainingResult:
     """Trains a model in place on a task's training split; zeros among its weights stay zeros.
 
+    With `sparsity` more weights become zeros on the way; with a `teacher` the model learns its answers and hidden
+    states as `distillation` says. `validate` scores the model after each epoch. A folder of `checkpoints` gets one
+    each epoch, and training goes on from the last whole one that it finds there; it is removed at the end.
     Batches gather examples of like length. The same seed gives the same weights on the same machine and
-    number of threads. Raises `DataError` where the split is too small, and `ModelError` where the model has
-    another head than the task's.
+    number of threads, interrupted or not. Raises `DataError` where the split is too small, `ModelError` where the model
+    has another head than the task's, or the teacher another than the model, and `PruningError` where `sparsity`
+    can't be had.
     """
     data.task.check_head(model, "load the model with it, aerogel.load(name, data.task.head)")
     config = config or TrainingConfig()
+    if config.patience is not None and validate is None:
+        raise DataError("patience needs validate, a function that scores the model after each epoch")
+    lesson = Distillation(teacher, distillation or DistillationConfig()) if teacher else None
+    if lesson:
+        lesson.check(model)
     dataset: list[dict[str, Any]]
     if data.task.is_language_modelling:
         dataset = language_windows(data.text("train"), tokenizer, model.config, config.seed, limit=config.limit)
@@ -74,10 +110,13 @@ def finetune(
         )
         batch_size = config.batch_size
         collate = DataCollatorWithPadding(tokenizer)
-    with tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
-        steps = max(1, round(config.epochs * -(-len(dataset) // batch_size)))
+    steps = max(1, round(config.epochs * -(-len(dataset) // batch_size)))
+    if sparsity:
+        sparsity.check(model)
+        sparsity.course(steps)
+    with tempfile.TemporaryDirectory(prefix="aerogel-") if checkpoints is None else nullcontext(checkpoints) as folder:
         arguments = TrainingArguments(
-            output_dir=scratch,
+            output_dir=str(folder),
             per_device_train_batch_size=batch_size,
             max_steps=steps,
             learning_rate=config.learning_rate,
@@ -85,31 +124,98 @@ def finetune(
             warmup_steps=round(0.06 * steps),
             train_sampling_strategy="random" if data.task.is_language_modelling else "group_by_length",
             logging_steps=max(1, steps // 50),
-            save_strategy="no",
+            eval_strategy="epoch" if validate else "no",
+            save_strategy="epoch" if checkpoints or config.patience else "no",
+            save_total_limit=2,
+            load_best_model_at_end=config.patience is not None,
+            metric_for_best_model=KEPT if config.patience else None,
+            restore_callback_states_from_checkpoint=True,
+            bf16=_in_bfloat16(config),
+            use_cpu=not torch.accelerator.is_available(),
             report_to="none",
             disable_tqdm=True,
             seed=config.seed,
             dataloader_pin_memory=False,
         )
-        trainer = Trainer(
+        holding = SparsityCallback(sparsity)
+        trainer = RecoveryTrainer(
             model,
             arguments,
             data_collator=collate,
             train_dataset=dataset,
-            callbacks=[SparsityCallback(), _Telling(data.task.name)],
+            eval_dataset=[],  # the Trainer wants one, and `validate` has its own
+            sparsity=holding,
+            distillation=lesson,
+            validate=validate,
         )
+        telling = _Telling(data.task.name, holding)
+        trainer.add_callback(telling)
+        if config.patience:
+            trainer.add_callback(EarlyStoppingCallback(config.patience))
         trainer.remove_callback(PrinterCallback)
-        started = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - started
+        last = _last_whole(checkpoints, config, sparsity) if checkpoints else None
+        with quiet_transformers():  # it has a bar for each checkpoint that it writes
+            trainer.train(resume_from_checkpoint=last)
     model.eval()
-    losses = tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
-    return TrainingResult(seconds, trainer.state.global_step, losses)
+    if checkpoints:
+        shutil.rmtree(checkpoints)
+    history = trainer.state.log_history
+    losses = tuple(entry["loss"] for entry in history if "loss" in entry)
+    validation = tuple(
+        {name.removeprefix("eval_"): value for name, value in entry.items() if name not in ("step", f"eval_{KEPT}")}
+        for entry in history
+        if f"eval_{KEPT}" in entry
+    )
+    return TrainingResult(telling.seconds, trainer.state.global_step, losses, validation)
+
+
+def _in_bfloat16(config: TrainingConfig) -> bool:
+    if config.precision is None:
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return config.precision == "bfloat16"
+
+
+def _last_whole(folder: Path, config: TrainingConfig, sparsity: SparsityConfig | None) -> str | None:
+    """The last checkpoint that was written to its end. Raises `DataError` for those of another training."""
+    settings = json.dumps({"training": asdict(config), "sparsity": asdict(sparsity) if sparsity else None}, indent=2)
+    file = folder / SETTINGS
+    if file.is_file() and file.read_text(encoding="utf-8") != settings:
+        raise DataError(
+            f"{folder} has checkpoints of a training with other settings: remove it, or name another output"
+        )
+    files.write_text(file, settings)
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    whole = [path for path in found if (path / STATE).is_file()]
+    for path in set(found) - set(whole):
+        shutil.rmtree(path)
+    return str(whole[-1]) if whole else None
 
 
 class _Telling(TrainerCallback):
-    def __init__(self, task: str) -> None:
-        self.doing = f"fine-tuning on {task}"
+    """Tells how far training is, and keeps the time, that of earlier parts of an interrupted one included."""
+
+    def __init__(self, task: str, holding: SparsityCallback) -> None:
+        self.doing, self.holding = f"fine-tuning on {task}", holding
+        self.details: dict[str, float] = {}
+        self.before, self.started = 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self.before = max((entry["seconds"] for entry in state.log_history if "seconds" in entry), default=0.0)
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        state.log_history.append({"seconds": self.seconds})
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **others: Any) -> None:
+        metrics = [(name.removeprefix("eval_"), value) for name, value in logs.items() if name.startswith("eval_")]
+        self.details |= dict(metrics[:1]) | {name: value for name, value in logs.items() if name == "loss"}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        progress.tell(self.doing, state.global_step, state.max_steps)
+        details = [f"{name} {value:.3f}" for name, value in self.details.items()]
+        if self.holding.pruned:
+            details.append(f"{self.holding.sparsity:.0%} zeros")
+        progress.tell(", ".join([self.doing, *details]), state.global_step, state.max_steps)

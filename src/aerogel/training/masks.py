@@ -1,40 +1,209 @@
-"""Zeros that stay zeros while a model trains."""
+"""Zeros that stay zeros while a model trains, and become more where that is asked."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from aerogel.errors import PruningError
+from aerogel.errors import PruningError, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
+from aerogel.pruning import Pattern
+from aerogel.pruning.allocation import Allocator
+from aerogel.pruning.pattern import highest
+from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule
+from aerogel.training.score import Memory, score
+
+STATE = "sparsity.safetensors"  # in each checkpoint folder of the Trainer
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    """How sparse a model becomes while it trains.
+
+    Attributes:
+        sparsity: share of zeros among the targeted weights at the end, in [0, 1); an N:M pattern fixes it by itself.
+        schedule: "gradual" or "constant", see `aerogel.training.schedule`.
+        score: which weights go first: "magnitude", "movement", "platon" or "obs".
+        pattern: "unstructured", "N:M" or "block:RxC".
+        scope: whether the weights of all matrices compete ("global") or those of each matrix ("layer").
+        targets: kinds of weights, see `aerogel.models.prunable_weights`.
+        exclude: shell patterns on names of weights to leave dense.
+    """
+
+    sparsity: float | None = None
+    schedule: Literal["constant", "gradual"] = "gradual"
+    score: str = "magnitude"
+    pattern: str = "unstructured"
+    scope: Literal["layer", "global"] = "global"
+    targets: tuple[str, ...] = ("blocks",)
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> float:
+        """The sparsity at the end. Raises `PruningError` where there is none."""
+        fixed = Pattern.parse(self.pattern).fixed_sparsity
+        if self.sparsity is None and fixed is None:
+            raise PruningError(f"pattern {self.pattern} needs a sparsity, in [0, 1)")
+        return fixed if self.sparsity is None and fixed is not None else float(self.sparsity or 0)
+
+    def course(self, steps: int) -> Schedule:
+        """The schedule over so many optimizer steps. Raises `PruningError` where they are too few."""
+        if self.schedule not in SCHEDULES:
+            raise PruningError(unknown_name("schedule", self.schedule, SCHEDULES))
+        return Schedule(steps, self.final, PRUNINGS if self.schedule == "gradual" else 1)
+
+    def check(self, model: nn.Module) -> list[PrunableWeight]:
+        """The weights to prune. Raises `PruningError` or `ModelError` for a configuration that does not fit them."""
+        score(self.score)
+        if self.scope not in ("layer", "global"):
+            raise PruningError(unknown_name("scope", self.scope, ("layer", "global")))
+        weights = prunable_weights(model, self.targets, self.exclude)
+        for weight in weights:
+            try:
+                Pattern.parse(self.pattern).check(weight.matrix.shape, self.final)
+            except PruningError as error:
+                raise PruningError(f"layer {weight.name}: {error}") from error
+        return weights
 
 
 class SparsityCallback(TrainerCallback):
-    """Holds the zeros of a pruned model through training with transformers' Trainer.
+    """Holds the zeros of a model through training with transformers' Trainer, and prunes it on the way.
 
-    The zeros found when training begins are put back after every optimizer step, since momentum and
-    weight decay revive them, and are checked once more at the end.
+        Trainer(model, arguments, train_dataset=..., callbacks=[SparsityCallback(sparsity=0.9)]).train()
 
-        Trainer(model, arguments, train_dataset=..., callbacks=[SparsityCallback()]).train()
+    Takes a `SparsityConfig`, its fields as keywords, or neither: then no weight is pruned. The zeros found when
+    training begins, and those made, are put back after every optimizer step, since momentum and weight decay revive
+    them, and are checked once more at the end. What is pruned stays pruned. Each checkpoint gets a file with what is
+    needed to go on from it as if nothing had happened; it is written last, so that a checkpoint that has it is whole.
+    Raises `PruningError` where the configuration does not fit the model, or the training is too short for it.
     """
 
-    def __init__(self) -> None:
-        self.held: list[tuple[PrunableWeight, Tensor]] = []
+    def __init__(self, config: SparsityConfig | None = None, **settings: Any) -> None:
+        self.config = replace(config or SparsityConfig(), **settings) if config or settings else None
+        self.held: dict[str, Tensor] = {}
+        self.memories: dict[str, Memory] = {}
+        self.weights: list[PrunableWeight] = []
+        self.pruned: list[PrunableWeight] = []
+        self.schedule: Schedule | None = None
+        self.step = 0
+        self.sparsity = 0.0  # the share of zeros held among the weights to prune
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no pruning is left to come."""
+        return self.schedule is None or self.step > self.schedule.times[-1]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
-        found = [(weight, weight.matrix == 0) for weight in prunable_weights(model, TARGETS)]
-        self.held = [(weight, zeros) for weight, zeros in found if zeros.any()]
+        self.weights, self.step = prunable_weights(model, TARGETS), state.global_step
+        if self.config:
+            self.pruned, self.schedule = self.config.check(model), self.config.course(state.max_steps)
+        if state.global_step:
+            self._restore(_folder(args, state) / STATE)
+        else:
+            found = {weight.name: weight.matrix == 0 for weight in self.weights}
+            self.held = {name: zeros for name, zeros in found.items() if zeros.any()}
+            self.memories = {weight.name: {} for weight in self.pruned}
+        self._count()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if self.schedule and state.global_step in self.schedule.times:
+            self._prune(self.schedule.sparsity_at(self.schedule.times.index(state.global_step)))
+        self.step = state.global_step + 1
+
+    @torch.no_grad()
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        observe = score(self.config.score).observe if self.config else None
+        if observe and not self.is_final:
+            for weight in self.pruned:
+                if (gradient := weight.gradient) is not None:
+                    observe(weight.matrix, gradient, self.memories[weight.name])
 
     @torch.no_grad()
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        for weight, zeros in self.held:
-            weight.matrix.masked_fill_(zeros, 0)
+        for weight in self.weights:
+            if weight.name in self.held:
+                weight.matrix.masked_fill_(self.held[weight.name], 0)
+
+    def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        tensors = {f"held/{name}": zeros for name, zeros in self.held.items()}
+        for name, memory in self.memories.items():
+            tensors |= {f"memory/{name}/{key}": value.contiguous() for key, value in memory.items()}
+        file = _folder(args, state) / STATE
+        save_file(tensors, file.with_suffix(".part"))
+        file.with_suffix(".part").replace(file)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        for weight, zeros in self.held:
-            if weight.matrix[zeros].any():
+        if not self.is_final:
+            raise PruningError(f"training ended at step {state.global_step}, before the last pruning")
+        for weight in self.weights:
+            if weight.name in self.held and weight.matrix[self.held[weight.name]].any():
                 raise PruningError(f"layer {weight.name}: zeros came alive in training")
+
+    @torch.no_grad()
+    def _prune(self, sparsity: float) -> None:
+        """Adds to the zeros held until they are the share `sparsity` of the weights to prune, by rank."""
+        assert self.config
+        pattern = Pattern.parse(self.config.pattern)
+        if pattern.fixed_sparsity is not None:
+            masks = self._within_groups(pattern, sparsity)
+        else:
+            allocator = Allocator(self.pruned, self._scores, pattern, sparsity)
+            shares = allocator.shares("global" if self.config.scope == "global" else "uniform")
+            masks = [
+                pattern.mask(self._scores(weight), share) for weight, share in zip(self.pruned, shares, strict=True)
+            ]
+        for weight, mask in zip(self.pruned, masks, strict=True):
+            self.held[weight.name] = self.held.get(weight.name, ~mask) | ~mask
+            weight.matrix.masked_fill_(~mask, 0)
+        self._count()
+
+    def _count(self) -> None:
+        zeros = sum(int(self.held[weight.name].sum()) for weight in self.pruned if weight.name in self.held)
+        self.sparsity = zeros / max(1, sum(weight.matrix.numel() for weight in self.pruned))
+
+    def _within_groups(self, pattern: Pattern, sparsity: float) -> list[Tensor]:
+        """Masks of an N:M pattern on its way: of the weights that it will drop, the lowest."""
+        final, masks = pattern.fixed_sparsity or 0.0, []
+        for weight in self.pruned:
+            scores = self._scores(weight)
+            ranks = scores.masked_fill(pattern.mask(scores, final), torch.inf)
+            masks.append(highest(ranks.view(-1), ranks.numel() - round(sparsity * ranks.numel())).view_as(ranks))
+        return masks
+
+    def _scores(self, weight: PrunableWeight) -> Tensor:
+        """The scores of a matrix, the lowest possible where zeros are held, so that these stay."""
+        assert self.config
+        scores = score(self.config.score).score(weight.matrix.float(), self.memories[weight.name])
+        held = self.held.get(weight.name)
+        return scores if held is None else scores.masked_fill(held, -torch.inf)
+
+    def _restore(self, file: Path) -> None:
+        if not file.is_file():
+            raise PruningError(f"{file} is missing: training goes on from whole checkpoints in its own output folder")
+        tensors = load_file(file)
+        homes = {weight.name: weight.matrix.device for weight in self.weights}
+        self.held = {
+            name: tensors[f"held/{name}"].to(home) for name, home in homes.items() if f"held/{name}" in tensors
+        }
+        self.memories = {
+            weight.name: {
+                key.removeprefix(prefix): value.to(homes[weight.name])
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
+            for weight in self.pruned
+            for prefix in (f"memory/{weight.name}/",)
+        }
+
+
+def _folder(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -1,0 +1,115 @@
+"""Learning from a dense model: its answers, and what stands between its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from transformers import PreTrainedModel
+
+from aerogel.data import IGNORED
+from aerogel.errors import ModelError
+from aerogel.models import architecture, head_kind
+from aerogel.pruning.answers import divergence
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """How much is learnt from the teacher.
+
+    Attributes:
+        hardness: the teacher's share in the loss on the answers; the rest is the labels'.
+        temperature: divides the logits of both before they are compared.
+        hidden: weight of the distance of the hidden states between blocks, in units of the teacher's mean square.
+    """
+
+    hardness: float = 1.0
+    temperature: float = 2.0
+    hidden: float = 1.0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The loss of a student beside its teacher, a model of the same kind with the same answers to give.
+
+    (1 − h) · task + h · T² · KL(softmax(teacher / T) ‖ softmax(student / T)) (Hinton et al. 2015, arXiv:1503.02531,
+    section 2.1, with the hardness h of Kurtic et al. 2022, arXiv:2203.07259), plus the mean square distance of the
+    hidden states after each block (Jiao et al. 2020, arXiv:1909.10351, equation 8). Numbers (one label) have their
+    square distance in place of the divergence.
+    """
+
+    teacher: PreTrainedModel
+    config: DistillationConfig
+
+    def check(self, student: PreTrainedModel) -> None:
+        """Raises `ModelError` for a teacher that can't teach the student."""
+        for what, ours, theirs in (
+            ("architecture", student.config.model_type, self.teacher.config.model_type),
+            ("head", head_kind(student), head_kind(self.teacher)),
+            ("number of labels", student.config.num_labels, self.teacher.config.num_labels),
+            ("vocabulary", student.config.vocab_size, self.teacher.config.vocab_size),
+        ):
+            if ours != theirs:
+                raise ModelError(f"the teacher has another {what} than the student: {theirs}, expected {ours}")
+
+    def loss(self, student: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
+        """The loss of one batch, a mean over its answers, and the student's output."""
+        wanted = self.config.hidden > 0
+        output = student(**inputs, output_hidden_states=wanted)
+        with torch.no_grad():
+            target = self.teacher(**inputs, output_hidden_states=wanted)
+        total = self.config.hardness * self._answers(output.logits, target.logits, inputs["labels"])
+        if self.config.hardness < 1:
+            total = total + (1 - self.config.hardness) * output.loss
+        if wanted:
+            total = total + self.config.hidden * _distance(output, target, inputs)
+        return total, output
+
+    def _answers(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        if student.shape[-1] == 1:
+            return mse_loss(student.float(), teacher.float())
+        if student.dim() == 3:  # running text
+            if architecture(self.teacher.config) == "decoder":  # answers for the next place
+                student, teacher, labels = student[:, :-1], teacher[:, :-1], labels[:, 1:]
+            student, teacher = student[labels != IGNORED], teacher[labels != IGNORED]
+        temperature = self.config.temperature
+        return temperature**2 * divergence(teacher / temperature, student / temperature).mean()
+
+
+def _distance(output: Any, target: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The mean over blocks of ‖student − teacher‖² / ‖teacher‖² over the tokens that are not padding."""
+    distances = []
+    for name, found, goal in _hidden_states(output, target):
+        if found.shape != goal.shape:
+            raise ModelError(
+                f"the teacher's hidden states are {goal.shape[-1]} wide, the student's {found.shape[-1]}: learn from "
+                "its answers alone, with hidden = 0"
+            )
+        found, goal = found.float(), goal.float()
+        # the decoder of an encoder-decoder reads the labels of running text, and sentences like the encoder
+        pads = inputs["labels"] != IGNORED if name == "decoder" and inputs["labels"].dim() == 2 else None
+        kept = inputs.get("attention_mask") if pads is None else pads
+        if kept is not None:
+            found, goal = found[kept.bool()], goal[kept.bool()]
+        distances.append(mse_loss(found, goal) / goal.square().mean())
+    return torch.stack(distances).mean()
+
+
+def _hidden_states(output: Any, target: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Pairs of hidden states, those of the embeddings left out, and the side that they belong to."""
+    for side in ("", "encoder", "decoder"):
+        name = f"{side}_hidden_states".strip("_")
+        found, goal = getattr(output, name, None), getattr(target, name, None)
+        if found is None or goal is None:
+            continue
+        if len(found) != len(goal):
+            raise ModelError(
+                f"the teacher has {len(goal) - 1} blocks, the student {len(found) - 1}: learn from its answers alone, "
+                "with hidden = 0"
+            )
+        for ours, theirs in zip(found[1:], goal[1:], strict=True):
+            yield side, ours, theirs

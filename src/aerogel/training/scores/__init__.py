@@ -1,0 +1,1 @@
+"""One score a file; each defines `SCORE` and is found by itself."""

@@ -1,0 +1,107 @@
+"""What a student learns from its teacher."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_collator
+
+from aerogel.data import IGNORED, Examples, encode_examples, language_windows
+from aerogel.errors import ModelError
+from aerogel.models import Head, load
+from aerogel.pruning import prune
+from aerogel.training.distillation import Distillation, DistillationConfig
+from builders import prose, sentences
+
+TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
+HEADS = [Head("classification", ("bad", "good")), Head("classification", ("how much",)), Head("language-modelling")]
+ANSWERS = DistillationConfig(hidden=0)
+
+
+def models(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedModel, dict[str, Tensor]]:
+    """A teacher, a pruned student, and a batch with padding where there can be some."""
+    torch.manual_seed(0)
+    teacher, tokenizer = load(name, head)
+    student, _ = load(name, head)
+    student.load_state_dict(teacher.state_dict())
+    prune(student, sparsity=0.7)
+    if head.kind == "language-modelling":
+        windows = language_windows(prose(40), tokenizer, teacher.config, seed=0, length=48, limit=3)
+        return teacher, student, default_data_collator(windows)
+    rows = [(text * (1 + place), label) for place, (text, label) in enumerate(sentences(4))]
+    examples = Examples([(text,) for text, _ in rows], [float(label) for _, label in rows])
+    encoded = encode_examples(examples, tokenizer, teacher.config, 64)
+    return teacher, student, dict(DataCollatorWithPadding(tokenizer)(encoded))
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: f"{head.kind}{len(head.labels)}")
+def test_a_perfect_student_has_nothing_to_learn_and_a_pruned_one_has(name: str, head: Head) -> None:
+    teacher, student, batch = models(name, head)
+    for config in (ANSWERS, DistillationConfig()):
+        lesson = Distillation(teacher, config)
+        lesson.check(student)
+        perfect, _ = lesson.loss(teacher, batch)
+        assert abs(perfect.item()) < 1e-6
+        loss, output = lesson.loss(student, batch)
+        assert loss.item() > 1e-4
+        loss.backward()
+        assert all(parameter.grad is None for parameter in teacher.parameters())
+        assert output.logits.shape == student(**batch).logits.shape
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: f"{head.kind}{len(head.labels)}")
+def test_padding_and_places_that_are_not_asked_teach_nothing(name: str, head: Head) -> None:
+    teacher, student, batch = models(name, head)
+
+    def loss(config: DistillationConfig, batch: dict[str, Any]) -> float:
+        return Distillation(teacher, config).loss(student, batch)[0].item()
+
+    if head.kind == "classification":
+        pads = batch["attention_mask"] == 0
+        assert pads.any()
+        longer = {key: torch.nn.functional.pad(batch[key], (0, 5)) for key in batch if key != "labels"}
+        longer["input_ids"][:, -5:] = teacher.config.pad_token_id
+        for config in (ANSWERS, DistillationConfig()):
+            assert loss(config, batch | longer) == pytest.approx(loss(config, batch), rel=1e-4)
+        return
+    whole = loss(ANSWERS, batch)
+    places = (batch["labels"] != IGNORED).nonzero()
+    some = batch["labels"].clone()
+    for row, place in places[: len(places) // 2]:
+        some[row, place] = IGNORED
+    if name == "tiny-bart":  # its decoder reads the labels too
+        return
+    assert loss(ANSWERS, batch | {"labels": some}) != whole
+
+
+def test_hardness_shares_the_loss_between_teacher_and_labels() -> None:
+    teacher, student, batch = models("tiny-bert", HEADS[0])
+
+    def loss(hardness: float) -> float:
+        return Distillation(teacher, DistillationConfig(hardness, hidden=0)).loss(student, batch)[0].item()
+
+    assert loss(0) == pytest.approx(student(**batch).loss.item())
+    assert loss(0.25) == pytest.approx(0.75 * loss(0) + 0.25 * loss(1))
+
+
+def test_temperature_softens_both() -> None:
+    teacher, student, batch = models("tiny-bert", HEADS[0])
+    with torch.no_grad():
+        goal, found = (torch.softmax(model(**batch).logits / 3, -1) for model in (teacher, student))
+    expected = 9 * (goal * (goal.log() - found.log())).sum(-1).mean()
+    loss, _ = Distillation(teacher, DistillationConfig(temperature=3, hidden=0)).loss(student, batch)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_teacher_of_another_kind_is_refused() -> None:
+    _, student, _ = models("tiny-bert", HEADS[0])
+    for other, message in (
+        (load("tiny-gpt2", HEADS[0])[0], "another architecture than the student: gpt2, expected bert"),
+        (load("tiny-bert", HEADS[2])[0], "another head than the student: language-modelling, expected classification"),
+        (load("tiny-bert", Head("classification", ("a", "b", "c")))[0], "another number of labels .* 3, expected 2"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            Distillation(other, DistillationConfig()).check(student)
