@@ -37,7 +37,7 @@ def damage(content: bytes, part: str, data: st.DataObject) -> bytes:
     if part == "header":
         last = 8 + length
     elif part == "packed":  # the dense tensors come before them
-        first = len(content) - 12_000
+        first = len(content) - 11_800
     damaged = bytearray(content)
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(first, last))] ^= data.draw(st.integers(1, 255))
@@ -56,7 +56,7 @@ def test_a_damaged_file_is_refused_or_loads_whole(
     path.write_bytes(damage(path.read_bytes(), part, data))
     with contextlib.suppress(AerogelError):
         found, expected = load_model(str(folder)), load_model(str(saved))
-        packed = [key for key in expected.state_dict() if key.endswith((".positions", ".values"))]
+        packed = [key for key in expected.state_dict() if key.endswith(".packed")]
         for key in packed:  # nothing guards the dense tensors, here as in any checkpoint
             assert torch.equal(found.state_dict()[key], expected.state_dict()[key])
         with torch.inference_mode():

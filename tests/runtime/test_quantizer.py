@@ -26,6 +26,7 @@ import aerogel as ag
 from aerogel.errors import ModelError
 from aerogel.models import load_model, prunable_weights
 from aerogel.runtime import codec, kernel, packed
+from aerogel.runtime.codec import decode
 from aerogel.runtime.conversion import sparse_layers
 from aerogel.runtime.layers import SparseLinear
 from builders import ARCHITECTURES
@@ -75,7 +76,7 @@ def test_what_is_saved_loads_packed_and_answers_alike(name: str, tmp_path: Path)
     ag.compress(copy.deepcopy(dense)).save_pretrained(tmp_path / "packed")
     assert json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"] == {
         "quant_method": "aerogel",
-        "version": 1,
+        "version": 2,
     }
     loaded = type(dense).from_pretrained(tmp_path / "packed")
     assert {path for path, _ in sparse_layers(loaded)} == ARCHITECTURES[name].weights
@@ -138,9 +139,8 @@ def test_the_dtype_asked_for_is_the_dense_checkpoints(stored: torch.dtype, dtype
     dense = pruned("bert").to(stored)
     dense.save_pretrained(tmp_path / "dense")
     ag.compress(dense).save_pretrained(tmp_path / "packed")
-    assert load_file(tmp_path / "packed" / "model.safetensors")[
-        "bert.encoder.layer.0.output.dense.weight.values"
-    ].dtype == (stored)
+    packed = load_file(tmp_path / "packed" / "model.safetensors")["bert.encoder.layer.0.output.dense.weight.packed"]
+    assert decode(packed, (32, 64)).dtype == stored
     expected = type(dense).from_pretrained(tmp_path / "dense", dtype=dtype)
     loaded = type(dense).from_pretrained(tmp_path / "packed", dtype=dtype)
     assert loaded.dtype == dtype
@@ -203,38 +203,20 @@ def test_an_empty_process_needs_only_the_import(saved: Path) -> None:
 # what is refused
 
 KEY = "bert.encoder.layer.1.output.dense.weight"
+NORM = "bert.encoder.layer.1.output.LayerNorm.weight"
 EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
-    "no positions": (lambda t: t.pop(f"{KEY}.positions"), f"lacks {KEY}.positions"),
-    "no values": (lambda t: t.pop(f"{KEY}.values"), f"lacks {KEY}.values"),
-    "no weight": (lambda t: [t.pop(f"{KEY}.{part}") for part in ("positions", "values")], f"the first is {KEY}"),
+    "no weight": (lambda t: t.pop(f"{KEY}.packed"), f"the first is {KEY}"),
     "no bias": (lambda t: t.pop(KEY.replace("weight", "bias")), "lacks 1 tensors of the model"),
     "no embedding": (lambda t: t.pop("bert.embeddings.word_embeddings.weight"), "lacks 1 tensors"),
     "no head": (lambda t: t.pop("cls.predictions.bias"), "lacks 1 tensors"),
-    "packed and dense": (lambda t: t.update({KEY: torch.zeros(32, 64)}), "twice"),
+    "packed and dense": (lambda t: t.update({KEY: torch.zeros(32, 64)}), f"has {KEY} twice"),
     "surplus": (lambda t: t.update({"bert.more": torch.zeros(3)}), "1 tensors too many for the model"),
-    "surplus layer": (
-        lambda t: t.update({KEY.replace("1", "7") + f".{part}": torch.zeros(9) for part in ("positions", "values")}),
-        "layer.7",
-    ),
-    "a packed norm": (
-        lambda t: t.update(
-            {
-                "bert.encoder.layer.1.output.LayerNorm.weight" + f".{part}": torch.zeros(9)
-                for part in ("positions", "values")
-            }
-            | {"gone": t.pop("bert.encoder.layer.1.output.LayerNorm.weight")}
-        ),
-        "LayerNorm|gone",
-    ),
-    "a short stream": (lambda t: t.update({f"{KEY}.positions": t[f"{KEY}.positions"][:-1].clone()}), "checksum"),
-    "values of integers": (lambda t: t.update({f"{KEY}.values": t[f"{KEY}.values"].to(torch.int32)}), "int32"),
+    "surplus layer": (lambda t: t.update({KEY.replace("1", "7") + ".packed": torch.zeros(9)}), "layer.7"),
+    "a packed norm": (lambda t: t.update({f"{NORM}.packed": t.pop(NORM)}), "LayerNorm"),
+    "a short stream": (lambda t: t.update({f"{KEY}.packed": t[f"{KEY}.packed"][:-1].clone()}), "checksum"),
+    "another type": (lambda t: t.update({f"{KEY}.packed": t[f"{KEY}.packed"].to(torch.int32)}), "int32"),
     "another shape": (
-        lambda t: t.update(
-            {
-                f"{KEY}.{part}": t[f"{KEY.replace('output', 'intermediate')}.{part}"].clone()
-                for part in ("positions", "values")
-            }
-        ),
+        lambda t: t.update({f"{KEY}.packed": t[f"{KEY.replace('output', 'intermediate')}.packed"].clone()}),
         "packed as 64 x 32, expected 32 x 64",
     ),
 }
@@ -261,7 +243,7 @@ def test_nor_is_one_for_another_head(case: str, saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "version 2 of the packed format, and this aerogel reads version 1"),
+        ({"version": 1}, "version 1 of the packed format, and this aerogel reads version 2"),
         ({"version": True}, "version True"),
         ({"values": "int8"}, "can't have"),
         ({"shell": "rm"}, "can't have shell"),
@@ -307,13 +289,11 @@ def test_state_goes_into_a_model_with_other_zeros() -> None:
 def test_state_of_another_form_is_said() -> None:
     dense = pruned("bert")
     model = ag.compress(copy.deepcopy(dense))
-    with pytest.raises(RuntimeError, match=r"Missing key.*weight\.positions"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*weight\.packed"):
         model.load_state_dict(dense.state_dict())
     state = model.state_dict()
-    state[f"{KEY}.values"] = state[f"{KEY}.values"][1:]
-    with pytest.raises(
-        ModelError, match=r"layer bert\.encoder\.layer\.1\.output\.dense: its positions or values are damaged"
-    ):
+    state[f"{KEY}.packed"] = state[f"{KEY}.packed"][:-1]
+    with pytest.raises(ModelError, match=r"layer bert\.encoder\.layer\.1\.output\.dense: it is damaged"):
         model.load_state_dict(state)
 
 

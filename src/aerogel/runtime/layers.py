@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from aerogel.errors import ModelError
 from aerogel.models import PackedLayer
 from aerogel.runtime import operators as _operators  # noqa: F401  registers torch.ops.aerogel
-from aerogel.runtime.codec import POSITIONS, STORED_TYPES, VALUES, decode, encode
+from aerogel.runtime.codec import PACKED, STORED_TYPES, decode, encode
 from aerogel.runtime.packed import Format, PackedWeight, pack
 
 ARRAYS = ("values", "index", "order", "offsets")
@@ -21,8 +21,8 @@ ARRAYS = ("values", "index", "order", "offsets")
 class SparseLinear(PackedLayer):
     """y = x Wᵀ + b with a packed W: `nn.Linear`, or GPT-2's `Conv1D`, of which it keeps the name in `was`.
 
-    Its state is the weight as a checkpoint keeps it, positions and values, so that it is as small, and loads into a
-    layer with other zeros. Loading raises `ModelError` where the two are damaged or don't fit the layer.
+    Its state is the weight as a checkpoint keeps it, so that it is as small, and loads into a layer with other zeros.
+    Loading raises `ModelError` where it is damaged or doesn't fit the layer.
     """
 
     values: Tensor
@@ -116,7 +116,7 @@ class SparseLinear(PackedLayer):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + POSITIONS], destination[prefix + VALUES] = encode(self.packed)
+        destination[prefix + PACKED] = encode(self.packed)
 
     def _load_from_state_dict(
         self,
@@ -127,24 +127,20 @@ class SparseLinear(PackedLayer):
         missing_keys: list[str],
         *rest: Any,
     ) -> None:
-        keys = [prefix + POSITIONS, prefix + VALUES]
-        others = {key: value for key, value in state_dict.items() if key not in keys}
+        key = prefix + PACKED
+        others = {name: value for name, value in state_dict.items() if name != key}
         super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, *rest)
-        absent = [key for key in keys if key not in state_dict]
-        if not absent:
-            positions, values = (state_dict[key] for key in keys)
+        if key in state_dict:
             rounded = self.dtype != torch.bfloat16 and self.values.dtype == torch.bfloat16
-            self._hold(unpacked(prefix[:-1], positions, values, self.packed.shape, self.dtype, rounded))
+            self._hold(unpacked(prefix[:-1], state_dict[key], self.packed.shape, self.dtype, rounded))
         elif strict:
-            missing_keys += absent
+            missing_keys.append(key)
 
 
-def unpacked(
-    name: str, positions: Tensor, values: Tensor, shape: tuple[int, int], dtype: torch.dtype, rounded: bool
-) -> PackedWeight:
-    """The weight of layer `name` from its two tensors, as one of `dtype`, its values in bfloat16 where `rounded`."""
+def unpacked(name: str, content: Tensor, shape: tuple[int, int], dtype: torch.dtype, rounded: bool) -> PackedWeight:
+    """The weight of layer `name` from its bytes, as one of `dtype`, its values in bfloat16 where `rounded`."""
     try:
-        packed = decode(positions, values, shape, torch.bfloat16 if rounded else dtype)
+        packed = decode(content, shape, torch.bfloat16 if rounded else dtype)
     except ModelError as error:
         raise ModelError(f"layer {name}: {error}") from error
     return replace(packed, dtype=dtype)

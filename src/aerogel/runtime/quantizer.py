@@ -22,8 +22,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from aerogel.errors import ModelError, first_line
 from aerogel.runtime import codec
 
-METHOD, VERSION = "aerogel", 1
-POSITIONS, VALUES = f".{codec.POSITIONS}", f".{codec.VALUES}"
+METHOD, VERSION = "aerogel", 2
+PACKED = f".{codec.PACKED}"
 
 
 @register_quantization_config(METHOD)
@@ -62,7 +62,7 @@ class PackedQuantizer(HfQuantizer):
 
     def __init__(self, quantization_config: PackedConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
-        self.awaited: dict[str, tuple[str, dict[str, str], torch.dtype]] = {}
+        self.awaited: dict[str, tuple[str, str, torch.dtype]] = {}
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         if not self.pre_quantized:
@@ -83,19 +83,21 @@ class PackedQuantizer(HfQuantizer):
         if not checkpoint_files:
             raise ModelError("a packed checkpoint is loaded from its files, not from a state_dict")
         files = _tensors(checkpoint_files)
-        layers = _check_pairs(files)
-        dense = [key for key in files if not key.endswith((POSITIONS, VALUES))]
-        names = _names_in_model(model, [*dense, *(f"{layer}.weight" for layer in layers)])
+        weights = {key.removesuffix(PACKED) + ".weight": key for key in files if key.endswith(PACKED)}
+        dense = files.keys() - weights.values()
+        if twice := sorted(dense & weights.keys()):
+            raise ModelError(f"the checkpoint has {twice[0]} twice, packed and dense")
+        names = _names_in_model(model, sorted(dense | weights.keys()))
         _check_whole(model, names)
         precise = model._get_dtype_plan(dtype)
-        for layer in layers:
-            for name in names[f"{layer}.weight"] & model.state_dict().keys():
+        for stored, key in weights.items():
+            for name in names[stored] & model.state_dict().keys():
                 path = name.removesuffix(".weight")
                 kept = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", path) for part in precise)
                 weight = _set_aside(model.get_submodule(path), path)
-                self.awaited[path] = layer, files, torch.float32 if kept else weight.dtype
+                self.awaited[path] = files[key], key, torch.float32 if kept else weight.dtype
         ignored = model._keys_to_ignore_on_load_unexpected or ()
-        model._keys_to_ignore_on_load_unexpected = {*ignored, rf"({re.escape(POSITIONS)}|{re.escape(VALUES)})$"}
+        model._keys_to_ignore_on_load_unexpected = {*ignored, rf"{re.escape(PACKED)}$"}
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from aerogel.runtime.fused import fuse
@@ -105,15 +107,13 @@ class PackedQuantizer(HfQuantizer):
         rounded = getattr(self.quantization_config, "values", None) == "bfloat16"
         with contextlib.ExitStack() as stack:
             opened: dict[str, Any] = {}
-            for path, (layer, files, dtype) in self.awaited.items():
-                keys = layer + POSITIONS, layer + VALUES
-                for file in {files[key] for key in keys} - opened.keys():
+            for path, (file, key, dtype) in self.awaited.items():
+                if file not in opened:
                     opened[file] = stack.enter_context(safe_open(file, framework="pt", backend="pread"))
-                positions, values = (opened[files[key]].get_tensor(key) for key in keys)
                 module = model.get_submodule(path)
                 shape = tuple(module.weight.shape)
                 rows, columns = shape if isinstance(module, nn.Linear) else shape[::-1]
-                packed = unpacked(path, positions, values, (rows, columns), dtype, rounded)
+                packed = unpacked(path, opened[file].get_tensor(key), (rows, columns), dtype, rounded)
                 sparse = SparseLinear(packed, module.bias, type(module)).train(module.training)
                 model.set_submodule(path, sparse)
         self.awaited = {}
@@ -147,19 +147,6 @@ def _tensors(checkpoint_files: Iterable[str]) -> dict[str, str]:
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: no whole safetensors file ({first_line(error)})") from error
     return found
-
-
-def _check_pairs(keys: Iterable[str]) -> list[str]:
-    """The names of the packed layers, each of which has positions, values, and no dense weight beside them."""
-    keys = set(keys)
-    layers = {key.removesuffix(POSITIONS).removesuffix(VALUES) for key in keys if key.endswith((POSITIONS, VALUES))}
-    for layer in sorted(layers):
-        for suffix in (POSITIONS, VALUES):
-            if layer + suffix not in keys:
-                raise ModelError(f"the checkpoint lacks {layer}{suffix}")
-        if f"{layer}.weight" in keys:
-            raise ModelError(f"the checkpoint has {layer}.weight twice, packed and dense")
-    return sorted(layers)
 
 
 def _names_in_model(model: Any, keys: Iterable[str]) -> dict[str, set[str]]:
