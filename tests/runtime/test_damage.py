@@ -78,5 +78,7 @@ def test_a_damaged_configuration_is_refused_or_loads(
     content[place] ^= data.draw(st.integers(1, 127))
     path.write_bytes(content)
     with contextlib.suppress(AerogelError):
-        load_model(str(folder))
+        found, expected = (load_model(str(place)).state_dict() for place in (folder, saved))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in found)
     shutil.rmtree(folder.parent)

@@ -258,6 +258,24 @@ def test_an_unknown_configuration_is_refused(change: dict[str, Any], said: str, 
         AutoModel.from_pretrained(saved)
 
 
+def test_a_misspelt_method_is_named(saved: Path) -> None:
+    path = saved / "config.json"
+    path.write_text(path.read_text().replace('"aerogel"', '"aerogle"'))
+    with pytest.raises(ModelError, match=r"unknown quant_method .*'aerogle': did you mean aerogel"):
+        load_model(str(saved))
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_what_is_packed_loads_on_the_cpu(device: str, saved: Path) -> None:
+    assert AutoModel.from_pretrained(saved, device_map=device).device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda", 0, {"": "cpu", "encoder": "meta"}])
+def test_and_nowhere_else(device: Any, saved: Path) -> None:
+    with pytest.raises(ModelError, match="loaded on the CPU alone, where it runs, not on"):
+        AutoModel.from_pretrained(saved, device_map=device)
+
+
 def test_a_cut_file_is_refused(saved: Path) -> None:
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])

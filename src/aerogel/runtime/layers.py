@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from aerogel.errors import ModelError
 from aerogel.models import PackedLayer
-from aerogel.runtime import operators as _operators  # noqa: F401  registers torch.ops.aerogel
 from aerogel.runtime.codec import PACKED, STORED_TYPES, decode, encode
+from aerogel.runtime.operators import not_on
 from aerogel.runtime.packed import Format, PackedWeight, pack
 
 ARRAYS = ("values", "index", "order", "offsets")
@@ -98,10 +98,12 @@ class SparseLinear(PackedLayer):
         return f"in_features={self.in_features}, out_features={self.out_features}, sparsity={1 - density:.3f}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
+        dense = fn(torch.empty(0, dtype=self.dtype))  # what the dense weight would become
+        if dense.device.type != "cpu":
+            raise not_on(dense.device)
         super()._apply(fn, recurse)
-        # what the dense weight would become; no kernel has values in float16, which float32 holds exactly
-        dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        self.dtype = dtype if dtype in STORED_TYPES else torch.float32
+        # no kernel has values in float16, which float32 holds exactly
+        self.dtype = dense.dtype if dense.dtype in STORED_TYPES else torch.float32
         if self.values.dtype not in (torch.float32, torch.bfloat16):
             self.values = self.values.float()
         return self

@@ -76,6 +76,14 @@ class PackedQuantizer(HfQuantizer):
             raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose float32, bfloat16 or float16")
         return dtype
 
+    def update_device_map(self, device_map: Any) -> Any:
+        """The CPU alone, which is also what "auto" and its like get. Raises `ModelError` for another."""
+        if isinstance(device_map, str):
+            return {"": torch.device("cpu")}
+        if others := {str(device) for device in (device_map or {}).values()} - {"cpu"}:
+            raise ModelError(f"a packed checkpoint is loaded on the CPU alone, where it runs, not on {min(others)}")
+        return device_map
+
     def _process_model_before_weight_loading(
         self, model: Any, checkpoint_files: list[str] | None = None, dtype: torch.dtype | None = None, **kwargs: Any
     ) -> None:
