@@ -139,7 +139,7 @@ def test_the_dtype_asked_for_is_the_dense_checkpoints(stored: torch.dtype, dtype
     dense = pruned("bert").to(stored)
     dense.save_pretrained(tmp_path / "dense")
     ag.compress(dense).save_pretrained(tmp_path / "packed")
-    packed = load_file(tmp_path / "packed" / "model.safetensors")["bert.encoder.layer.0.output.dense.weight.packed"]
+    packed = load_file(tmp_path / "packed" / "model.safetensors")["bert.encoder.layer.0.output.dense.weight"]
     assert decode(packed, (32, 64)).dtype == stored
     expected = type(dense).from_pretrained(tmp_path / "dense", dtype=dtype)
     loaded = type(dense).from_pretrained(tmp_path / "packed", dtype=dtype)
@@ -205,18 +205,19 @@ def test_an_empty_process_needs_only_the_import(saved: Path) -> None:
 KEY = "bert.encoder.layer.1.output.dense.weight"
 NORM = "bert.encoder.layer.1.output.LayerNorm.weight"
 EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
-    "no weight": (lambda t: t.pop(f"{KEY}.packed"), f"the first is {KEY}"),
+    "no weight": (lambda t: t.pop(KEY), f"the first is {KEY}"),
     "no bias": (lambda t: t.pop(KEY.replace("weight", "bias")), "lacks 1 tensors of the model"),
     "no embedding": (lambda t: t.pop("bert.embeddings.word_embeddings.weight"), "lacks 1 tensors"),
     "no head": (lambda t: t.pop("cls.predictions.bias"), "lacks 1 tensors"),
-    "packed and dense": (lambda t: t.update({KEY: torch.zeros(32, 64)}), f"has {KEY} twice"),
     "surplus": (lambda t: t.update({"bert.more": torch.zeros(3)}), "1 tensors too many for the model"),
-    "surplus layer": (lambda t: t.update({KEY.replace("1", "7") + ".packed": torch.zeros(9)}), "layer.7"),
-    "a packed norm": (lambda t: t.update({f"{NORM}.packed": t.pop(NORM)}), "LayerNorm"),
-    "a short stream": (lambda t: t.update({f"{KEY}.packed": t[f"{KEY}.packed"][:-1].clone()}), "checksum"),
-    "another type": (lambda t: t.update({f"{KEY}.packed": t[f"{KEY}.packed"].to(torch.int32)}), "int32"),
+    "surplus layer": (lambda t: t.update({KEY.replace("1", "7"): t[KEY].clone()}), "layer.7"),
+    "a packed norm": (
+        lambda t: t.update({NORM: t[KEY].clone()}),
+        "LayerNorm is packed in the checkpoint, but no linear",
+    ),
+    "a short stream": (lambda t: t.update({KEY: t[KEY][:-1].clone()}), "checksum"),
     "another shape": (
-        lambda t: t.update({f"{KEY}.packed": t[f"{KEY.replace('output', 'intermediate')}.packed"].clone()}),
+        lambda t: t.update({KEY: t[KEY.replace("output", "intermediate")].clone()}),
         "packed as 64 x 32, expected 32 x 64",
     ),
 }
@@ -258,11 +259,30 @@ def test_an_unknown_configuration_is_refused(change: dict[str, Any], said: str, 
         AutoModel.from_pretrained(saved)
 
 
+def test_bytes_of_another_type_are_refused(saved: Path) -> None:
+    edit(saved, lambda t: t.update({KEY: t[KEY].to(torch.int32)}))
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):  # transformers' own
+        transformers.BertForMaskedLM.from_pretrained(saved)
+    with pytest.raises(ModelError, match=f"{KEY} is .*, expected 32x64"):
+        load_model(str(saved))
+
+
+def test_without_aerogel_nothing_starts_at_random(saved: Path) -> None:
+    """The bytes have the weight's name and another shape, which transformers refuses."""
+    script = "import sys, transformers\ntransformers.AutoModel.from_pretrained(sys.argv[1])\n"
+    done = subprocess.run([sys.executable, "-c", script, str(saved)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Unknown quantization type, got aerogel" in done.stderr
+    assert "ignore_mismatched_sizes" in done.stderr
+
+
 def test_a_misspelt_method_is_named(saved: Path) -> None:
     path = saved / "config.json"
     path.write_text(path.read_text().replace('"aerogel"', '"aerogle"'))
     with pytest.raises(ModelError, match=r"unknown quant_method .*'aerogle': did you mean aerogel"):
         load_model(str(saved))
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        AutoModel.from_pretrained(saved)
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
@@ -307,10 +327,10 @@ def test_state_goes_into_a_model_with_other_zeros() -> None:
 def test_state_of_another_form_is_said() -> None:
     dense = pruned("bert")
     model = ag.compress(copy.deepcopy(dense))
-    with pytest.raises(RuntimeError, match=r"Missing key.*weight\.packed"):
+    with pytest.raises(ModelError, match=r"float32 \(32, 32\), expected a row of bytes"):
         model.load_state_dict(dense.state_dict())
     state = model.state_dict()
-    state[f"{KEY}.packed"] = state[f"{KEY}.packed"][:-1]
+    state[KEY] = state[KEY][:-1]
     with pytest.raises(ModelError, match=r"layer bert\.encoder\.layer\.1\.output\.dense: it is damaged"):
         model.load_state_dict(state)
 

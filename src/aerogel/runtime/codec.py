@@ -26,7 +26,6 @@ from aerogel.runtime.packed import (
     native_matrix,
 )
 
-PACKED = "weight.packed"  # the tensor's name within a layer
 CHECKSUM = struct.Struct("<I")  # CRC-32 of all that follows, which tells damage from a weight that is meant
 # rows, columns, non-zeros, bytes of their positions; type, dropped bits; each field's first pair and number of pairs
 HEADER = struct.Struct("<4I2B4H")

@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from aerogel.errors import ModelError
 from aerogel.models import PackedLayer
-from aerogel.runtime.codec import PACKED, STORED_TYPES, decode, encode
+from aerogel.runtime.codec import STORED_TYPES, decode, encode
 from aerogel.runtime.operators import not_on
 from aerogel.runtime.packed import Format, PackedWeight, pack
 
@@ -118,7 +118,7 @@ class SparseLinear(PackedLayer):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + PACKED] = encode(self.packed)
+        destination[prefix + "weight"] = encode(self.packed)
 
     def _load_from_state_dict(
         self,
@@ -129,7 +129,7 @@ class SparseLinear(PackedLayer):
         missing_keys: list[str],
         *rest: Any,
     ) -> None:
-        key = prefix + PACKED
+        key = prefix + "weight"
         others = {name: value for name, value in state_dict.items() if name != key}
         super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, *rest)
         if key in state_dict:

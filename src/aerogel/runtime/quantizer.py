@@ -23,7 +23,6 @@ from aerogel.errors import ModelError, first_line
 from aerogel.runtime import codec
 
 METHOD, VERSION = "aerogel", 2
-PACKED = f".{codec.PACKED}"
 
 
 @register_quantization_config(METHOD)
@@ -90,22 +89,21 @@ class PackedQuantizer(HfQuantizer):
         """Finds the packed layers in the files, checks that no tensor is missing, and sets their weights aside."""
         if not checkpoint_files:
             raise ModelError("a packed checkpoint is loaded from its files, not from a state_dict")
-        files = _tensors(checkpoint_files)
-        weights = {key.removesuffix(PACKED) + ".weight": key for key in files if key.endswith(PACKED)}
-        dense = files.keys() - weights.values()
-        if twice := sorted(dense & weights.keys()):
-            raise ModelError(f"the checkpoint has {twice[0]} twice, packed and dense")
-        names = _names_in_model(model, sorted(dense | weights.keys()))
+        files, packed = _tensors(checkpoint_files)
+        names = _names_in_model(model, files)
         _check_whole(model, names)
         precise = model._get_dtype_plan(dtype)
-        for stored, key in weights.items():
-            for name in names[stored] & model.state_dict().keys():
+        for key in packed:
+            for name in names[key] & model.state_dict().keys():
                 path = name.removesuffix(".weight")
                 kept = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", path) for part in precise)
                 weight = _set_aside(model.get_submodule(path), path)
                 self.awaited[path] = files[key], key, torch.float32 if kept else weight.dtype
         ignored = model._keys_to_ignore_on_load_unexpected or ()
-        model._keys_to_ignore_on_load_unexpected = {*ignored, rf"{re.escape(PACKED)}$"}
+        model._keys_to_ignore_on_load_unexpected = {
+            *ignored,
+            *(f"^{re.escape(name)}$" for key in packed for name in {key, *names[key]}),
+        }
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from aerogel.runtime.fused import fuse
@@ -142,9 +140,10 @@ def unmark(model: Any) -> None:
         model.hf_quantizer.remove_quantization_config(model)
 
 
-def _tensors(checkpoint_files: Iterable[str]) -> dict[str, str]:
-    """The file of each tensor of a checkpoint."""
+def _tensors(checkpoint_files: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The file of each tensor of a checkpoint, and which of them are packed weights: rows of bytes."""
     found: dict[str, str] = {}
+    packed = []
     for file in checkpoint_files:
         try:
             with safe_open(file, framework="pt") as content:
@@ -152,9 +151,12 @@ def _tensors(checkpoint_files: Iterable[str]) -> dict[str, str]:
                     if key in found:
                         raise ModelError(f"tensor {key} is in two files of the checkpoint")
                     found[key] = file
+                    tensor = content.get_slice(key)
+                    if key.endswith(".weight") and tensor.get_dtype() == "U8" and len(tensor.get_shape()) == 1:
+                        packed.append(key)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: no whole safetensors file ({first_line(error)})") from error
-    return found
+    return found, packed
 
 
 def _names_in_model(model: Any, keys: Iterable[str]) -> dict[str, set[str]]:
