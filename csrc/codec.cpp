@@ -111,22 +111,26 @@ class Reader {
   int64_t size_, bits_, bit_ = 0;
 };
 
-// Calls visit(row, column) for each position, and returns what is wrong with the stream, or null.
-template <class F>
-const char* walk(const Positions& positions, int64_t rows, int64_t columns, F&& visit) {
-  const int64_t elements = rows * columns;
+// Goes through all positions: calls enter(run) where the next is in another run than the one before, the runs of a matrix
+// being the blocks of its rows, [row][block], and visit(column) with the column within the block. Returns what is wrong
+// with the stream, or null.
+template <class Enter, class Visit>
+const char* walk(const Positions& positions, int64_t rows, int64_t columns, int64_t block, Enter&& enter, Visit&& visit) {
+  const int64_t elements = rows * columns, blocks = (columns + block - 1) / block;
   const int k = rice_parameter(elements, positions.non_zeros);
   Reader reader(positions.bytes, positions.size);
-  int64_t position = -1, row = 0, first = 0;  // first: position of the row's first element
+  int64_t position = -1, first = 0, end = 0;  // of the run
   for (int64_t i = 0; i < positions.non_zeros; i++) {
     const int64_t gap = reader.gap(k, elements - position - 2);
     if (gap < 0) return "they end early or leave the matrix";
     position += gap + 1;
-    if (position - first >= columns) {
-      row = position / columns;
-      first = row * columns;
+    if (position >= end) {
+      const int64_t row = position / columns, in_row = position % columns / block;
+      first = row * columns + in_row * block;
+      end = std::min(first + block, (row + 1) * columns);
+      enter(row * blocks + in_row);
     }
-    visit(row, position - first);
+    visit(position - first);
   }
   return reader.finished() ? nullptr : "something follows the last position";
 }
@@ -155,17 +159,17 @@ std::vector<Run> runs(const Matrix& matrix) {
 
 template <class Value>
 std::string scatter(const Positions& positions, const Values& values, const Matrix& matrix, void* filled, uint8_t* index) {
-  std::vector<Run> next = runs(matrix);
+  const std::vector<Run> found = runs(matrix);
   Reader reader(values.bytes, values.size);
   const Coding coding = values.coding;
-  const int64_t blocks = matrix.blocks();
-  const uint32_t width = static_cast<uint32_t>(matrix.block);
-  walk(positions, matrix.rows, matrix.columns, [&](int64_t row, int64_t column) {
-    const uint32_t block = static_cast<uint32_t>(column) / width;
-    const int64_t at = next[row * blocks + block].start++;
-    static_cast<Value*>(filled)[at] = static_cast<Value>(reader.value(coding));
-    index[at] = static_cast<uint8_t>(static_cast<uint32_t>(column) - block * width);
-  });
+  Value* to = static_cast<Value*>(filled);
+  int64_t at = 0;
+  walk(
+      positions, matrix.rows, matrix.columns, matrix.block, [&](int64_t run) { at = found[run].start; },
+      [&](int64_t column) {
+        to[at] = static_cast<Value>(reader.value(coding));
+        index[at++] = static_cast<uint8_t>(column);
+      });
   return reader.finished() ? "" : "their stream ends elsewhere than the last of them";
 }
 
@@ -220,10 +224,9 @@ std::string plan_decoded(const Positions& positions, int64_t rows, int64_t colum
   const Matrix shape{rows, columns, block, ValueType::float32, nullptr, nullptr, order, offsets};
   const int64_t blocks = shape.blocks();
   std::vector<uint16_t> counts(rows * blocks);
-  const uint32_t width = static_cast<uint32_t>(block);
-  const char* wrong = walk(positions, rows, columns, [&](int64_t row, int64_t column) {
-    counts[row * blocks + static_cast<uint32_t>(column) / width]++;
-  });
+  uint16_t* count = nullptr;
+  const char* wrong = walk(
+      positions, rows, columns, block, [&](int64_t run) { count = &counts[run]; }, [&](int64_t) { ++*count; });
   if (wrong) return wrong;
   offsets[0] = 0;
   for (int64_t c = 0; c < shape.cells(); c++) {
