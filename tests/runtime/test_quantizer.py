@@ -147,6 +147,26 @@ def test_the_dtype_asked_for_is_the_dense_checkpoints(stored: torch.dtype, dtype
     assert alike(ag.decompress(loaded), expected)
 
 
+def test_a_family_that_joins_layers_in_its_checkpoints_is_refused(tmp_path: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.HrmTextConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            head_dim=8,
+            vocab_size=100,
+            pad_token_id=0,
+        )
+    )
+    ag.prune(model, sparsity=0.8)
+    with pytest.raises(ModelError, match=r"is joined with others in checkpoints of HrmText.*: save the model that"):
+        ag.compress(model).save_pretrained(tmp_path / "packed")
+    assert not list((tmp_path / "packed").iterdir())
+    ag.decompress(model).save_pretrained(tmp_path / "dense")
+    assert alike(type(model).from_pretrained(tmp_path / "dense"), model)
+
+
 def test_double_precision_is_refused(saved: Path) -> None:
     with pytest.raises(ModelError, match=r"can't be loaded in torch\.float64"):
         AutoModel.from_pretrained(saved, dtype=torch.float64)

@@ -70,6 +70,23 @@ class PackedQuantizer(HfQuantizer):
     def is_serializable(self) -> bool:
         return True
 
+    def get_state_dict_and_metadata(self, model: Any) -> Any:
+        """Raises `ModelError` for a family whose checkpoints join the weights of several layers, unlike its models."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, apply_converters
+
+        from aerogel.runtime.conversion import sparse_layers
+
+        transforms = get_model_conversion_mapping(model, add_legacy=False)
+        joining = [found.reverse_transform() for found in transforms if isinstance(found, WeightConverter)]
+        for path, _ in sparse_layers(model):
+            if apply_converters(f"{path}.weight", joining)[1] is not None:
+                raise ModelError(
+                    f"layer {path} is joined with others in checkpoints of {type(model).__name__}, which can't be done "
+                    "with packed weights: save the model that aerogel.decompress(model) gives"
+                )
+        return super().get_state_dict_and_metadata(model)
+
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         if dtype not in codec.STORED_TYPES:
             raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose float32, bfloat16 or float16")
