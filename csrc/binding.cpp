@@ -16,6 +16,7 @@
 namespace nb = nanobind;
 using aerogel::Activation;
 using aerogel::Attention;
+using aerogel::Coding;
 using aerogel::Dense;
 using aerogel::FeedForward;
 using aerogel::Linear;
@@ -65,6 +66,10 @@ NB_MODULE(native, m) {
       .def("__init__", [](Norm* place, Address weight, Address bias, float epsilon, bool centred) {
         new (place) Norm{at<const float>(weight), at<const float>(bias), epsilon, centred};
       });
+  nb::class_<Coding>(m, "Coding")
+      .def("__init__", [](Coding* place, int width, int dropped, int high, Address high_codes, int low, Address low_codes) {
+        new (place) Coding{width, dropped, {high, at<const uint16_t>(high_codes)}, {low, at<const uint16_t>(low_codes)}};
+      });
 
   m.def("instruction_sets", [] {
     const aerogel::Kernels* found[4];
@@ -97,9 +102,13 @@ NB_MODULE(native, m) {
   });
 
   m.def("most_bytes", &aerogel::most_bytes);
-  m.def("encode", [](const Matrix& matrix, Address stream, Address values) {
+  m.def("encode_positions", [](const Matrix& matrix, Address stream) {
     const nb::gil_scoped_release release;
-    return aerogel::encode(matrix, at<uint8_t>(stream), at<void>(values));
+    return aerogel::encode_positions(matrix, at<uint8_t>(stream));
+  });
+  m.def("encode_values", [](const Matrix& matrix, Address bits, const Coding& coding, Address stream) {
+    const nb::gil_scoped_release release;
+    return aerogel::encode_values(matrix, at<const uint32_t>(bits), coding, at<uint8_t>(stream));
   });
   m.def("plan_decoded", [](Address stream, int64_t size, int64_t non_zeros, int64_t rows, int64_t columns, int64_t block,
                            Address order, Address offsets) {
@@ -107,10 +116,12 @@ NB_MODULE(native, m) {
     return aerogel::plan_decoded({at<const uint8_t>(stream), size, non_zeros}, rows, columns, block, at<uint16_t>(order),
                                  at<int64_t>(offsets));
   });
-  m.def("fill_decoded", [](Address stream, int64_t size, int64_t non_zeros, Address values, const Matrix& matrix) {
+  m.def("fill_decoded", [](Address stream, int64_t size, int64_t non_zeros, Address values, int64_t values_size,
+                           const Coding& coding, const Matrix& matrix) {
     const nb::gil_scoped_release release;
-    aerogel::fill_decoded({at<const uint8_t>(stream), size, non_zeros}, at<const void>(values), matrix,
-                          const_cast<void*>(matrix.values), const_cast<uint8_t*>(matrix.index));
+    return aerogel::fill_decoded({at<const uint8_t>(stream), size, non_zeros},
+                                 {at<const uint8_t>(values), values_size, coding}, matrix,
+                                 const_cast<void*>(matrix.values), const_cast<uint8_t*>(matrix.index));
   });
 
   m.def("project", [](const Norm& before, const std::vector<Linear>& layers, Address x, int64_t tokens, Address y,

@@ -22,12 +22,15 @@ class Writer {
     put(gap & ((uint64_t{1} << k) - 1), k);
   }
 
+  void symbol(uint32_t symbol, const Field& field) {
+    if (field.bits) put(field.codes[symbol] >> 4, field.codes[symbol] & 15);
+  }
+
   int64_t finish() {
     for (; count_ > 0; count_ -= 8, pending_ >>= 8) *at_++ = static_cast<uint8_t>(pending_);
     return at_ - start_;
   }
 
- private:
   void put(uint64_t bits, int count) {  // up to 32, beside at most 31 that wait
     pending_ |= bits << count_;
     count_ += count;
@@ -39,6 +42,7 @@ class Writer {
     count_ -= 32;
   }
 
+ private:
   uint8_t *start_, *at_;
   uint64_t pending_ = 0;
   int count_ = 0;
@@ -46,7 +50,7 @@ class Writer {
 
 class Reader {
  public:
-  explicit Reader(const Positions& from) : bytes_(from.bytes), size_(from.size), bits_(8 * from.size) {}
+  Reader(const uint8_t* bytes, int64_t size) : bytes_(bytes), size_(size), bits_(8 * size) {}
 
   // The next gap, or -1 where the stream ends within it or it exceeds `most`.
   int64_t gap(int k, int64_t most) {
@@ -69,10 +73,29 @@ class Reader {
     return gap > most ? -1 : gap;
   }
 
+  // The next value; beyond the end of the stream there are zeros.
+  uint32_t value(const Coding& coding) {
+    const int middle = coding.middle();
+    uint64_t ahead = window();  // a value takes 37 bits at most
+    uint64_t bits = symbol(coding.high, ahead);
+    const uint64_t low = symbol(coding.low, ahead);
+    bits = (bits << middle | (ahead & ((uint64_t{1} << middle) - 1))) << coding.low.bits | low;
+    bit_ += middle;
+    return static_cast<uint32_t>(bits >> 1 << coding.dropped | (bits & 1) << (coding.width - 1));
+  }
+
   // Whether nothing is left but the zeros that fill the last byte.
-  bool finished() const { return bits_ - bit_ < 8 && window() == 0; }
+  bool finished() const { return bit_ <= bits_ && bits_ - bit_ < 8 && window() == 0; }
 
  private:
+  uint64_t symbol(const Field& field, uint64_t& ahead) {
+    if (field.bits == 0) return 0;
+    const uint16_t code = field.codes[ahead & ((1 << kLongestCode) - 1)];
+    ahead >>= code & 15;
+    bit_ += code & 15;
+    return code >> 4;
+  }
+
   // At least 57 bits from here on, zeros beyond the end.
   uint64_t window() const {
     const int64_t byte = bit_ >> 3;
@@ -88,22 +111,26 @@ class Reader {
   int64_t size_, bits_, bit_ = 0;
 };
 
-// Calls visit(row, column) for each position, and returns what is wrong with the stream, or null.
-template <class F>
-const char* walk(const Positions& positions, int64_t rows, int64_t columns, F&& visit) {
-  const int64_t elements = rows * columns;
+// Goes through all positions: calls enter(run) where the next is in another run than the one before, the runs of a matrix
+// being the blocks of its rows, [row][block], and visit(column) with the column within the block. Returns what is wrong
+// with the stream, or null.
+template <class Enter, class Visit>
+const char* walk(const Positions& positions, int64_t rows, int64_t columns, int64_t block, Enter&& enter, Visit&& visit) {
+  const int64_t elements = rows * columns, blocks = (columns + block - 1) / block;
   const int k = rice_parameter(elements, positions.non_zeros);
-  Reader reader(positions);
-  int64_t position = -1, row = 0, first = 0;  // first: position of the row's first element
+  Reader reader(positions.bytes, positions.size);
+  int64_t position = -1, first = 0, end = 0;  // of the run
   for (int64_t i = 0; i < positions.non_zeros; i++) {
     const int64_t gap = reader.gap(k, elements - position - 2);
     if (gap < 0) return "they end early or leave the matrix";
     position += gap + 1;
-    if (position - first >= columns) {
-      row = position / columns;
-      first = row * columns;
+    if (position >= end) {
+      const int64_t row = position / columns, in_row = position % columns / block;
+      first = row * columns + in_row * block;
+      end = std::min(first + block, (row + 1) * columns);
+      enter(row * blocks + in_row);
     }
-    visit(row, position - first);
+    visit(position - first);
   }
   return reader.finished() ? nullptr : "something follows the last position";
 }
@@ -131,23 +158,19 @@ std::vector<Run> runs(const Matrix& matrix) {
 }
 
 template <class Value>
-void gather(const std::vector<Run>& runs, const void* values, void* gathered) {
-  Value* to = static_cast<Value*>(gathered);
-  for (const Run& run : runs) to = std::copy_n(static_cast<const Value*>(values) + run.start, run.count, to);
-}
-
-template <class Value>
-void scatter(const Positions& positions, const void* values, const Matrix& matrix, void* filled, uint8_t* index) {
-  std::vector<Run> next = runs(matrix);
-  const Value* from = static_cast<const Value*>(values);
-  const int64_t blocks = matrix.blocks();
-  const uint32_t width = static_cast<uint32_t>(matrix.block);
-  walk(positions, matrix.rows, matrix.columns, [&](int64_t row, int64_t column) {
-    const uint32_t block = static_cast<uint32_t>(column) / width;
-    const int64_t at = next[row * blocks + block].start++;
-    static_cast<Value*>(filled)[at] = *from++;
-    index[at] = static_cast<uint8_t>(static_cast<uint32_t>(column) - block * width);
-  });
+std::string scatter(const Positions& positions, const Values& values, const Matrix& matrix, void* filled, uint8_t* index) {
+  const std::vector<Run> found = runs(matrix);
+  Reader reader(values.bytes, values.size);
+  const Coding coding = values.coding;
+  Value* to = static_cast<Value*>(filled);
+  int64_t at = 0;
+  walk(
+      positions, matrix.rows, matrix.columns, matrix.block, [&](int64_t run) { at = found[run].start; },
+      [&](int64_t column) {
+        to[at] = static_cast<Value>(reader.value(coding));
+        index[at++] = static_cast<uint8_t>(column);
+      });
+  return reader.finished() ? "" : "their stream ends elsewhere than the last of them";
 }
 
 }  // namespace
@@ -163,9 +186,9 @@ int64_t most_bytes(int64_t elements, int64_t non_zeros) {
   return (non_zeros * (1 + k) + ((elements - non_zeros) >> k) + 7) / 8;
 }
 
-int64_t encode(const Matrix& matrix, uint8_t* stream, void* values) {
+int64_t encode_positions(const Matrix& matrix, uint8_t* stream) {
   const std::vector<Run> found = runs(matrix);
-  const int k = rice_parameter(matrix.rows * matrix.columns, matrix.offsets[matrix.cells()]);
+  const int k = rice_parameter(matrix.rows * matrix.columns, matrix.non_zeros());
   Writer writer(stream);
   int64_t previous = -1;
   for (int64_t row = 0; row < matrix.rows; row++) {
@@ -179,10 +202,20 @@ int64_t encode(const Matrix& matrix, uint8_t* stream, void* values) {
       }
     }
   }
-  if (matrix.type == ValueType::float32)
-    gather<uint32_t>(found, matrix.values, values);
-  else
-    gather<uint16_t>(found, matrix.values, values);
+  return writer.finish();
+}
+
+int64_t encode_values(const Matrix& matrix, const uint32_t* bits, const Coding& coding, uint8_t* stream) {
+  Writer writer(stream);
+  const int middle = coding.middle();
+  for (const Run& run : runs(matrix)) {
+    for (int64_t i = run.start; i < run.start + run.count; i++) {
+      const uint64_t value = bits[i];
+      writer.symbol(static_cast<uint32_t>(value >> coding.low.bits >> middle), coding.high);
+      writer.symbol(static_cast<uint32_t>(value & ((uint64_t{1} << coding.low.bits) - 1)), coding.low);
+      writer.put(value >> coding.low.bits & ((uint64_t{1} << middle) - 1), middle);
+    }
+  }
   return writer.finish();
 }
 
@@ -191,10 +224,9 @@ std::string plan_decoded(const Positions& positions, int64_t rows, int64_t colum
   const Matrix shape{rows, columns, block, ValueType::float32, nullptr, nullptr, order, offsets};
   const int64_t blocks = shape.blocks();
   std::vector<uint16_t> counts(rows * blocks);
-  const uint32_t width = static_cast<uint32_t>(block);
-  const char* wrong = walk(positions, rows, columns, [&](int64_t row, int64_t column) {
-    counts[row * blocks + static_cast<uint32_t>(column) / width]++;
-  });
+  uint16_t* count = nullptr;
+  const char* wrong = walk(
+      positions, rows, columns, block, [&](int64_t run) { count = &counts[run]; }, [&](int64_t) { ++*count; });
   if (wrong) return wrong;
   offsets[0] = 0;
   for (int64_t c = 0; c < shape.cells(); c++) {
@@ -206,11 +238,9 @@ std::string plan_decoded(const Positions& positions, int64_t rows, int64_t colum
   return "";
 }
 
-void fill_decoded(const Positions& positions, const void* values, const Matrix& matrix, void* filled, uint8_t* index) {
-  if (matrix.type == ValueType::float32)
-    scatter<uint32_t>(positions, values, matrix, filled, index);
-  else
-    scatter<uint16_t>(positions, values, matrix, filled, index);
+std::string fill_decoded(const Positions& positions, const Values& values, const Matrix& matrix, void* filled,
+                         uint8_t* index) {
+  return (values.coding.width == 32 ? scatter<uint32_t> : scatter<uint16_t>)(positions, values, matrix, filled, index);
 }
 
 }  // namespace aerogel

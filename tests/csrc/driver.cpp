@@ -1,9 +1,11 @@
 // Packs, checks, multiplies, encodes, damages and decodes random matrices, for `make sanitize`: every array has exactly its
 // length on the heap, so that the address sanitizer sees any read or write beyond it. Exits with 1 at the first mistake.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -74,35 +76,91 @@ Arrays packed(std::vector<float>& dense, int64_t rows, int64_t columns, int64_t 
   return arrays;
 }
 
-std::string decode(const std::vector<uint8_t>& stream, const std::vector<uint8_t>& values, Arrays& arrays) {
-  const Positions positions{stream.data(), static_cast<int64_t>(stream.size()),
-                            static_cast<int64_t>(values.size() / arrays.bytes())};
+// A code for all symbols of a field: a tree whose leaves are split at random, written and read.
+struct Code {
+  int bits = 0;
+  std::vector<uint16_t> write, read = std::vector<uint16_t>(1 << kLongestCode);
+
+  explicit Code(int width) {
+    if (draw(0, 2) == 0) return;  // no field
+    bits = width;
+    std::vector<int> lengths{0};
+    while (lengths.size() < size_t{1} << bits) {
+      int& length = lengths[draw(0, lengths.size() - 1)];
+      if (length < kLongestCode) lengths.push_back(++length);
+    }
+    std::sort(lengths.begin(), lengths.end());
+    write.resize(lengths.size());
+    std::vector<uint32_t> symbols(lengths.size());
+    std::iota(symbols.begin(), symbols.end(), 0);
+    std::shuffle(symbols.begin(), symbols.end(), generator);
+    uint32_t start = 0;  // of the code, among all bit strings of the longest code's length
+    for (size_t i = 0; i < symbols.size(); i++) {
+      const int length = lengths[i], slots = 1 << (kLongestCode - length);
+      uint32_t code = 0;
+      for (int bit = 0; bit < length; bit++) code |= (start >> (kLongestCode - 1 - bit) & 1) << bit;
+      write[symbols[i]] = static_cast<uint16_t>(code << 4 | length);
+      for (int more = 0; more < slots; more++) read[code | more << length] = static_cast<uint16_t>(symbols[i] << 4 | length);
+      start += slots;
+    }
+  }
+};
+
+struct Stream {
+  std::vector<uint8_t> positions, values;
+  Coding coding;
+};
+
+std::string decode(const Stream& stream, int64_t non_zeros, Arrays& arrays) {
+  const Positions positions{stream.positions.data(), static_cast<int64_t>(stream.positions.size()), non_zeros};
   const std::string wrong =
       plan_decoded(positions, arrays.rows, arrays.columns, arrays.block, arrays.order.data(), arrays.offsets.data());
   if (!wrong.empty()) return wrong;
-  arrays.make_room(positions.non_zeros);
-  fill_decoded(positions, values.data(), arrays.view(), arrays.values.data(), arrays.index.data());
-  require(check(arrays.view(), positions.non_zeros).empty(), "a decoded matrix is not sound");
-  return "";
+  arrays.make_room(non_zeros);
+  const Values values{stream.values.data(), static_cast<int64_t>(stream.values.size()), stream.coding};
+  const std::string also = fill_decoded(positions, values, arrays.view(), arrays.values.data(), arrays.index.data());
+  require(check(arrays.view(), non_zeros).empty(), "a decoded matrix is not sound");
+  return also;
+}
+
+void damage(std::vector<uint8_t>& bytes) {
+  if (draw(0, 1) && !bytes.empty()) {
+    bytes = std::vector<uint8_t>(bytes.begin(), bytes.begin() + draw(0, bytes.size() - 1));
+  } else {
+    for (uint8_t& byte : bytes)
+      if (draw(0, static_cast<int64_t>(bytes.size())) < 3) byte = static_cast<uint8_t>(draw(0, 255));
+  }
 }
 
 void encode_and_damage(const Arrays& arrays) {
-  const int64_t most = most_bytes(arrays.rows * arrays.columns, arrays.index.size());
-  std::vector<uint8_t> stream(most), values(arrays.values.size());
-  stream.resize(encode(arrays.view(), stream.data(), values.data()));
-  stream.shrink_to_fit();
+  const int64_t non_zeros = arrays.index.size();
+  const int width = 8 * static_cast<int>(arrays.bytes());
+  const int dropped = arrays.bytes() == 4 ? static_cast<int>(draw(0, 16)) : 0;  // bfloat16 values in float32
+  const int high_bits = draw(0, 1) ? 11 : 8, low_bits = static_cast<int>(draw(1, std::min(8, width - dropped - high_bits)));
+  const Code high(high_bits), low(low_bits);
+  std::vector<uint32_t> bits(non_zeros);
+  for (int64_t i = 0; i < non_zeros; i++) {
+    std::memcpy(&bits[i], arrays.values.data() + i * arrays.bytes(), arrays.bytes());
+    const uint32_t sign = bits[i] >> (width - 1);
+    bits[i] = (bits[i] & ((uint32_t{1} << (width - 1)) - 1)) >> dropped << 1 | sign;
+  }
+  Stream stream;
+  stream.coding = {width, dropped, {high.bits, high.write.data()}, {low.bits, low.write.data()}};
+  stream.positions.resize(most_bytes(arrays.rows * arrays.columns, non_zeros));
+  stream.positions.resize(encode_positions(arrays.view(), stream.positions.data()));
+  stream.values.resize(non_zeros * (2 * kLongestCode + width) / 8 + 8);
+  stream.values.resize(encode_values(arrays.view(), bits.data(), stream.coding, stream.values.data()));
+  stream.positions.shrink_to_fit();
+  stream.values.shrink_to_fit();
+  stream.coding.high.codes = high.read.data();
+  stream.coding.low.codes = low.read.data();
   Arrays again(arrays.rows, arrays.columns, arrays.block, arrays.type);
-  require(decode(stream, values, again).empty() && again == arrays, "decoding is not the inverse of encoding");
+  require(decode(stream, non_zeros, again).empty() && again == arrays, "decoding is not the inverse of encoding");
   for (int i = 0; i < 8; i++) {
-    std::vector<uint8_t> damaged(stream);
-    if (i % 2 && !damaged.empty()) {
-      damaged = std::vector<uint8_t>(damaged.begin(), damaged.begin() + draw(0, damaged.size() - 1));
-    } else {
-      for (uint8_t& byte : damaged)
-        if (draw(0, static_cast<int64_t>(damaged.size())) < 3) byte = static_cast<uint8_t>(draw(0, 255));
-    }
+    Stream damaged(stream);
+    damage(i % 2 ? damaged.positions : damaged.values);
     Arrays found(arrays.rows, arrays.columns, arrays.block, arrays.type);
-    decode(damaged, values, found);
+    decode(damaged, non_zeros, found);
   }
 }
 

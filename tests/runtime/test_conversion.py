@@ -25,7 +25,7 @@ from transformers import (
 )
 
 import aerogel as ag
-from aerogel.errors import AerogelError
+from aerogel.errors import AerogelError, ModelError
 from aerogel.runtime import operators
 from aerogel.runtime.conversion import sparse_layers
 from aerogel.runtime.kernel import native
@@ -205,6 +205,25 @@ def test_training_says_to_decompress() -> None:
     model = ag.compress(pruned("bert"))
     with pytest.raises(AerogelError, match="decompress"):
         model(torch.randint(3, 100, (2, 9)))[0].sum().backward()
+
+
+def test_moving_says_to_decompress() -> None:
+    model = ag.compress(pruned("bert"))
+    with pytest.raises(ModelError, match=r"runs on the CPU alone, not on meta: call aerogel\.decompress"):
+        model.to("meta")
+
+
+def test_operators_of_other_devices_say_so() -> None:
+    """As they are called for tensors on a GPU, which is not here."""
+    layer = SparseLinear.of(nn.Linear(8, 4))
+    gpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with pytest.raises(ModelError, match="runs on the CPU alone, not on meta"):
+        torch.ops.aerogel.linear.default.redispatch(gpu, torch.empty(2, 8, device="meta"), layer.arrays, layer.block)
+
+
+def test_a_model_elsewhere_is_not_compressed() -> None:
+    with pytest.raises(ModelError, match="weights on meta can't be packed: move the model to the CPU first"):
+        ag.compress(FAMILIES["bert"]().to("meta"))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -26,6 +26,7 @@ import aerogel as ag
 from aerogel.errors import ModelError
 from aerogel.models import load_model, prunable_weights
 from aerogel.runtime import codec, kernel, packed
+from aerogel.runtime.codec import decode
 from aerogel.runtime.conversion import sparse_layers
 from aerogel.runtime.layers import SparseLinear
 from builders import ARCHITECTURES
@@ -75,7 +76,7 @@ def test_what_is_saved_loads_packed_and_answers_alike(name: str, tmp_path: Path)
     ag.compress(copy.deepcopy(dense)).save_pretrained(tmp_path / "packed")
     assert json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"] == {
         "quant_method": "aerogel",
-        "version": 1,
+        "version": 2,
     }
     loaded = type(dense).from_pretrained(tmp_path / "packed")
     assert {path for path, _ in sparse_layers(loaded)} == ARCHITECTURES[name].weights
@@ -138,13 +139,32 @@ def test_the_dtype_asked_for_is_the_dense_checkpoints(stored: torch.dtype, dtype
     dense = pruned("bert").to(stored)
     dense.save_pretrained(tmp_path / "dense")
     ag.compress(dense).save_pretrained(tmp_path / "packed")
-    assert load_file(tmp_path / "packed" / "model.safetensors")[
-        "bert.encoder.layer.0.output.dense.weight.values"
-    ].dtype == (stored)
+    packed = load_file(tmp_path / "packed" / "model.safetensors")["bert.encoder.layer.0.output.dense.weight"]
+    assert decode(packed, (32, 64)).dtype == stored
     expected = type(dense).from_pretrained(tmp_path / "dense", dtype=dtype)
     loaded = type(dense).from_pretrained(tmp_path / "packed", dtype=dtype)
     assert loaded.dtype == dtype
     assert alike(ag.decompress(loaded), expected)
+
+
+def test_a_family_that_joins_layers_in_its_checkpoints_is_refused(tmp_path: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.HrmTextConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            head_dim=8,
+            vocab_size=100,
+            pad_token_id=0,
+        )
+    )
+    ag.prune(model, sparsity=0.8)
+    with pytest.raises(ModelError, match=r"is joined with others in checkpoints of HrmText.*: save the model that"):
+        ag.compress(model).save_pretrained(tmp_path / "packed")
+    assert not list((tmp_path / "packed").iterdir())
+    ag.decompress(model).save_pretrained(tmp_path / "dense")
+    assert alike(type(model).from_pretrained(tmp_path / "dense"), model)
 
 
 def test_double_precision_is_refused(saved: Path) -> None:
@@ -203,38 +223,21 @@ def test_an_empty_process_needs_only_the_import(saved: Path) -> None:
 # what is refused
 
 KEY = "bert.encoder.layer.1.output.dense.weight"
+NORM = "bert.encoder.layer.1.output.LayerNorm.weight"
 EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
-    "no positions": (lambda t: t.pop(f"{KEY}.positions"), f"lacks {KEY}.positions"),
-    "no values": (lambda t: t.pop(f"{KEY}.values"), f"lacks {KEY}.values"),
-    "no weight": (lambda t: [t.pop(f"{KEY}.{part}") for part in ("positions", "values")], f"the first is {KEY}"),
+    "no weight": (lambda t: t.pop(KEY), f"the first is {KEY}"),
     "no bias": (lambda t: t.pop(KEY.replace("weight", "bias")), "lacks 1 tensors of the model"),
     "no embedding": (lambda t: t.pop("bert.embeddings.word_embeddings.weight"), "lacks 1 tensors"),
     "no head": (lambda t: t.pop("cls.predictions.bias"), "lacks 1 tensors"),
-    "packed and dense": (lambda t: t.update({KEY: torch.zeros(32, 64)}), "twice"),
     "surplus": (lambda t: t.update({"bert.more": torch.zeros(3)}), "1 tensors too many for the model"),
-    "surplus layer": (
-        lambda t: t.update({KEY.replace("1", "7") + f".{part}": torch.zeros(9) for part in ("positions", "values")}),
-        "layer.7",
-    ),
+    "surplus layer": (lambda t: t.update({KEY.replace("1", "7"): t[KEY].clone()}), "layer.7"),
     "a packed norm": (
-        lambda t: t.update(
-            {
-                "bert.encoder.layer.1.output.LayerNorm.weight" + f".{part}": torch.zeros(9)
-                for part in ("positions", "values")
-            }
-            | {"gone": t.pop("bert.encoder.layer.1.output.LayerNorm.weight")}
-        ),
-        "LayerNorm|gone",
+        lambda t: t.update({NORM: t[KEY].clone()}),
+        "LayerNorm is packed in the checkpoint, but no linear",
     ),
-    "a short stream": (lambda t: t.update({f"{KEY}.positions": t[f"{KEY}.positions"][:-1].clone()}), "checksum"),
-    "values of integers": (lambda t: t.update({f"{KEY}.values": t[f"{KEY}.values"].to(torch.int32)}), "int32"),
+    "a short stream": (lambda t: t.update({KEY: t[KEY][:-1].clone()}), "checksum"),
     "another shape": (
-        lambda t: t.update(
-            {
-                f"{KEY}.{part}": t[f"{KEY.replace('output', 'intermediate')}.{part}"].clone()
-                for part in ("positions", "values")
-            }
-        ),
+        lambda t: t.update({KEY: t[KEY.replace("output", "intermediate")].clone()}),
         "packed as 64 x 32, expected 32 x 64",
     ),
 }
@@ -261,7 +264,7 @@ def test_nor_is_one_for_another_head(case: str, saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "version 2 of the packed format, and this aerogel reads version 1"),
+        ({"version": 1}, "version 1 of the packed format, and this aerogel reads version 2"),
         ({"version": True}, "version True"),
         ({"values": "int8"}, "can't have"),
         ({"shell": "rm"}, "can't have shell"),
@@ -274,6 +277,43 @@ def test_an_unknown_configuration_is_refused(change: dict[str, Any], said: str, 
     path.write_text(json.dumps(config))
     with pytest.raises(ModelError, match=said):
         AutoModel.from_pretrained(saved)
+
+
+def test_bytes_of_another_type_are_refused(saved: Path) -> None:
+    edit(saved, lambda t: t.update({KEY: t[KEY].to(torch.int32)}))
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):  # transformers' own
+        transformers.BertForMaskedLM.from_pretrained(saved)
+    with pytest.raises(ModelError, match=f"{KEY} is .*, expected 32x64"):
+        load_model(str(saved))
+
+
+def test_without_aerogel_nothing_starts_at_random(saved: Path) -> None:
+    """The bytes have the weight's name and another shape, which transformers refuses."""
+    script = "import sys, transformers\ntransformers.AutoModel.from_pretrained(sys.argv[1])\n"
+    done = subprocess.run([sys.executable, "-c", script, str(saved)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Unknown quantization type, got aerogel" in done.stderr
+    assert "ignore_mismatched_sizes" in done.stderr
+
+
+def test_a_misspelt_method_is_named(saved: Path) -> None:
+    path = saved / "config.json"
+    path.write_text(path.read_text().replace('"aerogel"', '"aerogle"'))
+    with pytest.raises(ModelError, match=r"unknown quant_method .*'aerogle': did you mean aerogel"):
+        load_model(str(saved))
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        AutoModel.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_what_is_packed_loads_on_the_cpu(device: str, saved: Path) -> None:
+    assert AutoModel.from_pretrained(saved, device_map=device).device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda", 0, {"": "cpu", "encoder": "meta"}])
+def test_and_nowhere_else(device: Any, saved: Path) -> None:
+    with pytest.raises(ModelError, match="loaded on the CPU alone, where it runs, not on"):
+        AutoModel.from_pretrained(saved, device_map=device)
 
 
 def test_a_cut_file_is_refused(saved: Path) -> None:
@@ -307,13 +347,11 @@ def test_state_goes_into_a_model_with_other_zeros() -> None:
 def test_state_of_another_form_is_said() -> None:
     dense = pruned("bert")
     model = ag.compress(copy.deepcopy(dense))
-    with pytest.raises(RuntimeError, match=r"Missing key.*weight\.positions"):
+    with pytest.raises(ModelError, match=r"float32 \(32, 32\), expected a row of bytes"):
         model.load_state_dict(dense.state_dict())
     state = model.state_dict()
-    state[f"{KEY}.values"] = state[f"{KEY}.values"][1:]
-    with pytest.raises(
-        ModelError, match=r"layer bert\.encoder\.layer\.1\.output\.dense: its positions or values are damaged"
-    ):
+    state[KEY] = state[KEY][:-1]
+    with pytest.raises(ModelError, match=r"layer bert\.encoder\.layer\.1\.output\.dense: it is damaged"):
         model.load_state_dict(state)
 
 

@@ -30,9 +30,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 
 from aerogel import files
-from aerogel.errors import ModelError, first_line, nearest
+from aerogel.errors import ModelError, first_line, nearest, unknown_name
 from aerogel.hub import look_up
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.zoo import ZOO, offline_names
@@ -90,6 +91,7 @@ def load_model(
     else:
         factory = LANGUAGE_CLASSES[architecture(config)]
     with _explained(name, path), quiet_transformers():
+        _check_quantization(config)
         model, report = factory.from_pretrained(
             path,
             config=config,
@@ -219,6 +221,13 @@ def _checkpoint_class(config: PretrainedConfig) -> Any:
         if isinstance(found, type) and issubclass(found, PreTrainedModel):
             return found
     return AutoModel
+
+
+def _check_quantization(config: PretrainedConfig) -> None:
+    """Refuses a method that transformers only warns of, before it starts what it can't read at random."""
+    stored = getattr(config, "quantization_config", None)
+    if stored is not None and not AutoHfQuantizer.supports_quant_method(stored):
+        raise ModelError(unknown_name("quant_method in config.json:", stored["quant_method"], AUTO_QUANTIZER_MAPPING))
 
 
 def _check_whole(name: str, model: PreTrainedModel, report: dict, new_head_allowed: bool) -> None:

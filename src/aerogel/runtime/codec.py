@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from aerogel.errors import ModelError
+from aerogel.runtime.huffman import LONGEST_CODE, Field
 from aerogel.runtime.kernel import native
 from aerogel.runtime.packed import (
     Format,
@@ -22,79 +26,109 @@ from aerogel.runtime.packed import (
     native_matrix,
 )
 
-HEADER = struct.Struct("<III")  # rows, columns, checksum
+CHECKSUM = struct.Struct("<I")  # CRC-32 of all that follows, which tells damage from a weight that is meant
+# rows, columns, non-zeros, bytes of their positions; type, dropped bits; each field's first pair and number of pairs
+HEADER = struct.Struct("<4I2B4H")
+START = CHECKSUM.size + HEADER.size
 LONGEST = 2**24  # rows or columns
 LARGEST = 2**31  # weights: a few bytes can stand for any number of zeros, so what they ask for in memory has a bound
-POSITIONS, VALUES = "weight.positions", "weight.values"  # the names of the two tensors within a layer
 STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+HIGH_BITS = (11, 8, 11)  # of each type: the exponent and three bits of the mantissa, which are not evenly spread either
+LOW_BITS = 8
 
 
-def encode(packed: PackedWeight) -> tuple[Tensor, Tensor]:
-    """Positions (bytes,), uint8, and values (non-zeros,) in row-major order, in the weight's own dtype.
+@dataclass(frozen=True)
+class Coding:
+    """How values of a stored type, here by its number, are written: csrc/codec.h."""
 
-    Values asked for in bfloat16 stay so, whatever the dtype. Raises `ModelError` for a matrix beyond the format.
+    kind: int
+    dropped: int
+    high: Field
+    low: Field
+
+    @property
+    def width(self) -> int:
+        return 8 * STORED_TYPES[self.kind].itemsize
+
+    @property
+    def middle(self) -> int:
+        return self.width - self.dropped - self.high.bits - self.low.bits
+
+    def native(self, module: ModuleType, high: np.ndarray, low: np.ndarray) -> Any:
+        """For the native module, with the fields' tables to write or to read, which the caller keeps alive."""
+        fields = self.high.bits, high.ctypes.data, self.low.bits, low.ctypes.data
+        return module.Coding(self.width, self.dropped, *fields)
+
+
+def encode(packed: PackedWeight) -> Tensor:
+    """(bytes,), uint8. Values asked for in bfloat16 stay so, whatever the dtype.
+
+    Raises `ModelError` for a matrix beyond the format.
     """
     _check_shape(packed.shape)
     size, count = math.prod(packed.shape), packed.values.numel()
-    values = torch.empty_like(packed.values)
+    values = packed.values if packed.values.dtype == torch.bfloat16 else packed.values.to(packed.dtype)
+    coding, bits = _fitted(values)
+    high, low = coding.high.to_write(), coding.low.to_write()
     if module := native():
-        positions = torch.empty(HEADER.size + module.most_bytes(size, count), dtype=torch.uint8)
         matrix = native_matrix(packed.shape, packed.block, *packed.tensors)
-        length = module.encode(matrix, positions.data_ptr() + HEADER.size, values.data_ptr())
-        positions = positions[: HEADER.size + length].clone()
+        positions, stream = np.empty(module.most_bytes(size, count), np.uint8), np.empty(values.nbytes, np.uint8)
+        positions = positions[: module.encode_positions(matrix, positions.ctypes.data)]
+        written = module.encode_values(matrix, bits.ctypes.data, coding.native(module, high, low), stream.ctypes.data)
+        stream = stream[:written]
     else:
         flat = flat_positions(packed)
         row_major = flat.argsort()
-        stream = _write(flat[row_major], rice_parameter(size, count))
-        positions = torch.from_numpy(np.concatenate([np.zeros(HEADER.size, np.uint8), stream]))
-        values = packed.values[torch.from_numpy(row_major)]
-    if values.dtype != torch.bfloat16:
-        values = values.to(packed.dtype)
-    header = HEADER.pack(*packed.shape, checksum(positions, values))
-    positions[: HEADER.size] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
-    return positions, values
+        positions = _write_positions(flat[row_major], rice_parameter(size, count))
+        stream = _write_values(bits[row_major], coding, high, low)
+    fields = [number for field in (coding.high, coding.low) for number in (field.first, len(field.lengths))]
+    header = HEADER.pack(*packed.shape, count, len(positions), coding.kind, coding.dropped, *fields)
+    parts = [np.frombuffer(header, np.uint8), coding.high.lengths, coding.low.lengths, positions, stream]
+    content = np.concatenate([np.zeros(CHECKSUM.size, np.uint8), *parts])
+    CHECKSUM.pack_into(content.data, 0, zlib.crc32(content[CHECKSUM.size :].data))
+    return torch.from_numpy(content)
 
 
-def decode(positions: Tensor, values: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = None) -> PackedWeight:
-    """The inverse of `encode`, for a (d_out, d_in) weight of `shape` in the dtype of `values`, or rounded to `dtype`.
+def decode(content: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = None) -> PackedWeight:
+    """The inverse of `encode`, for a (d_out, d_in) weight of `shape` in the dtype of the values, or rounded to `dtype`.
 
-    Raises `ModelError` unless both are whole and fit each other and the shape.
+    Raises `ModelError` unless the bytes are whole and fit the shape.
     """
-    if positions.dtype != torch.uint8 or positions.dim() != 1 or positions.numel() < HEADER.size:
-        raise ModelError("its positions are no bytes with a header")
-    if values.dtype not in STORED_TYPES or values.dim() != 1:
-        raise ModelError(f"its values are {_name(values.dtype)} {tuple(values.shape)}, expected a row of floats")
-    *found, expected = HEADER.unpack(bytes(positions[: HEADER.size].tolist()))
-    if tuple(found) != shape:
-        raise ModelError(f"it was packed as {found[0]} x {found[1]}, expected {shape[0]} x {shape[1]}")
+    if content.dtype != torch.uint8 or content.dim() != 1 or content.numel() < START:
+        raise ModelError(f"it is {_name(content.dtype)} {tuple(content.shape)}, expected a row of bytes with a header")
+    whole = content.contiguous().numpy()
+    if CHECKSUM.unpack_from(whole.data) != (zlib.crc32(whole[CHECKSUM.size :].data),):
+        raise ModelError("it is damaged: its bytes don't have their checksum")
+    rows, columns, count, length, kind, dropped, *fields = HEADER.unpack_from(whole.data, CHECKSUM.size)
+    if (rows, columns) != shape:
+        raise ModelError(f"it was packed as {rows} x {columns}, expected {shape[0]} x {shape[1]}")
     _check_shape(shape)
-    count, size = values.numel(), math.prod(shape)
+    size = math.prod(shape)
     if count > size:
         raise ModelError(f"it has {count} values, but only {size} places")
-    if checksum(positions, values) != expected:
-        raise ModelError("its positions or values are damaged: they don't have their checksum")
-    dtype = dtype or values.dtype
-    values = values.to(dtype).to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32).contiguous()
-    stream = positions[HEADER.size :].contiguous()
+    coding, start = _coding(whole, kind, dropped, fields)
+    positions, stream = whole[start : start + length], whole[start + length :]
+    dtype = dtype or STORED_TYPES[kind]
     block = block_for(count / size)
-    if not (module := native()):
-        order, offsets, index, values = arranged(_read(stream.numpy(), count, size), values, shape, block)
-        return PackedWeight(Format.CELLS, shape, dtype, block, values, index, order, offsets)
-    blocks, cells = grid(shape, block)
-    order = torch.empty((shape[0] * blocks, 2), dtype=torch.uint16)
-    offsets = torch.empty(cells + 1, dtype=torch.int64)
-    place = stream.data_ptr(), stream.numel(), count
-    if wrong := module.plan_decoded(*place, *shape, block, order.data_ptr(), offsets.data_ptr()):
-        raise _damaged(wrong)
-    filled, index = torch.empty_like(values), torch.empty(count, dtype=torch.uint8)
-    module.fill_decoded(*place, values.data_ptr(), native_matrix(shape, block, filled, index, order, offsets))
-    return PackedWeight(Format.CELLS, shape, dtype, block, filled, index, order, offsets)
-
-
-def checksum(positions: Tensor, values: Tensor) -> int:
-    """CRC-32 of the stream and the values, which tells damage from a weight that is meant."""
-    stream = positions[HEADER.size :].contiguous()
-    return zlib.crc32(values.contiguous().view(torch.uint8).numpy().data, zlib.crc32(stream.numpy().data))
+    high, low = coding.high.to_read(), coding.low.to_read()
+    if module := native():
+        blocks, cells = grid(shape, block)
+        order = torch.empty((rows * blocks, 2), dtype=torch.uint16)
+        offsets = torch.empty(cells + 1, dtype=torch.int64)
+        place = positions.ctypes.data, len(positions), count
+        if wrong := module.plan_decoded(*place, *shape, block, order.data_ptr(), offsets.data_ptr()):
+            raise _damaged("positions", wrong)
+        values, index = torch.empty(count, dtype=STORED_TYPES[kind]), torch.empty(count, dtype=torch.uint8)
+        matrix = native_matrix(shape, block, values, index, order, offsets)
+        values_place = stream.ctypes.data, len(stream), coding.native(module, high, low)
+        if wrong := module.fill_decoded(*place, *values_place, matrix):
+            raise _damaged("values", wrong)
+    else:
+        flat = _read_positions(positions, count, size)
+        row_major = torch.from_numpy(_read_values(stream, count, coding, high, low)).view(STORED_TYPES[kind])
+        order, offsets, index, values = arranged(flat, row_major, shape, block)
+    values = values.to(dtype).to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
+    return PackedWeight(Format.CELLS, shape, dtype, block, values, index, order, offsets)
 
 
 def rice_parameter(size: int, count: int) -> int:
@@ -102,13 +136,45 @@ def rice_parameter(size: int, count: int) -> int:
     return ((2 * size - count) // (4 * count)).bit_length() if count else 0
 
 
+def _fitted(values: Tensor) -> tuple[Coding, np.ndarray]:
+    """The coding that these values get, and the bits of each as the coding has them, uint32."""
+    width, kind = 8 * values.itemsize, STORED_TYPES.index(values.dtype)
+    bits = values.view(torch.uint32 if width == 32 else torch.uint16).numpy().astype(np.uint32)
+    magnitude = bits & 2 ** (width - 1) - 1
+    used = int(np.bitwise_or.reduce(magnitude)) | 1 << width - 1 - HIGH_BITS[kind]
+    dropped = (used & -used).bit_length() - 1
+    bits = magnitude >> dropped << 1 | bits >> width - 1
+    high_bits, low_bits = _field_bits(kind, dropped)
+    high = Field.of(bits >> width - dropped - high_bits, high_bits)
+    return Coding(kind, dropped, high, Field.of(bits & 2**low_bits - 1, low_bits)), bits
+
+
+def _field_bits(kind: int, dropped: int) -> tuple[int, int]:
+    left = 8 * STORED_TYPES[kind].itemsize - dropped - HIGH_BITS[kind]
+    return HIGH_BITS[kind], min(LOW_BITS, left)
+
+
+def _coding(whole: np.ndarray, kind: int, dropped: int, fields: list[int]) -> tuple[Coding, int]:
+    """The coding that a header and the tables behind it tell, and where these end. Raises `ModelError`."""
+    if kind >= len(STORED_TYPES) or min(_field_bits(kind, dropped)) < 1:
+        raise _damaged("header", f"type {kind}, {dropped} bits dropped")
+    found, at = [], START
+    for bits, first, pairs in zip(_field_bits(kind, dropped), fields[::2], fields[1::2], strict=True):
+        field = Field(bits if pairs else 0, first, whole[at : at + pairs])
+        at += pairs
+        if at > len(whole) or not field.sound:
+            raise _damaged("header", "a code is not whole")
+        found.append(field)
+    return Coding(kind, dropped, *found), at
+
+
 def _check_shape(shape: tuple[int, int]) -> None:
     if not (min(shape) > 0 and max(shape) <= LONGEST and math.prod(shape) <= LARGEST):
         raise ModelError(f"a matrix of {shape[0]} x {shape[1]} is beyond what the packed format holds")
 
 
-def _damaged(how: str) -> ModelError:
-    return ModelError(f"its positions are damaged: {how}")
+def _damaged(what: str, how: str) -> ModelError:
+    return ModelError(f"it is damaged in its {what}: {how}")
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -120,7 +186,7 @@ def _name(dtype: torch.dtype) -> str:
 LEAVES = "they end early or leave the matrix"
 
 
-def _write(flat: np.ndarray, parameter: int) -> np.ndarray:
+def _write_positions(flat: np.ndarray, parameter: int) -> np.ndarray:
     gaps = np.diff(flat, prepend=-1) - 1
     ones = (gaps >> parameter) + np.arange(len(gaps)) * (1 + parameter)
     ones += np.cumsum(gaps >> parameter) - (gaps >> parameter)
@@ -131,7 +197,7 @@ def _write(flat: np.ndarray, parameter: int) -> np.ndarray:
     return np.packbits(bits, bitorder="little")
 
 
-def _read(stream: np.ndarray, count: int, size: int) -> np.ndarray:
+def _read_positions(stream: np.ndarray, count: int, size: int) -> np.ndarray:
     parameter = rice_parameter(size, count)
     bits = np.unpackbits(stream, bitorder="little")
     content = bits.tobytes()
@@ -140,18 +206,53 @@ def _read(stream: np.ndarray, count: int, size: int) -> np.ndarray:
     for place in range(count):
         at = content.find(1, at) + 1 + parameter
         if not parameter < at <= len(bits):
-            raise _damaged(LEAVES)
+            raise _damaged("positions", LEAVES)
         starts[place + 1] = at
     ones = starts[1:] - 1 - parameter
     zeros = ones - starts[:-1]
     if (zeros > size >> parameter).any():
-        raise _damaged(LEAVES)
+        raise _damaged("positions", LEAVES)
     gaps = zeros << parameter
     for place in range(parameter):
         gaps |= bits[ones + 1 + place].astype(np.int64) << place
     flat = np.cumsum(gaps + 1) - 1
     if count and flat[-1] >= size:
-        raise _damaged(LEAVES)
+        raise _damaged("positions", LEAVES)
     if len(bits) - at >= 8 or bits[at:].any():
-        raise _damaged("something follows the last position")
+        raise _damaged("positions", "something follows the last position")
     return flat
+
+
+def _write_values(bits: np.ndarray, coding: Coding, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    middle = bits >> coding.low.bits & 2**coding.middle - 1
+    codes = high[bits >> coding.middle + coding.low.bits], low[bits & 2**coding.low.bits - 1]
+    content, lengths = np.zeros(len(bits), np.int64), np.zeros(len(bits), np.int64)
+    for part, length in (*((code >> 4, code & 15) for code in codes), (middle, coding.middle)):
+        content |= part.astype(np.int64) << lengths
+        lengths += length
+    starts = np.cumsum(lengths) - lengths
+    stream = np.zeros(lengths.sum(), np.uint8)
+    for place in range(lengths.max(initial=0)):
+        longer = lengths > place
+        stream[starts[longer] + place] = content[longer] >> place & 1
+    return np.packbits(stream, bitorder="little")
+
+
+def _read_values(stream: np.ndarray, count: int, coding: Coding, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    content, firsts, seconds = stream.tobytes(), high.tolist(), low.tolist()
+    mask = 2**LONGEST_CODE - 1
+    parts = []
+    at = 0
+    for _ in range(count):
+        ahead = int.from_bytes(content[at >> 3 : (at >> 3) + 8], "little") >> (at & 7)
+        first = firsts[ahead & mask]
+        ahead >>= first & 15
+        second = seconds[ahead & mask]
+        parts.append((first >> 4, ahead >> (second & 15) & 2**coding.middle - 1, second >> 4))
+        at += (first & 15) + (second & 15) + coding.middle
+    if not 0 <= 8 * len(content) - at < 8 or (at & 7 and content[-1] >> (at & 7)):
+        raise _damaged("values", "their stream ends elsewhere than the last of them")
+    upper, middle, lower = np.array(parts, np.uint32).reshape(count, 3).T
+    bits = (upper << coding.middle | middle) << coding.low.bits | lower
+    bits = bits >> 1 << coding.dropped | bits << coding.width - 1
+    return bits.astype(f"u{coding.width // 8}")

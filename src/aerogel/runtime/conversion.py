@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -29,8 +28,9 @@ def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) 
     weights = [found for found in prunable_weights(model, to_read=True) if not isinstance(found.module, SparseLinear)]
     mark(model, values)
     for weight in weights:
-        if 1 - torch.count_nonzero(weight.parameter).item() / weight.parameter.numel() >= LEAST_SPARSITY:
-            model.set_submodule(weight.name, SparseLinear.of(weight.module, values))
+        layer = SparseLinear.of(weight.module, values)  # which counts the zeros
+        if 1 - layer.packed.density >= LEAST_SPARSITY:
+            model.set_submodule(weight.name, layer)
     if not sparse_layers(model):
         unmark(model)
     fuse(model)

@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from aerogel.errors import ModelError
 from aerogel.models import PackedLayer
-from aerogel.runtime import operators as _operators  # noqa: F401  registers torch.ops.aerogel
-from aerogel.runtime.codec import POSITIONS, STORED_TYPES, VALUES, decode, encode
+from aerogel.runtime.codec import STORED_TYPES, decode, encode
+from aerogel.runtime.operators import not_on
 from aerogel.runtime.packed import Format, PackedWeight, pack
 
 ARRAYS = ("values", "index", "order", "offsets")
@@ -21,8 +21,8 @@ ARRAYS = ("values", "index", "order", "offsets")
 class SparseLinear(PackedLayer):
     """y = x Wᵀ + b with a packed W: `nn.Linear`, or GPT-2's `Conv1D`, of which it keeps the name in `was`.
 
-    Its state is the weight as a checkpoint keeps it, positions and values, so that it is as small, and loads into a
-    layer with other zeros. Loading raises `ModelError` where the two are damaged or don't fit the layer.
+    Its state is the weight as a checkpoint keeps it, so that it is as small, and loads into a layer with other zeros.
+    Loading raises `ModelError` where it is damaged or doesn't fit the layer.
     """
 
     values: Tensor
@@ -98,10 +98,12 @@ class SparseLinear(PackedLayer):
         return f"in_features={self.in_features}, out_features={self.out_features}, sparsity={1 - density:.3f}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
+        dense = fn(torch.empty(0, dtype=self.dtype))  # what the dense weight would become
+        if dense.device.type != "cpu":
+            raise not_on(dense.device)
         super()._apply(fn, recurse)
-        # what the dense weight would become; no kernel has values in float16, which float32 holds exactly
-        dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        self.dtype = dtype if dtype in STORED_TYPES else torch.float32
+        # no kernel has values in float16, which float32 holds exactly
+        self.dtype = dense.dtype if dense.dtype in STORED_TYPES else torch.float32
         if self.values.dtype not in (torch.float32, torch.bfloat16):
             self.values = self.values.float()
         return self
@@ -116,7 +118,7 @@ class SparseLinear(PackedLayer):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[prefix + POSITIONS], destination[prefix + VALUES] = encode(self.packed)
+        destination[prefix + "weight"] = encode(self.packed)
 
     def _load_from_state_dict(
         self,
@@ -127,24 +129,20 @@ class SparseLinear(PackedLayer):
         missing_keys: list[str],
         *rest: Any,
     ) -> None:
-        keys = [prefix + POSITIONS, prefix + VALUES]
-        others = {key: value for key, value in state_dict.items() if key not in keys}
+        key = prefix + "weight"
+        others = {name: value for name, value in state_dict.items() if name != key}
         super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, *rest)
-        absent = [key for key in keys if key not in state_dict]
-        if not absent:
-            positions, values = (state_dict[key] for key in keys)
+        if key in state_dict:
             rounded = self.dtype != torch.bfloat16 and self.values.dtype == torch.bfloat16
-            self._hold(unpacked(prefix[:-1], positions, values, self.packed.shape, self.dtype, rounded))
+            self._hold(unpacked(prefix[:-1], state_dict[key], self.packed.shape, self.dtype, rounded))
         elif strict:
-            missing_keys += absent
+            missing_keys.append(key)
 
 
-def unpacked(
-    name: str, positions: Tensor, values: Tensor, shape: tuple[int, int], dtype: torch.dtype, rounded: bool
-) -> PackedWeight:
-    """The weight of layer `name` from its two tensors, as one of `dtype`, its values in bfloat16 where `rounded`."""
+def unpacked(name: str, content: Tensor, shape: tuple[int, int], dtype: torch.dtype, rounded: bool) -> PackedWeight:
+    """The weight of layer `name` from its bytes, as one of `dtype`, its values in bfloat16 where `rounded`."""
     try:
-        packed = decode(positions, values, shape, torch.bfloat16 if rounded else dtype)
+        packed = decode(content, shape, torch.bfloat16 if rounded else dtype)
     except ModelError as error:
         raise ModelError(f"layer {name}: {error}") from error
     return replace(packed, dtype=dtype)

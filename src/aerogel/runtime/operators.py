@@ -20,16 +20,26 @@ from aerogel.runtime.packed import Format, PackedWeight, native_matrix
 LIBRARY = torch.library.Library("aerogel", "DEF")
 
 
+def not_on(device: torch.device) -> ModelError:
+    return ModelError(
+        f"a compressed model runs on the CPU alone, not on {device}: call aerogel.decompress(model) before it is moved"
+    )
+
+
 def _define(schema: str, run: Any, shape: Any) -> None:
-    """Registers `run` for the CPU, `shape` to trace with, and a backward pass that says what to do."""
+    """Registers `run` for the CPU, `shape` to trace with, and a backward pass and other devices that say what to do."""
     name = schema.split("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.needs_fixed_stride_order, torch.Tag.pt2_compliant_tag))
     LIBRARY.impl(name, run, "CPU")
     torch.library.register_fake(f"aerogel::{name}", shape, lib=LIBRARY)
 
+    def elsewhere(x: Tensor, *others: Any) -> Any:
+        raise not_on(x.device)
+
     def backward(context: Any, gradient: Tensor) -> Any:
         raise ModelError("a compressed model can't be trained: call aerogel.decompress(model) first")
 
+    LIBRARY.impl(name, elsewhere, "CompositeExplicitAutograd")
     torch.library.register_autograd(f"aerogel::{name}", backward, lib=LIBRARY)
 
 

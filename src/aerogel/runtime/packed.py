@@ -99,8 +99,10 @@ class PackedWeight:
 def pack(matrix: Tensor) -> PackedWeight:
     """Packs a dense (d_out, d_in) matrix, of any strides; zeros of either sign are left out.
 
-    Raises `ModelError` for a dtype other than float32, bfloat16 and float16.
+    Raises `ModelError` for a dtype other than float32, bfloat16 and float16, and for another device than the CPU.
     """
+    if matrix.device.type != "cpu":
+        raise ModelError(f"weights on {matrix.device} can't be packed: move the model to the CPU first")
     if matrix.dtype not in (*VALUE_TYPES, torch.float16):
         raise ModelError(f"weights of {str(matrix.dtype).removeprefix('torch.')} can't be packed")
     shape = (matrix.shape[0], matrix.shape[1])

@@ -22,8 +22,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from aerogel.errors import ModelError, first_line
 from aerogel.runtime import codec
 
-METHOD, VERSION = "aerogel", 1
-POSITIONS, VALUES = f".{codec.POSITIONS}", f".{codec.VALUES}"
+METHOD, VERSION = "aerogel", 2
 
 
 @register_quantization_config(METHOD)
@@ -62,7 +61,7 @@ class PackedQuantizer(HfQuantizer):
 
     def __init__(self, quantization_config: PackedConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
-        self.awaited: dict[str, tuple[str, dict[str, str], torch.dtype]] = {}
+        self.awaited: dict[str, tuple[str, str, torch.dtype]] = {}
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         if not self.pre_quantized:
@@ -71,10 +70,35 @@ class PackedQuantizer(HfQuantizer):
     def is_serializable(self) -> bool:
         return True
 
+    def get_state_dict_and_metadata(self, model: Any) -> Any:
+        """Raises `ModelError` for a family whose checkpoints join the weights of several layers, unlike its models."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, apply_converters
+
+        from aerogel.runtime.conversion import sparse_layers
+
+        transforms = get_model_conversion_mapping(model, add_legacy=False)
+        joining = [found.reverse_transform() for found in transforms if isinstance(found, WeightConverter)]
+        for path, _ in sparse_layers(model):
+            if apply_converters(f"{path}.weight", joining)[1] is not None:
+                raise ModelError(
+                    f"layer {path} is joined with others in checkpoints of {type(model).__name__}, which can't be done "
+                    "with packed weights: save the model that aerogel.decompress(model) gives"
+                )
+        return super().get_state_dict_and_metadata(model)
+
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         if dtype not in codec.STORED_TYPES:
             raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose float32, bfloat16 or float16")
         return dtype
+
+    def update_device_map(self, device_map: Any) -> Any:
+        """The CPU alone, which is also what "auto" and its like get. Raises `ModelError` for another."""
+        if isinstance(device_map, str):
+            return {"": torch.device("cpu")}
+        if others := {str(device) for device in (device_map or {}).values()} - {"cpu"}:
+            raise ModelError(f"a packed checkpoint is loaded on the CPU alone, where it runs, not on {min(others)}")
+        return device_map
 
     def _process_model_before_weight_loading(
         self, model: Any, checkpoint_files: list[str] | None = None, dtype: torch.dtype | None = None, **kwargs: Any
@@ -82,20 +106,21 @@ class PackedQuantizer(HfQuantizer):
         """Finds the packed layers in the files, checks that no tensor is missing, and sets their weights aside."""
         if not checkpoint_files:
             raise ModelError("a packed checkpoint is loaded from its files, not from a state_dict")
-        files = _tensors(checkpoint_files)
-        layers = _check_pairs(files)
-        dense = [key for key in files if not key.endswith((POSITIONS, VALUES))]
-        names = _names_in_model(model, [*dense, *(f"{layer}.weight" for layer in layers)])
+        files, packed = _tensors(checkpoint_files)
+        names = _names_in_model(model, files)
         _check_whole(model, names)
         precise = model._get_dtype_plan(dtype)
-        for layer in layers:
-            for name in names[f"{layer}.weight"] & model.state_dict().keys():
+        for key in packed:
+            for name in names[key] & model.state_dict().keys():
                 path = name.removesuffix(".weight")
                 kept = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", path) for part in precise)
                 weight = _set_aside(model.get_submodule(path), path)
-                self.awaited[path] = layer, files, torch.float32 if kept else weight.dtype
+                self.awaited[path] = files[key], key, torch.float32 if kept else weight.dtype
         ignored = model._keys_to_ignore_on_load_unexpected or ()
-        model._keys_to_ignore_on_load_unexpected = {*ignored, rf"({re.escape(POSITIONS)}|{re.escape(VALUES)})$"}
+        model._keys_to_ignore_on_load_unexpected = {
+            *ignored,
+            *(f"^{re.escape(name)}$" for key in packed for name in {key, *names[key]}),
+        }
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from aerogel.runtime.fused import fuse
@@ -105,15 +130,13 @@ class PackedQuantizer(HfQuantizer):
         rounded = getattr(self.quantization_config, "values", None) == "bfloat16"
         with contextlib.ExitStack() as stack:
             opened: dict[str, Any] = {}
-            for path, (layer, files, dtype) in self.awaited.items():
-                keys = layer + POSITIONS, layer + VALUES
-                for file in {files[key] for key in keys} - opened.keys():
+            for path, (file, key, dtype) in self.awaited.items():
+                if file not in opened:
                     opened[file] = stack.enter_context(safe_open(file, framework="pt", backend="pread"))
-                positions, values = (opened[files[key]].get_tensor(key) for key in keys)
                 module = model.get_submodule(path)
                 shape = tuple(module.weight.shape)
                 rows, columns = shape if isinstance(module, nn.Linear) else shape[::-1]
-                packed = unpacked(path, positions, values, (rows, columns), dtype, rounded)
+                packed = unpacked(path, opened[file].get_tensor(key), (rows, columns), dtype, rounded)
                 sparse = SparseLinear(packed, module.bias, type(module)).train(module.training)
                 model.set_submodule(path, sparse)
         self.awaited = {}
@@ -134,9 +157,10 @@ def unmark(model: Any) -> None:
         model.hf_quantizer.remove_quantization_config(model)
 
 
-def _tensors(checkpoint_files: Iterable[str]) -> dict[str, str]:
-    """The file of each tensor of a checkpoint."""
+def _tensors(checkpoint_files: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The file of each tensor of a checkpoint, and which of them are packed weights: rows of bytes."""
     found: dict[str, str] = {}
+    packed = []
     for file in checkpoint_files:
         try:
             with safe_open(file, framework="pt") as content:
@@ -144,22 +168,12 @@ def _tensors(checkpoint_files: Iterable[str]) -> dict[str, str]:
                     if key in found:
                         raise ModelError(f"tensor {key} is in two files of the checkpoint")
                     found[key] = file
+                    tensor = content.get_slice(key)
+                    if key.endswith(".weight") and tensor.get_dtype() == "U8" and len(tensor.get_shape()) == 1:
+                        packed.append(key)
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file}: no whole safetensors file ({first_line(error)})") from error
-    return found
-
-
-def _check_pairs(keys: Iterable[str]) -> list[str]:
-    """The names of the packed layers, each of which has positions, values, and no dense weight beside them."""
-    keys = set(keys)
-    layers = {key.removesuffix(POSITIONS).removesuffix(VALUES) for key in keys if key.endswith((POSITIONS, VALUES))}
-    for layer in sorted(layers):
-        for suffix in (POSITIONS, VALUES):
-            if layer + suffix not in keys:
-                raise ModelError(f"the checkpoint lacks {layer}{suffix}")
-        if f"{layer}.weight" in keys:
-            raise ModelError(f"the checkpoint has {layer}.weight twice, packed and dense")
-    return sorted(layers)
+    return found, packed
 
 
 def _names_in_model(model: Any, keys: Iterable[str]) -> dict[str, set[str]]:
