@@ -1,10 +1,14 @@
-"""Processes that measure end with the one that asked for them."""
+"""Processes that measure end with the one that asked for them, and leave memory to each other."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from aerogel.benchmark.process import Worker
+from aerogel.benchmark.subject import Checkpoint, Subject, prepare, serve
+from aerogel.models import Head
 from builders import alive_in_session
 
 ENDLESS = """
@@ -27,3 +31,26 @@ def test_killing_the_parent_in_the_midst_of_a_round_leaves_no_process(start: str
     parent.wait()
     parent.stdout.close()
     assert not alive_in_session(parent.pid)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux how much memory is held")
+def test_a_process_that_has_trained_gives_the_memory_back(tmp_path: Path) -> None:
+    (checkpoint,) = _prepared(Subject("tiny-gpt2", head=Head("classification", ("0", "1"))), tmp_path)
+    with Worker("tiny-gpt2", "forkserver", serve, checkpoint, 64, 64, 1, 0) as worker:
+        worker.answer()
+        loaded = _held(worker)["VmRSS"]
+        for _ in range(2):
+            worker.ask("training")
+        held = _held(worker)
+    assert held["VmHWM"] - loaded > 100_000  # kB
+    assert held["VmRSS"] - loaded < 0.5 * (held["VmHWM"] - loaded)
+
+
+def _prepared(subject: Subject, scratch: Path) -> list[Checkpoint]:
+    with Worker(subject.name, "forkserver", prepare, subject, scratch, 1, 0) as worker:
+        return worker.answer()
+
+
+def _held(worker: Worker) -> dict[str, int]:
+    lines = Path(f"/proc/{worker.process.pid}/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Vm")}
