@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from aerogel.pruning import Pattern, PruneConfig, prune
     from aerogel.pruning.calibration import calibration
     from aerogel.runtime import compress, decompress
-    from aerogel.training import SparsityCallback, finetune
+    from aerogel.training import SparsityCallback, SparsityConfig, finetune
 
 _HOMES = {
     "AerogelError": "errors",
     "Pattern": "pruning",
     "PruneConfig": "pruning",
     "SparsityCallback": "training",
+    "SparsityConfig": "training",
     "WeightReport": "analysis",
     "bench": "benchmark",
     "calibration": "pruning.calibration",
@@ -45,6 +46,7 @@ __all__ = [
     "Pattern",
     "PruneConfig",
     "SparsityCallback",
+    "SparsityConfig",
     "WeightReport",
     "bench",
     "calibration",

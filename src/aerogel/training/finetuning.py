@@ -29,6 +29,7 @@ from aerogel.errors import DataError
 from aerogel.models.quiet import quiet_transformers
 from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.masks import STATE, SparsityCallback, SparsityConfig
+from aerogel.training.schedule import WARM_UP
 from aerogel.training.trainer import KEPT, RecoveryTrainer, Validate
 
 SETTINGS = "settings.json"  # in a folder of checkpoints: what they are of
@@ -98,18 +99,7 @@ def finetune(
     lesson = Distillation(teacher, distillation or DistillationConfig()) if teacher else None
     if lesson:
         lesson.check(model)
-    dataset: list[dict[str, Any]]
-    if data.task.is_language_modelling:
-        dataset = language_windows(data.text("train"), tokenizer, model.config, config.seed, limit=config.limit)
-        window = len(dataset[0]["labels"])
-        batch_size = max(1, config.batch_size * config.max_length // window)
-        collate = default_data_collator
-    else:
-        dataset = encode_examples(
-            data.examples("train").first(config.limit), tokenizer, model.config, config.max_length
-        )
-        batch_size = config.batch_size
-        collate = DataCollatorWithPadding(tokenizer)
+    dataset, batch_size, collate = _batches(model, tokenizer, data, config)
     steps = max(1, round(config.epochs * -(-len(dataset) // batch_size)))
     if sparsity:
         sparsity.check(model)
@@ -121,12 +111,12 @@ def finetune(
             max_steps=steps,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
-            warmup_steps=round(0.06 * steps),
+            warmup_steps=round(WARM_UP * steps),
             train_sampling_strategy="random" if data.task.is_language_modelling else "group_by_length",
             logging_steps=max(1, steps // 50),
             eval_strategy="epoch" if validate else "no",
             save_strategy="epoch" if checkpoints or config.patience else "no",
-            save_total_limit=2,
+            save_total_limit=2,  # a whole one stays while the next is being written
             load_best_model_at_end=config.patience is not None,
             metric_for_best_model=KEPT if config.patience else None,
             restore_callback_states_from_checkpoint=True,
@@ -153,7 +143,7 @@ def finetune(
         if config.patience:
             trainer.add_callback(EarlyStoppingCallback(config.patience))
         trainer.remove_callback(PrinterCallback)
-        last = _last_whole(checkpoints, config, sparsity) if checkpoints else None
+        last = _last_whole(checkpoints, _settings(model, data, config, sparsity, lesson)) if checkpoints else None
         with quiet_transformers():  # it has a bar for each checkpoint that it writes
             trainer.train(resume_from_checkpoint=last)
     model.eval()
@@ -169,15 +159,46 @@ def finetune(
     return TrainingResult(telling.seconds, trainer.state.global_step, losses, validation)
 
 
+def _batches(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, config: TrainingConfig
+) -> tuple[list[dict[str, Any]], int, Any]:
+    """The training examples or windows, how many go into a batch, and what puts them together."""
+    if not data.task.is_language_modelling:
+        examples = data.examples("train").first(config.limit)
+        encoded = encode_examples(examples, tokenizer, model.config, config.max_length)
+        return encoded, config.batch_size, DataCollatorWithPadding(tokenizer)
+    windows = language_windows(data.text("train"), tokenizer, model.config, config.seed, limit=config.limit)
+    batch_size = max(1, config.batch_size * config.max_length // len(windows[0]["labels"]))
+    return windows, batch_size, default_data_collator
+
+
+def _settings(
+    model: PreTrainedModel,
+    data: TaskData,
+    config: TrainingConfig,
+    sparsity: SparsityConfig | None,
+    lesson: Distillation | None,
+) -> str:
+    """All that a training hangs on, to tell its checkpoints from another's."""
+    settings = {
+        "model": model.name_or_path,
+        "data": data.digest,
+        "training": asdict(config),
+        "sparsity": asdict(sparsity) if sparsity else None,
+        "teacher": lesson.teacher.name_or_path if lesson else None,
+        "distillation": asdict(lesson.config) if lesson else None,
+    }
+    return json.dumps(settings, indent=2)
+
+
 def _in_bfloat16(config: TrainingConfig) -> bool:
     if config.precision is None:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return config.precision == "bfloat16"
 
 
-def _last_whole(folder: Path, config: TrainingConfig, sparsity: SparsityConfig | None) -> str | None:
+def _last_whole(folder: Path, settings: str) -> str | None:
     """The last checkpoint that was written to its end. Raises `DataError` for those of another training."""
-    settings = json.dumps({"training": asdict(config), "sparsity": asdict(sparsity) if sparsity else None}, indent=2)
     file = folder / SETTINGS
     if file.is_file() and file.read_text(encoding="utf-8") != settings:
         raise DataError(
