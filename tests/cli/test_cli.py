@@ -42,6 +42,33 @@ def test_models_lists_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == list(ZOO)
 
 
+def test_from_a_model_to_a_sparse_one_that_is_right(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AEROGEL_HOME", str(tmp_path / "home"))
+    recovery = ("--task", "moods", "--data", data, "--teacher", "dense", "--sparsity", 0.8)
+    tuning = ("--epochs", 10, "--learning-rate", 1e-3, "--batch-size", 8, "--max-length", 16)
+    assert aerogel("finetune", "tiny-bert", *recovery, *tuning, "--output", tmp_path / "sparse") == 0
+    assert "accuracy" in capsys.readouterr().err
+    (teacher,) = (path for path in (tmp_path / "home" / "tuned").iterdir() if path.is_dir())
+    trained = (teacher / "model.safetensors").stat().st_mtime_ns
+    assert aerogel("evaluate", tmp_path / "sparse", "--tasks", "moods", "--data", data, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["moods"]["accuracy"] > 0.9
+    assert aerogel("inspect", tmp_path / "sparse", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sparsity"] == pytest.approx(0.8, abs=1e-4)
+    assert "quantization_config" in json.loads((tmp_path / "sparse" / "config.json").read_text())
+
+    # another pattern, from the same teacher, saved dense
+    monkeypatch.chdir(tmp_path)
+    assert (
+        aerogel("finetune", "tiny-bert", *recovery[:-2], "--pattern", "2:4", *tuning, "--dense", "--output", "half")
+        == 0
+    )
+    assert (teacher / "model.safetensors").stat().st_mtime_ns == trained
+    assert "quantization_config" not in json.loads((tmp_path / "half" / "config.json").read_text())
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "home", "sparse", "half"}
+
+
 def test_from_pruning_to_scores(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pruned, tuned = tmp_path / "pruned", tmp_path / "tuned"
     assert aerogel("prune", "tiny-bert", "--sparsity", "0.5", "--dense", "--output", pruned) == 0
@@ -207,6 +234,8 @@ BAD = [
     (["finetune", "tiny-bert", "--task", "sst2", "--output", "OUT"], "movie-reviews"),
     (["finetune", "tiny-bert", "--task", "moods", "--data", "nowhere", "--output", "OUT"], "no such data folder"),
     (["finetune", "tiny-bert", "--task", "nowhere.tsv", "--output", "OUT"], "no such file"),
+    (["finetune", "tiny-bert", "--task", "movie-reviews", "--score", "obs", "--output", "OUT"], "needs a sparsity"),
+    (["finetune", "tiny-bert", "--task", "movie-reviews", "--sparsity", "1", "--output", "OUT"], "outside [0, 1)"),
     (["evaluate", "tiny-bert", "--tasks", "movie-reviews"], "fine-tune"),
     (["evaluate", "minilm", "--tasks", "python-reference"], "fine-tune"),
     (["bench", "tiny-bert", "--sequence-length", "4000"], "128 positions"),

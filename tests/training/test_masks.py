@@ -190,7 +190,7 @@ def test_a_checkpoint_without_its_sparsity_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(sparsity=1.0), r"layer .*: sparsity 1 is outside \[0, 1\)"),
+        (dict(sparsity=1.0), r"sparsity 1 is outside \[0, 1\)"),
         (dict(score="momentum", sparsity=0.5), "unknown score 'momentum'"),
         (dict(schedule="sudden", sparsity=0.5), "unknown schedule 'sudden'"),
         (dict(scope="row", sparsity=0.5), "unknown scope 'row'"),

@@ -102,7 +102,7 @@ def finetune(
     dataset, batch_size, collate = _batches(model, tokenizer, data, config)
     steps = max(1, round(config.epochs * -(-len(dataset) // batch_size)))
     if sparsity:
-        sparsity.check(model)
+        sparsity.weights(model)
         sparsity.course(steps)
     with tempfile.TemporaryDirectory(prefix="aerogel-") if checkpoints is None else nullcontext(checkpoints) as folder:
         arguments = TrainingArguments(

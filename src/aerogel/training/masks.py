@@ -35,6 +35,8 @@ class SparsityConfig:
         scope: whether the weights of all matrices compete ("global") or those of each matrix ("layer").
         targets: kinds of weights, see `aerogel.models.prunable_weights`.
         exclude: shell patterns on names of weights to leave dense.
+
+    Raises `PruningError` for a name that there is not, and a sparsity outside [0, 1) or against the pattern.
     """
 
     sparsity: float | None = None
@@ -45,25 +47,27 @@ class SparsityConfig:
     targets: tuple[str, ...] = ("blocks",)
     exclude: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        score(self.score)
+        for what, found, known in (("schedule", self.schedule, SCHEDULES), ("scope", self.scope, ("layer", "global"))):
+            if found not in known:
+                raise PruningError(unknown_name(what, found, known))
+        pattern = Pattern.parse(self.pattern)
+        if self.sparsity is None and pattern.fixed_sparsity is None:
+            raise PruningError(f"pattern {pattern} needs a sparsity, in [0, 1)")
+        pattern.check(torch.Size((pattern.rows, pattern.group or pattern.columns)), self.final)
+
     @property
     def final(self) -> float:
-        """The sparsity at the end. Raises `PruningError` where there is none."""
-        fixed = Pattern.parse(self.pattern).fixed_sparsity
-        if self.sparsity is None and fixed is None:
-            raise PruningError(f"pattern {self.pattern} needs a sparsity, in [0, 1)")
-        return fixed if self.sparsity is None and fixed is not None else float(self.sparsity or 0)
+        """The sparsity at the end."""
+        return self.sparsity if self.sparsity is not None else Pattern.parse(self.pattern).fixed_sparsity or 0.0
 
     def course(self, steps: int) -> Schedule:
         """The schedule over so many optimizer steps. Raises `PruningError` where they are too few."""
-        if self.schedule not in SCHEDULES:
-            raise PruningError(unknown_name("schedule", self.schedule, SCHEDULES))
         return Schedule(steps, self.final, PRUNINGS if self.schedule == "gradual" else 1)
 
-    def check(self, model: nn.Module) -> list[PrunableWeight]:
-        """The weights to prune. Raises `PruningError` or `ModelError` for a configuration that does not fit them."""
-        score(self.score)
-        if self.scope not in ("layer", "global"):
-            raise PruningError(unknown_name("scope", self.scope, ("layer", "global")))
+    def weights(self, model: nn.Module) -> list[PrunableWeight]:
+        """The weights to prune. Raises `PruningError` or `ModelError` where the pattern or the names don't fit them."""
         weights = prunable_weights(model, self.targets, self.exclude)
         for weight in weights:
             try:
@@ -82,11 +86,13 @@ class SparsityCallback(TrainerCallback):
     training begins, and those made, are put back after every optimizer step, since momentum and weight decay revive
     them, and are checked once more at the end. What is pruned stays pruned. Each checkpoint gets a file with what is
     needed to go on from it as if nothing had happened; it is written last, so that a checkpoint that has it is whole.
-    Raises `PruningError` where the configuration does not fit the model, or the training is too short for it.
+    Raises `PruningError` as the configuration does, and where it does not fit the model or the length of the training.
     """
 
     def __init__(self, config: SparsityConfig | None = None, **settings: Any) -> None:
-        self.config = replace(config or SparsityConfig(), **settings) if config or settings else None
+        if settings:
+            config = replace(config, **settings) if config else SparsityConfig(**settings)
+        self.config = config
         self.held: dict[str, Tensor] = {}
         self.memories: dict[str, Memory] = {}
         self.weights: list[PrunableWeight] = []
@@ -103,7 +109,7 @@ class SparsityCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
         self.weights, self.step = prunable_weights(model, TARGETS), state.global_step
         if self.config:
-            self.pruned, self.schedule = self.config.check(model), self.config.course(state.max_steps)
+            self.pruned, self.schedule = self.config.weights(model), self.config.course(state.max_steps)
         if state.global_step:
             self._restore(_folder(args, state) / STATE)
         else:
