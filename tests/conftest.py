@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub reads it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch does: models this small only wait for a second thread
 os.environ.pop("AEROGEL_DATA", None)
+os.environ["AEROGEL_HOME"] = tempfile.mkdtemp(prefix="aerogel-tests-")  # before trials have processes of their own
 
 import pytest
 from hypothesis import settings
@@ -16,6 +19,10 @@ from aerogel.study import StudySpec, parse_spec, run_study
 
 settings.register_profile("aerogel", deadline=None, database=None)  # no test depends on the machine's speed
 settings.load_profile("aerogel")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["AEROGEL_HOME"], ignore_errors=True)
 
 
 def small_spec(**changes: object) -> StudySpec:
@@ -39,4 +46,23 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished small study."""
     folder = tmp_path_factory.mktemp("studies") / "small"
     run_study(small_spec(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recovery_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished small study of all recoveries."""
+    folder = tmp_path_factory.mktemp("studies") / "recovery"
+    training = {"epochs": 1, "batch_size": 4, "limit": 40, "learning_rate": 1e-3, "max_length": 24}
+    spec = small_spec(
+        name="recovery",
+        models=["tiny-gpt2"],
+        tasks=["movie-reviews"],
+        sparsities=[0, 0.9],
+        recoveries=["none", "finetune", "gradual"],
+        training=training,
+        recovery={"epochs": 2},
+        benchmark=None,
+    )
+    run_study(spec, folder)
     return folder

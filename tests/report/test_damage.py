@@ -42,7 +42,7 @@ def test_all_trials_are_done(calibrated: Findings) -> None:
 
 
 def test_classes_have_divergence_and_flips(calibrated: Findings) -> None:
-    rows = {(row.task, row.method): row for row in calibrated.scores}
+    rows = {(row.task, row.way.method): row for row in calibrated.scores}
     for method in ("magnitude", "wanda"):
         row = rows["movie-reviews", method]
         assert row.kl is not None
@@ -68,9 +68,9 @@ def test_the_page_has_the_heat_map(folder: Path, calibrated: Findings) -> None:
 
 
 def test_unequal_zeros_are_said(calibrated: Findings) -> None:
-    level = [replace(row, prunable=0.6) if row.method else row for row in calibrated.realised]
+    level = [replace(row, prunable=0.6) if row.sparsity else row for row in calibrated.realised]
     assert unequal_zeros(replace(calibrated, realised=level)) == []
-    uneven = [replace(row, prunable=0.61) if row.method == "wanda" else row for row in level]
+    uneven = [replace(row, prunable=0.61) if row.way.method == "wanda" else row for row in level]
     [said] = unequal_zeros(replace(calibrated, realised=uneven))
     assert said.startswith(
         "tiny-gpt2 at 60%: the methods are not compared at equal zeros, since wanda has 1 points more"

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from aerogel.benchmark import Measurement
 from aerogel.evaluation import PERPLEXITIES
-from aerogel.report.answer import answers
+from aerogel.report.answer import answers, cards
 from aerogel.report.collect import Cost, Findings, Scored
 from aerogel.report.estimate import Estimate
+from aerogel.report.way import Way
 from aerogel.report.words import (
     TOLERANCE,
     Verdict,
@@ -34,7 +35,7 @@ def scored(
     row = Scored(
         task="sst2",
         model="bert",
-        method="magnitude" if sparsity else None,
+        way=Way("magnitude") if sparsity else Way(),
         sparsity=sparsity,
         seeds=tuple(range(len(values))),
         metrics={metric: Estimate.of(values)},
@@ -196,8 +197,8 @@ def test_no_words_on_a_model_name_two_kinds_of_perplexity(findings: Findings) ->
     from aerogel.report.words import metric_name
 
     kinds = sorted(map(metric_name, PERPLEXITIES.values()), key=len, reverse=True)
-    for answer in answers(findings):
-        text = " ".join(str(sentence) for _, sentences in answer.said for sentence in sentences)
+    for card in cards(findings, answers(findings)):
+        text = " ".join(str(sentence) for _, sentences in card.said for sentence in sentences)
         named = set()
         for kind in kinds:  # the longest first, since the shortest is part of the others
             if kind in text:
@@ -211,7 +212,7 @@ def measured(seconds: tuple[float, ...], file_bytes: int = 1000, memory: int = 5
 
 
 def cost(own: Measurement, dense: Measurement) -> Cost:
-    return Cost("bert", "magnitude", 0.9, own, dense)
+    return Cost("bert", Way("magnitude"), 0.9, own, dense)
 
 
 def test_what_is_as_large_as_before_saves_nothing() -> None:

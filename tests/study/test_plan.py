@@ -1,6 +1,7 @@
 """From a specification to trials, and their keys."""
 
 import json
+from collections import Counter
 from dataclasses import asdict, replace
 
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from aerogel.data import Examples, Task, TaskData
 from aerogel.study import Trial, parse_spec
 from aerogel.study.plan import plan
+from aerogel.training import SparsityConfig
 
 SENTENCES = TaskData(
     Task("sst2", ("sentence",), ("no", "yes"), ("accuracy",)),
@@ -17,6 +19,7 @@ SENTENCES = TaskData(
 )
 TEXT = TaskData(Task("wikitext-2"), {"train": "one", "validation": "two"}, "there")
 DATA = {"sst2": SENTENCES, "wikitext-2": TEXT}
+RECOVERIES = ("none", "finetune", "gradual")
 
 
 def spec(**changes: object):
@@ -46,8 +49,67 @@ def test_limits_follow_the_kind_of_task() -> None:
     assert limits == {("sst2", 7), ("wikitext-2", 8)}
 
 
+def test_only_scores_multiply_by_recovery() -> None:
+    before, after = plan(spec(), DATA), plan(spec(recoveries=RECOVERIES), DATA)
+    assert [trial for trial in after if trial.kind != "score"] == [trial for trial in before if trial.kind != "score"]
+    assert len({trial.key for trial in after}) == len(after)
+    assert not {trial.key for trial in before if trial.kind == "score"} & {trial.key for trial in after}
+
+
+@given(
+    st.lists(st.sampled_from(RECOVERIES), min_size=1, unique=True),
+    st.lists(st.sampled_from(["magnitude", "random", "wanda"]), min_size=1, unique=True),
+    st.lists(st.sampled_from([0, 0.5, 0.9]), min_size=1, unique=True),
+)
+def test_gradual_is_planned_once_a_sparsity_and_the_others_once_a_method_too(
+    recoveries: list[str], methods: list[str], sparsities: list[float]
+) -> None:
+    found = Counter(
+        (trial.recovery.name, trial.sparsity)
+        for trial in plan(
+            spec(models=["a"], seeds=[0], recoveries=recoveries, methods=methods, sparsities=sparsities), DATA
+        )
+        if trial.kind == "score" and trial.recovery
+    )
+    tasks = 2
+    assert found == {
+        (name, sparsity): tasks * (len(methods) if sparsity and name != "gradual" else 1)
+        for name in recoveries
+        for sparsity in sparsities
+    }
+
+
+def test_other_epochs_of_recovery_leave_alone_what_is_not_recovered() -> None:
+    short, long = (
+        {
+            (trial.recovery.name, trial.key)
+            for trial in plan(spec(recoveries=RECOVERIES, recovery=part), DATA)
+            if trial.recovery
+        }
+        for part in ({"epochs": 1}, {"epochs": 2, "score": "movement"})
+    )
+    assert {name for name, _ in short & long} == {"none"}
+    assert {name for name, _ in short - long} == {"finetune", "gradual"}
+
+
+def test_labels_tell_recoveries_apart() -> None:
+    trials = [trial for trial in plan(spec(recoveries=RECOVERIES, models=["a"]), DATA) if trial.recovery]
+    labels = [trial.label for trial in trials]
+    assert len(set(labels)) == len(labels)
+    assert "a 90% gradual, sst2, seed 1" in labels
+    assert "a 50% random finetune, wikitext-2, seed 0" in labels
+    assert "a dense none, sst2, seed 2" in labels
+
+
+def test_the_pattern_of_the_study_is_that_of_gradual_pruning_too() -> None:
+    changed = spec(recoveries=["gradual"], sparsities=[0, 0.5], pattern="2:4", include=["embeddings"], scope="row")
+    found = {trial.sparsity: trial.zeros for trial in plan(changed, DATA) if trial.kind == "score"}
+    assert found[0.5] == SparsityConfig(0.5, pattern="2:4", scope="layer", targets=("blocks", "embeddings"))
+    assert found[0] == SparsityConfig(0, scope="layer", targets=("blocks", "embeddings"))
+
+
 def test_a_trial_survives_json_with_its_key() -> None:
-    for trial in plan(spec(), DATA):
+    for trial in plan(spec(), DATA) + plan(spec(recoveries=RECOVERIES), DATA):
         again = Trial.from_dict(json.loads(json.dumps(asdict(trial))))
         assert again == trial
         assert again.key == trial.key

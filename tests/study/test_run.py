@@ -36,6 +36,21 @@ def test_a_finished_study_has_all_results(study_folder: Path) -> None:
             assert all(entry["inference_memory"] > 0 and len(entry["latencies"]) == 3 for entry in measured)
 
 
+def test_every_recovery_starts_from_the_same_tuned_model(recovery_folder: Path) -> None:
+    found = {}
+    for trial, result in Store.open(recovery_folder).results():
+        assert result.status == "done", result.error
+        if trial.recovery and trial.training:
+            found[trial.training.seed, trial.recovery.name, trial.sparsity] = result.values
+    assert len(found) == 2 * 3 * 2
+    for (seed, name, sparsity), values in found.items():
+        assert values["sparsity"] == pytest.approx(sparsity, abs=1e-4)
+        assert values["dense_seconds"] == found[seed, "none", 0]["dense_seconds"] > 0
+        assert (values["training_steps"], values["training_seconds"] > 0) == (
+            (0, False) if name == "none" else (20, True)
+        )
+
+
 def test_running_again_runs_nothing(study_folder: Path) -> None:
     before = Store.open(study_folder).results()
     seen: list[int] = []

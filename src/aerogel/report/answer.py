@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -11,6 +12,8 @@ from markupsafe import Markup
 from aerogel.report.breakeven import break_evens
 from aerogel.report.collect import Cost, Findings, Realised
 from aerogel.report.estimate import listing, percent, significant
+from aerogel.report.recovery import recovered
+from aerogel.report.way import RECOVERY_NAMES, Way, measured_way, scored_ways, series_name, way_name
 from aerogel.report.words import (
     TOLERANCE,
     Verdict,
@@ -25,39 +28,64 @@ from aerogel.report.words import (
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of one model, pruned by one method: a sentence or two by task, then what it saves."""
+    """How one model stands that became sparse in one way, task by task."""
 
     model: str
-    method: str
+    way: Way
     name: str
     verdicts: dict[str, Verdict]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is said of one model: a sentence or two by task, then what it saves."""
+
+    model: str
+    name: str
     said: list[tuple[str, list[Markup | str]]]
 
 
 def answers(findings: Findings) -> list[Answer]:
-    """One for each model and method, in the order of the specification."""
+    """One for each model and way, in the order of the specification."""
     spec = findings.spec
+    return [
+        Answer(
+            model,
+            way,
+            series_name(spec, model, way),
+            {task: _verdict(findings, model, way, task) for task in spec.tasks},
+        )
+        for model in spec.models
+        for way in scored_ways(spec)
+    ]
+
+
+def cards(findings: Findings, found: list[Answer]) -> list[Card]:
+    """One for each model and method: recoveries from the same zeros save alike."""
+    spec = findings.spec
+    groups: dict[tuple[str, Way], list[Answer]] = defaultdict(list)
+    for answer in found:
+        groups[answer.model, measured_way(spec, answer.way)].append(answer)
     made = []
-    for model in spec.models:
-        for method in spec.methods:
-            verdicts = {task: _verdict(findings, model, method, task) for task in spec.tasks}
-            said: list[tuple[str, list[Markup | str]]] = [
-                (task, [verdict_sentences(verdict, len(spec.seeds))]) for task, verdict in verdicts.items()
-            ]
-            said += _savings(findings, model, method, verdicts)
-            made.append(Answer(model, method, series_name(findings, model, method), verdicts, said))
+    for (model, way), members in groups.items():
+        said: list[tuple[str, list[Markup | str]]] = [
+            (_head(task, answer.way), [verdict_sentences(answer.verdicts[task], len(spec.seeds))])
+            for task in spec.tasks
+            for answer in members
+        ]
+        verdicts = [verdict for answer in members for verdict in answer.verdicts.values()]
+        made.append(Card(model, series_name(spec, model, way), said + _savings(findings, model, way, verdicts)))
     return made
 
 
-def series_name(findings: Findings, model: str, method: str | None) -> str:
-    """The model, with the method where there are several."""
-    return f"{model} ({method})" if method and len(findings.spec.methods) > 1 else model
+def _head(task: str, way: Way) -> str:
+    return f"{task}, {RECOVERY_NAMES[way.recovery]}" if way.recovery else task
 
 
 def summary(findings: Findings, found: list[Answer]) -> list[str]:
     """The opening, in paragraphs: how sparse the models may be, what that saves, and what compressing does at all."""
     stored = [cost for cost in findings.costs if cost.dense]
-    said = [*_room(found, len(findings.spec.seeds))] if findings.scores else []
+    said = [*_room(found, len(findings.spec.seeds)), *recovered(findings)] if findings.scores else []
     if not findings.compressed:
         return [" ".join(said + ([_disk(stored), _speed(stored)] if stored else []))]
     compressed = [_disk(findings.compressed), _speed(findings.compressed), _break_even(findings), _stored(stored)]
@@ -72,7 +100,7 @@ def notes(findings: Findings) -> list[str]:
         return said
     said.append(
         f"A sparsity counts as allowed when it, and every lower one that was scored, costs the task's main metric at "
-        f"most {percent(TOLERANCE)} of what the dense model reaches after the same fine-tuning, or raises the "
+        f"most {percent(TOLERANCE)} of what the dense model reaches after the same training, or raises the "
         f"perplexity by at most {percent(TOLERANCE)}."
     )
     said.append(
@@ -81,7 +109,7 @@ def notes(findings: Findings) -> list[str]:
         else "There is one seed, so no number here has an interval: run more seeds before trusting a small difference."
     )
     for task in spec.tasks:
-        dense = [row for row in findings.scores if row.task == task and not row.method and "accuracy" in row.metrics]
+        dense = [row for row in findings.scores if row.task == task and not row.sparsity and "accuracy" in row.metrics]
         if dense:
             accuracy = sum(row.metrics["accuracy"].mean for row in dense) / len(dense)
             error = (accuracy * (1 - accuracy) / dense[0].counted) ** 0.5
@@ -94,35 +122,37 @@ def notes(findings: Findings) -> list[str]:
 
 
 def unequal_zeros(findings: Findings) -> list[str]:
-    """Where methods are compared, by how much their zeros differ in number, model by model and sparsity by sparsity."""
+    """Where ways are compared, by how much their zeros differ in number, model by model and sparsity by sparsity."""
     groups: dict[tuple[str, float], list[Realised]] = defaultdict(list)
     for row in findings.realised:
-        if row.method:
+        if row.sparsity:
             groups[row.model, row.sparsity].append(row)
     said = []
     for (model, sparsity), rows in groups.items():
         most, least = max(rows, key=lambda row: row.prunable), min(rows, key=lambda row: row.prunable)
         if most.prunable != least.prunable:
+            more, fewer = (way_name(findings.spec, row.way) for row in (most, least))
+            what = "recoveries" if findings.spec.recoveries else "methods"
             said.append(
-                f"{model} at {percent(sparsity)}: the methods are not compared at equal zeros, since {most.method} has "
-                f"{100 * (most.prunable - least.prunable):.2g} points more of them than {least.method}."
+                f"{model} at {percent(sparsity)}: the {what} are not compared at equal zeros, since {more} has "
+                f"{100 * (most.prunable - least.prunable):.2g} points more of them than {fewer}."
             )
     return said
 
 
-def _verdict(findings: Findings, model: str, method: str, task: str) -> Verdict:
+def _verdict(findings: Findings, model: str, way: Way, task: str) -> Verdict:
     rows = [row for row in findings.scores if (row.task, row.model) == (task, model)]
-    dense = next((row for row in rows if row.method is None), None)
-    return judge(dense, [row for row in rows if row.method == method], findings.spec.sparsities)
+    dense = next((row for row in rows if row.way == way.dense and not row.sparsity), None)
+    return judge(dense, [row for row in rows if row.way == way and row.sparsity], findings.spec.sparsities)
 
 
 def _savings(
-    findings: Findings, model: str, method: str, verdicts: dict[str, Verdict]
+    findings: Findings, model: str, way: Way, verdicts: Sequence[Verdict]
 ) -> list[tuple[str, list[Markup | str]]]:
     """At each sparsity that some task allows; at the highest one measured where none does."""
-    series = (model, method)
+    series = (model, way)
     stored, compressed = (
-        {cost.sparsity: cost for cost in costs if (cost.model, cost.method) == series}
+        {cost.sparsity: cost for cost in costs if (cost.model, cost.way) == series}
         for costs in (findings.costs, findings.compressed)
     )
     if not stored:
@@ -133,7 +163,7 @@ def _savings(
         if cost.model == model
         for measured in [cost.dense or cost.own]
     ]
-    allowed = {verdict.allowed.sparsity for verdict in verdicts.values() if verdict.says_something and verdict.allowed}
+    allowed = {verdict.allowed.sparsity for verdict in verdicts if verdict.says_something and verdict.allowed}
     said: list[tuple[str, list[Markup | str]]] = []
     for sparsity in sorted(allowed & set(stored)) or [max(stored)]:
         if sparsity in compressed:
@@ -144,7 +174,7 @@ def _savings(
     said += [
         ("break-even on this machine", [even.sentence])
         for even in break_evens(findings)
-        if (even.model, even.method) == series
+        if (even.model, even.way) == series
     ]
     return said
 
@@ -184,12 +214,12 @@ def _room(found: list[Answer], seeds: int) -> list[str]:
 
 def _bargain(findings: Findings, found: list[Answer]) -> list[str]:
     """What each model saves, compressed, at the sparsity that all of its tasks allow."""
-    packed = {(cost.model, cost.method, cost.sparsity): cost for cost in findings.compressed}
+    packed = {(cost.model, cost.way, cost.sparsity): cost for cost in findings.compressed}
     said, too_dense = [], []
     for answer in found:
         judged = [verdict for verdict in answer.verdicts.values() if verdict.says_something]
         allowed = min((verdict.allowed.sparsity if verdict.allowed else 0.0 for verdict in judged), default=0.0)
-        cost = packed.get((answer.model, answer.method, allowed))
+        cost = packed.get((answer.model, measured_way(findings.spec, answer.way), allowed))
         if cost and cost.dense:
             said.append(
                 f"{answer.name} takes {cost.own.file_bytes / cost.dense.file_bytes:.0%} of its dense bytes on disk and "
@@ -231,7 +261,7 @@ def _speed(pruned: list[Cost]) -> str:
 def _break_even(findings: Findings) -> str:
     starts: dict[str, list[str]] = defaultdict(list)
     for even in break_evens(findings):
-        starts[even.start].append(series_name(findings, even.model, even.method))
+        starts[even.start].append(series_name(findings.spec, even.model, even.way))
     parts = [f"{start} for {listing(names)}" for start, names in starts.items()]
     return f"On this machine a compressed model is faster than its dense one {'; '.join(parts)}."
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aerogel.report.collect import Cost, Findings
 from aerogel.report.estimate import percent
+from aerogel.report.way import Way, measured_ways
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class BreakEven:
     """
 
     model: str
-    method: str | None
+    way: Way
     below: float | None
     above: float | None
     sparsity: float | None
@@ -42,10 +43,10 @@ class BreakEven:
 
 def break_evens(findings: Findings) -> list[BreakEven]:
     """One for each model and method that was measured compressed, in the order of the specification."""
-    found: dict[tuple[str, str | None], list[Cost]] = defaultdict(list)
+    found: dict[tuple[str, Way], list[Cost]] = defaultdict(list)
     for cost in findings.compressed:
-        found[cost.model, cost.method].append(cost)
-    series = [(model, method) for model in findings.spec.models for method in findings.spec.methods]
+        found[cost.model, cost.way].append(cost)
+    series = [(model, way) for model in findings.spec.models for way in measured_ways(findings.spec)]
     return [break_even(found[key]) for key in series if key in found]
 
 
@@ -58,4 +59,4 @@ def break_even(costs: list[Cost]) -> BreakEven:
     if below is not None and above is not None:
         share = (1 - speeds[below]) / (speeds[above] - speeds[below])
         crossing = below + share * (above - below)
-    return BreakEven(costs[0].model, costs[0].method, below, above, crossing)
+    return BreakEven(costs[0].model, costs[0].way, below, above, crossing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from markupsafe import Markup
 
 from aerogel import files
 from aerogel.report import tables
-from aerogel.report.answer import answers, notes, summary
+from aerogel.report.answer import answers, cards, notes, summary
 from aerogel.report.collect import Findings, collect
 from aerogel.report.estimate import listing, percent
 from aerogel.report.figures import Figures
+from aerogel.report.way import RECOVERY_NAMES, Way, measured_ways, scored_ways, way_name
 from aerogel.study import Store
 
 FILE = "report.html"
@@ -41,16 +43,20 @@ def render(findings: Findings) -> str:
         spec=findings.spec,
         findings=findings,
         what=what_was_run(findings),
-        answers=found,
+        cards=cards(findings, found),
         summary=summary(findings, found),
         notes=notes(findings),
         reading=reading(findings),
         look=figures.look,
+        scored_ways=named(findings, scored_ways(findings.spec)),
+        measured_ways=named(findings, measured_ways(findings.spec)),
         charts={
             "weights": figures.weights(),
             "sensitivities": figures.sensitivities(),
             "scores": figures.scores(),
-            "costs": figures.memory() + figures.time() + figures.training_time(),
+            "recovery": figures.recovery(),
+            "training": figures.training_time(),
+            "costs": figures.memory() + figures.time(),
             "size": figures.size() + figures.speed(),
             "agreement": figures.agreement(),
             "realised": figures.realised(),
@@ -68,6 +74,11 @@ def render(findings: Findings) -> str:
     )
 
 
+def named(findings: Findings, ways: Sequence[Way]) -> dict[Way, str]:
+    """The ways that a key has to tell apart, by name."""
+    return {way: way_name(findings.spec, way) for way in ways} if len(ways) > 1 else {}
+
+
 def what_was_run(findings: Findings) -> str:
     """One sentence: what was pruned how, and what was done with it."""
     spec = findings.spec
@@ -79,15 +90,30 @@ def what_was_run(findings: Findings) -> str:
         f"{listing(spec.models)}: weights of {where} pruned to {sparsities} "
         f"by {listing(spec.methods)} (pattern {spec.pattern}{scope}{allocation})"
     )
-    if spec.tasks:
-        seeds = f"{len(spec.seeds)} seeds" if len(spec.seeds) > 1 else "one seed"
-        said += f", then fine-tuned with the zeros held and scored on {listing(spec.tasks)}, with {seeds}"
-    return said + "."
+    if not spec.tasks:
+        return said + "."
+    seeds = f"{len(spec.seeds)} seeds" if len(spec.seeds) > 1 else "one seed"
+    scored = f"scored on {listing(spec.tasks)}, with {seeds}."
+    if not spec.recoveries:
+        return f"{said}, then fine-tuned with the zeros held and {scored}"
+    return f"{said}, each after it was fine-tuned dense, and {scored} {recoveries(findings)}"
+
+
+def recoveries(findings: Findings) -> str:
+    """What each recovery did."""
+    part = findings.spec.recovery
+    does = {
+        "none": "pruned at once and not trained again",
+        "finetune": f"pruned at once and trained for {part.epochs:g} epochs more with the zeros held",
+        "gradual": f"pruned step by step by {part.score} in {part.epochs:g} epochs more, learning from the dense model",
+    }
+    said = "; ".join(f"{RECOVERY_NAMES[name]}: {does[name]}" for name in findings.spec.recoveries)
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def reading(findings: Findings) -> str:
     """How to read the charts of scores: only of what is in them."""
-    said = "Sparsities are evenly spaced; 0% is the dense model fine-tuned alike, its level dotted."
+    said = "Sparsities are evenly spaced; 0% is the dense model trained alike, its level dotted."
     if any(len(row.seeds) > 1 for row in findings.scores):
         said += " Bars are 95% intervals over seeds, cut where they are longer than the chart."
     if any(row.one_answer for row in findings.scores):
@@ -97,7 +123,8 @@ def reading(findings: Findings) -> str:
 
 def toml(findings: Findings) -> str:
     """The specification as it could be given to `aerogel study` again."""
-    values: dict[str, Any] = findings.spec.model_dump(mode="json", exclude_none=True)
+    unused = set() if findings.spec.recoveries else {"recoveries", "recovery"}
+    values: dict[str, Any] = findings.spec.model_dump(mode="json", exclude_none=True, exclude=unused)
     parts = {name: part for name, part in values.items() if isinstance(part, dict)}
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if name not in parts]
     for name, part in ((name, part) for name, part in parts.items() if part):

@@ -1,4 +1,4 @@
-"""From the store to tidy rows: what was scored and what was measured, by model, method and sparsity."""
+"""From the store to tidy rows: what was scored and what was measured, by model, way and sparsity."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from aerogel.evaluation import PERPLEXITIES, Flips
 from aerogel.pruning import Sensitivity
 from aerogel.pruning.answers import divergence
 from aerogel.report.estimate import Estimate
+from aerogel.report.way import Way, way_of
 from aerogel.study import Result, Store, StudySpec, Trial
 
 COUNTS = ("examples", "tokens", "loss", "majority")  # stand beside the metrics of a score and are none themselves
@@ -27,17 +28,18 @@ COUNTS = ("examples", "tokens", "loss", "majority")  # stand beside the metrics 
 class Scored:
     """A model fine-tuned and scored on one task at one sparsity, over seeds.
 
-    `metrics` has the main one first. `change` is that of the main metric against the dense model of the same
-    seeds, as a share of the dense mean; `agreement` the share of predictions equal to the dense model's of the same
-    seed; both are `None` where there is no such model, or no meaning. For classes `kl` is the mean KL divergence of the
-    answers from the dense model's, in nats, and `flips` has the answers of each seed that changed. `one_answer`
-    counts the seeds whose model answers everything alike, `counted` is the number of examples or tokens scored, and
-    `majority` the share of the commonest class among them, where there are classes.
+    `metrics` has the main one first. `change` is that of the main metric against the dense model trained alike with
+    the same seeds, as a share of the dense mean; `agreement` the share of predictions equal to that model's; both are
+    `None` where there is no such model, or no meaning. For classes `kl` is the mean KL divergence of the answers from
+    that model's, in nats, and `flips` has the answers of each seed that changed. `one_answer` counts the seeds whose
+    model answers everything alike, `counted` is the number of examples or tokens scored, and `majority` the share of
+    the commonest class among them, where there are classes. `training_seconds` are those of the recovery where it
+    follows `dense_seconds` of training.
     """
 
     task: str
     model: str
-    method: str | None
+    way: Way
     sparsity: float
     seeds: tuple[int, ...]
     metrics: dict[str, Estimate]
@@ -46,6 +48,7 @@ class Scored:
     training_seconds: Estimate
     one_answer: int
     counted: float
+    dense_seconds: Estimate | None = None
     majority: float | None = None
     kl: Estimate | None = None
     flips: tuple[Flips, ...] = ()
@@ -64,7 +67,7 @@ class Cost:
     """What one model costs at one sparsity, stored dense or compressed, beside the dense model, round by round."""
 
     model: str
-    method: str | None
+    way: Way
     sparsity: float
     own: Measurement
     dense: Measurement | None
@@ -91,7 +94,7 @@ class Realised:
     """
 
     model: str
-    method: str | None
+    way: Way
     sparsity: float
     prunable: float
     whole: float
@@ -106,8 +109,8 @@ class Run:
     values: dict[str, Any]
 
     @property
-    def group(self) -> tuple[str, str, str | None, float]:
-        return str(self.trial.task), self.trial.model, method_of(self.trial), self.trial.sparsity
+    def group(self) -> tuple[str, str, Way, float]:
+        return str(self.trial.task), self.trial.model, way_of(self.trial), self.trial.sparsity
 
     @property
     def seed(self) -> int:
@@ -186,10 +189,6 @@ def is_perplexity(metric: str) -> bool:
     return metric in PERPLEXITIES.values()
 
 
-def method_of(trial: Trial) -> str | None:
-    return trial.pruning.method if trial.pruning else None
-
-
 def metrics_of(values: dict[str, Any]) -> dict[str, float]:
     """The metrics of a score, the main one first."""
     return {name: value for name, value in values["metrics"].items() if name not in COUNTS}
@@ -208,25 +207,26 @@ def weight_report(values: dict[str, Any]) -> WeightReport:
 
 
 def _scores(runs: list[Run]) -> list[Scored]:
-    groups: dict[tuple[str, str, str | None, float], dict[int, dict[str, Any]]] = defaultdict(dict)
+    groups: dict[tuple[str, str, Way, float], dict[int, dict[str, Any]]] = defaultdict(dict)
     for run in runs:
         groups[run.group][run.seed] = run.values
     made = []
-    for (task, model, method, sparsity), seeds in groups.items():
-        dense = groups.get((task, model, None, 0.0), {}) if method else {}
+    for (task, model, way, sparsity), seeds in groups.items():
+        dense = groups.get((task, model, way.dense, 0.0), {}) if sparsity else {}
         first = next(iter(seeds.values()))
         names = list(metrics_of(first))
         made.append(
             Scored(
                 task=task,
                 model=model,
-                method=method,
+                way=way,
                 sparsity=sparsity,
                 seeds=tuple(seeds),
                 metrics={name: Estimate.of(values["metrics"][name] for values in seeds.values()) for name in names},
                 change=_change(seeds, dense, names[0]),
                 agreement=_agreement(seeds, dense),
                 training_seconds=Estimate.of(values["training_seconds"] for values in seeds.values()),
+                dense_seconds=_dense_seconds(seeds),
                 one_answer=sum(len(set(values["predictions"])) == 1 for values in seeds.values()),
                 counted=next((first["metrics"][name] for name in COUNTS[:2] if name in first["metrics"]), 0),
                 majority=first["metrics"].get("majority"),
@@ -235,6 +235,11 @@ def _scores(runs: list[Run]) -> list[Scored]:
             )
         )
     return made
+
+
+def _dense_seconds(seeds: dict[int, Any]) -> Estimate | None:
+    found = [seconds for values in seeds.values() if (seconds := values.get("dense_seconds")) is not None]
+    return Estimate.of(found) if found else None
 
 
 def _change(seeds: dict[int, Any], dense: dict[int, Any], metric: str) -> Estimate | None:
@@ -279,21 +284,21 @@ def _costs(trial: Trial, result: Result) -> list[Cost]:
         for values in result.values["measurements"]
     ]
     dense = measured.pop(0) if trial.pruning else None
-    return [Cost(trial.model, method_of(trial), trial.sparsity, own, dense) for own in measured]
+    return [Cost(trial.model, way_of(trial), trial.sparsity, own, dense) for own in measured]
 
 
 def _realised(runs: list[Run], weights: dict[str, WeightReport]) -> list[Realised]:
-    groups: dict[tuple[str, str | None, float], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, Way, float], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.trial.model, method_of(run.trial), run.trial.sparsity].append(run)
+        groups[run.trial.model, way_of(run.trial), run.trial.sparsity].append(run)
     made = []
-    for (model, method, sparsity), members in groups.items():
+    for (model, way, sparsity), members in groups.items():
         described = weights.get(model)
         layers = [_by_layer(run.values["layers"], described) for run in members] if described else [{}]
         made.append(
             Realised(
                 model,
-                method,
+                way,
                 sparsity,
                 prunable=fmean(run.values["sparsity"] for run in members),
                 whole=fmean(run.values["model_sparsity"] for run in members),

@@ -17,6 +17,7 @@ from aerogel.evaluation import PERPLEXITIES
 from aerogel.report.collect import Cost, Findings, Realised, Scored, is_perplexity
 from aerogel.report.estimate import Estimate, significant
 from aerogel.report.lines import LARGEST, Line, Look, Point, against_sparsity
+from aerogel.report.way import Way, measured_ways, scored_ways
 from aerogel.report.words import metric_name
 
 Rows = Sequence[Scored]
@@ -43,7 +44,8 @@ class Figures:
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
-        self.look = Look(findings.spec.models, findings.spec.methods)
+        ways = dict.fromkeys([*scored_ways(findings.spec), *measured_ways(findings.spec)])
+        self.look = Look(findings.spec.models, tuple(ways))
         self.sparsities = sorted(findings.spec.sparsities)
 
     def weights(self) -> list[list[Chart]]:
@@ -80,15 +82,28 @@ class Figures:
         ]
 
     def scores(self) -> list[Chart]:
-        """Each metric of each task; each kind of perplexity in a chart of its own."""
+        """Each metric of each task; each kind of perplexity in a chart of its own, unless `recovery` has the same."""
         return [
             self._score(task, metric, rows)
             for task in self.findings.spec.tasks
             for rows in panels(self.findings.scores, task).values()
             for metric in rows[0].metrics
+            if not (self.findings.spec.recoveries and metric == rows[0].main and len({row.model for row in rows}) == 1)
         ]
 
-    def _score(self, task: str, metric: str, rows: Rows) -> Chart:
+    def recovery(self) -> list[Chart]:
+        """The main metric of each task and model, a line a recovery."""
+        if not self.findings.spec.recoveries:
+            return []
+        return [
+            self._score(task, main, found, f"{model} on {task}")
+            for task in self.findings.spec.tasks
+            for main, rows in panels(self.findings.scores, task).items()
+            for model in self.findings.spec.models
+            if (found := [row for row in rows if row.model == model])
+        ]
+
+    def _score(self, task: str, metric: str, rows: Rows, title: str = "") -> Chart:
         majority = rows[0].majority if metric == "accuracy" else None
         if is_perplexity(metric):
             caption = "Lower is better; counted in the model's own tokens, so compare a model with itself alone."
@@ -100,15 +115,16 @@ class Figures:
         made = self._draw(
             lines,
             may_be_logarithmic=is_perplexity(metric),
-            dense_levels=True,
+            dense_levels=not title,  # one for each line of a model would say the same three times
             level=majority,
             bounds=ABOVE_ONE if is_perplexity(metric) else (-1.0 if metric in CORRELATIONS else 0.0, 1.0),
         )
-        return chart(f"{task}: {metric_name(metric)}", caption, made)
+        return chart(f"{title or task}: {metric_name(metric)}", caption, made)
 
     def training_time(self) -> list[Chart]:
         at_once = self.findings.spec.processes
         sharing = f", with {at_once} trials sharing the cores" if at_once > 1 else ""
+        what = "recovery" if self.findings.spec.recoveries else "fine-tuning"
         made = []
         for task in self.findings.spec.tasks:
             rows = [row for row in self.findings.scores if row.task == task]
@@ -116,7 +132,8 @@ class Figures:
                 drawn = self._draw(
                     self._lines(rows, lambda row: _point(row.training_seconds)), from_zero=True, bounds=POSITIVE
                 )
-                made.append(chart(f"{task}: fine-tuning, s", f"Seconds of the whole fine-tuning{sharing}.", drawn))
+                caption = f"Seconds of the whole {what}{sharing}{_after(rows)}."
+                made.append(chart(f"{task}: {what}, s", caption, drawn))
         return made
 
     def agreement(self) -> list[Chart]:
@@ -218,11 +235,11 @@ class Figures:
     def _beside(self, title: str, caption: str, point: Callable[[Cost], Point | None], **settings: Any) -> list[Chart]:
         """What was measured compressed too: those lines in front, those of the models stored dense pale behind."""
         stored = self._lines(self.findings.costs, point)
-        packed = {(cost.model, cost.method, cost.sparsity): cost for cost in self.findings.compressed}
+        packed = {(cost.model, cost.way, cost.sparsity): cost for cost in self.findings.compressed}
         lines = stored
         if packed:
             # compressing a model with nothing to pack leaves it as it is
-            best = [packed.get((cost.model, cost.method, cost.sparsity), cost) for cost in self.findings.costs]
+            best = [packed.get((cost.model, cost.way, cost.sparsity), cost) for cost in self.findings.costs]
             lines = [replace(line, pale=True) for line in stored] + self._lines(best, point)
             caption += " Full lines are compressed models, pale ones the same stored dense."
         return [chart(title, caption, self._draw(lines, **{"from_zero": True, **settings}))] if lines else []
@@ -240,18 +257,17 @@ class Figures:
         return against_sparsity(sparsities, lines, self.look, **settings)
 
     def _lines(self, rows: Iterable, point: Callable) -> list[Line]:
-        """A line for each model and method; all methods of a model start at its dense point."""
-        found: dict[tuple[str, str | None], dict[float, Point]] = defaultdict(dict)
+        """A line for each model and way, which starts at the dense model trained alike."""
+        found: dict[tuple[str, Way], dict[float, Point]] = defaultdict(dict)
         for row in rows:
             if value := point(row):
-                found[row.model, row.method][row.sparsity] = value
+                found[row.model, row.way][row.sparsity] = value
         lines = []
         for model in self.look.models:
-            dense = found.get((model, None), {})
-            methods = [method for method in self.look.methods if (model, method) in found]
-            lines += [Line(model, method, dense | found[model, method]) for method in methods]
-            if dense and not methods:
-                lines.append(Line(model, None, dense))
+            ways = [way for way in self.look.ways if (model, way) in found]
+            alone = dict.fromkeys(way.dense for way in self.look.ways)
+            ways += [way for way in alone if (model, way) in found and way not in {known.dense for known in ways}]
+            lines += [Line(model, way, found.get((model, way.dense), {}) | found[model, way]) for way in ways]
         return lines
 
 
@@ -262,6 +278,15 @@ def panels(scores: Iterable[Scored], task: str) -> dict[str, list[Scored]]:
         if row.task == task:
             found[row.main].append(row)
     return dict(found)
+
+
+def _after(rows: Rows) -> str:
+    """The price of the dense model that recovery starts from."""
+    seconds = [row.dense_seconds.mean for row in rows if row.dense_seconds]
+    if not seconds:
+        return ""
+    low, high = significant(min(seconds), 2), significant(max(seconds), 2)
+    return f", after the {low if low == high else f'{low} to {high}'} s that training the dense model took"
 
 
 def _point(estimate: Estimate, hollow: bool = False) -> Point:

@@ -16,8 +16,9 @@ from matplotlib.ticker import Formatter, LogLocator, NullLocator
 
 from aerogel.charts import INK, MARKERS, PALETTE, PAPER, figure, styled
 from aerogel.report.estimate import minus, percent
+from aerogel.report.way import Way
 
-DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (5, 1.5, 1, 1.5, 1, 1.5)))
 DODGE = 0.07  # of the distance between two sparsities, so that intervals stand beside each other
 PALE = 0.35  # the strength of a line that stands back
 LARGEST = 1e100  # matplotlib can't scale an axis much further; a collapsed model's perplexity goes there
@@ -26,10 +27,10 @@ LOGARITHMIC = 8  # times the lowest value that the highest must be for a logarit
 
 @dataclass(frozen=True)
 class Look:
-    """How a model and a method are drawn, the same all through the page."""
+    """How a model and the way to its zeros are drawn, the same all through the page."""
 
     models: tuple[str, ...]
-    methods: tuple[str, ...]
+    ways: tuple[Way, ...]
 
     def colour(self, model: str) -> str:
         return PALETTE[self.models.index(model) % len(PALETTE)]
@@ -38,8 +39,12 @@ class Look:
         place = self.models.index(model)
         return MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
 
-    def dashes(self, method: str | None) -> str | tuple[int, tuple[float, ...]]:
-        return DASHES[self.methods.index(method) % len(DASHES)] if method else DASHES[0]
+    def dashes(self, way: Way) -> str | tuple[int, tuple[float, ...]]:
+        """The dense model's are those of the first way that it was trained like; costs, without recovery, have a key
+        of their own."""
+        alike = [known for known in self.ways if bool(known.recovery) == bool(way.recovery)]
+        place = next(place for place, known in enumerate(alike) if way in (known, known.dense))
+        return DASHES[place % len(DASHES)]
 
     def swatch(self, model: str) -> Markup:
         """The model's mark as a small drawing for running text."""
@@ -53,9 +58,9 @@ class Look:
             '<polygon points="{1}" fill="{0}"/></svg>'
         ).format(variable, points)
 
-    def stroke(self, method: str) -> Markup:
-        """The method's kind of line, likewise."""
-        dashes = self.dashes(method)
+    def stroke(self, way: Way) -> Markup:
+        """The way's kind of line, likewise."""
+        dashes = self.dashes(way)
         pattern = " ".join(f"{1.6 * length:g}" for length in dashes[1]) if isinstance(dashes, tuple) else "none"
         return Markup(
             '<svg class="swatch" viewBox="0 0 20 12" aria-hidden="true">'
@@ -75,10 +80,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """The values of one model and method by sparsity; a pale line stands back behind the others."""
+    """The values of one model and way by sparsity; a pale line stands back behind the others."""
 
     model: str
-    method: str | None
+    way: Way
     points: dict[float, Point]
     pale: bool = False
 
@@ -102,9 +107,9 @@ def against_sparsity(
     """
     made = figure()
     axes = made.axes[0]
-    series = list(dict.fromkeys((line.model, line.method) for line in lines))
+    series = list(dict.fromkeys((line.model, line.way) for line in lines))
     for line in lines:
-        shift = (series.index((line.model, line.method)) - (len(series) - 1) / 2) * min(DODGE, 0.4 / len(series))
+        shift = (series.index((line.model, line.way)) - (len(series) - 1) / 2) * min(DODGE, 0.4 / len(series))
         _draw(axes, line, [number + shift for number in range(len(sparsities))], sparsities, look, bounds)
         dense = line.points.get(0.0)
         if dense_levels and dense:
@@ -135,7 +140,7 @@ def _draw(
     colour, marker = look.colour(line.model), look.marker(line.model)
     strength, behind = (PALE, 0.5) if line.pale else (1.0, 0.0)
     values = np.clip([point.value for point in points], *bounds)
-    axes.plot(places, values, color=colour, linestyle=look.dashes(line.method), alpha=strength, zorder=2 - behind)
+    axes.plot(places, values, color=colour, linestyle=look.dashes(line.way), alpha=strength, zorder=2 - behind)
     for place, point in zip(places, points, strict=True):
         if point.low is not None and point.high is not None:
             ends = np.clip([point.low, point.high], *bounds)

@@ -10,12 +10,12 @@ from statistics import fmean, median
 from typing import Any, TypeVar
 
 from aerogel.analysis.plot import short
-from aerogel.report.answer import series_name
 from aerogel.report.breakeven import BreakEven, break_evens
 from aerogel.report.collect import Cost, Findings, Realised, Scored, metrics_of
 from aerogel.report.estimate import Estimate, change, megabytes, minus, percent, significant, with_interval
 from aerogel.report.figures import panels
 from aerogel.report.table import Column, Table
+from aerogel.report.way import RECOVERY_NAMES, Way, series_name, way_of
 from aerogel.report.words import metric_digits, metric_name
 
 Row = TypeVar("Row", Scored, Cost, Realised, BreakEven)
@@ -40,9 +40,9 @@ def scores(findings: Findings, task: str) -> list[Table]:
     """One for each main metric of a task, so that no kind of perplexity stands beside another."""
     made = []
     for main, rows in panels(findings.scores, task).items():
-        metrics = list(rows[0].metrics)
+        metrics, recovered = list(rows[0].metrics), bool(findings.spec.recoveries)
         columns = (
-            *_setting(findings),
+            *_setting(findings, rows),
             Column("seeds", "seeds"),
             *(Column(metric, metric_name(metric), _estimate(metric)) for metric in metrics),
             Column(
@@ -52,7 +52,8 @@ def scores(findings: Findings, task: str) -> list[Table]:
             ),
             Column("agreement", "agreement", lambda share: f"{100 * share.mean:.1f}%"),
             *(DAMAGE if any(row.flips for row in rows) else ()),
-            Column("training_seconds", "training, s", with_interval),
+            *((Column("dense_seconds", "dense training, s", with_interval),) if recovered else ()),
+            Column("training_seconds", "recovery, s" if recovered else "training, s", with_interval),
         )
         found = [
             (
@@ -62,6 +63,7 @@ def scores(findings: Findings, task: str) -> list[Table]:
                 row.change,
                 row.agreement,
                 *(_damage(row) if any(row.flips for row in rows) else ()),
+                *([row.dense_seconds] if recovered else []),
                 row.training_seconds,
             )
             for row in _in_order(findings, rows)
@@ -92,7 +94,7 @@ def costs(findings: Findings) -> list[Table]:
     made = []
     for title, found in (("stored dense", findings.costs), ("compressed", findings.compressed)):
         rows = [(*_setting_of(findings, cost), *_measured(cost)) for cost in _in_order(findings, found)]
-        columns = (*_setting(findings), *COSTS)
+        columns = (*_setting(findings, found), *COSTS)
         # a compressed model is not trained
         kept = [place for place in range(len(columns)) if any(row[place] is not None for row in rows)]
         if rows:
@@ -122,22 +124,20 @@ def _measured(cost: Cost) -> tuple[Any, ...]:
 
 
 def _break_even(findings: Findings) -> list[Table]:
+    evens = break_evens(findings)
     columns = (
-        *_setting(findings)[:-1],
+        *_setting(findings, evens)[:-1],
         Column("break_even_sparsity", "break-even sparsity", lambda sparsity: f"{100 * sparsity:.0f}%"),
         Column("not_faster_at", "not faster at", percent),
         Column("faster_from", "faster from", percent),
     )
-    rows = [
-        (*_setting_of(findings, found)[:-1], found.sparsity, found.below, found.above)
-        for found in break_evens(findings)
-    ]
+    rows = [(*_setting_of(findings, found)[:-1], found.sparsity, found.below, found.above) for found in evens]
     return [Table("Break-even sparsity of compressed models", columns, rows)] if rows else []
 
 
 def realised(findings: Findings) -> list[Table]:
     columns = (
-        *_setting(findings),
+        *_setting(findings, findings.realised),
         Column("prunable_sparsity", "zeros of prunable", lambda share: f"{100 * share:.2f}%"),
         Column("model_sparsity", "zeros of all", lambda share: f"{100 * share:.2f}%"),
     )
@@ -179,7 +179,7 @@ def every_seed(findings: Findings) -> list[Table]:
     """One row a score trial and metric, as the store has it."""
     columns = (
         Column("task", "task"),
-        *_setting(findings),
+        *_setting(findings, findings.scores),
         Column("seed", "seed"),
         Column("metric", "metric", metric_name),
         Column("value", "value", lambda value: significant(value, 4)),
@@ -191,7 +191,7 @@ def every_seed(findings: Findings) -> list[Table]:
         (
             run.trial.task,
             run.trial.model,
-            *([run.group[2]] if len(findings.spec.methods) > 1 else []),
+            *_way(findings, way_of(run.trial)),
             run.trial.sparsity,
             run.seed,
             metric,
@@ -208,7 +208,7 @@ def every_seed(findings: Findings) -> list[Table]:
 
 def layers(findings: Findings) -> Table:
     """What the maps of layers show, for the CSV."""
-    columns = (*_setting(findings), Column("layer", "layer"), Column("zeros", "zeros"))
+    columns = (*_setting(findings, findings.realised), Column("layer", "layer"), Column("zeros", "zeros"))
     rows = [
         (*_setting_of(findings, row), layer, share)
         for row in _in_order(findings, findings.realised)
@@ -231,11 +231,11 @@ class LayerMap:
 
 
 def layer_maps(findings: Findings) -> list[LayerMap]:
-    """One for each model and method."""
+    """One for each model and way."""
     found: dict[str, list[Realised]] = defaultdict(list)
     for row in _in_order(findings, findings.realised):
         if row.layers and row.sparsity:
-            found[series_name(findings, row.model, row.method)].append(row)
+            found[series_name(findings.spec, row.model, row.way)].append(row)
     return [
         LayerMap(
             f"{name}: zeros by layer, %",
@@ -256,14 +256,22 @@ def _estimate(metric: str) -> Callable[[Estimate], str]:
     return lambda value: with_interval(value, metric_digits(metric, value.mean))
 
 
-def _setting(findings: Findings) -> tuple[Column, ...]:
-    """The columns that say what was pruned how: the method only where there are several."""
-    method = (Column("method", "method"),) if len(findings.spec.methods) > 1 else ()
-    return Column("model", "model"), *method, Column("sparsity", "sparsity", _sparsity)
+def _setting(findings: Findings, rows: Sequence[Scored | Cost | Realised | BreakEven]) -> tuple[Column, ...]:
+    """The columns that say what was pruned how: the method only where there are several, and recovery where it is."""
+    columns = [Column("model", "model")]
+    if len(findings.spec.methods) > 1:
+        columns.append(Column("method", "method"))
+    if any(row.way.recovery for row in rows):
+        columns.append(Column("recovery", "recovery", RECOVERY_NAMES.__getitem__))
+    return *columns, Column("sparsity", "sparsity", _sparsity)
 
 
 def _setting_of(findings: Findings, row: Row) -> tuple[Any, ...]:
-    return row.model, *([row.method] if len(findings.spec.methods) > 1 else []), row.sparsity
+    return row.model, *_way(findings, row.way), row.sparsity
+
+
+def _way(findings: Findings, way: Way) -> list[str | None]:
+    return ([way.method] if len(findings.spec.methods) > 1 else []) + ([way.recovery] if way.recovery else [])
 
 
 def _sparsity(sparsity: float) -> str:
@@ -271,9 +279,14 @@ def _sparsity(sparsity: float) -> str:
 
 
 def _in_order(findings: Findings, rows: Sequence[Row]) -> list[Row]:
-    """By model, method and sparsity, as the specification lists them."""
-    models, methods = findings.spec.models, findings.spec.methods
+    """By model, recovery, method and sparsity, as the specification lists them."""
+    models, methods, recoveries = findings.spec.models, findings.spec.methods, findings.spec.recoveries
     return sorted(
         rows,
-        key=lambda row: (models.index(row.model), methods.index(row.method) if row.method else -1, row.sparsity),
+        key=lambda row: (
+            models.index(row.model),
+            recoveries.index(row.way.recovery) if row.way.recovery else 0,
+            methods.index(row.way.method) if row.way.method else -1,
+            row.sparsity,
+        ),
     )

@@ -8,8 +8,8 @@ from aerogel.benchmark import BenchConfig
 from aerogel.data import TaskData
 from aerogel.pruning import PruneConfig, method
 from aerogel.study.spec import StudySpec
-from aerogel.study.trial import Trial
-from aerogel.training import TrainingConfig
+from aerogel.study.trial import Recovery, Trial
+from aerogel.training import SparsityConfig, TrainingConfig
 
 
 def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
@@ -27,11 +27,12 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
             data[task].digest,
             _training(spec, data[task], seed),
             _part_for(data[task], spec.evaluation.limit, spec.evaluation.text_limit),
+            recovery=recovery,
         )
         for seed in spec.seeds
         for model in spec.models
         for task in spec.tasks
-        for pruning in _prunings(spec, seed)
+        for pruning, recovery in _ways(spec, seed)
     ]
     if spec.benchmark:
         trials += [
@@ -40,6 +41,30 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
             for pruning in _prunings(spec, spec.seeds[0])
         ]
     return trials
+
+
+def _ways(spec: StudySpec, seed: int) -> list[tuple[PruneConfig | None, Recovery | None]]:
+    """One a pruning and recovery; "gradual" once a sparsity, since it chooses weights by its own score."""
+    prunings, epochs = _prunings(spec, seed), spec.recovery.epochs
+    if not spec.recoveries:
+        return [(pruning, None) for pruning in prunings]
+    ways: list[tuple[PruneConfig | None, Recovery | None]] = []
+    for name in spec.recoveries:
+        if name == "gradual":
+            ways += [(None, Recovery(name, epochs, _course(spec, sparsity))) for sparsity in spec.sparsities]
+        else:
+            ways += [(pruning, Recovery(name, epochs if name == "finetune" else 0.0)) for pruning in prunings]
+    return ways
+
+
+def _course(spec: StudySpec, sparsity: float) -> SparsityConfig:
+    return SparsityConfig(
+        sparsity,
+        score=spec.recovery.score,
+        pattern=spec.pattern if sparsity else "unstructured",  # the dense model has none
+        scope="layer" if spec.scope in ("layer", "row") else "global",
+        targets=("blocks", *spec.include),
+    )
 
 
 def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:

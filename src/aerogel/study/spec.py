@@ -14,8 +14,10 @@ from aerogel.errors import AerogelError, StudyError, unknown_name
 from aerogel.pruning import Pattern, method
 from aerogel.pruning.apply import Scope
 from aerogel.pruning.method import Allocation
+from aerogel.study.trial import RECOVERIES
+from aerogel.training.score import score
 
-BUILT_IN = ("starter", "reports")
+BUILT_IN = ("starter", "reports", "recovery")
 
 
 class _Part(BaseModel):
@@ -40,6 +42,18 @@ class EvaluationPart(_Part):
     text_limit: Annotated[int, Field(gt=0)] | None = None
 
 
+class RecoveryPart(_Part):
+    """`[recovery]`: epochs after those of the dense model, and the score by which "gradual" chooses weights."""
+
+    epochs: Annotated[float, Field(gt=0)] = 6.0
+    score: str = "magnitude"
+
+    @field_validator("score")
+    @classmethod
+    def _score(cls, name: str) -> str:
+        return score(name).name
+
+
 class BenchmarkPart(_Part):
     """`[benchmark]`: see `aerogel.benchmark.BenchConfig`."""
 
@@ -55,7 +69,9 @@ class StudySpec(_Part):
     Without a `scope`, methods that look at weights alone rank them globally, and the others do as they define;
     those are calibrated on the training split of the task that they are scored on. `include` adds "embeddings" or
     "heads" to the pruned weights; `sensitivity` names one of the tasks, on whose training split each layer and kind
-    of matrix is pruned alone. `processes` trials run at a time, sharing the cores; those that measure time run alone.
+    of matrix is pruned alone. Without `recoveries` the given models are pruned and then trained; with them the dense
+    model is trained on the task and then goes through each, see `aerogel.study.trial.Recovery`. `processes` trials run
+    at a time, sharing the cores; those that measure time run alone.
     """
 
     name: str
@@ -68,13 +84,15 @@ class StudySpec(_Part):
     allocation: Allocation | None = None
     sensitivity: str | None = None
     include: tuple[Literal["embeddings", "heads"], ...] = ()
+    recoveries: tuple[str, ...] = ()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     processes: Annotated[int, Field(gt=0)] = 1
     training: TrainingPart = TrainingPart()
+    recovery: RecoveryPart = RecoveryPart()
     evaluation: EvaluationPart = EvaluationPart()
     benchmark: BenchmarkPart | None = BenchmarkPart()
 
-    @field_validator("models", "tasks", "methods", "sparsities", "seeds")
+    @field_validator("models", "tasks", "methods", "sparsities", "recoveries", "seeds")
     @classmethod
     def _no_repeats(cls, values: tuple) -> tuple:
         return tuple(dict.fromkeys(values))
@@ -94,6 +112,14 @@ class StudySpec(_Part):
     @classmethod
     def _methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(method(name).name for name in names)
+
+    @field_validator("recoveries")
+    @classmethod
+    def _recoveries(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in RECOVERIES:
+                raise StudyError(unknown_name("recovery", name, RECOVERIES))
+        return names
 
 
 def load_spec(name: str) -> StudySpec:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import models
 from aerogel.analysis import inspect
@@ -20,10 +20,24 @@ from aerogel.models import Head, prunable_weights
 from aerogel.pruning import Calibration, PruneConfig, prune
 from aerogel.pruning.sensitivity import sensitivity
 from aerogel.runtime import decompress
-from aerogel.training import TrainingConfig, finetune
+from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, finetune, tuned
 
 WINDOWS, SENSITIVITY_WINDOWS, LENGTH = 64, 8, 128  # of calibration text; LENGTH in tokens
 BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
+T = TypeVar("T", PruneConfig, SparsityConfig)
+RECOVERIES = ("none", "finetune", "gradual")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What is done with the dense model tuned on the task: "none" only prunes it, "finetune" then trains it for more
+    `epochs` with the zeros held, and "gradual" trains it while its zeros become more as `sparsity` says, learning from
+    the model as it was.
+    """
+
+    name: str
+    epochs: float = 0.0
+    sparsity: SparsityConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,9 @@ class Trial:
     """What to do with one model: `inspect` its weights, measure their `sensitivity`, fine-tune and `score` it, or
     `bench` it beside the dense one.
 
-    `pruning` is `None` for the dense model. `data` is a digest of the task's data, so that other data
-    makes another trial.
+    `pruning` is `None` for the dense model, and for one that is pruned while it trains. Without a `recovery` the
+    given model is pruned and then trained. `data` is a digest of the task's data, so that other data makes another
+    trial.
     """
 
     kind: Literal["inspect", "sensitivity", "score", "bench"]
@@ -43,6 +58,7 @@ class Trial:
     training: TrainingConfig | None = None
     evaluation_limit: int | None = None
     benchmark: BenchConfig | None = None
+    recovery: Recovery | None = None
 
     @property
     def key(self) -> str:
@@ -52,13 +68,20 @@ class Trial:
 
     @property
     def sparsity(self) -> float:
-        return self.pruning.sparsity or 0.0 if self.pruning else 0.0
+        return self.zeros.sparsity or 0.0 if self.zeros else 0.0
+
+    @property
+    def zeros(self) -> PruneConfig | SparsityConfig | None:
+        """What says how many there are, and where."""
+        return self.pruning or (self.recovery.sparsity if self.recovery else None)
 
     @property
     def label(self) -> str:
-        """For a person: `tiny-bert 90% magnitude, sst2, seed 1`."""
-        how = f"{100 * self.sparsity:g}% {self.pruning.method}" if self.pruning else "dense"
-        parts = [f"{self.model} {how}", self.task if self.task and self.kind == "score" else self.kind]
+        """For a person: `tiny-bert 90% magnitude, sst2, seed 1`, or with a recovery `tiny-bert 90% gradual, ...`."""
+        how = [f"{100 * self.sparsity:g}%" if self.sparsity else "dense"]
+        how += [self.pruning.method] if self.pruning else []
+        how += [self.recovery.name] if self.recovery else []
+        parts = [" ".join([self.model, *how]), self.task if self.task and self.kind == "score" else self.kind]
         return ", ".join([*parts, f"seed {self.training.seed}"] if self.training else parts)
 
     @classmethod
@@ -67,8 +90,10 @@ class Trial:
         parts: dict[str, type] = {"pruning": PruneConfig, "training": TrainingConfig, "benchmark": BenchConfig}
         made = {name: kind(**values[name]) for name, kind in parts.items() if values.get(name)}
         if "pruning" in made:
-            lists = {name: tuple(values["pruning"][name]) for name in ("targets", "exclude")}
-            made["pruning"] = PruneConfig(**{**values["pruning"], **lists})
+            made["pruning"] = _with_tuples(PruneConfig, values["pruning"])
+        if recovery := values.get("recovery"):
+            course = recovery["sparsity"] and _with_tuples(SparsityConfig, recovery["sparsity"])
+            made["recovery"] = Recovery(**{**recovery, "sparsity": course})
         return cls(**{**values, **made})
 
 
@@ -106,19 +131,39 @@ def _calibration(
     return Calibration(data.task.name, data.splits["train"], tokenizer, samples, length, seed)
 
 
-def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, Any]:
+def _with_tuples(kind: type[T], values: dict[str, Any]) -> T:
+    return kind(**{**values, **{name: tuple(values[name]) for name in ("targets", "exclude")}})
+
+
+def _trained(
+    trial: Trial, training: TrainingConfig, data: TaskData
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TrainingResult, float | None]:
+    """The trial's model, what its training took, and the seconds of the tuned model's where it starts from one."""
+    recovery = trial.recovery
+    dense = tuned(trial.model, data, training) if recovery else None
+    start = str(dense.folder) if dense else trial.model
     torch.manual_seed(training.seed)  # new heads start from it
-    model, tokenizer = models.load(trial.model, data.task.head)
+    model, tokenizer = models.load(start, data.task.head)
     decompress(model)  # a packed checkpoint is trained as the dense model that it stands for
     if trial.pruning:
         text = None
         if trial.pruning.needs_calibration:
             text = _calibration(data, tokenizer, WINDOWS, training.max_length, trial.pruning.seed)
         prune(model, trial.pruning, text)
-    trained = finetune(model, tokenizer, data, training)
+    if recovery is None or dense is None:
+        return model, tokenizer, finetune(model, tokenizer, data, training), None
+    if recovery.name == "none":
+        return model, tokenizer, TrainingResult(0.0, 0, ()), dense.seconds
+    more = replace(training, epochs=recovery.epochs)
+    teacher = models.load_model(start, data.task.head) if recovery.name == "gradual" else None
+    trained = finetune(model, tokenizer, data, more, sparsity=recovery.sparsity, teacher=teacher)
+    return model, tokenizer, trained, dense.seconds
+
+
+def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, Any]:
+    model, tokenizer, trained, dense_seconds = _trained(trial, training, data)
     scored = score(model, tokenizer, data, trial.evaluation_limit, training.max_length)
-    targets = trial.pruning.targets if trial.pruning else ("blocks",)
-    weights = prunable_weights(model, targets)
+    weights = prunable_weights(model, trial.zeros.targets if trial.zeros else ("blocks",))
     zeros = {weight.name: int((weight.matrix == 0).sum()) for weight in weights}
     prunable = sum(weight.matrix.numel() for weight in weights)
     parameters = models.parameter_count(model)
@@ -128,6 +173,7 @@ def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, 
         "true": scored.true,
         "logits": scored.logits,
         "training_seconds": trained.seconds,
+        "dense_seconds": dense_seconds,
         "training_steps": trained.steps,
         "losses": trained.losses,
         "sparsity": sum(zeros.values()) / prunable,
