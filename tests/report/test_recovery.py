@@ -15,7 +15,7 @@ from aerogel.report.tables import every_seed, scores
 from aerogel.report.way import Way
 from aerogel.study import Store
 
-NAMES = ("no recovery", "fine-tuned", "gradual + distillation")
+NAMES = ("no recovery", "fine-tuning", "gradual + distillation")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_the_page_has_the_section(recovery_folder: Path, findings: Findings) -> 
     page = build(recovery_folder).read_text(encoding="utf-8")
     assert '<section id="recovery">' in page
     titles = [chart.title for chart in Figures(findings).recovery()]
-    assert titles == ["tiny-gpt2 on movie-reviews: accuracy"]
-    for title in (*titles, "movie-reviews: recovery, s"):
+    assert titles == ["tiny-gpt2: accuracy"]
+    for title in (*titles, "tiny-gpt2: time of recovery, s"):
         assert page.count(f'aria-label="{title}"') == 1
     for name in NAMES:
         assert name in page
@@ -96,7 +96,7 @@ def test_the_opening_says_which_recovery_is_better(findings: Findings) -> None:
     ]
     told = replace(findings, scores=rows)
     sentence = (
-        "On movie-reviews, gradual + distillation is better than fine-tuned, and that than no recovery "
+        "On movie-reviews, gradual + distillation is better than fine-tuning, and that than no recovery "
         "(tiny-gpt2 at 90%)."
     )
     assert sentence in recovered(told)

@@ -41,7 +41,7 @@ def study(
 ) -> int:
     """Run a study, or go on with it, and write its report.
 
-    NAME is a built-in study, starter (the default) or reports; or give a TOML file.
+    NAME is a built-in study, starter (the default), reports or recovery; or give a TOML file.
     """
     with progress_bar():
         from aerogel.report import build

@@ -85,11 +85,12 @@ def _head(task: str, way: Way) -> str:
 def summary(findings: Findings, found: list[Answer]) -> list[str]:
     """The opening, in paragraphs: how sparse the models may be, what that saves, and what compressing does at all."""
     stored = [cost for cost in findings.costs if cost.dense]
-    said = [*_room(found, len(findings.spec.seeds)), *recovered(findings)] if findings.scores else []
+    said = [*_room(findings, found)] if findings.scores else []
+    better = " ".join(recovered(findings))
     if not findings.compressed:
-        return [" ".join(said + ([_disk(stored), _speed(stored)] if stored else []))]
+        return [" ".join(said + ([_disk(stored), _speed(stored)] if stored else [])), better]
     compressed = [_disk(findings.compressed), _speed(findings.compressed), _break_even(findings), _stored(stored)]
-    return [" ".join([*said, *_bargain(findings, found)]), " ".join(compressed)]
+    return [" ".join([*said, *_bargain(findings, found)]), better, " ".join(compressed)]
 
 
 def notes(findings: Findings) -> list[str]:
@@ -179,22 +180,23 @@ def _savings(
     return said
 
 
-def _room(found: list[Answer], seeds: int) -> list[str]:
+def _room(findings: Findings, found: list[Answer]) -> list[str]:
     """How sparse each model may be for all of its tasks together."""
-    groups: dict[float, list[str]] = defaultdict(list)
+    groups: dict[float, list[Answer]] = defaultdict(list)
     unsure, unjudged = [], []
     for answer in found:
         judged = [verdict for verdict in answer.verdicts.values() if verdict.says_something]
         if judged:
-            groups[min(verdict.allowed.sparsity if verdict.allowed else 0.0 for verdict in judged)].append(answer.name)
+            groups[min(verdict.allowed.sparsity if verdict.allowed else 0.0 for verdict in judged)].append(answer)
             if all(verdict.allowed for verdict in judged) and not all(verdict.is_sure for verdict in judged):
-                unsure.append(answer.name)
+                unsure.append(answer)
         if len(judged) < len(answer.verdicts):
             tasks = [task for task, verdict in answer.verdicts.items() if not verdict.says_something]
             unjudged.append(f"{answer.name} ({', '.join(tasks)})" if judged else answer.name)
-    none = groups.pop(0.0, [])
+    none = _names(groups.pop(0.0, []), found)
     parts = [
-        f"{listing(groups[sparsity])} may be {percent(sparsity)} sparse" for sparsity in sorted(groups, reverse=True)
+        f"{listing(_names(groups[sparsity], found))} may be {percent(sparsity)} sparse"
+        for sparsity in sorted(groups, reverse=True)
     ]
     limit = f"losing more than {percent(TOLERANCE)}" + (" on any task" if len(found[0].verdicts) > 1 else "")
     said = [f"Without {limit}, {'; '.join(parts)}."] if parts else []
@@ -203,13 +205,19 @@ def _room(found: list[Answer], seeds: int) -> list[str]:
         said.append(f"{listing(none)} {verb} more than {percent(TOLERANCE)} at the lowest sparsity scored.")
     if unsure:
         said.append(
-            f"The seeds do not rule out a larger loss for {listing(unsure)}."
-            if seeds > 1
+            f"The seeds do not rule out a larger loss for {listing(_names(unsure, found))}."
+            if len(findings.spec.seeds) > 1
             else "One seed can't tell how much of this is chance."
         )
     if unjudged:
         said.append(f"There is no verdict on {listing(unjudged)}.")
     return said
+
+
+def _names(some: Sequence[Answer], found: Sequence[Answer]) -> list[str]:
+    """Of some answers; the model's alone where all of its ways are among them."""
+    left = {answer.model for answer in found if answer not in some}
+    return list(dict.fromkeys(answer.name if answer.model in left else answer.model for answer in some))
 
 
 def _bargain(findings: Findings, found: list[Answer]) -> list[str]:

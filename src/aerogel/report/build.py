@@ -55,8 +55,8 @@ def render(findings: Findings) -> str:
             "sensitivities": figures.sensitivities(),
             "scores": figures.scores(),
             "recovery": figures.recovery(),
-            "training": figures.training_time(),
-            "costs": figures.memory() + figures.time(),
+            "training": figures.recovery_time(),
+            "costs": figures.memory() + figures.time() + figures.training_time(),
             "size": figures.size() + figures.speed(),
             "agreement": figures.agreement(),
             "realised": figures.realised(),
@@ -86,21 +86,20 @@ def what_was_run(findings: Findings) -> str:
     where = "the transformer blocks" + "".join(f" and the {part}" for part in spec.include)
     scope = f", scope {spec.scope}" if spec.scope else ""
     allocation = f", allocation {spec.allocation}" if spec.allocation else ""
+    first = ", fine-tuned dense first" if spec.recoveries else ""
     said = (
-        f"{listing(spec.models)}: weights of {where} pruned to {sparsities} "
+        f"{listing(spec.models)}{first}: weights of {where} pruned to {sparsities} "
         f"by {listing(spec.methods)} (pattern {spec.pattern}{scope}{allocation})"
     )
-    if not spec.tasks:
-        return said + "."
-    seeds = f"{len(spec.seeds)} seeds" if len(spec.seeds) > 1 else "one seed"
-    scored = f"scored on {listing(spec.tasks)}, with {seeds}."
-    if not spec.recoveries:
-        return f"{said}, then fine-tuned with the zeros held and {scored}"
-    return f"{said}, each after it was fine-tuned dense, and {scored} {recoveries(findings)}"
+    if spec.tasks:
+        seeds = f"{len(spec.seeds)} seeds" if len(spec.seeds) > 1 else "one seed"
+        then = "recovered" if spec.recoveries else "then fine-tuned with the zeros held"
+        said += f", {then} and scored on {listing(spec.tasks)}, with {seeds}"
+    return f"{said}. {recoveries(findings)}".strip()
 
 
 def recoveries(findings: Findings) -> str:
-    """What each recovery did."""
+    """What each recovery did, where there are any."""
     part = findings.spec.recovery
     does = {
         "none": "pruned at once and not trained again",
@@ -108,12 +107,13 @@ def recoveries(findings: Findings) -> str:
         "gradual": f"pruned step by step by {part.score} in {part.epochs:g} epochs more, learning from the dense model",
     }
     said = "; ".join(f"{RECOVERY_NAMES[name]}: {does[name]}" for name in findings.spec.recoveries)
-    return f"{said[0].upper()}{said[1:]}."
+    return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
 def reading(findings: Findings) -> str:
     """How to read the charts of scores: only of what is in them."""
-    said = "Sparsities are evenly spaced; 0% is the dense model trained alike, its level dotted."
+    said = "Sparsities are evenly spaced; 0% is the dense model trained alike"
+    said += "." if findings.spec.recoveries else ", its level dotted."
     if any(len(row.seeds) > 1 for row in findings.scores):
         said += " Bars are 95% intervals over seeds, cut where they are longer than the chart."
     if any(row.one_answer for row in findings.scores):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -93,15 +94,35 @@ class Figures:
 
     def recovery(self) -> list[Chart]:
         """The main metric of each task and model, a line a recovery."""
-        if not self.findings.spec.recoveries:
-            return []
         return [
-            self._score(task, main, found, f"{model} on {task}")
-            for task in self.findings.spec.tasks
-            for main, rows in panels(self.findings.scores, task).items()
-            for model in self.findings.spec.models
-            if (found := [row for row in rows if row.model == model])
+            self._score(task, found[0].main, found, self._title(model, task))
+            for task, model, found in self._recovered()
         ]
+
+    def recovery_time(self) -> list[Chart]:
+        """What the same takes; without recovery it takes nothing."""
+        made = []
+        for task, model, found in self._recovered():
+            dense = fmean(row.dense_seconds.mean for row in found if row.dense_seconds)
+            trained = [row for row in found if row.way.recovery != "none"]
+            lines = self._lines(trained, lambda row: _point(row.training_seconds))
+            caption = f"Seconds{self._sharing()}, after the {significant(dense)} s of training the dense model."
+            drawn = self._draw(lines, from_zero=True, bounds=POSITIVE)
+            made.append(chart(f"{self._title(model, task)}: time of recovery, s", caption, drawn))
+        return made
+
+    def _recovered(self) -> Iterator[tuple[str, str, Rows]]:
+        for task in self.findings.spec.tasks if self.findings.spec.recoveries else ():
+            for model in self.findings.spec.models:
+                if found := [row for row in self.findings.scores if (row.task, row.model) == (task, model)]:
+                    yield task, model, found
+
+    def _title(self, model: str, task: str) -> str:
+        return f"{model} on {task}" if len(self.findings.spec.tasks) > 1 else model
+
+    def _sharing(self) -> str:
+        at_once = self.findings.spec.processes
+        return f", with {at_once} trials sharing the cores" if at_once > 1 else ""
 
     def _score(self, task: str, metric: str, rows: Rows, title: str = "") -> Chart:
         majority = rows[0].majority if metric == "accuracy" else None
@@ -115,25 +136,24 @@ class Figures:
         made = self._draw(
             lines,
             may_be_logarithmic=is_perplexity(metric),
-            dense_levels=not title,  # one for each line of a model would say the same three times
+            dense_levels=not self.findings.spec.recoveries,  # with them each line has a dense model of its own
             level=majority,
             bounds=ABOVE_ONE if is_perplexity(metric) else (-1.0 if metric in CORRELATIONS else 0.0, 1.0),
         )
         return chart(f"{title or task}: {metric_name(metric)}", caption, made)
 
     def training_time(self) -> list[Chart]:
-        at_once = self.findings.spec.processes
-        sharing = f", with {at_once} trials sharing the cores" if at_once > 1 else ""
-        what = "recovery" if self.findings.spec.recoveries else "fine-tuning"
+        """Of the whole fine-tuning, where that is all the training."""
         made = []
-        for task in self.findings.spec.tasks:
+        for task in self.findings.spec.tasks if not self.findings.spec.recoveries else ():
             rows = [row for row in self.findings.scores if row.task == task]
             if rows:
                 drawn = self._draw(
                     self._lines(rows, lambda row: _point(row.training_seconds)), from_zero=True, bounds=POSITIVE
                 )
-                caption = f"Seconds of the whole {what}{sharing}{_after(rows)}."
-                made.append(chart(f"{task}: {what}, s", caption, drawn))
+                made.append(
+                    chart(f"{task}: fine-tuning, s", f"Seconds of the whole fine-tuning{self._sharing()}.", drawn)
+                )
         return made
 
     def agreement(self) -> list[Chart]:
@@ -278,15 +298,6 @@ def panels(scores: Iterable[Scored], task: str) -> dict[str, list[Scored]]:
         if row.task == task:
             found[row.main].append(row)
     return dict(found)
-
-
-def _after(rows: Rows) -> str:
-    """The price of the dense model that recovery starts from."""
-    seconds = [row.dense_seconds.mean for row in rows if row.dense_seconds]
-    if not seconds:
-        return ""
-    low, high = significant(min(seconds), 2), significant(max(seconds), 2)
-    return f", after the {low if low == high else f'{low} to {high}'} s that training the dense model took"
 
 
 def _point(estimate: Estimate, hollow: bool = False) -> Point:

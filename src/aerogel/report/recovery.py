@@ -14,10 +14,7 @@ from aerogel.report.way import way_name
 def recovered(findings: Findings) -> list[str]:
     """One sentence a task, and one on what it means; nothing where recoveries are not compared."""
     said = [sentence for task in findings.spec.tasks if (sentence := _of_task(findings, task))]
-    if not said:
-        return []
-    seeds = len(findings.spec.seeds)
-    return [*said, f"Better means that the 95% intervals over {seeds} seeds lie apart."]
+    return [*said, "Better means that the 95% intervals over seeds lie apart."] if said else []
 
 
 def ranks(rows: Sequence[Scored]) -> list[list[Scored]]:
@@ -39,7 +36,7 @@ def ranks(rows: Sequence[Scored]) -> list[list[Scored]]:
 
 
 def _of_task(findings: Findings, task: str) -> str:
-    """`sst2: gradual + distillation better than fine-tuned better than no recovery for bert at 90% and 95%; ...`."""
+    """`On sst2, gradual + distillation is better than fine-tuning, and that than no recovery (bert at 90%); ...`."""
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for model in findings.spec.models:
         for sparsity in sorted(findings.spec.sparsities):
@@ -56,8 +53,10 @@ def _of_task(findings: Findings, task: str) -> str:
 
 
 def _order(findings: Findings, rows: Sequence[Scored]) -> str:
-    names = [listing([way_name(findings.spec, row.way) for row in rank]) for rank in ranks(rows)]
+    ranked = ranks(rows)
+    names = [listing([way_name(findings.spec, row.way) for row in rank]) for rank in ranked]
     if len(names) == 1:
         return f"{names[0]} can't be told apart"
     first, second, *others = names
-    return f"{first} is better than {second}" + "".join(f", and that than {name}" for name in others)
+    verb = "is" if len(ranked[0]) == 1 else "are"
+    return f"{first} {verb} better than {second}" + "".join(f", and that than {name}" for name in others)

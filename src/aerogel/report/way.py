@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from aerogel.study import StudySpec, Trial
 
-RECOVERY_NAMES = {"none": "no recovery", "finetune": "fine-tuned", "gradual": "gradual + distillation"}
+RECOVERY_NAMES = {"none": "no recovery", "finetune": "fine-tuning", "gradual": "gradual + distillation"}
 
 
 class Way(NamedTuple):
