@@ -63,7 +63,10 @@ class Trial:
     @property
     def key(self) -> str:
         """The same for the same trial, wherever and whenever: a hash of its canonical JSON."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        values = asdict(self)
+        if self.recovery is None:
+            del values["recovery"]  # stores from before there was any keep their results
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
     @property
