@@ -185,23 +185,21 @@ def test_gradually_and_with_a_teacher_it_ends_sparse_and_right(name: str) -> Non
 def test_language_models_recover_too(name: str) -> None:
     data = story()
     teacher, tokenizer = load(name, data.task.head)
-    losses = {}
-    for how in ("alone", "taught"):
-        model, _ = load(name, data.task.head)
-        config = TrainingConfig(epochs=12, batch_size=4, learning_rate=1e-3, limit=12)
-        finetune(model, tokenizer, data, config, sparsity=GRADUAL, teacher=teacher if how == "taught" else None)
-        losses[how] = score(model, tokenizer, data).metrics["loss"]
+    model, _ = load(name, data.task.head)
+    config = TrainingConfig(epochs=10, batch_size=4, learning_rate=1e-3, limit=8)
+    finetune(model, tokenizer, data, config, sparsity=GRADUAL, teacher=teacher)
     one_shot, _ = load(name, data.task.head)
     prune(one_shot, sparsity=0.8, scope="global")
-    assert losses["taught"] < score(one_shot, tokenizer, data).metrics["loss"]
+    assert score(model, tokenizer, data, 4).metrics["loss"] < score(one_shot, tokenizer, data, 4).metrics["loss"]
 
 
 class InterruptError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("when", ["in the middle", "while saving"])
+@pytest.mark.parametrize(
+    ("name", "when"), [("tiny-bert", "in the middle"), ("tiny-gpt2", "while saving"), ("tiny-bart", "in the middle")]
+)
 def test_an_interrupted_training_goes_on_to_the_same_bits(
     name: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
