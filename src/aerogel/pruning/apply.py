@@ -83,7 +83,7 @@ def prune(
         raise PruningError(f"pattern {pattern} needs a sparsity, in [0, 1)")
     weights = prunable_weights(model, config.targets, config.exclude)
     for weight in weights:
-        with _naming(weight):
+        with naming(weight):
             pattern.check(weight.matrix.shape, sparsity)
             if not torch.isfinite(weight.matrix).all():
                 raise PruningError("its weights are not all finite numbers")
@@ -152,7 +152,7 @@ def _prune_plainly(
 ) -> dict[str, Tensor]:
     masks = {}
     for weight, share in progress.track(list(zip(weights, shares, strict=True)), f"pruning ({chosen.name})"):
-        with _naming(weight), torch.no_grad():
+        with naming(weight), torch.no_grad():
             mask, values = chosen.prune(weight.matrix.float(), plain_statistics(weight, config.seed), pattern, share)
             weight.matrix.copy_(values.masked_fill(~mask, 0))
         masks[weight.name] = mask
@@ -173,7 +173,7 @@ def _prune_by_block(job: _Job, shares: Mapping[str, float]) -> dict[str, Tensor]
                 hessian=moments.hessian,
                 gradients=job.gradients.get(weight.name),
             )
-            with _naming(weight), torch.no_grad():
+            with naming(weight), torch.no_grad():
                 mask, values = chosen.prune(before, statistics, job.pattern, shares[weight.name])
                 if config.swap:
                     mask, values = swap(before, values, mask, statistics.input_hessian(), job.pattern)
@@ -203,7 +203,7 @@ def _allocate(job: _Job, allocation: Allocation) -> dict[str, float]:
 
 
 @contextmanager
-def _naming(weight: PrunableWeight) -> Iterator[None]:
+def naming(weight: PrunableWeight) -> Iterator[None]:
     """Puts the weight's name before what is said against it."""
     try:
         yield

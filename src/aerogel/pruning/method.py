@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from aerogel.errors import PruningError, unknown_name
 from aerogel.pruning.pattern import Pattern
+from aerogel.registry import entries
 
 Needs = Literal["nothing", "input_norms", "hessian", "gradients"]
 Allocation = Literal["uniform", "global", "mixed", "owl", "progression", "search"]
@@ -95,11 +94,7 @@ def ranking(
 @cache
 def all_methods() -> dict[str, PruningMethod]:
     """All methods by name: the `METHOD` of every module in `aerogel.pruning.methods`."""
-    package = importlib.import_module("aerogel.pruning.methods")
-    modules = (
-        importlib.import_module(f"{package.__name__}.{entry.name}") for entry in pkgutil.iter_modules(package.__path__)
-    )
-    return {module.METHOD.name: module.METHOD for module in modules}
+    return entries("aerogel.pruning.methods", "METHOD")
 
 
 def method(name: str) -> PruningMethod:

@@ -16,6 +16,7 @@ from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
 from aerogel.pruning import Pattern
 from aerogel.pruning.allocation import Allocator
+from aerogel.pruning.apply import naming
 from aerogel.pruning.pattern import highest
 from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule
 from aerogel.training.score import Memory, score
@@ -70,10 +71,8 @@ class SparsityConfig:
         """The weights to prune. Raises `PruningError` or `ModelError` where the pattern or the names don't fit them."""
         weights = prunable_weights(model, self.targets, self.exclude)
         for weight in weights:
-            try:
+            with naming(weight):
                 Pattern.parse(self.pattern).check(weight.matrix.shape, self.final)
-            except PruningError as error:
-                raise PruningError(f"layer {weight.name}: {error}") from error
         return weights
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +9,7 @@ from functools import cache
 from torch import Tensor
 
 from aerogel.errors import PruningError, unknown_name
+from aerogel.registry import entries
 
 Memory = dict[str, Tensor]
 
@@ -34,11 +33,7 @@ class WeightScore:
 @cache
 def all_scores() -> dict[str, WeightScore]:
     """All scores by name: the `SCORE` of every module in `aerogel.training.scores`."""
-    package = importlib.import_module("aerogel.training.scores")
-    modules = (
-        importlib.import_module(f"{package.__name__}.{entry.name}") for entry in pkgutil.iter_modules(package.__path__)
-    )
-    return {module.SCORE.name: module.SCORE for module in modules}
+    return entries("aerogel.training.scores", "SCORE")
 
 
 def score(name: str) -> WeightScore:
