@@ -100,8 +100,8 @@ def test_a_killed_trial_is_a_failed_one(tmp_path: Path) -> None:
 def test_an_interrupt_loses_the_trial_under_way_and_nothing_else(tmp_path: Path, how: signal.Signals) -> None:
     spec = tmp_path / "spec.toml"
     spec.write_text(
-        'name = "cut"\nmodels = ["tiny-gpt2"]\ntasks = ["movie-reviews"]\nsparsities = [0, 0.5, 0.9]\n'
-        "[training]\nepochs = 3\nlimit = 200\nmax_length = 32\n[benchmark]\nbatch_size = 2\nsequence_length = 8\n"
+        'name = "cut"\nmodels = ["tiny-gpt2"]\ntasks = ["movie-reviews"]\nsparsities = [0, 0.9]\n'
+        "[training]\nepochs = 1\nlimit = 100\nmax_length = 32\n[benchmark]\nbatch_size = 2\nsequence_length = 8\n"
     )
     output = tmp_path / "out"
     command = [
@@ -121,7 +121,7 @@ def test_an_interrupt_loses_the_trial_under_way_and_nothing_else(tmp_path: Path,
     said = first.communicate(timeout=60)[1]
     kept = Store.open(output).results()
     assert first.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130), said
-    assert 2 <= len(kept) < 7
+    assert 2 <= len(kept) < 5
     assert not alive_in_session(first.pid)
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
