@@ -23,6 +23,7 @@ REACH = 0.08  # how far a block's sparsity may go from the whole's: the settings
 MIXED = 0.6  # of the way from uniform to global
 SLOPES = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)  # of a progression, in sparsity from the first to the last block
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of uniform and global, where the search begins
+HALVINGS = 60
 MOVE, MOVES = 0.04, 12  # of the search: sparsity that one block gives another, and how often that is tried
 
 
@@ -96,13 +97,13 @@ class Allocator:
 
     @cached_property
     def ranked(self) -> list[float]:
-        """All weights of all matrices ranked together, the best of each matrix aside, up to its floor."""
+        """All units of all matrices ranked together, the best of each matrix aside, up to its floor."""
         ranks = []
         for weight, floor in zip(self.weights, self.floors, strict=True):
             scores = self._scores(weight).flatten()
             ranks.append(scores.masked_fill(highest(scores, floor), torch.inf))
-        masks = highest(torch.cat(ranks), sum(self.units) - self.dropped).split(self.units)
-        return [1 - int(mask.sum()) / len(mask) for mask in masks]
+        threshold = _threshold(ranks, sum(self.units) - self.dropped)
+        return [1 - int((scores > threshold).sum()) / len(scores) for scores in ranks]
 
     def _mix(self, globally: float) -> list[float]:
         """That much of the way from one sparsity for all to that of the global ranking."""
@@ -186,6 +187,25 @@ class Allocator:
         assert self.damage is not None
         damage = [self.damage(self.exact(shares)) for shares in progress.track(candidates, doing)]
         return candidates[damage.index(min(damage))]
+
+
+def _threshold(ranks: Sequence[Tensor], kept: int) -> float:
+    """A number that `kept` of all scores are above, or fewer where scores are alike.
+
+    Found by halving, since to rank one tensor of them all takes several times their memory.
+    """
+    low, high = 0.0, 0.0
+    for scores in ranks:
+        finite = scores[torch.isfinite(scores)]
+        if len(finite):
+            low, high = min(low, float(finite.min()) - 1), max(high, float(finite.max()))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        above = sum(int((scores > middle).sum()) for scores in ranks)
+        if above == kept:
+            return middle
+        low, high = (middle, high) if above > kept else (low, middle)
+    return high
 
 
 def _depths(weights: Sequence[PrunableWeight]) -> list[float]:
