@@ -61,7 +61,7 @@ def recovery_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sparsities=[0, 0.9],
         recoveries=["none", "finetune", "gradual"],
         training=training,
-        recovery={"epochs": 2},
+        recovery={"epochs": 2, "score": "magnitude"},
         benchmark=None,
     )
     run_study(spec, folder)

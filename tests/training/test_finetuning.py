@@ -181,6 +181,28 @@ def test_gradually_and_with_a_teacher_it_ends_sparse_and_right(name: str) -> Non
     assert all(not (weight.matrix == 0).any() for weight in prunable_weights(teacher))
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "block:4x1"])
+def test_a_pruning_method_may_choose_the_weights(pattern: str) -> None:
+    data = moods()
+    teacher, tokenizer = tuned("tiny-bert", data)
+    model = copy.deepcopy(teacher)
+    config = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, max_length=16)
+    sparsity = SparsityConfig(None if pattern == "2:4" else 0.8, score="best", pattern=pattern)
+    levels: list[str] = []
+    with progress.listening(lambda doing, done, total: levels.append(doing.rpartition(", ")[2])):
+        finetune(model, tokenizer, data, config, sparsity=sparsity, teacher=teacher)
+    found = {level for level in levels if level.endswith("% zeros")}
+    assert (len(found) > 4) == (pattern != "2:4")  # whose groups are pruned at once
+    weights = prunable_weights(model)
+    zeros = sum(int((weight.matrix == 0).sum()) for weight in weights)
+    assert zeros == pytest.approx(sparsity.final * sum(weight.matrix.numel() for weight in weights), abs=4)
+    for weight in weights:
+        groups = {"2:4": (weight.matrix == 0).reshape(-1, 4), "block:4x1": (weight.matrix == 0).T.reshape(-1, 4)}
+        counts = set(groups[pattern].sum(1).tolist()) if pattern in groups else set()
+        assert counts <= ({2} if pattern == "2:4" else {0, 4})
+    assert score(model, tokenizer, data).metrics["accuracy"] > 0.9
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_language_models_recover_too(name: str) -> None:
     data = story()
@@ -198,10 +220,15 @@ class InterruptError(Exception):
 
 
 @pytest.mark.parametrize(
-    ("name", "when"), [("tiny-bert", "in the middle"), ("tiny-gpt2", "while saving"), ("tiny-bart", "in the middle")]
+    ("name", "when", "by"),
+    [
+        ("tiny-bert", "in the middle", "best"),
+        ("tiny-gpt2", "while saving", "movement"),
+        ("tiny-bart", "in the middle", "movement"),
+    ],
 )
 def test_an_interrupted_training_goes_on_to_the_same_bits(
-    name: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, when: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = moods()
     teacher, tokenizer = tuned(name, data)
@@ -216,7 +243,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
             tokenizer,
             data,
             config,
-            sparsity=replace(GRADUAL, score="movement"),
+            sparsity=replace(GRADUAL, score=by),
             teacher=teacher,
             validate=validate,
             checkpoints=checkpoints,
@@ -239,7 +266,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
         else:
 
             def stop(doing: str, done: int, total: int) -> None:
-                if done == 31:
+                if done == 31 and doing.startswith("fine-tuning"):
                     raise InterruptError
 
             def broken(model: PreTrainedModel, checkpoints: Path | None) -> TrainingResult:
@@ -250,7 +277,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
             broken(copy.deepcopy(teacher), folder)
     steps = []
     resumed = copy.deepcopy(teacher)
-    with progress.listening(lambda doing, done, total: steps.append(done)):
+    with progress.listening(lambda doing, done, total: steps.append(done) if "fine-tuning" in doing else None):
         result = train(resumed, folder)
     assert steps[0] > 1  # it did not begin anew
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())

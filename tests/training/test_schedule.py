@@ -48,5 +48,5 @@ def test_the_learning_rate_is_at_its_peak_after_each_pruning_and_ends_at_zero(sc
 
 
 def test_too_short_a_training_says_so() -> None:
-    with pytest.raises(PruningError, match="12 steps are too few to prune 10 times: train for more epochs"):
-        Schedule(12, 0.9)
+    with pytest.raises(PruningError, match="5 steps are too few to prune 5 times: train for more epochs"):
+        Schedule(5, 0.9)

@@ -141,7 +141,11 @@ def unpack(folder: Path, output: Path) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Use the first so many examples or windows.")
 @click.option("--sparsity", type=float, help="Prune on the way: the share of zeros at the end, in [0, 1).")
 @click.option("--schedule", type=click.Choice(["gradual", "constant"]), help="Step by step [default], or at once.")
-@click.option("--score", type=click.Choice(["magnitude", "movement", "platon", "obs"]), help="Which weights go first.")
+@click.option(
+    "--score",
+    type=click.Choice(["best", "magnitude", "movement", "platon", "obs"]),
+    help="Which weights go first; best [default] looks at the training text, as in aerogel prune.",
+)
 @click.option("--pattern", help="unstructured [default], N:M or block:RxC.")
 @click.option(
     "--teacher",

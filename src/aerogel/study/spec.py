@@ -15,7 +15,7 @@ from aerogel.pruning import Pattern, method
 from aerogel.pruning.apply import Scope
 from aerogel.pruning.method import Allocation
 from aerogel.study.trial import RECOVERIES
-from aerogel.training.score import score
+from aerogel.training import SparsityConfig
 
 BUILT_IN = ("starter", "reports", "recovery")
 
@@ -46,12 +46,12 @@ class RecoveryPart(_Part):
     """`[recovery]`: epochs after those of the dense model, and the score by which "gradual" chooses weights."""
 
     epochs: Annotated[float, Field(gt=0)] = 6.0
-    score: str = "magnitude"
+    score: str = "best"
 
     @field_validator("score")
     @classmethod
     def _score(cls, name: str) -> str:
-        return score(name).name
+        return SparsityConfig(0.0, score=name).score
 
 
 class BenchmarkPart(_Part):

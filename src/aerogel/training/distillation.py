@@ -25,11 +25,14 @@ class DistillationConfig:
         hardness: the teacher's share in the loss on the answers; the rest is the labels'.
         temperature: divides the logits of both before they are compared.
         hidden: weight of the distance of the hidden states between blocks, in units of the teacher's mean square.
+        augmentation: share of a task's texts that, each epoch anew, give way to others made of them; see
+            `aerogel.data.augment`. Only where the labels have no share in the loss, with hardness 1.
     """
 
     hardness: float = 1.0
     temperature: float = 2.0
-    hidden: float = 1.0
+    hidden: float = 10.0
+    augmentation: float = 0.7
 
 
 @dataclass(frozen=True)

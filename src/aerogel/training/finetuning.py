@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,14 +26,17 @@ from transformers import (
 
 from aerogel import files, progress
 from aerogel.data import TaskData, encode_examples, language_windows
+from aerogel.data.augment import AugmentedExamples
 from aerogel.errors import DataError
 from aerogel.models.quiet import quiet_transformers
+from aerogel.pruning import Calibration
 from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.masks import STATE, SparsityCallback, SparsityConfig
 from aerogel.training.schedule import WARM_UP
 from aerogel.training.trainer import KEPT, RecoveryTrainer, Validate
 
 SETTINGS = "settings.json"  # in a folder of checkpoints: what they are of
+CALIBRATION_TOKENS = 16_384  # of the training text, for scores that look at text
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def finetune(
     lesson = Distillation(teacher, distillation or DistillationConfig()) if teacher else None
     if lesson:
         lesson.check(model)
-    dataset, batch_size, collate = _batches(model, tokenizer, data, config)
+    augmentation = lesson.config.augmentation if lesson and lesson.config.hardness == 1 else 0.0
+    dataset, batch_size, collate = _batches(model, tokenizer, data, config, augmentation)
     steps = max(1, round(config.epochs * -(-len(dataset) // batch_size)))
     if sparsity:
         sparsity.weights(model)
@@ -127,7 +132,8 @@ def finetune(
             seed=config.seed,
             dataloader_pin_memory=False,
         )
-        holding = SparsityCallback(sparsity)
+        text = _calibration(data, tokenizer, config, dataset) if sparsity and sparsity.calibrates else None
+        holding = SparsityCallback(sparsity, text)
         trainer = RecoveryTrainer(
             model,
             arguments,
@@ -160,16 +166,31 @@ def finetune(
 
 
 def _batches(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, config: TrainingConfig
-) -> tuple[list[dict[str, Any]], int, Any]:
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    config: TrainingConfig,
+    augmentation: float,
+) -> tuple[Sequence[dict[str, Any]], int, Any]:
     """The training examples or windows, how many go into a batch, and what puts them together."""
     if not data.task.is_language_modelling:
         examples = data.examples("train").first(config.limit)
-        encoded = encode_examples(examples, tokenizer, model.config, config.max_length)
+        encoded: Sequence[dict[str, Any]] = encode_examples(examples, tokenizer, model.config, config.max_length)
+        if augmentation:
+            encoded = AugmentedExamples(examples, tokenizer, model.config, config.max_length, augmentation, config.seed)
         return encoded, config.batch_size, DataCollatorWithPadding(tokenizer)
     windows = language_windows(data.text("train"), tokenizer, model.config, config.seed, limit=config.limit)
     batch_size = max(1, config.batch_size * config.max_length // len(windows[0]["labels"]))
     return windows, batch_size, default_data_collator
+
+
+def _calibration(
+    data: TaskData, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig, dataset: Sequence[dict[str, Any]]
+) -> Calibration:
+    """Up to 16,384 tokens of the training split."""
+    tokens = min(CALIBRATION_TOKENS, sum(len(row["input_ids"]) for row in dataset))
+    length = min(config.max_length, tokens)
+    return Calibration(data.task.name, data.splits["train"], tokenizer, max(1, tokens // length), length, config.seed)
 
 
 def _settings(

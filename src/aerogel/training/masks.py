@@ -14,12 +14,13 @@ from transformers import TrainerCallback
 from aerogel.errors import PruningError, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
-from aerogel.pruning import Pattern
+from aerogel.pruning import Calibration, Pattern, PruneConfig, prune
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.apply import naming
+from aerogel.pruning.method import all_methods
 from aerogel.pruning.pattern import highest
 from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule
-from aerogel.training.score import Memory, score
+from aerogel.training.score import Memory, all_scores, score
 
 STATE = "sparsity.safetensors"  # in each checkpoint folder of the Trainer
 
@@ -31,7 +32,8 @@ class SparsityConfig:
     Attributes:
         sparsity: share of zeros among the targeted weights at the end, in [0, 1); an N:M pattern fixes it by itself.
         schedule: "gradual" or "constant", see `aerogel.training.schedule`.
-        score: which weights go first: "magnitude", "movement", "platon" or "obs".
+        score: which weights go first: "magnitude", "movement", "platon", "obs", or a pruning method that looks at
+            text, such as "best", which prunes the model anew each time by its own scope, and may bring weights back.
         pattern: "unstructured", "N:M" or "block:RxC".
         scope: whether the weights of all matrices compete ("global") or those of each matrix ("layer").
         targets: kinds of weights, see `aerogel.models.prunable_weights`.
@@ -42,15 +44,18 @@ class SparsityConfig:
 
     sparsity: float | None = None
     schedule: Literal["constant", "gradual"] = "gradual"
-    score: str = "magnitude"
+    score: str = "best"
     pattern: str = "unstructured"
     scope: Literal["layer", "global"] = "global"
     targets: tuple[str, ...] = ("blocks",)
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        score(self.score)
-        for what, found, known in (("schedule", self.schedule, SCHEDULES), ("scope", self.scope, ("layer", "global"))):
+        for what, found, known in (
+            ("score", self.score, (*all_scores(), *_calibrated())),
+            ("schedule", self.schedule, SCHEDULES),
+            ("scope", self.scope, ("layer", "global")),
+        ):
             if found not in known:
                 raise PruningError(unknown_name(what, found, known))
         pattern = Pattern.parse(self.pattern)
@@ -63,9 +68,15 @@ class SparsityConfig:
         """The sparsity at the end."""
         return self.sparsity if self.sparsity is not None else Pattern.parse(self.pattern).fixed_sparsity or 0.0
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether a pruning method that looks at text chooses the weights."""
+        return self.score in _calibrated()
+
     def course(self, steps: int) -> Schedule:
         """The schedule over so many optimizer steps. Raises `PruningError` where they are too few."""
-        return Schedule(steps, self.final, PRUNINGS if self.schedule == "gradual" else 1)
+        at_once = self.schedule == "constant" or (self.calibrates and Pattern.parse(self.pattern).group)
+        return Schedule(steps, self.final, 1 if at_once else PRUNINGS)
 
     def weights(self, model: nn.Module) -> list[PrunableWeight]:
         """The weights to prune. Raises `PruningError` or `ModelError` where the pattern or the names don't fit them."""
@@ -79,19 +90,28 @@ class SparsityConfig:
 class SparsityCallback(TrainerCallback):
     """Holds the zeros of a model through training with transformers' Trainer, and prunes it on the way.
 
-        Trainer(model, arguments, train_dataset=..., callbacks=[SparsityCallback(sparsity=0.9)]).train()
+        callback = SparsityCallback(sparsity=0.9, calibration=aerogel.calibration("sst2", tokenizer))
+        Trainer(model, arguments, train_dataset=..., callbacks=[callback]).train()
 
-    Takes a `SparsityConfig`, its fields as keywords, or neither: then no weight is pruned. The zeros found when
-    training begins, and those made, are put back after every optimizer step, since momentum and weight decay revive
-    them, and are checked once more at the end. What is pruned stays pruned. Each checkpoint gets a file with what is
-    needed to go on from it as if nothing had happened; it is written last, so that a checkpoint that has it is whole.
-    Raises `PruningError` as the configuration does, and where it does not fit the model or the length of the training.
+    Takes a `SparsityConfig`, its fields as keywords, or neither: then no weight is pruned. A score that looks at text
+    needs `calibration`; "magnitude", "movement", "platon" and "obs" do not, and what they prune stays pruned. The zeros
+    found when training begins, and those made, are put back after every optimizer step, since momentum and weight decay
+    revive them, and are checked once more at the end. Each checkpoint gets a file with what is needed to go on from it
+    as if nothing had happened; it is written last, so that a checkpoint that has it is whole. Raises `PruningError` as
+    the configuration does, and where it does not fit the model or the length of the training.
     """
 
-    def __init__(self, config: SparsityConfig | None = None, **settings: Any) -> None:
+    def __init__(
+        self, config: SparsityConfig | None = None, calibration: Calibration | None = None, **settings: Any
+    ) -> None:
         if settings:
             config = replace(config, **settings) if config else SparsityConfig(**settings)
-        self.config = config
+        if config and config.calibrates and calibration is None:
+            raise PruningError(
+                f"{config.score} looks at text to choose weights: give calibration=aerogel.calibration(...), or take "
+                f"a score that needs none: {', '.join(all_scores())}"
+            )
+        self.config, self.calibration = config, calibration
         self.held: dict[str, Tensor] = {}
         self.memories: dict[str, Memory] = {}
         self.weights: list[PrunableWeight] = []
@@ -117,14 +137,14 @@ class SparsityCallback(TrainerCallback):
             self.memories = {weight.name: {} for weight in self.pruned}
         self._count()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
         if self.schedule and state.global_step in self.schedule.times:
-            self._prune(self.schedule.sparsity_at(self.schedule.times.index(state.global_step)))
+            self._prune(model, self.schedule.sparsity_at(self.schedule.times.index(state.global_step)))
         self.step = state.global_step + 1
 
     @torch.no_grad()
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        observe = score(self.config.score).observe if self.config else None
+        observe = score(self.config.score).observe if self.config and not self.config.calibrates else None
         if observe and not self.is_final:
             for weight in self.pruned:
                 if (gradient := weight.gradient) is not None:
@@ -153,23 +173,39 @@ class SparsityCallback(TrainerCallback):
             if weight.name in self.held and weight.matrix[self.held[weight.name]].any():
                 raise PruningError(f"layer {weight.name}: zeros came alive in training")
 
-    @torch.no_grad()
-    def _prune(self, sparsity: float) -> None:
-        """Adds to the zeros held until they are the share `sparsity` of the weights to prune, by rank."""
+    def _prune(self, model: nn.Module, sparsity: float) -> None:
+        """Makes zeros until they are the share `sparsity` of the weights to prune, and holds them."""
         assert self.config
-        pattern = Pattern.parse(self.config.pattern)
+        if self.config.calibrates:
+            self.held |= self._by_method(model, self.config, sparsity)
+        else:
+            self._by_rank(self.config, sparsity)
+        self._count()
+
+    def _by_method(self, model: nn.Module, config: SparsityConfig, sparsity: float) -> dict[str, Tensor]:
+        """The zeros of one calibrated pruning, which also moves the weights that stay."""
+        settings = PruneConfig(config.score, sparsity, config.pattern, targets=config.targets, exclude=config.exclude)
+        home = self.pruned[0].matrix.device
+        model.cpu()  # where the methods do their algebra
+        masks = prune(model, settings, self.calibration)
+        model.to(home)
+        return {name: ~mask.to(home) for name, mask in masks.items()}
+
+    @torch.no_grad()
+    def _by_rank(self, config: SparsityConfig, sparsity: float) -> None:
+        """Adds the lowest scores to the zeros held."""
+        pattern = Pattern.parse(config.pattern)
         if pattern.fixed_sparsity is not None:
             masks = self._within_groups(pattern, sparsity)
         else:
             allocator = Allocator(self.pruned, self._scores, pattern, sparsity)
-            shares = allocator.shares("global" if self.config.scope == "global" else "uniform")
+            shares = allocator.shares("global" if config.scope == "global" else "uniform")
             masks = [
                 pattern.mask(self._scores(weight), share) for weight, share in zip(self.pruned, shares, strict=True)
             ]
         for weight, mask in zip(self.pruned, masks, strict=True):
             self.held[weight.name] = self.held.get(weight.name, ~mask) | ~mask
             weight.matrix.masked_fill_(~mask, 0)
-        self._count()
 
     def _count(self) -> None:
         zeros = sum(int(self.held[weight.name].sum()) for weight in self.pruned if weight.name in self.held)
@@ -208,6 +244,11 @@ class SparsityCallback(TrainerCallback):
             for weight in self.pruned
             for prefix in (f"memory/{weight.name}/",)
         }
+
+
+def _calibrated() -> list[str]:
+    """The pruning methods that look at text."""
+    return [name for name, method in all_methods().items() if method.needs != "nothing"]
 
 
 def _folder(args: Any, state: Any) -> Path:

@@ -8,7 +8,7 @@ from aerogel.errors import PruningError
 
 WARM_UP = 0.06  # of the steps: the learning rate rises, and scores that look at gradients see their first
 RISE = 0.5  # of the steps after that: the sparsity rises; the rest is recovery
-PRUNINGS = 10  # of a gradual rise
+PRUNINGS = 5  # of a gradual rise
 LOW = 0.1  # of the peak: the learning rate at the end of each cycle but the last, which goes to zero
 SCHEDULES = ("constant", "gradual")
 
@@ -17,7 +17,7 @@ SCHEDULES = ("constant", "gradual")
 class Schedule:
     """The course of a training of `steps` optimizer steps towards `sparsity`.
 
-    After the warm-up weights are pruned, "constant" at once, "gradual" in ten prunings at even distances, over half of
+    After the warm-up weights are pruned, "constant" at once, "gradual" in five prunings at even distances, over half of
     what remains. Their sparsities rise cubically (Zhu & Gupta 2017, arXiv:1710.01878, equation 1) from a high start:
     the square root of the density at the end, 68% for 90%. With each pruning the learning rate is back at its peak
     and falls linearly to a tenth (the restarts of Kurtic et al. 2022, arXiv:2203.07259); after the last it falls to
