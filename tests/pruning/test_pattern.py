@@ -204,3 +204,16 @@ def test_a_block_of_opposite_infinities_has_no_score() -> None:
     with pytest.raises(PruningError, match="not numbers"):
         Pattern.parse("block:2x2").mask(scores, 0.5)
     assert int(Pattern.parse("unstructured").mask(scores, 0.5).sum()) == 8
+
+
+@pytest.mark.parametrize("text", ["2:4", "1:8", "unstructured", "block:2x2"])
+def test_on_the_way_to_a_pattern_only_what_it_drops_is_dropped(text: str) -> None:
+    pattern = Pattern.parse(text)
+    scores = torch.rand(16, 32, generator=torch.Generator().manual_seed(0))
+    final = pattern.fixed_sparsity or 0.75
+    goal = pattern.mask(scores, final)
+    for share in (0.0, 0.3, final):
+        mask = pattern.approach(scores, share)
+        assert int((~mask).sum()) == pytest.approx(share * scores.numel(), abs=4)
+        assert not (goal & ~mask).any()
+    assert torch.equal(pattern.approach(scores, final), goal)

@@ -100,6 +100,16 @@ class Pattern:
         size = competing.shape[-1]
         return self.spread(highest(competing, size - round(sparsity * size)).view(units.shape))
 
+    def approach(self, scores: Tensor, sparsity: float) -> Tensor:
+        """A mask on the way to the pattern, with any share of zeros up to the pattern's own: see `mask`.
+
+        Of what an N:M pattern would drop, the lowest scores go first, wherever they are.
+        """
+        if self.fixed_sparsity is None:
+            return self.mask(scores, sparsity)
+        ranks = scores.masked_fill(self.mask(scores, self.fixed_sparsity), torch.inf).view(-1)
+        return highest(ranks, len(ranks) - round(sparsity * len(ranks))).view_as(scores)
+
     def units(self, scores: Tensor) -> Tensor:
         """What is kept or dropped as one: the scores themselves, or (d_out/R, d_in/C) sums over blocks."""
         if self.rows * self.columns == 1:

@@ -18,7 +18,6 @@ from aerogel.pruning import Calibration, Pattern, PruneConfig, prune
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.apply import naming
 from aerogel.pruning.method import all_methods
-from aerogel.pruning.pattern import highest
 from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule
 from aerogel.training.score import Memory, all_scores, score
 
@@ -196,7 +195,7 @@ class SparsityCallback(TrainerCallback):
         """Adds the lowest scores to the zeros held."""
         pattern = Pattern.parse(config.pattern)
         if pattern.fixed_sparsity is not None:
-            masks = self._within_groups(pattern, sparsity)
+            masks = [pattern.approach(self._scores(weight), sparsity) for weight in self.pruned]
         else:
             allocator = Allocator(self.pruned, self._scores, pattern, sparsity)
             shares = allocator.shares("global" if config.scope == "global" else "uniform")
@@ -210,15 +209,6 @@ class SparsityCallback(TrainerCallback):
     def _count(self) -> None:
         zeros = sum(int(self.held[weight.name].sum()) for weight in self.pruned if weight.name in self.held)
         self.sparsity = zeros / max(1, sum(weight.matrix.numel() for weight in self.pruned))
-
-    def _within_groups(self, pattern: Pattern, sparsity: float) -> list[Tensor]:
-        """Masks of an N:M pattern on its way: of the weights that it will drop, the lowest."""
-        final, masks = pattern.fixed_sparsity or 0.0, []
-        for weight in self.pruned:
-            scores = self._scores(weight)
-            ranks = scores.masked_fill(pattern.mask(scores, final), torch.inf)
-            masks.append(highest(ranks.view(-1), ranks.numel() - round(sparsity * ranks.numel())).view_as(ranks))
-        return masks
 
     def _scores(self, weight: PrunableWeight) -> Tensor:
         """The scores of a matrix, the lowest possible where zeros are held, so that these stay."""

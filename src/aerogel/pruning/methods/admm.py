@@ -6,8 +6,8 @@ from aerogel.pruning.methods.wanda import score
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.solve import refit
 
-ITERATIONS = 32
-ANNEALED = 24  # of them, in which the sparsity rises and the support may move
+ITERATIONS = 48
+ANNEALED = 44  # of them, in which the sparsity rises and the support may move
 RIDGE = 0.01
 PENALTY = 1.0
 REFITS = 8
@@ -33,7 +33,7 @@ def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: fl
     for step in range(1, ITERATIONS + 1):
         if step <= ANNEALED:
             annealed = sparsity * (1 - (1 - step / ANNEALED) ** 3)
-            mask = pattern.mask((values + dual).square(), sparsity if pattern.group else annealed)
+            mask = pattern.approach((values + dual).square(), annealed)
         projected = (values + dual) * mask
         dual = dual + values - projected
         values = (pulled + PENALTY * (projected - dual)) @ solver
