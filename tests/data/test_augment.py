@@ -1,10 +1,11 @@
 """Texts put together for a teacher to label: made of the split's own words, and the same for the same epoch."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from aerogel.data import Examples
+from aerogel.data import Examples, encode_examples
 from aerogel.data.augment import AugmentedExamples
 from aerogel.models import Head, load
 from builders import sentences
@@ -19,7 +20,8 @@ def make() -> Make:
     model, tokenizer = load("tiny-bert", Head("classification", ("no", "yes")))
 
     def augmented(examples: Examples = SINGLE, share: float = 1.0, seed: int = 0, epoch: int = 0) -> AugmentedExamples:
-        made = AugmentedExamples(examples, tokenizer, model.config, 64, share, seed)
+        encode = partial(encode_examples, tokenizer=tokenizer, config=model.config, max_length=64)
+        made = AugmentedExamples(examples, encode, share, seed)
         made.set_epoch(epoch)
         return made
 

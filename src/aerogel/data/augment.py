@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-from aerogel.data.encode import encode_examples
 from aerogel.data.read import Examples
 
 SHORTEST = 0.3  # of a text's words: the shortest part that stands for it
@@ -29,15 +26,12 @@ class AugmentedExamples(Sequence[dict[str, Any]]):
     def __init__(
         self,
         examples: Examples,
-        tokenizer: PreTrainedTokenizerBase,
-        config: PretrainedConfig,
-        max_length: int,
+        encode: Callable[[Examples], list[dict[str, Any]]],
         share: float,
         seed: int,
     ) -> None:
-        self.examples, self.share, self.seed, self.epoch = examples, share, seed, 0
-        self.encode = lambda rows: encode_examples(rows, tokenizer, config, max_length)
-        self.encoded = self.encode(examples)
+        self.examples, self.encode, self.share, self.seed, self.epoch = examples, encode, share, seed, 0
+        self.encoded = encode(examples)
         self.words = [[text.split() for text in texts] for texts in examples.texts]
         self.bag = [word for texts in self.words for text in texts for word in text]
 

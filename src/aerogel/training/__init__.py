@@ -2,7 +2,8 @@
 
 from aerogel.training.distillation import DistillationConfig
 from aerogel.training.finetuning import TrainingConfig, TrainingResult, finetune
-from aerogel.training.masks import SparsityCallback, SparsityConfig
+from aerogel.training.masks import SparsityCallback
+from aerogel.training.sparsity import SparsityConfig
 from aerogel.training.teacher import Tuned, tuned
 
 __all__ = [

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +32,9 @@ from aerogel.errors import DataError
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
 from aerogel.training.distillation import Distillation, DistillationConfig
-from aerogel.training.masks import STATE, SparsityCallback, SparsityConfig
+from aerogel.training.masks import STATE, SparsityCallback
 from aerogel.training.schedule import WARM_UP
+from aerogel.training.sparsity import SparsityConfig
 from aerogel.training.trainer import KEPT, RecoveryTrainer, Validate
 
 SETTINGS = "settings.json"  # in a folder of checkpoints: what they are of
@@ -175,10 +177,9 @@ def _batches(
     """The training examples or windows, how many go into a batch, and what puts them together."""
     if not data.task.is_language_modelling:
         examples = data.examples("train").first(config.limit)
-        encoded: Sequence[dict[str, Any]] = encode_examples(examples, tokenizer, model.config, config.max_length)
-        if augmentation:
-            encoded = AugmentedExamples(examples, tokenizer, model.config, config.max_length, augmentation, config.seed)
-        return encoded, config.batch_size, DataCollatorWithPadding(tokenizer)
+        encode = partial(encode_examples, tokenizer=tokenizer, config=model.config, max_length=config.max_length)
+        rows = AugmentedExamples(examples, encode, augmentation, config.seed) if augmentation else encode(examples)
+        return rows, config.batch_size, DataCollatorWithPadding(tokenizer)
     windows = language_windows(data.text("train"), tokenizer, model.config, config.seed, limit=config.limit)
     batch_size = max(1, config.batch_size * config.max_length // len(windows[0]["labels"]))
     return windows, batch_size, default_data_collator

@@ -2,88 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from aerogel.errors import PruningError, unknown_name
+from aerogel.errors import PruningError
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
 from aerogel.pruning import Calibration, Pattern, PruneConfig, prune
 from aerogel.pruning.allocation import Allocator
-from aerogel.pruning.apply import naming
-from aerogel.pruning.method import all_methods
-from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule
+from aerogel.training.schedule import Schedule
 from aerogel.training.score import Memory, all_scores, score
+from aerogel.training.sparsity import SparsityConfig
 
 STATE = "sparsity.safetensors"  # in each checkpoint folder of the Trainer
-
-
-@dataclass(frozen=True)
-class SparsityConfig:
-    """How sparse a model becomes while it trains.
-
-    Attributes:
-        sparsity: share of zeros among the targeted weights at the end, in [0, 1); an N:M pattern fixes it by itself.
-        schedule: "gradual" or "constant", see `aerogel.training.schedule`.
-        score: which weights go first: "magnitude", "movement", "platon", "obs", or a pruning method that looks at
-            text, such as "best", which prunes the model anew each time by its own scope, and may bring weights back.
-        pattern: "unstructured", "N:M" or "block:RxC".
-        scope: whether the weights of all matrices compete ("global") or those of each matrix ("layer").
-        targets: kinds of weights, see `aerogel.models.prunable_weights`.
-        exclude: shell patterns on names of weights to leave dense.
-
-    Raises `PruningError` for a name that there is not, and a sparsity outside [0, 1) or against the pattern.
-    """
-
-    sparsity: float | None = None
-    schedule: Literal["constant", "gradual"] = "gradual"
-    score: str = "best"
-    pattern: str = "unstructured"
-    scope: Literal["layer", "global"] = "global"
-    targets: tuple[str, ...] = ("blocks",)
-    exclude: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for what, found, known in (
-            ("score", self.score, (*all_scores(), *_calibrated())),
-            ("schedule", self.schedule, SCHEDULES),
-            ("scope", self.scope, ("layer", "global")),
-        ):
-            if found not in known:
-                raise PruningError(unknown_name(what, found, known))
-        pattern = Pattern.parse(self.pattern)
-        if self.sparsity is None and pattern.fixed_sparsity is None:
-            raise PruningError(f"pattern {pattern} needs a sparsity, in [0, 1)")
-        pattern.check(torch.Size((pattern.rows, pattern.group or pattern.columns)), self.final)
-
-    @property
-    def final(self) -> float:
-        """The sparsity at the end."""
-        return self.sparsity if self.sparsity is not None else Pattern.parse(self.pattern).fixed_sparsity or 0.0
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether a pruning method that looks at text chooses the weights."""
-        return self.score in _calibrated()
-
-    def course(self, steps: int) -> Schedule:
-        """The schedule over so many optimizer steps. Raises `PruningError` where they are too few."""
-        at_once = self.schedule == "constant" or (self.calibrates and Pattern.parse(self.pattern).group)
-        return Schedule(steps, self.final, 1 if at_once else PRUNINGS)
-
-    def weights(self, model: nn.Module) -> list[PrunableWeight]:
-        """The weights to prune. Raises `PruningError` or `ModelError` where the pattern or the names don't fit them."""
-        weights = prunable_weights(model, self.targets, self.exclude)
-        for weight in weights:
-            with naming(weight):
-                Pattern.parse(self.pattern).check(weight.matrix.shape, self.final)
-        return weights
 
 
 class SparsityCallback(TrainerCallback):
@@ -234,11 +171,6 @@ class SparsityCallback(TrainerCallback):
             for weight in self.pruned
             for prefix in (f"memory/{weight.name}/",)
         }
-
-
-def _calibrated() -> list[str]:
-    """The pruning methods that look at text."""
-    return [name for name, method in all_methods().items() if method.needs != "nothing"]
 
 
 def _folder(args: Any, state: Any) -> Path:
