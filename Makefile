@@ -14,7 +14,7 @@ study: $(READY)  ## run the starter study and write runs/starter/report.html
 	$(BIN)/aerogel study starter
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(READY) sanitize  ## format, lint, types, imports, sanitizers
 	$(BIN)/ruff format --check .

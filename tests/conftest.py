@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub reads it
@@ -13,6 +14,7 @@ os.environ.pop("AEROGEL_DATA", None)
 os.environ["AEROGEL_HOME"] = tempfile.mkdtemp(prefix="aerogel-tests-")  # before trials have processes of their own
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from aerogel.study import StudySpec, parse_spec, run_study
@@ -42,17 +44,31 @@ def small_spec(**changes: object) -> StudySpec:
 
 
 @pytest.fixture(scope="session")
-def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished small study."""
-    folder = tmp_path_factory.mktemp("studies") / "small"
-    run_study(small_spec(), folder)
-    return folder
+def studied(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[StudySpec], Path]:
+    """Runs a study once for all processes that test, and gives its folder."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def run(spec: StudySpec) -> Path:
+        folder, done = shared / spec.name, shared / f"{spec.name}.done"
+        with FileLock(shared / f"{spec.name}.lock"):
+            if not done.exists():
+                run_study(spec, folder)
+                done.touch()
+        return folder
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def recovery_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study_folder(studied: Callable[[StudySpec], Path]) -> Path:
+    """The folder of a finished small study."""
+    return studied(small_spec())
+
+
+@pytest.fixture(scope="session")
+def recovery_folder(studied: Callable[[StudySpec], Path]) -> Path:
     """The folder of a finished small study of all recoveries."""
-    folder = tmp_path_factory.mktemp("studies") / "recovery"
     training = {"epochs": 1, "batch_size": 4, "limit": 40, "learning_rate": 1e-3, "max_length": 24}
     spec = small_spec(
         name="recovery",
@@ -64,5 +80,4 @@ def recovery_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recovery={"epochs": 2, "score": "magnitude"},
         benchmark=None,
     )
-    run_study(spec, folder)
-    return folder
+    return studied(spec)
