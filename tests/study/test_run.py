@@ -100,14 +100,15 @@ def test_a_killed_trial_is_a_failed_one(tmp_path: Path) -> None:
 def test_an_interrupt_loses_the_trial_under_way_and_nothing_else(tmp_path: Path, how: signal.Signals) -> None:
     spec = tmp_path / "spec.toml"
     spec.write_text(
-        'name = "cut"\nmodels = ["tiny-gpt2"]\ntasks = ["movie-reviews"]\nsparsities = [0, 0.9]\n'
+        'name = "cut"\nprocesses = 2\nmodels = ["tiny-gpt2"]\ntasks = ["movie-reviews"]\nsparsities = [0, 0.9]\n'
         "[training]\nepochs = 1\nlimit = 100\nmax_length = 32\n[benchmark]\nbatch_size = 2\nsequence_length = 8\n"
     )
     output = tmp_path / "out"
     command = [
         sys.executable,
         "-c",
-        "from aerogel.cli import main; main()",
+        # started in the background, it would inherit a Ctrl-C that is ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from aerogel.cli import main; main()",
         "study",
         str(spec),
         "--output",

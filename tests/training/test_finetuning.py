@@ -155,7 +155,7 @@ def test_a_head_that_does_not_fit_is_refused_with_what_to_do(name: str) -> None:
 # recovery
 
 
-GRADUAL = SparsityConfig(0.8)
+GRADUAL = SparsityConfig(0.8, score="magnitude")
 
 
 def tuned(name: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
