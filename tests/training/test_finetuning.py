@@ -329,3 +329,13 @@ def test_products_in_bfloat16_keep_weights_in_float32() -> None:
     exact = finetune(other, tokenizer, data, replace(SHORT, precision="float32"))
     assert result.losses != exact.losses
     assert result.losses == pytest.approx(exact.losses, rel=0.1)
+
+
+def test_at_no_sparsity_nothing_is_pruned() -> None:
+    data = moods(64)
+    teacher, tokenizer = tuned("tiny-bert", data)
+    plain, made = copy.deepcopy(teacher), copy.deepcopy(teacher)
+    for model, by in ((plain, "magnitude"), (made, "best")):
+        finetune(model, tokenizer, data, replace(SHORT, epochs=2), sparsity=SparsityConfig(0.0, score=by))
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in plain.state_dict().items())
+    assert not any((weight.matrix == 0).any() for weight in prunable_weights(made))

@@ -74,7 +74,7 @@ class SparsityCallback(TrainerCallback):
         self._count()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
-        if self.schedule and state.global_step in self.schedule.times:
+        if self.schedule and self.schedule.sparsity and state.global_step in self.schedule.times:
             self._prune(model, self.schedule.sparsity_at(self.schedule.times.index(state.global_step)))
         self.step = state.global_step + 1
 
