@@ -326,6 +326,10 @@ def test_products_in_bfloat16_keep_weights_in_float32() -> None:
     other = copy.deepcopy(model)
     result = finetune(model, tokenizer, data, replace(SHORT, precision="bfloat16"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    fresh, _ = load("tiny-bert", data.task.head)
+    fresh.load_state_dict(model.state_dict())
+    ids = torch.arange(16).view(2, 8)
+    assert torch.equal(model(ids).logits, fresh.eval()(ids).logits)  # only training is in bfloat16
     exact = finetune(other, tokenizer, data, replace(SHORT, precision="float32"))
     assert result.losses != exact.losses
     assert result.losses == pytest.approx(exact.losses, rel=0.1)

@@ -154,6 +154,7 @@ def finetune(
         last = _last_whole(checkpoints, _settings(model, data, config, sparsity, lesson)) if checkpoints else None
         with quiet_transformers():  # it has a bar for each checkpoint that it writes
             trainer.train(resume_from_checkpoint=last)
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it would go on in bfloat16 without being asked
     model.eval()
     if checkpoints:
         shutil.rmtree(checkpoints)
