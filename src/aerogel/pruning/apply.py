@@ -61,7 +61,7 @@ class PruneConfig:
     @property
     def needs_calibration(self) -> bool:
         allocation = self.allocation or method(self.method).allocation
-        calibrated = method(self.method).needs != "nothing" or self.swap or self.reconstruct > 0
+        calibrated = method(self.method).looks_at_text or self.swap or self.reconstruct > 0
         return calibrated or allocation in SEARCHED
 
 

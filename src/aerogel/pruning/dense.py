@@ -37,7 +37,7 @@ def dense_scores(
 ) -> Callable[[PrunableWeight], Tensor]:
     """A function that gives the scores of a matrix, (d_out, d_in), by which the method would rank its dense weights."""
     statistics = {weight.name: plain_statistics(weight, seed) for weight in weights}
-    if chosen.needs != "nothing":
+    if chosen.looks_at_text:
         for block in walk(model, weights, batches[::SHARE], False, "comparing the matrices"):
             for name, moments in block.moments.items():
                 statistics[name] = replace(statistics[name], norms=moments.norms, gradients=gradients.get(name))

@@ -74,6 +74,10 @@ class PruningMethod:
     scope: Literal["layer", "row"] = "layer"
     allocation: Allocation = "uniform"
 
+    @property
+    def looks_at_text(self) -> bool:
+        return self.needs != "nothing"
+
 
 def ranking(
     name: str,

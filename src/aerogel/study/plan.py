@@ -75,7 +75,7 @@ def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:
             name,
             sparsity,
             spec.pattern,
-            spec.scope or (None if spec.allocation or method(name).needs != "nothing" else "global"),
+            spec.scope or (None if spec.allocation or method(name).looks_at_text else "global"),
             ("blocks", *spec.include),
             seed=seed,
             allocation=spec.allocation,

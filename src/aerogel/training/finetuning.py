@@ -190,7 +190,11 @@ def _calibration(
     data: TaskData, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig, dataset: Sequence[dict[str, Any]]
 ) -> Calibration:
     """Up to 16,384 tokens of the training split."""
-    tokens = min(CALIBRATION_TOKENS, sum(len(row["input_ids"]) for row in dataset))
+    tokens = 0
+    for row in dataset:  # no further than needed: augmented ones are put together and encoded as they are read
+        tokens = min(CALIBRATION_TOKENS, tokens + len(row["input_ids"]))
+        if tokens == CALIBRATION_TOKENS:
+            break
     length = min(config.max_length, tokens)
     return Calibration(data.task.name, data.splits["train"], tokenizer, max(1, tokens // length), length, config.seed)
 

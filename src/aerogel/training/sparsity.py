@@ -81,4 +81,4 @@ class SparsityConfig:
 
 def _calibrated() -> list[str]:
     """The pruning methods that look at text."""
-    return [name for name, method in all_methods().items() if method.needs != "nothing"]
+    return [name for name, method in all_methods().items() if method.looks_at_text]
