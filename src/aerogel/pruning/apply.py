@@ -106,9 +106,9 @@ def prune(
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"{type(model).__name__} is no model of transformers, and calibration needs one")
     batches = calibration.batches(model)
-    gradients = (
-        output_gradients(model, weights, batches, GRADIENT_TOKENS, config.seed) if chosen.needs == "gradients" else {}
-    )
+    gradients = {}
+    if chosen.needs == "gradients" and not pattern.group:
+        gradients = output_gradients(model, weights, batches, GRADIENT_TOKENS, config.seed)
     job = _Job(model, weights, batches, gradients, chosen, pattern, sparsity, config)
     return _prune_by_block(job, _allocate(job, allocation))
 

@@ -26,7 +26,8 @@ class Statistics:
         generator: for methods that draw at random.
         norms: (d_in), the L2 norm of each input over the calibration tokens: for every need but "nothing".
         hessian: (d_in, d_in), H = XᵀX over the calibration tokens X (tokens, d_in): for "hessian" and "gradients".
-        gradients: (d_out), the root mean square gradient of the model's answers at each output: for "gradients".
+        gradients: (d_out), the root mean square gradient of the model's answers at each output: for "gradients", but
+            not with N:M patterns, where every output keeps as many weights and there is nothing to weigh.
     """
 
     generator: torch.Generator

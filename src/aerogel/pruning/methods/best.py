@@ -22,13 +22,14 @@ def score(weight: Tensor, statistics: Statistics) -> Tensor:
 def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: float) -> tuple[Tensor, Tensor]:
     """ADMM under Σ_i g_i ‖X (w_i − ŵ_i)‖²: rows that the answers hang on keep more of their weights.
 
-    In N:M groups, where all rows keep alike and that can't act, swaps refine the mask instead.
+    In N:M groups, where all rows keep alike and that can't act, swaps refine the mask of plain ADMM instead.
     """
+    if pattern.group:
+        mask, moved = admm.prune(weight, statistics, pattern, sparsity)
+        return swap(weight, moved, mask, statistics.input_hessian(), pattern)
     scale = importance(statistics).sqrt()[:, None]
     scale = scale / scale.mean()
     mask, moved = admm.prune(weight * scale, statistics, pattern, sparsity)
-    if pattern.group:
-        return swap(weight, moved / scale, mask, statistics.input_hessian(), pattern)
     return mask, moved / scale
 
 
