@@ -73,6 +73,8 @@ def test_from_pruning_to_scores(tmp_path: Path, data: Path, capsys: pytest.Captu
     pruned, tuned = tmp_path / "pruned", tmp_path / "tuned"
     assert aerogel("prune", "tiny-bert", "--sparsity", "0.5", "--dense", "--output", pruned) == 0
     assert "50.00%" in capsys.readouterr().err
+    assert aerogel("prune", pruned, "--sparsity", "0.3", "--output", tmp_path / "still") == 0
+    assert "50.00%" in capsys.readouterr().err  # which it was before
     tuning = ("--data", data, "--epochs", 10, "--learning-rate", 1e-3, "--batch-size", 8)
     assert aerogel("finetune", pruned, "--task", "moods", "--output", tuned, *tuning) == 0
     capsys.readouterr()

@@ -64,6 +64,11 @@ def test_new_texts_are_of_the_split_s_words_and_no_longer(make: Make, examples: 
             assert 1 <= len(text.split()) <= longest
 
 
+def test_single_words_stay_single(make: Make) -> None:
+    made = make(Examples([(text.split()[0],) for (text,) in SINGLE.texts], SINGLE.labels))
+    assert all(len(text.split()) == 1 for (text,) in made_texts(made))
+
+
 def test_the_second_of_a_pair_is_at_times_made_of_the_first(make: Make) -> None:
     made = make(PAIRS)
     alike = sum(second.islower() or not second.isupper() for _, second in made_texts(made))

@@ -229,6 +229,22 @@ def test_several_tasks_are_scored_by_name(tmp_path: Any) -> None:
 # refusals
 
 
+def test_tasks_of_one_name_are_refused() -> None:
+    model, tokenizer = load("tiny-gpt2", story().task.head)
+    with pytest.raises(DataError, match="two of the tasks are named story, by which results are told apart"):
+        evaluate(model, tokenizer, [story(), story()])
+
+
+@pytest.mark.parametrize("data", [moods(), story()], ids=["labels", "words"])
+def test_answers_that_are_no_numbers_are_refused(data: TaskData) -> None:
+    model, tokenizer = load("tiny-bert", data.task.head)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(ModelError, match=f"task {data.task.name}: the model's answers are no numbers"):
+        score(model, tokenizer, data)
+
+
 def test_heads_that_do_not_fit_are_refused_before_anything_is_scored() -> None:
     model, tokenizer = load("tiny-bert")
     told: list[str] = []

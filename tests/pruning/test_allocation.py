@@ -75,6 +75,15 @@ def test_larger_weights_keep_more_and_the_mix_lies_between() -> None:
     assert all(1 - share >= FLOOR * 0.5 - 0.01 for share in ranked)
 
 
+@given(st.sampled_from([1e-36, 1e-18, 1e-3, 1e3, 1e18]), st.floats(0.1, 0.9))
+def test_the_size_of_all_scores_has_no_say(size: float, sparsity: float) -> None:
+    made = allocator(3, sparsity)
+    sized = Allocator(made.weights, lambda weight: weight.matrix.abs() * size, made.pattern, sparsity)
+    assert sized.shares("global") == pytest.approx(made.shares("global"), abs=2e-3)
+    signed = Allocator(made.weights, lambda weight: weight.matrix.abs() * size - 2 * size, made.pattern, sparsity)
+    assert signed.shares("global") == pytest.approx(made.shares("global"), abs=2e-3)
+
+
 def test_owl_stays_within_its_reach() -> None:
     shares = allocator(5, 0.6).shares("owl")
     assert all(abs(share - 0.6) <= 2 * REACH + 0.01 for share in shares)

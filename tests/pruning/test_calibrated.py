@@ -154,6 +154,21 @@ def test_a_few_texts_are_spread_over_all() -> None:
     assert len(few(batches, 1)) == 1
 
 
+def test_gradients_are_means_over_tokens_whatever_is_padded() -> None:
+    model = ARCHITECTURES["bart"].build()
+    weights = prunable_weights(model)
+    ids = torch.arange(10, 22).view(2, 6)
+    rows = [{"input_ids": row[None], "decoder_input_ids": row[None]} for row in ids]
+    padded = [
+        {name: torch.nn.functional.pad(values, (0, 3), value=1) for name, values in row.items()}
+        | {f"{side}attention_mask": torch.tensor([[1] * 6 + [0] * 3]) for side in ("", "decoder_")}
+        for row in rows
+    ]
+    found, others = (output_gradients(model, weights, batches, 10_000, seed=0) for batches in (rows, padded))
+    for name, values in found.items():
+        torch.testing.assert_close(others[name], values, rtol=1e-4, atol=1e-7)
+
+
 # refusals
 
 

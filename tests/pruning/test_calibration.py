@@ -40,6 +40,13 @@ def test_running_text_gives_the_windows_asked_for(name: str) -> None:
         assert all(torch.isfinite(model(**batch).logits).all() for batch in batches)
 
 
+def test_padding_is_no_text_on_either_side() -> None:
+    model, _ = load("tiny-bart")
+    for batch in moods("tiny-bart").batches(model):
+        assert batch["decoder_input_ids"].shape == batch["input_ids"].shape
+        assert torch.equal(batch["decoder_attention_mask"], batch["attention_mask"])
+
+
 def test_windows_are_cut_to_the_room_of_the_model_and_gathered_in_batches() -> None:
     model, _ = load("tiny-gpt2")
     batches = text("tiny-gpt2", samples=20, length=512).batches(model)

@@ -283,16 +283,80 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
     assert result.losses == expected.losses
     assert result.validation == expected.validation
-    assert not folder.exists()
+    # and a finished one, if it could not be saved, is there without another step
+    again = copy.deepcopy(teacher)
+    with progress.listening(lambda doing, done, total: interrupt("fine-tuning" in doing)):
+        assert train(again, folder).losses == expected.losses
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_pruned_model_s_zeros_are_in_its_checkpoints(name: str, tmp_path: Path) -> None:
+    data = moods(64)
+    torch.manual_seed(0)
+    model, tokenizer = load(name, data.task.head)
+    masks = prune(model, sparsity=0.5)
+    config, resumed = replace(SHORT, epochs=2), copy.deepcopy(model)
+    with pytest.raises(InterruptError), progress.listening(lambda doing, done, total: interrupt(done == 6)):
+        finetune(copy.deepcopy(model), tokenizer, data, config, checkpoints=tmp_path / "run")
+    finetune(resumed, tokenizer, data, config, checkpoints=tmp_path / "run")
+    finetune(model, tokenizer, data, config)
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(weight.matrix == 0, ~masks[weight.name]) for weight in prunable_weights(resumed))
 
 
 def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
     data = moods(64)
     model, tokenizer = load("tiny-gpt2", data.task.head)
+    other = copy.deepcopy(model)
+    prune(other, sparsity=0.5)
     with pytest.raises(InterruptError), progress.listening(lambda doing, done, total: interrupt(done == 3)):
-        finetune(model, tokenizer, data, SHORT, checkpoints=tmp_path / "run")
-    with pytest.raises(DataError, match="run has checkpoints of a training with other settings: remove it"):
-        finetune(model, tokenizer, data, replace(SHORT, seed=1), checkpoints=tmp_path / "run")
+        finetune(copy.deepcopy(model), tokenizer, data, SHORT, checkpoints=tmp_path / "run")
+    for asked, config in ((model, replace(SHORT, seed=1)), (other, SHORT)):
+        with pytest.raises(DataError, match=r"run has checkpoints of another training, .*: remove it, or name another"):
+            finetune(asked, tokenizer, data, config, checkpoints=tmp_path / "run")
+
+
+@pytest.mark.parametrize("by", ["best", "magnitude"])
+def test_a_sparse_model_becomes_no_denser_on_the_way(by: str) -> None:
+    data = moods()
+    model, tokenizer = tuned("tiny-bert", data)
+    prune(model, sparsity=0.7)
+    shares: list[float] = []
+
+    def count(doing: str, done: int, total: int) -> None:
+        if doing.startswith("fine-tuning"):
+            matrices = [weight.matrix for weight in prunable_weights(model)]
+            shares.append(sum(int((matrix == 0).sum()) for matrix in matrices) / sum(map(torch.numel, matrices)))
+
+    config = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, max_length=16)
+    with progress.listening(count):
+        finetune(model, tokenizer, data, config, sparsity=SparsityConfig(0.8, score=by))
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (pytest.approx(0.7, abs=1e-4), pytest.approx(0.8, abs=1e-4))
+
+
+def test_a_teacher_has_learnt_the_task_itself() -> None:
+    data = moods(64)
+    model, tokenizer = load("tiny-bert", data.task.head)
+    with pytest.raises(ModelError, match=r"task moods needs a classification head and .*: take a teacher that was"):
+        finetune(model, tokenizer, data, SHORT, teacher=load("tiny-bert")[0])
+    swapped = load("tiny-bert", Head("classification", ("glad", "sad")))[0]
+    with pytest.raises(ModelError, match="its answers would be taken for one another"):
+        finetune(model, tokenizer, data, SHORT, teacher=swapped)
+
+
+def test_single_words_are_enough_to_learn_from_a_teacher() -> None:
+    rows = [(word, place % 2) for place, word in enumerate(prose(40).split()[:200])]
+    examples = Examples([(text,) for text, _ in rows], [float(label) for _, label in rows])
+    data = TaskData(moods().task, {"train": examples, "validation": examples}, "made")
+    model, tokenizer = load("tiny-bert", data.task.head)
+    config = TrainingConfig(epochs=1, batch_size=8, max_length=16)
+    finetune(model, tokenizer, data, config, sparsity=SparsityConfig(0.5), teacher=copy.deepcopy(model))
+    weights = prunable_weights(model)
+    assert sum(int((weight.matrix == 0).sum()) for weight in weights) >= 0.5 * sum(
+        weight.matrix.numel() for weight in weights
+    )
 
 
 def interrupt(now: bool) -> None:

@@ -152,6 +152,24 @@ def test_it_becomes_as_sparse_as_asked_step_by_step(tmp_path: Path, score: str, 
             assert ((blocks == 0) | (blocks == 4)).all()
 
 
+def test_a_block_with_one_zero_is_not_a_zero_block(tmp_path: Path) -> None:
+    model = ARCHITECTURES["bert"].build()
+    weight = prunable_weights(model)[0].matrix
+    with torch.no_grad():
+        weight[:4] = 10.0
+        weight[0] = 0.0
+    train(model, tmp_path, SparsityCallback(sparsity=0.5, score="magnitude", pattern="block:4x1"), max_steps=16)
+    assert (weight[1:4] != 0).all()
+
+
+@pytest.mark.parametrize("score", ["movement", "platon", "obs"])
+def test_a_score_that_has_seen_no_gradient_says_so(tmp_path: Path, score: str) -> None:
+    model = ARCHITECTURES["bert"].build()
+    callback = SparsityCallback(sparsity=0.5, score=score, schedule="constant")
+    with pytest.raises(PruningError, match=f"layer .*: score {score} looks at gradients, and there was none before"):
+        train(model, tmp_path, callback)
+
+
 def test_scope_layer_prunes_all_matrices_alike_and_global_does_not(tmp_path: Path) -> None:
     shares = {}
     for scope in ("layer", "global"):

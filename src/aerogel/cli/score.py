@@ -28,7 +28,7 @@ def evaluate(
 
         loaded = [load_task(task, data) for task in tasks.split(",")]
         subject, tokenizer = models.load(model)
-        other = models.load_model(reference) if reference else None
+        other = models.load(reference)[0] if reference else None
         results = score_tasks(subject, tokenizer, loaded, limit=limit, reference=other)
     if as_json:
         print_json(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,8 @@ def prune(
     """Prune MODEL and save it packed: smaller, and it runs sparse."""
     files.check_new(output)
     with progress_bar():
+        import torch
+
         from aerogel import models
         from aerogel.errors import PruningError
         from aerogel.pruning import PruneConfig
@@ -94,12 +97,12 @@ def prune(
         else:
             loaded = models.load_model(model)
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
-        masks = prune_in_place(loaded, config, text)
+        prune_in_place(loaded, config, text)
+        pruned = [weight.matrix for weight in models.prunable_weights(loaded, config.targets, exclude)]
+        weights, zeros = sum(map(torch.numel, pruned)), sum(int((matrix == 0).sum()) for matrix in pruned)
         if not dense:
             compress(loaded)
         models.save(loaded, tokenizer, output)
-    weights = sum(mask.numel() for mask in masks.values())
-    zeros = weights - sum(int(mask.sum()) for mask in masks.values())
     parameters = models.parameter_count(loaded)
     note(
         f"{zeros:,} zeros: {zeros / weights:.2%} of {weights:,} prunable weights, {zeros / parameters:.2%} of the model"
@@ -208,19 +211,21 @@ def finetune(
             teacher = model = str(training.tuned(model, found, config, validate).folder)
         torch.manual_seed(seed)  # a new head starts from it
         loaded, tokenizer = models.load(model, found.task.head)
+        checkpoints = output.with_name(f"{output.name}.checkpoints")
         result = training.finetune(
             loaded,
             tokenizer,
             found,
             replace(config, epochs=epochs or (RECOVERY_EPOCHS if becoming else TUNING_EPOCHS), patience=patience),
             sparsity=becoming,
-            teacher=models.load_model(teacher, found.task.head) if teacher else None,
+            teacher=models.load(teacher)[0] if teacher else None,
             validate=validate,
-            checkpoints=output.with_name(f"{output.name}.checkpoints"),
+            checkpoints=checkpoints,
         )
         if becoming and not dense:
             compress(loaded)
         models.save(loaded, tokenizer, output)
+        shutil.rmtree(checkpoints)
     last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
     note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {found.source}")
     for name, value in list(result.validation[-1].items())[: len(found.task.metrics) or 1]:

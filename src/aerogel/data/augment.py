@@ -18,9 +18,9 @@ class AugmentedExamples(Sequence[dict[str, Any]]):
 
     A new text is a part of the old one, or half of it and a part of another text's, with a tenth of its words
     replaced by words of the split; it is no longer than the old one. In pairs each side has it done to it, and the
-    second is at times made from the first. Their labels are the old ones, and mean nothing. What an epoch holds
-    depends on `seed` and the epoch alone. (Labels from the teacher for phrases and for texts with words replaced:
-    Tang et al. 2019, arXiv:1903.12136, section 3.2; Jiao et al. 2020, arXiv:1909.10351, section 3.3.)
+    second is at times made from the first in place of the old one. Their labels are the old ones, and mean nothing.
+    What an epoch holds depends on `seed` and the epoch alone. (Labels from the teacher for phrases and for texts with
+    words replaced: Tang et al. 2019, arXiv:1903.12136, section 3.2; Jiao et al. 2020, arXiv:1909.10351, section 3.3.)
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class AugmentedExamples(Sequence[dict[str, Any]]):
         if chance.random() < JOINED:
             other = chance.choice(chance.choice(self.words))
             half = max(1, len(words) // 2)
-            made = _part(words, half, chance) + _part(other, half, chance)
+            made = (_part(words, half, chance) + _part(other, half, chance))[: len(words)]
         else:
             made = _part(words, round(len(words) * chance.uniform(SHORTEST, 1)), chance)
         return [chance.choice(self.bag) if chance.random() < REPLACED else word for word in made]

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.data import TaskData, load_task
+from aerogel.errors import DataError
 from aerogel.evaluation.scoring import (
     PERPLEXITIES,
     Tally,
@@ -104,6 +105,9 @@ def evaluate(
     and checked against the model's head before any is scored. Raises `DataError` or `ModelError`.
     """
     loaded = [task if isinstance(task, TaskData) else load_task(task, data) for task in tasks]
+    names = [task.task.name for task in loaded]
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise DataError(f"two of the tasks are named {twice[0]}, by which results are told apart: rename a file")
     for judged in [model] if reference is None else [model, reference]:
         for task in loaded:
             check_head(judged, task.task)

@@ -18,7 +18,7 @@ from transformers import (
 
 from aerogel import progress
 from aerogel.data import IGNORED, Task, TaskData, encode_examples, language_windows
-from aerogel.errors import DataError
+from aerogel.errors import DataError, ModelError
 from aerogel.evaluation.metrics import METRICS
 from aerogel.models import architecture
 
@@ -78,6 +78,13 @@ def check_head(model: PreTrainedModel, task: Task) -> None:
     task.check_head(model, f"fine-tune the model on it first (aerogel finetune MODEL --task {task.name} --output DIR)")
 
 
+def _not_a_number(task: str) -> ModelError:
+    return ModelError(
+        f"task {task}: the model's answers are no numbers (NaN): its weights are damaged, or its training went astray, "
+        "where a lower learning rate may help"
+    )
+
+
 # labels
 
 
@@ -100,6 +107,8 @@ def label_logits(
         batch = collate([encoded[row] for row in rows]).to(model.device)
         batch.pop("labels")
         found[rows] = model(**batch).logits.float().cpu().numpy()
+    if np.isnan(found).any():
+        raise _not_a_number(data.task.name)
     return found
 
 
@@ -161,6 +170,8 @@ class Tally:
         losses = torch.cat(
             [torch.nn.functional.cross_entropy(part.float(), truth, reduction="none") for part, truth in parts]
         )
+        if losses.isnan().any():
+            raise _not_a_number(self.task)
         self.losses += torch.bincount(windows, losses.double()).tolist()
         self.counts += torch.bincount(windows).tolist()
         if len(self.likeliest) < KEPT_TOKENS:

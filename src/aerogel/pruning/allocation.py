@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +25,6 @@ REACH = 0.08  # how far a block's sparsity may go from the whole's: the settings
 MIXED = 0.6  # of the way from uniform to global
 SLOPES = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)  # of a progression, in sparsity from the first to the last block
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of uniform and global, where the search begins
-HALVINGS = 60
 MOVE, MOVES = 0.04, 12  # of the search: sparsity that one block gives another, and how often that is tried
 
 
@@ -190,22 +191,31 @@ class Allocator:
 
 
 def _threshold(ranks: Sequence[Tensor], kept: int) -> float:
-    """A number that `kept` of all scores are above, or fewer where scores are alike.
+    """A number that `kept` of all float32 scores are above, or fewer where scores are alike.
 
-    Found by halving, since to rank one tensor of them all takes several times their memory.
+    Found by halving, since to rank one tensor of them all takes several times their memory; and by halving the list of
+    all float32 numbers, since scores may be of any size.
     """
-    low, high = 0.0, 0.0
-    for scores in ranks:
-        finite = scores[torch.isfinite(scores)]
-        if len(finite):
-            low, high = min(low, float(finite.min()) - 1), max(high, float(finite.max()))
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        above = sum(int((scores > middle).sum()) for scores in ranks)
+    low, high = _place(-math.inf), _place(math.inf)
+    while high - low > 1:
+        middle = (low + high) // 2
+        above = sum(int((scores > _number(middle)).sum()) for scores in ranks)
         if above == kept:
-            return middle
+            return _number(middle)
         low, high = (middle, high) if above > kept else (low, middle)
-    return high
+    return _number(high)
+
+
+def _place(number: float) -> int:
+    """Where a float32 number stands in the list of all, 0 at place 0."""
+    bits: int = struct.unpack("<i", struct.pack("<f", number))[0]
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
+
+
+def _number(place: int) -> float:
+    bits = place if place >= 0 else -place | 0x80000000
+    number: float = struct.unpack("<f", struct.pack("<I", bits))[0]
+    return number
 
 
 def _depths(weights: Sequence[PrunableWeight]) -> list[float]:

@@ -57,15 +57,20 @@ def check_head(model: PreTrainedModel) -> None:
 
 
 def few(batches: Sequence[Batch], tokens: int) -> list[Batch]:
-    """Single texts out of all batches, evenly spread, that hold about so many tokens."""
-    rows = [
-        {name: values[place : place + 1] for name, values in batch.items()}
-        for batch in batches
-        for place in range(len(batch["input_ids"]))
-    ]
+    """Single texts out of all batches, without padding, evenly spread, that hold about so many tokens."""
+    rows = [_one(batch, place) for batch in batches for place in range(len(batch["input_ids"]))]
     total = sum(row["input_ids"].numel() for row in rows)
     count = max(1, min(len(rows), round(len(rows) * tokens / total)))
     return [rows[place * len(rows) // count] for place in range(count)]
+
+
+def _one(batch: Batch, place: int) -> Batch:
+    row = {}
+    for name, values in batch.items():
+        mask = batch.get("decoder_attention_mask" if name.startswith("decoder_") else "attention_mask")
+        length = None if mask is None else int(mask[place].sum())  # padding is on the right
+        row[name] = values[place : place + 1, :length]
+    return row
 
 
 def output_gradients(
@@ -80,23 +85,30 @@ def output_gradients(
     check_head(model)
     generator = torch.Generator().manual_seed(seed)
     sums = {weight.name: torch.zeros(len(weight.matrix)) for weight in weights}
-    with _gradients_at(model, weights, sums):
+    counts = dict.fromkeys(sums, 0)
+    with _gradients_at(model, weights, sums, counts):
         for row in progress.track(few(batches, tokens), "weighing outputs"):
             with torch.enable_grad():
                 found = torch.log_softmax(answers(model, row).float(), -1)
                 drawn = torch.multinomial(found.detach().exp(), 1, generator=generator)
                 (-found.gather(1, drawn).sum()).backward()
-    return {name: total.sqrt() for name, total in sums.items()}
+    return {name: (total / max(1, counts[name])).sqrt() for name, total in sums.items()}
 
 
 @contextmanager
-def _gradients_at(model: PreTrainedModel, weights: Sequence[PrunableWeight], sums: dict[str, Tensor]) -> Iterator[None]:
-    """Adds up squared gradients at the outputs of linear layers, while no parameter collects a gradient of its own."""
+def _gradients_at(
+    model: PreTrainedModel, weights: Sequence[PrunableWeight], sums: dict[str, Tensor], counts: dict[str, int]
+) -> Iterator[None]:
+    """Adds up squared gradients at the outputs of linear layers, and counts the tokens that they are of.
+
+    Meanwhile no parameter collects a gradient of its own.
+    """
     needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def watch(weight: PrunableWeight) -> torch.utils.hooks.RemovableHandle:
         def add(gradient: Tensor) -> None:
             sums[weight.name] += gradient.reshape(-1, gradient.shape[-1]).square().sum(0)
+            counts[weight.name] += gradient[..., 0].numel()
 
         def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
             output.register_hook(add)

@@ -116,4 +116,5 @@ def _decoder_inputs(model: PreTrainedModel, batch: Batch, labels: Tensor | None)
         return {"decoder_attention_mask": batch["attention_mask"]}
     whole = batch["input_ids"] if labels is None else labels
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    return {"decoder_input_ids": shift(labels=whole) if shift else whole}
+    inputs = {"decoder_input_ids": shift(labels=whole) if shift else whole}
+    return inputs if labels is not None else inputs | {"decoder_attention_mask": batch["attention_mask"]}

@@ -158,7 +158,7 @@ def _trained(
     if recovery.name == "none":
         return model, tokenizer, TrainingResult(0.0, 0, ()), dense.seconds
     more = replace(training, epochs=recovery.epochs)
-    teacher = models.load_model(start, data.task.head) if recovery.name == "gradual" else None
+    teacher = models.load(start)[0] if recovery.name == "gradual" else None
     trained = finetune(model, tokenizer, data, more, sparsity=recovery.sparsity, teacher=teacher)
     return model, tokenizer, trained, dense.seconds
 

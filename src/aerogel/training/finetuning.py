@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from aerogel import files, progress
 from aerogel.data import TaskData, encode_examples, language_windows
 from aerogel.data.augment import AugmentedExamples
 from aerogel.errors import DataError
+from aerogel.models import prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
 from aerogel.training.distillation import Distillation, DistillationConfig
@@ -92,7 +94,7 @@ def finetune(
 
     With `sparsity` more weights become zeros on the way; with a `teacher` the model learns its answers and hidden
     states as `distillation` says. `validate` scores the model after each epoch. A folder of `checkpoints` gets one
-    each epoch, and training goes on from the last whole one that it finds there; it is removed at the end.
+    each epoch, and training goes on from the last whole one that it finds there. Remove it when the model is safe.
     Batches gather examples of like length. The same seed gives the same weights on the same machine and
     number of threads, interrupted or not. Raises `DataError` where the split is too small, `ModelError` where the model
     has another head than the task's, or the teacher another than the model, and `PruningError` where `sparsity`
@@ -104,6 +106,7 @@ def finetune(
         raise DataError("patience needs validate, a function that scores the model after each epoch")
     lesson = Distillation(teacher, distillation or DistillationConfig()) if teacher else None
     if lesson:
+        data.task.check_head(lesson.teacher, "take a teacher that was fine-tuned on the task")
         lesson.check(model)
     augmentation = lesson.config.augmentation if lesson and lesson.config.hardness == 1 else 0.0
     dataset, batch_size, collate = _batches(model, tokenizer, data, config, augmentation)
@@ -156,8 +159,6 @@ def finetune(
             trainer.train(resume_from_checkpoint=last)
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it would go on in bfloat16 without being asked
     model.eval()
-    if checkpoints:
-        shutil.rmtree(checkpoints)
     history = trainer.state.log_history
     losses = tuple(entry["loss"] for entry in history if "loss" in entry)
     validation = tuple(
@@ -190,11 +191,8 @@ def _calibration(
     data: TaskData, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig, dataset: Sequence[dict[str, Any]]
 ) -> Calibration:
     """Up to 16,384 tokens of the training split."""
-    tokens = 0
-    for row in dataset:  # no further than needed: augmented ones are put together and encoded as they are read
-        tokens = min(CALIBRATION_TOKENS, tokens + len(row["input_ids"]))
-        if tokens == CALIBRATION_TOKENS:
-            break
+    rows = dataset.encoded if isinstance(dataset, AugmentedExamples) else dataset
+    tokens = min(CALIBRATION_TOKENS, sum(len(row["input_ids"]) for row in rows))
     length = min(config.max_length, tokens)
     return Calibration(data.task.name, data.splits["train"], tokenizer, max(1, tokens // length), length, config.seed)
 
@@ -208,14 +206,22 @@ def _settings(
 ) -> str:
     """All that a training hangs on, to tell its checkpoints from another's."""
     settings = {
-        "model": model.name_or_path,
+        "model": [model.name_or_path, _digest(model)],
         "data": data.digest,
         "training": asdict(config),
         "sparsity": asdict(sparsity) if sparsity else None,
-        "teacher": lesson.teacher.name_or_path if lesson else None,
+        "teacher": [lesson.teacher.name_or_path, _digest(lesson.teacher)] if lesson else None,
         "distillation": asdict(lesson.config) if lesson else None,
     }
     return json.dumps(settings, indent=2)
+
+
+def _digest(model: PreTrainedModel) -> int:
+    """Of the weights of the blocks: a new head may be drawn anew before a training goes on."""
+    digest = 0
+    for weight in prunable_weights(model):
+        digest = zlib.crc32(weight.matrix.detach().float().cpu().numpy().tobytes(), digest)
+    return digest
 
 
 def _in_bfloat16(config: TrainingConfig) -> bool:
@@ -229,7 +235,8 @@ def _last_whole(folder: Path, settings: str) -> str | None:
     file = folder / SETTINGS
     if file.is_file() and file.read_text(encoding="utf-8") != settings:
         raise DataError(
-            f"{folder} has checkpoints of a training with other settings: remove it, or name another output"
+            f"{folder} has checkpoints of another training, by its model, data or settings: remove it, or name another "
+            "output"
         )
     files.write_text(file, settings)
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))

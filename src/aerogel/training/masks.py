@@ -97,9 +97,9 @@ class SparsityCallback(TrainerCallback):
             return
         tensors = {f"held/{name}": zeros for name, zeros in self.held.items()}
         for name, memory in self.memories.items():
-            tensors |= {f"memory/{name}/{key}": value.contiguous() for key, value in memory.items()}
+            tensors |= {f"memory/{name}/{key}": value for key, value in memory.items()}
         file = _folder(args, state) / STATE
-        save_file(tensors, file.with_suffix(".part"))
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.with_suffix(".part"))
         file.with_suffix(".part").replace(file)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -119,7 +119,11 @@ class SparsityCallback(TrainerCallback):
         self._count()
 
     def _by_method(self, model: nn.Module, config: SparsityConfig, sparsity: float) -> dict[str, Tensor]:
-        """The zeros of one calibrated pruning, which also moves the weights that stay."""
+        """The zeros of one calibrated pruning, no fewer than before, which also moves the weights that stay."""
+        pattern = Pattern.parse(config.pattern)
+        if pattern.fixed_sparsity is None:
+            dead = sum(int(self._dead(weight, pattern).sum()) for weight in self.pruned)
+            sparsity = max(sparsity, dead / sum(weight.matrix.numel() for weight in self.pruned))
         settings = PruneConfig(config.score, sparsity, config.pattern, targets=config.targets, exclude=config.exclude)
         home = self.pruned[0].matrix.device
         model.cpu()  # where the methods do their algebra
@@ -130,15 +134,24 @@ class SparsityCallback(TrainerCallback):
     @torch.no_grad()
     def _by_rank(self, config: SparsityConfig, sparsity: float) -> None:
         """Adds the lowest scores to the zeros held."""
-        pattern = Pattern.parse(config.pattern)
+        pattern, chosen = Pattern.parse(config.pattern), score(config.score)
+
+        def scores(weight: PrunableWeight) -> Tensor:
+            memory = self.memories[weight.name]
+            if chosen.observe and not memory:
+                raise PruningError(
+                    f"layer {weight.name}: score {chosen.name} looks at gradients, and there was none before the first "
+                    "pruning: train for more epochs, in smaller batches, or let the layer learn"
+                )
+            # the lowest possible where all is zero already, so that it stays
+            return chosen.score(weight.matrix.float(), memory).masked_fill(self._dead(weight, pattern), -torch.inf)
+
         if pattern.fixed_sparsity is not None:
-            masks = [pattern.approach(self._scores(weight), sparsity) for weight in self.pruned]
+            masks = [pattern.approach(scores(weight), sparsity) for weight in self.pruned]
         else:
-            allocator = Allocator(self.pruned, self._scores, pattern, sparsity)
+            allocator = Allocator(self.pruned, scores, pattern, sparsity)
             shares = allocator.shares("global" if config.scope == "global" else "uniform")
-            masks = [
-                pattern.mask(self._scores(weight), share) for weight, share in zip(self.pruned, shares, strict=True)
-            ]
+            masks = [pattern.mask(scores(weight), share) for weight, share in zip(self.pruned, shares, strict=True)]
         for weight, mask in zip(self.pruned, masks, strict=True):
             self.held[weight.name] = self.held.get(weight.name, ~mask) | ~mask
             weight.matrix.masked_fill_(~mask, 0)
@@ -147,12 +160,10 @@ class SparsityCallback(TrainerCallback):
         zeros = sum(int(self.held[weight.name].sum()) for weight in self.pruned if weight.name in self.held)
         self.sparsity = zeros / max(1, sum(weight.matrix.numel() for weight in self.pruned))
 
-    def _scores(self, weight: PrunableWeight) -> Tensor:
-        """The scores of a matrix, the lowest possible where zeros are held, so that these stay."""
-        assert self.config
-        scores = score(self.config.score).score(weight.matrix.float(), self.memories[weight.name])
-        held = self.held.get(weight.name)
-        return scores if held is None else scores.masked_fill(held, -torch.inf)
+    def _dead(self, weight: PrunableWeight, pattern: Pattern) -> Tensor:
+        """Marks the weights of which the whole unit, a single weight or a block, is held at zero."""
+        held = self.held.get(weight.name, torch.zeros_like(weight.matrix, dtype=torch.bool))
+        return pattern.spread(pattern.units((~held).float()) == 0)
 
     def _restore(self, file: Path) -> None:
         if not file.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,15 +36,17 @@ def tuned(name: str, data: TaskData, config: TrainingConfig, validate: Validate 
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     folder = cache_home() / "tuned" / f"{Path(name).name}-{data.task.name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    cost = folder.with_suffix(".json")
-    with FileLock(folder.with_suffix(".lock")):
+    cost, lock, checkpoints = (
+        folder.with_name(f"{folder.name}.{suffix}") for suffix in ("json", "lock", "checkpoints")
+    )
+    with FileLock(lock):
         if not folder.is_dir():
             torch.manual_seed(config.seed)  # a new head starts from it
             model, tokenizer = models.load(name, data.task.head)
-            checkpoints = folder.with_suffix(".checkpoints")
             result = finetune(model, tokenizer, data, config, validate=validate, checkpoints=checkpoints)
             files.write_text(cost, json.dumps({"seconds": result.seconds}))
             models.save(model, tokenizer, folder)
+            shutil.rmtree(checkpoints)
     return Tuned(folder, json.loads(cost.read_text(encoding="utf-8"))["seconds"])
 
 
