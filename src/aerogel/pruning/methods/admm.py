@@ -9,7 +9,7 @@ from aerogel.pruning.solve import refit
 ITERATIONS = 48
 ANNEALED = 44  # of them, in which the sparsity rises and the support may move
 RIDGE = 0.01
-PENALTY = 1.0
+PENALTY = 0.5
 REFITS = 8
 
 

@@ -3,7 +3,6 @@ from torch import Tensor
 from aerogel.pruning.method import PruningMethod, Statistics
 from aerogel.pruning.methods import admm
 from aerogel.pruning.pattern import Pattern
-from aerogel.pruning.swap import swap
 
 FLOOR = 1e-2  # of the mean: outputs that hardly matter on this text may matter on another
 
@@ -22,11 +21,10 @@ def score(weight: Tensor, statistics: Statistics) -> Tensor:
 def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: float) -> tuple[Tensor, Tensor]:
     """ADMM under Σ_i g_i ‖X (w_i − ŵ_i)‖²: rows that the answers hang on keep more of their weights.
 
-    In N:M groups, where all rows keep alike and that can't act, swaps refine the mask of plain ADMM instead.
+    In N:M groups all rows keep alike, so that has nothing to act on, and it is plain ADMM.
     """
     if pattern.group:
-        mask, moved = admm.prune(weight, statistics, pattern, sparsity)
-        return swap(weight, moved, mask, statistics.input_hessian(), pattern)
+        return admm.prune(weight, statistics, pattern, sparsity)
     scale = importance(statistics).sqrt()[:, None]
     scale = scale / scale.mean()
     mask, moved = admm.prune(weight * scale, statistics, pattern, sparsity)
@@ -38,7 +36,7 @@ METHOD = PruningMethod(
     prune,
     needs="gradients",
     description="ADMM with each output row weighed by its effect on the model's answers, and by default sparsities "
-    "by the same measure over all matrices, N:M masks refined by swaps; weights compete within the matrix",
+    "by the same measure over all matrices; weights compete within the matrix",
     paper="of this project: Kronecker-factored curvature (Martens and Grosse 2015) over ADMM (Boža 2024)",
     score=score,
     allocation="mixed",
