@@ -229,6 +229,15 @@ def test_several_tasks_are_scored_by_name(tmp_path: Any) -> None:
 # refusals
 
 
+def test_a_reference_of_another_architecture_is_refused() -> None:
+    model, tokenizer = load("tiny-gpt2", story().task.head)
+    other, _ = load("tiny-bert", story().task.head)
+    with pytest.raises(
+        ModelError, match="GPT2LMHeadModel and its reference BertForMaskedLM are of other architectures"
+    ):
+        evaluate(model, tokenizer, [story()], reference=other)
+
+
 def test_tasks_of_one_name_are_refused() -> None:
     model, tokenizer = load("tiny-gpt2", story().task.head)
     with pytest.raises(DataError, match="two of the tasks are named story, by which results are told apart"):

@@ -50,7 +50,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(column, justify="left" if place < text_columns else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    stdout().print(table)
+    console = stdout()
+    # on a narrow terminal lines run over, where broken numbers could not be read
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=WIDE)).maximum)
+    console.print(table)
 
 
 @contextmanager
@@ -75,8 +78,9 @@ def bars() -> Progress:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("so far,"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=console,
         transient=True,
         disable=not console.is_terminal,

@@ -24,11 +24,14 @@ def evaluate(
     with progress_bar():
         from aerogel import models
         from aerogel.data import load_task
+        from aerogel.errors import ModelError
         from aerogel.evaluation import evaluate as score_tasks
 
-        loaded = [load_task(task, data) for task in tasks.split(",")]
+        loaded = [load_task(task.strip(), data) for task in tasks.split(",")]
         subject, tokenizer = models.load(model)
-        other = models.load(reference)[0] if reference else None
+        other, its = models.load(reference) if reference else (None, tokenizer)
+        if its.get_vocab() != tokenizer.get_vocab():
+            raise ModelError(f"{reference} has another tokenizer than {model}: their answers can't be compared")
         results = score_tasks(subject, tokenizer, loaded, limit=limit, reference=other)
     if as_json:
         print_json(results)

@@ -51,6 +51,8 @@ def study(
         for field, chosen in (("models", models), ("tasks", tasks), ("sparsities", sparsities)):
             if chosen:
                 values[field] = chosen
+        if tasks and values["sensitivity"]:
+            values["sensitivity"] = tasks[0]
         if limit:
             for part in ("training", "evaluation"):
                 values[part] |= {"limit": limit, "text_limit": limit}

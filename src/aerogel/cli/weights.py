@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +28,12 @@ OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path)
 @click.argument("model")
 @OUTPUT
 @click.option("--sparsity", type=float, help="Share of zeros among the prunable weights, in [0, 1).")
-@click.option("--method", default="magnitude", show_default=True, help="How to choose the weights that go.")
+@click.option(
+    "--method",
+    default="magnitude",
+    show_default=True,
+    help="How to choose the weights that go: magnitude, random, wanda, ria, sparsegpt, admm, best.",
+)
 @click.option("--pattern", default="unstructured", show_default=True, help="unstructured, N:M or block:RxC.")
 @click.option(
     "--scope",
@@ -76,8 +81,6 @@ def prune(
     """Prune MODEL and save it packed: smaller, and it runs sparse."""
     files.check_new(output)
     with progress_bar():
-        import torch
-
         from aerogel import models
         from aerogel.errors import PruningError
         from aerogel.pruning import PruneConfig
@@ -98,15 +101,11 @@ def prune(
             loaded = models.load_model(model)
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         prune_in_place(loaded, config, text)
-        pruned = [weight.matrix for weight in models.prunable_weights(loaded, config.targets, exclude)]
-        weights, zeros = sum(map(torch.numel, pruned)), sum(int((matrix == 0).sum()) for matrix in pruned)
+        zeros = _zeros(loaded, config.targets, exclude)
         if not dense:
             compress(loaded)
         models.save(loaded, tokenizer, output)
-    parameters = models.parameter_count(loaded)
-    note(
-        f"{zeros:,} zeros: {zeros / weights:.2%} of {weights:,} prunable weights, {zeros / parameters:.2%} of the model"
-    )
+    note(zeros)
     note(f"wrote {output}, {_weight_files(output)}")
 
 
@@ -222,6 +221,7 @@ def finetune(
             validate=validate,
             checkpoints=checkpoints,
         )
+        zeros = _zeros(loaded)
         if becoming and not dense:
             compress(loaded)
         models.save(loaded, tokenizer, output)
@@ -230,7 +230,17 @@ def finetune(
     note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {found.source}")
     for name, value in list(result.validation[-1].items())[: len(found.task.metrics) or 1]:
         note(f"{name} {value:.4f} on the validation split")
+    note(zeros)
     note(f"wrote {output}, {_weight_files(output)}")
+
+
+def _zeros(model: PreTrainedModel, targets: Sequence[str] = ("blocks",), exclude: Sequence[str] = ()) -> str:
+    from aerogel import models
+
+    matrices = [weight.matrix for weight in models.prunable_weights(model, targets, exclude)]
+    weights, zeros = sum(matrix.numel() for matrix in matrices), sum(int((matrix == 0).sum()) for matrix in matrices)
+    whole = zeros / models.parameter_count(model)
+    return f"{zeros:,} zeros: {zeros / weights:.2%} of {weights:,} prunable weights, {whole:.2%} of the model"
 
 
 def _weight_files(folder: Path) -> str:

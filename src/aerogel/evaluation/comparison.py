@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.data import TaskData, load_task
-from aerogel.errors import DataError
+from aerogel.errors import DataError, ModelError
 from aerogel.evaluation.scoring import (
     PERPLEXITIES,
     Tally,
@@ -108,6 +108,11 @@ def evaluate(
     names = [task.task.name for task in loaded]
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise DataError(f"two of the tasks are named {twice[0]}, by which results are told apart: rename a file")
+    if reference is not None and architecture(reference.config) != architecture(model.config):
+        raise ModelError(
+            f"{type(model).__name__} and its reference {type(reference).__name__} are of other architectures: their "
+            "answers can't be compared"
+        )
     for judged in [model] if reference is None else [model, reference]:
         for task in loaded:
             check_head(judged, task.task)

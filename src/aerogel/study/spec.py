@@ -145,4 +145,5 @@ def parse_spec(values: dict) -> StudySpec:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise StudyError(f"{field}: {first['msg']}" + (f" (found {first['input']!r})" if field else "")) from error
+        said = first["msg"].removeprefix("Value error, ")  # pydantic's own, before what a check here says
+        raise StudyError(f"{field}: {said} (found {first['input']!r})" if field else said) from error
