@@ -66,6 +66,11 @@ NB_MODULE(native, m) {
       .def("__init__", [](Norm* place, Address weight, Address bias, float epsilon, bool centred) {
         new (place) Norm{at<const float>(weight), at<const float>(bias), epsilon, centred};
       });
+  nb::class_<FeedForward>(m, "FeedForward")
+      .def("__init__", [](FeedForward* place, const Norm& before, const std::vector<Linear>& gate, const Linear& up,
+                          const Linear& down, const std::string& act, const Norm& after) {
+        new (place) FeedForward{before, after, gate, up, down, activation(act)};
+      });
   nb::class_<Coding>(m, "Coding")
       .def("__init__", [](Coding* place, int width, int dropped, int high, Address high_codes, int low, Address low_codes) {
         new (place) Coding{width, dropped, {high, at<const uint16_t>(high_codes)}, {low, at<const uint16_t>(low_codes)}};
@@ -137,10 +142,7 @@ NB_MODULE(native, m) {
     const nb::gil_scoped_release release;
     aerogel::dense_vector(at<const float>(weight), rows, columns, at<const float>(x), at<float>(y), threads);
   });
-  m.def("feed_forward", [](const Norm& before, const std::vector<Linear>& gate, const Linear& up, const Linear& down,
-                           const std::string& act, const Norm& after, Address x, int64_t tokens, Address y,
-                           int threads) {
-    const FeedForward layer{before, after, gate, up, down, activation(act)};
+  m.def("feed_forward", [](const FeedForward& layer, Address x, int64_t tokens, Address y, int threads) {
     const nb::gil_scoped_release release;
     aerogel::feed_forward(layer, at<const float>(x), tokens, at<float>(y), threads);
   });
@@ -149,8 +151,8 @@ NB_MODULE(native, m) {
       [](const Norm& before, const std::vector<Linear>& from_x, const std::vector<Linear>& from_memory, const Linear& out,
          int64_t heads, int64_t key_heads, int64_t head_size, float scale, bool causal, const Norm& after,
          Address mask, int64_t mask_batch_stride, int64_t mask_query_stride, Address cosine, Address sine,
-         int64_t angle_batch_stride, Address x, Address memory, int64_t batch, int64_t length, int64_t memory_length,
-         Address y, int threads) {
+         int64_t angle_batch_stride, const std::vector<FeedForward>& then, Address x, Address memory, int64_t batch,
+         int64_t length, int64_t memory_length, Address y, int threads) {
         const Attention layer{before,
                               after,
                               from_x,
@@ -168,7 +170,7 @@ NB_MODULE(native, m) {
                               at<const float>(sine),
                               angle_batch_stride};
         const nb::gil_scoped_release release;
-        aerogel::attention(layer, at<const float>(x), at<const float>(memory), batch, length, memory_length, at<float>(y),
-                           threads);
+        aerogel::attention(layer, then.empty() ? nullptr : &then[0], at<const float>(x), at<const float>(memory), batch,
+                           length, memory_length, at<float>(y), threads);
       });
 }

@@ -16,13 +16,17 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int round_to_group(int64_t tokens) { return static_cast<int>(ceil_div(tokens, kGroup) * kGroup); }
 
+constexpr int64_t kOverhead = 12;  // what a weight costs before its first token, in tokens
+
+// How long `tiles` take that the threads share, in tokens.
+int64_t cost_of(int64_t tiles, int width, int threads) { return ceil_div(tiles, threads) * (width + kOverhead); }
+
 // Wide tiles multiply more with each weight, narrow ones share the work among more threads.
 int tile_width(int64_t tokens, int threads) {
-  constexpr int64_t kOverhead = 12;  // what a weight costs before its first token, in tokens
   int best = kMaxWidth;
   int64_t least = INT64_MAX;
   for (int width = kMaxWidth; width > 0; width -= kGroup) {
-    const int64_t cost = ceil_div(ceil_div(tokens, width), threads) * (width + kOverhead);
+    const int64_t cost = cost_of(ceil_div(tokens, width), width, threads);
     if (cost < least) least = cost, best = width;
   }
   return best;
@@ -199,12 +203,35 @@ void feed_forward_one(const FeedForward& layer, const float* x, float* y, int th
     std::memcpy(y, sums, out * sizeof(float));
 }
 
-// x + sums, normalised, to y.
-void finish_tile(const Norm& after, const float* tile, float* sums, int64_t features, int width,
-                 int64_t some, float* y) {
+// sums = after(tile + sums).
+void finish_tile(const Norm& after, const float* tile, float* sums, int64_t features, int width) {
   kernels().add(tile, sums, features * width);
   if (after.weight) kernels().normalise(after, sums, sums, features, width);
-  kernels().store_tile(sums, width, some, features, y, features);
+}
+
+void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums, int width) {
+  const Kernels& use = kernels();
+  const Matrix &up = layer.up.matrix, &down = layer.down.matrix;
+  float* h = scratch(kHidden, kPanel * width);
+  float* g = layer.gate.empty() ? nullptr : scratch(kGate, kPanel * width);
+  const float* normed = normed_tile(layer.before, tile, up.columns, width);
+  // a panel of the hidden layer feeds the blocks of `down` that read it, and is forgotten
+  for (int64_t p = 0; p < up.panels(); p++) {
+    const int64_t count = up.panel_rows(p) * width;
+    use.multiply(up, p, 0, up.blocks(), normed, h, width, layer.up.bias, true);
+    if (g) {
+      use.multiply(layer.gate[0].matrix, p, 0, up.blocks(), normed, g, width, layer.gate[0].bias, true);
+      use.activate(layer.activation, g, count);
+      use.times(g, h, count);
+    } else {
+      use.activate(layer.activation, h, count);
+    }
+    const int64_t first = p * kPanel / down.block;
+    const int64_t last = std::min(ceil_div((p + 1) * kPanel, down.block), down.blocks());
+    for (int64_t q = 0; q < down.panels(); q++)
+      use.multiply(down, q, first, last, h, sums + q * kPanel * width, width, layer.down.bias, p == 0);
+  }
+  finish_tile(layer.after, tile, sums, down.rows, width);
 }
 
 }  // namespace
@@ -218,31 +245,12 @@ void feed_forward(const FeedForward& layer, const float* x, int64_t tokens, floa
   }
   const int width = tile_width(tokens, threads);
   parallel(ceil_div(tokens, width), threads, [&](int64_t task) {
-    const Kernels& use = kernels();
     const int64_t start = task * width, some = std::min<int64_t>(width, tokens - start);
     float* tile = scratch(kX, up.columns * width);
     float* sums = scratch(kY, down.rows * width);
-    float* h = scratch(kHidden, kPanel * width);
-    float* g = layer.gate.empty() ? nullptr : scratch(kGate, kPanel * width);
-    use.load_tile(x + start * up.columns, up.columns, some, up.columns, width, tile);
-    const float* normed = normed_tile(layer.before, tile, up.columns, width);
-    // a panel of the hidden layer feeds the blocks of `down` that read it, and is forgotten
-    for (int64_t p = 0; p < up.panels(); p++) {
-      const int64_t count = up.panel_rows(p) * width;
-      use.multiply(up, p, 0, up.blocks(), normed, h, width, layer.up.bias, true);
-      if (g) {
-        use.multiply(layer.gate[0].matrix, p, 0, up.blocks(), normed, g, width, layer.gate[0].bias, true);
-        use.activate(layer.activation, g, count);
-        use.times(g, h, count);
-      } else {
-        use.activate(layer.activation, h, count);
-      }
-      const int64_t first = p * kPanel / down.block;
-      const int64_t last = std::min(ceil_div((p + 1) * kPanel, down.block), down.blocks());
-      for (int64_t q = 0; q < down.panels(); q++)
-        use.multiply(down, q, first, last, h, sums + q * kPanel * width, width, layer.down.bias, p == 0);
-    }
-    finish_tile(layer.after, tile, sums, down.rows, width, some, y + start * down.rows);
+    kernels().load_tile(x + start * up.columns, up.columns, some, up.columns, width, tile);
+    feed_forward_tile(layer, tile, sums, width);
+    kernels().store_tile(sums, width, some, down.rows, y + start * down.rows, down.rows);
   });
 }
 
@@ -260,6 +268,7 @@ void rotate_heads(const Attention& layer, int64_t batch, int64_t start, int64_t 
 
 struct Sequence {
   const Attention& layer;
+  const FeedForward* then;
   int64_t batch, length, keys;
   int width, key_width;
   float *projected, *memory;  // [tile][rows][width]
@@ -332,14 +341,28 @@ struct Sequence {
     multiply_tile(layer.out, heads, sums, width);
     float* tile = scratch(kX, features * width);
     use.load_tile(x + start * features, features, some, features, width, tile);
-    finish_tile(layer.after, tile, sums, features, width, some, y + start * features);
+    finish_tile(layer.after, tile, sums, features, width);
+    if (then) {
+      feed_forward_tile(*then, sums, tile, width);  // x is no longer needed
+      std::swap(tile, sums);
+    }
+    use.store_tile(sums, width, some, features, y + start * features, features);
   }
 };
 
+// Whether the feed-forward layers may take the tiles of attention, which end with each sequence. Tiles of their own would
+// be wider over short sequences, or fewer.
+bool may_share_tiles(int64_t batch, int64_t length, int width, int threads) {
+  const int64_t tokens = batch * length;
+  if (is_vector(tokens)) return false;
+  const int own = tile_width(tokens, threads);
+  return cost_of(batch * ceil_div(length, width), width, threads) <= 1.05 * cost_of(ceil_div(tokens, own), own, threads);
+}
+
 }  // namespace
 
-void attention(const Attention& layer, const float* x, const float* memory, int64_t batch, int64_t length,
-               int64_t memory_length, float* y, int threads) {
+void attention(const Attention& layer, const FeedForward* then, const float* x, const float* memory, int64_t batch,
+               int64_t length, int64_t memory_length, float* y, int threads) {
   const int64_t rows = rows_of(layer.from_x), memory_rows = rows_of(layer.from_memory);
   const int64_t features = layer.from_x[0].matrix.columns, out_features = layer.out.matrix.rows;
   const int64_t memory_features = memory ? layer.from_memory[0].matrix.columns : 0;
@@ -349,8 +372,9 @@ void attention(const Attention& layer, const float* x, const float* memory, int6
     return inner > 1 ? tile_width(tokens, inner) : round_to_group(ceil_div(tokens, ceil_div(tokens, kMaxWidth)));
   };
   const int width = width_for(length), key_width = memory ? width_for(memory_length) : width;
+  const FeedForward* at_once = then && may_share_tiles(batch, length, width, threads) ? then : nullptr;
   parallel(batch, outer, [&](int64_t b) {
-    Sequence s{layer, b, length, memory ? memory_length : length, width, key_width, nullptr, nullptr, rows, memory_rows};
+    Sequence s{layer, at_once, b, length, memory ? memory_length : length, width, key_width, nullptr, nullptr, rows, memory_rows};
     s.projected = scratch(kProjected, s.tiles() * rows * width);
     const float* own = x + b * length * features;
     parallel(s.tiles(), inner, [&](int64_t i) {
@@ -365,6 +389,7 @@ void attention(const Attention& layer, const float* x, const float* memory, int6
     }
     parallel(s.tiles(), inner, [&](int64_t i) { s.attend(i, own, y + b * length * out_features); });
   });
+  if (then && !at_once) feed_forward(*then, y, batch * length, y, threads);  // each tile of y is read before it is written
 }
 
 }  // namespace aerogel

@@ -47,7 +47,8 @@ struct Attention {
   int64_t angle_batch_stride = 0;
 };
 
-void attention(const Attention& layer, const float* x, const float* memory, int64_t batch, int64_t length,
-               int64_t memory_length, float* y, int threads);
+// `then`, where it is not null, is applied to the result, mostly tile by tile while that is in the cache.
+void attention(const Attention& layer, const FeedForward* then, const float* x, const float* memory, int64_t batch,
+               int64_t length, int64_t memory_length, float* y, int threads);
 
 }  // namespace aerogel

@@ -281,3 +281,10 @@ def test_operators_are_sound() -> None:
         (x, None, *four, blocks, sizes, 0.2, False, mask, angles, angles, norm, [], 1e-5, True),
     )
     check(ops.heads.default, (x, *four[:3], blocks[:3], sizes, angles, angles, norm, 1e-5, False))
+    attention = (None, *four, blocks, sizes, 0.2, True, None, None, None, [], norm, 1e-5, True)
+    layers = ([], *hidden, [0, block, block], "gelu", norm, [], 1e-5, False)
+    check(ops.block.default, (x, *attention, *layers))
+    for shape in ((1, 1), (1, 2), (1, 40), (2, 64), (3, 64), (4, 64), (4, 130), (30, 5)):  # tiles shared, and not
+        x = torch.randn(*shape, 96)
+        expected = ops.feed_forward(ops.attention(x, *attention), *layers)
+        torch.testing.assert_close(ops.block(x, *attention, *layers), expected)

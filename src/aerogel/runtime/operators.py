@@ -160,20 +160,33 @@ def feed_forward(
     columns = x.shape[-1]
     given = x.to(torch.float32).contiguous()
     result = torch.empty_like(given)
-    hidden = _shape(up, columns, blocks[1])[0]
-    module.feed_forward(
+    layer = _feed_forward(columns, gate, up, down, blocks, activation, before, after, epsilon, centred)
+    module.feed_forward(layer, given.data_ptr(), given.numel() // columns, result.data_ptr(), threads())
+    return result.to(x.dtype)
+
+
+def _feed_forward(
+    columns: int,
+    gate: list[Tensor],
+    up: list[Tensor],
+    down: list[Tensor],
+    blocks: list[int],
+    activation: str,
+    before: list[Tensor],
+    after: list[Tensor],
+    epsilon: float,
+    centred: bool,
+) -> Any:
+    module = native()
+    assert module is not None
+    return module.FeedForward(
         _norm(before, epsilon, centred),
         [_linear(gate, columns, blocks[0])] if gate else [],
         _linear(up, columns, blocks[1]),
-        _linear(down, hidden, blocks[2]),
+        _linear(down, _shape(up, columns, blocks[1])[0], blocks[2]),
         activation,
         _norm(after, epsilon, centred),
-        given.data_ptr(),
-        given.numel() // columns,
-        result.data_ptr(),
-        threads(),
     )
-    return result.to(x.dtype)
 
 
 def attention(
@@ -194,12 +207,14 @@ def attention(
     after: list[Tensor],
     epsilon: float,
     centred: bool,
+    *then: Any,
 ) -> Tensor:
     """after(x + out(softmax(scale q kᵀ + mask) v)) over (batch, length, features), q, k, v of before(x).
 
     With `memory` (batch, keys, features), k and v are of it. An empty `key` and `value` means that `query` has the rows
     of all three. `sizes` are (heads, key heads, head size); `mask` (batch or 1, 1, length or 1, keys) is added, or
     where it is boolean says what is seen; `cosine` and `sine` (batch or 1, length, head size) turn queries and keys.
+    `then` are the arguments of a `feed_forward` of the result, in the operator `block`.
     """
     module = native()
     assert module is not None
@@ -224,6 +239,7 @@ def attention(
         0 if added is None or added.shape[-2] == 1 else added.shape[-1],
         *(0 if turn is None else turn.data_ptr() for turn in turns),
         0 if turns[0] is None or turns[0].shape[0] == 1 else turns[0].shape[1] * turns[0].shape[2],
+        [_feed_forward(x.shape[-1], *then)] if then else [],
         given.data_ptr(),
         0 if memory is None else source.data_ptr(),
         x.shape[0],
@@ -251,16 +267,15 @@ _define(
     heads,
     _heads_shape,
 )
-_define(
-    "feed_forward(Tensor x, Tensor[] gate, Tensor[] up, Tensor[] down, int[] blocks, str activation, Tensor[] before, "
-    "Tensor[] after, float epsilon, bool centred) -> Tensor",
-    feed_forward,
-    _same_shape,
+FEED_FORWARD = (
+    "Tensor[] gate, Tensor[] up, Tensor[] down, int[] {0}blocks, str activation, Tensor[] {0}before, "
+    "Tensor[] {0}after, float {0}epsilon, bool {0}centred"
 )
-_define(
-    "attention(Tensor x, Tensor? memory, Tensor[] query, Tensor[] key, Tensor[] value, Tensor[] out, int[] blocks, "
-    "int[] sizes, float scale, bool causal, Tensor? mask, Tensor? cosine, Tensor? sine, Tensor[] before, "
-    "Tensor[] after, float epsilon, bool centred) -> Tensor",
-    attention,
-    _same_shape,
+ATTENTION = (
+    "Tensor x, Tensor? memory, Tensor[] query, Tensor[] key, Tensor[] value, Tensor[] out, int[] blocks, int[] sizes, "
+    "float scale, bool causal, Tensor? mask, Tensor? cosine, Tensor? sine, Tensor[] before, Tensor[] after, "
+    "float epsilon, bool centred"
 )
+_define(f"feed_forward(Tensor x, {FEED_FORWARD.format('')}) -> Tensor", feed_forward, _same_shape)
+_define(f"attention({ATTENTION}) -> Tensor", attention, _same_shape)
+_define(f"block({ATTENTION}, {FEED_FORWARD.format('then_')}) -> Tensor", attention, _same_shape)

@@ -1,7 +1,7 @@
-"""Whole sub-layers in one call: what stands between two sparse products never leaves the cache.
+"""Whole blocks in one call: what stands between two sparse products never leaves the cache.
 
 A block of a known family changes its class for a subclass here, and keeps its modules, names and state. Its forward
-pass calls a fused operator for each sub-layer that is sparse throughout, and the family's own code for anything else: a
+pass calls a fused operator for what of it is sparse throughout, and the family's own code for anything else: a
 cache of keys, an attention implementation of another kind, a layer that stayed dense.
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.models.bart.modeling_bart import BartAttention, BartDecoderLayer, BartEncoderLayer
 
-from aerogel.runtime.fused.calls import ACTIVATIONS, attention, can_attend, feed_forward, is_sparse
+from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, attention, can_attend, is_sparse
 
 
 def _bart_attention(
@@ -19,6 +19,7 @@ def _bart_attention(
     memory: Tensor | None,
     cache: Any,
     kwargs: Any,
+    then: FeedForward | None = None,
 ) -> Tensor:
     if (
         cache is None
@@ -37,9 +38,11 @@ def _bart_attention(
             mask=mask,
             memory=memory,
             after=norm,
+            then=then,
         )
     attended, _ = core(x, key_value_states=memory, attention_mask=mask, past_key_values=cache, **kwargs)
-    return norm(x + attended)
+    x = norm(x + attended)
+    return then(x) if then else x
 
 
 class FusedBartEncoderLayer(BartEncoderLayer):
@@ -47,9 +50,11 @@ class FusedBartEncoderLayer(BartEncoderLayer):
         activation = self.self_attn.config.activation_function
         if not is_sparse(self, self.fc1, self.fc2) or activation not in ACTIVATIONS:
             return super().forward(hidden_states, attention_mask, **kwargs)
-        norm = self.self_attn_layer_norm
-        hidden_states = _bart_attention(self, hidden_states, self.self_attn, norm, attention_mask, None, None, kwargs)
-        return feed_forward(hidden_states, self.fc1, self.fc2, activation, after=self.final_layer_norm)
+        norm, layers = (
+            self.self_attn_layer_norm,
+            FeedForward(self.fc1, self.fc2, activation, after=self.final_layer_norm),
+        )
+        return _bart_attention(self, hidden_states, self.self_attn, norm, attention_mask, None, None, kwargs, layers)
 
 
 class FusedBartDecoderLayer(BartDecoderLayer):
@@ -74,6 +79,8 @@ class FusedBartDecoderLayer(BartDecoderLayer):
                 use_cache,
                 **kwargs,
             )
+        layers = FeedForward(self.fc1, self.fc2, activation, after=self.final_layer_norm)
+        alone = encoder_hidden_states is None
         x = _bart_attention(
             self,
             hidden_states,
@@ -83,16 +90,18 @@ class FusedBartDecoderLayer(BartDecoderLayer):
             None,
             past_key_values,
             kwargs,
+            layers if alone else None,
         )
-        if encoder_hidden_states is not None:
-            x = _bart_attention(
-                self,
-                x,
-                self.encoder_attn,
-                self.encoder_attn_layer_norm,
-                encoder_attention_mask,
-                encoder_hidden_states,
-                past_key_values,
-                kwargs,
-            )
-        return feed_forward(x, self.fc1, self.fc2, activation, after=self.final_layer_norm)
+        if alone:
+            return x
+        return _bart_attention(
+            self,
+            x,
+            self.encoder_attn,
+            self.encoder_attn_layer_norm,
+            encoder_attention_mask,
+            encoder_hidden_states,
+            past_key_values,
+            kwargs,
+            layers,
+        )

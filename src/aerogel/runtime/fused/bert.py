@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
-from aerogel.runtime.fused.calls import ACTIVATIONS, attention, can_attend, feed_forward, is_sparse
+from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, attention, can_attend, is_sparse
 
 
 class _FusedBert:
@@ -38,6 +38,7 @@ class _FusedBert:
                 past_key_values=past_key_values,
                 **kwargs,
             )
+        layers = self._sparse_layers()
         attended = attention(
             hidden_states,
             core.query,
@@ -49,14 +50,19 @@ class _FusedBert:
             causal=core.is_causal,
             mask=attention_mask,
             after=out.LayerNorm,
+            then=layers,
         )
-        return self.feed_forward_chunk(attended)
+        return attended if layers else super().feed_forward_chunk(attended)  # type: ignore[misc]
 
     def feed_forward_chunk(self: Any, attention_output: Tensor) -> Tensor:
+        layers = self._sparse_layers()
+        return layers(attention_output) if layers else super().feed_forward_chunk(attention_output)  # type: ignore[misc]
+
+    def _sparse_layers(self: Any) -> FeedForward | None:
         up, down, activation = self.intermediate.dense, self.output.dense, self.attention.self.config.hidden_act
         if not is_sparse(self, up, down) or activation not in ACTIVATIONS:
-            return super().feed_forward_chunk(attention_output)  # type: ignore[misc]
-        return feed_forward(attention_output, up, down, activation, after=self.output.LayerNorm)
+            return None
+        return FeedForward(up, down, activation, after=self.output.LayerNorm)
 
 
 class FusedBertLayer(_FusedBert, BertLayer):

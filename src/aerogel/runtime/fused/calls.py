@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,6 +50,34 @@ def _settings(norm: Any) -> tuple[float, bool]:
     return (norm.eps, True) if isinstance(norm, nn.LayerNorm) else (norm.variance_epsilon, False)
 
 
+@dataclass(frozen=True)
+class FeedForward:
+    """The feed-forward layers of a block, to be called, or to be handed to its attention."""
+
+    up: Any
+    down: Any
+    activation: str
+    gate: Any = None
+    before: Any = None
+    after: Any = None
+
+    @property
+    def arguments(self) -> list[Any]:
+        return [
+            _arrays(self.gate),
+            self.up.arrays,
+            self.down.arrays,
+            _blocks(self.gate, self.up, self.down),
+            ACTIVATIONS[self.activation],
+            _norm(self.before),
+            _norm(self.after),
+            *_settings(self.before or self.after),
+        ]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.aerogel.feed_forward(x, *self.arguments)
+
+
 def attention(
     x: Tensor,
     query: Any,
@@ -64,10 +93,13 @@ def attention(
     angles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
     before: Any = None,
     after: Any = None,
+    then: FeedForward | None = None,
 ) -> Tensor:
+    """Attention, and `then` of its result, in one operator."""
     if mask is not None:
         mask = mask[..., : (x if memory is None else memory).shape[1]]
-    return torch.ops.aerogel.attention(
+    operator = torch.ops.aerogel.block if then else torch.ops.aerogel.attention
+    return operator(
         x,
         memory,
         query.arrays,
@@ -83,22 +115,7 @@ def attention(
         _norm(before),
         _norm(after),
         *_settings(before or after),
-    )
-
-
-def feed_forward(
-    x: Tensor, up: Any, down: Any, activation: str, gate: Any = None, before: Any = None, after: Any = None
-) -> Tensor:
-    return torch.ops.aerogel.feed_forward(
-        x,
-        _arrays(gate),
-        up.arrays,
-        down.arrays,
-        _blocks(gate, up, down),
-        ACTIVATIONS[activation],
-        _norm(before),
-        _norm(after),
-        *_settings(before or after),
+        *(then.arguments if then else ()),
     )
 
 
@@ -115,8 +132,12 @@ def causal_attention(
     mask: Tensor | None,
     angles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
     before: Any,
+    then: FeedForward | None,
 ) -> Tensor:
-    """x + attention to what came before, also in a cache, to which x is added; `core` is the family's module."""
+    """x + attention to what came before, also in a cache, to which x is added, and `then` of it.
+
+    `core` is the family's module.
+    """
     if cache is None:
         return attention(
             x,
@@ -130,6 +151,7 @@ def causal_attention(
             mask=mask,
             angles=angles,
             before=before,
+            then=then,
         )
     together = torch.ops.aerogel.heads(
         x,
@@ -146,4 +168,5 @@ def causal_attention(
     queries, keys, values = each.split([sizes[0], sizes[1], sizes[1]], dim=1)
     keys, values = cache.update(keys, values, core.layer_idx)
     attended, _ = sdpa_attention_forward(core, queries, keys, values, mask, scaling=core.scaling)
-    return x + out(attended.reshape(*x.shape[:2], -1))
+    x = x + out(attended.reshape(*x.shape[:2], -1))
+    return then(x) if then else x

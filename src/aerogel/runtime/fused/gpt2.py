@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from aerogel.runtime.fused.calls import ACTIVATIONS, can_attend, causal_attention, feed_forward, is_sparse
+from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, can_attend, causal_attention, is_sparse
 
 
 class FusedGPT2Block(GPT2Block):
@@ -34,27 +34,26 @@ class FusedGPT2Block(GPT2Block):
                 use_cache=use_cache,
                 **kwargs,
             )
-        sizes = (core.num_heads, core.num_heads, core.head_dim)
-        if not is_sparse(self, core.c_attn, core.c_proj) or not can_attend(config, attention_mask):
-            attended, _ = core(
-                self.ln_1(hidden_states),
-                past_key_values=past_key_values,
-                attention_mask=attention_mask,
-                use_cache=use_cache,
-                **kwargs,
-            )
-            hidden_states = attended + hidden_states
-        else:
-            hidden_states = causal_attention(
+        layers = FeedForward(up, down, activation, before=self.ln_2)
+        if is_sparse(self, core.c_attn, core.c_proj) and can_attend(config, attention_mask):
+            return causal_attention(
                 hidden_states,
                 core,
                 core.c_attn,
                 None,
                 None,
                 core.c_proj,
-                sizes=sizes,
+                sizes=(core.num_heads, core.num_heads, core.head_dim),
                 cache=past_key_values,
                 mask=attention_mask,
                 before=self.ln_1,
+                then=layers,
             )
-        return feed_forward(hidden_states, up, down, activation, before=self.ln_2)
+        attended, _ = core(
+            self.ln_1(hidden_states),
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return layers(attended + hidden_states)
