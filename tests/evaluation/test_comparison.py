@@ -51,7 +51,7 @@ def test_divergence_and_agreement_are_those_of_all_tokens(name: str) -> None:
 
 def test_classes_tell_what_flipped() -> None:
     rows = sentences(60)
-    task = Task("moods", ("sentence",), ("sad", "glad"), ("accuracy",))
+    task = Task("moods", ("sentence",), ("sad", "glad"), ("accuracy", "f1"))
     texts = [(text,) for text, _ in rows]
     torch.manual_seed(0)
     model, tokenizer = load("tiny-bert", Head("classification", ("sad", "glad")))
@@ -65,6 +65,8 @@ def test_classes_tell_what_flipped() -> None:
     assert found["flipped"] == found["lost"] + found["gained"]  # of two classes
     assert found["agreement"] == pytest.approx(1 - found["flipped"] / 60)
     assert found["accuracy"] - found["dense_accuracy"] == pytest.approx((found["gained"] - found["lost"]) / 60)
+    own = score(dense, tokenizer, data).metrics
+    assert all(found[f"dense_{name}"] == own[name] for name in task.metrics)
     assert found["kl"] > 0
     assert 0 <= found["mcnemar_p"] <= 1
 

@@ -100,7 +100,7 @@ def evaluate(
 
     `data` is a folder of tasks, see `aerogel.data.load_task`. With a dense `reference` of the same tokenizer, each
     task but regression also tells what its metric may hide: "kl", the mean KL(dense ‖ model) of the answers in nats;
-    "agreement", the share of equal answers; the reference's own metric; for classes how many answers flipped, with
+    "agreement", the share of equal answers; the reference's own metrics; for classes how many answers flipped, with
     McNemar's p; each mean with the ends of its 95% bootstrap interval ("kl_low", "kl_high"). All tasks are found
     and checked against the model's head before any is scored. Raises `DataError` or `ModelError`.
     """
@@ -139,10 +139,9 @@ def _compare_labels(
     scored, before = score_labels(data, limit, logits), score_labels(data, limit, dense)
     predicted, expected = answers_of(data, logits), answers_of(data, dense)
     true = np.array(data.examples("validation").first(limit).labels)
-    main = next(iter(scored.metrics))
     return {
         **scored.metrics,
-        f"dense_{main}": before.metrics[main],
+        **{f"dense_{name}": before.metrics[name] for name in data.task.metrics},
         **Interval.of(divergence(torch.from_numpy(dense), torch.from_numpy(logits)).numpy()).named("kl"),
         **Interval.of(predicted == expected).named("agreement"),
         **Flips.of(predicted, expected, true).named(),
