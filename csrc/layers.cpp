@@ -220,7 +220,8 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
     const int64_t count = up.panel_rows(p) * width;
     use.multiply(up, p, 0, up.blocks(), normed, h, width, layer.up.bias, true);
     if (g) {
-      use.multiply(layer.gate[0].matrix, p, 0, up.blocks(), normed, g, width, layer.gate[0].bias, true);
+      const Matrix& gate = layer.gate[0].matrix;  // its blocks may be of another width
+      use.multiply(gate, p, 0, gate.blocks(), normed, g, width, layer.gate[0].bias, true);
       use.activate(layer.activation, g, count);
       use.times(g, h, count);
     } else {

@@ -255,6 +255,28 @@ def test_compiles_and_exports_whole_with_any_batch_and_length() -> None:
         torch.testing.assert_close(compiled(others)[0], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("zeros", [(0.8, 0.9, 0.5), (0.9, 0.8, 0.98), (0.98, 0.5, 0.9)], ids=str)
+def test_gate_up_and_down_have_blocks_of_their_own(zeros: tuple[float, float, float]) -> None:
+    if native() is None:
+        pytest.skip("the native kernels were not built")
+    torch.manual_seed(0)
+    layers = [nn.Linear(300, 900), nn.Linear(300, 900), nn.Linear(900, 300)]
+    with torch.no_grad():
+        for layer, share in zip(layers, zeros, strict=True):
+            layer.weight[torch.rand_like(layer.weight) < share] = 0
+    gate, up, down = (SparseLinear.of(layer) for layer in layers)
+    assert gate.block != up.block
+    blocks, norm = [layer.block for layer in (gate, up, down)], torch.ones(300)
+    for tokens in (1, 40, 200):
+        x = torch.randn(tokens, 300)
+        with torch.inference_mode():
+            arrays = [layer.arrays for layer in (gate, up, down)]
+            found = torch.ops.aerogel.feed_forward(x, *arrays, blocks, "silu", [], [norm], 1e-5, True)
+            expected = x + layers[2](nn.functional.silu(layers[0](x)) * layers[1](x))
+            expected = nn.functional.layer_norm(expected, (300,), norm)
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_operators_are_sound() -> None:
     if native() is None:
         pytest.skip("the native kernels were not built")
