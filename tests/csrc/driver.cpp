@@ -1,5 +1,6 @@
-// Packs, checks, multiplies, encodes, damages and decodes random matrices, for `make sanitize`: every array has exactly its
-// length on the heap, so that the address sanitizer sees any read or write beyond it. Exits with 1 at the first mistake.
+// Packs, checks, multiplies, encodes, damages and decodes random matrices, and runs random blocks of a transformer, for
+// `make sanitize`: every array has exactly its length on the heap, so that the address sanitizer sees any read or write
+// beyond it. Exits with 1 at the first mistake.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -202,20 +203,138 @@ void damage_arrays(const Arrays& arrays) {
   }
 }
 
+std::vector<float> random_floats(int64_t count) {
+  std::vector<float> floats(count);
+  for (float& value : floats) value = draw_float();
+  return floats;
+}
+
+constexpr double kDensities[] = {0, 0.01, 0.05, 0.1, 0.3, 0.5, 1};
+constexpr int64_t kBlocks[] = {128, 192, 256};
+
+// A linear layer whose blocks are as wide as chance has it.
+struct Layer {
+  std::vector<float> dense, bias;
+  Arrays arrays;
+
+  Layer(int64_t rows, int64_t columns)
+      : dense(random_dense(rows, columns, kDensities[draw(0, 6)])),
+        bias(random_floats(rows)),
+        arrays(packed(dense, rows, columns, kBlocks[draw(0, 2)], ValueType::float32)) {}
+
+  Linear linear() const { return {arrays.view(), bias.data()}; }
+
+  std::vector<double> times(const std::vector<double>& x) const {
+    std::vector<double> y(bias.begin(), bias.end());
+    for (size_t r = 0; r < y.size(); r++)
+      for (size_t k = 0; k < x.size(); k++) y[r] += x[k] * double{dense[r * x.size() + k]};
+    return y;
+  }
+};
+
+struct RandomNorm {
+  std::vector<float> weight, bias;
+
+  explicit RandomNorm(int64_t features) : weight(random_floats(features)), bias(random_floats(features)) {}
+
+  Norm norm() const { return {weight.data(), bias.data(), 1e-5f, true}; }
+
+  std::vector<double> of(std::vector<double> x) const {
+    double mean = 0, square = 0;
+    for (const double value : x) mean += value / x.size();
+    for (const double value : x) square += (value - mean) * (value - mean) / x.size();
+    for (size_t i = 0; i < x.size(); i++) x[i] = (x[i] - mean) / std::sqrt(square + 1e-5) * weight[i] + bias[i];
+    return x;
+  }
+};
+
+double distance(const std::vector<float>& found, const std::vector<float>& expected) {
+  double apart = 0, size = 1;
+  for (size_t i = 0; i < found.size(); i++) {
+    apart += std::pow(double{found[i]} - double{expected[i]}, 2);
+    size += std::pow(double{expected[i]}, 2);
+  }
+  return std::sqrt(apart / size);
+}
+
+// Attention and feed-forward layers of any shape: at once, one after the other, and the latter in plain loops.
+void run_block() {
+  const int64_t heads = draw(1, 4), key_heads = draw(0, 1) ? heads : 1, size = 2 * draw(2, 36), features = heads * size;
+  const int64_t batch = draw(1, 5), length = draw(1, 70), hidden = draw(1, 900), memory_features = draw(1, 300);
+  const bool has_memory = draw(0, 2) == 0, is_gated = draw(0, 1), is_before = draw(0, 1);
+  const int64_t keys = has_memory ? draw(1, 70) : length, threads = draw(1, 3);
+  const Layer query(features, features), key(key_heads * size, has_memory ? memory_features : features),
+      value(key_heads * size, has_memory ? memory_features : features), out(features, features);
+  const Layer gate(hidden, features), up(hidden, features), down(features, hidden);
+  const RandomNorm first(features), second(features);
+  const std::vector<float> x = random_floats(batch * length * features), memory = random_floats(batch * keys * memory_features);
+  const std::vector<float> cosine = random_floats(length * size), sine = random_floats(length * size);
+  std::vector<float> mask = random_floats(batch * length * keys);
+  for (size_t i = 0; i < mask.size(); i++)
+    if (i % keys && draw(0, 3) == 0) mask[i] = -INFINITY;
+
+  Attention attend{is_before ? first.norm() : Norm{},
+                   is_before ? Norm{} : first.norm(),
+                   {query.linear()},
+                   {},
+                   out.linear(),
+                   heads,
+                   key_heads,
+                   size,
+                   1 / std::sqrt(static_cast<float>(size)),
+                   !has_memory && draw(0, 1)};
+  auto& others = has_memory ? attend.from_memory : attend.from_x;
+  others.push_back(key.linear());
+  others.push_back(value.linear());
+  if (!attend.causal && draw(0, 1)) {
+    attend.mask = mask.data();
+    attend.mask_batch_stride = length * keys;
+    attend.mask_query_stride = keys;
+  }
+  if (!has_memory && draw(0, 1)) attend.cosine = cosine.data(), attend.sine = sine.data();
+  const FeedForward then{is_before ? second.norm() : Norm{},
+                         is_before ? Norm{} : second.norm(),
+                         is_gated ? std::vector<Linear>{gate.linear()} : std::vector<Linear>{},
+                         up.linear(),
+                         down.linear(),
+                         Activation::silu};
+
+  std::vector<float> attended(x.size()), both(x.size()), at_once(x.size());
+  const float* beside = has_memory ? memory.data() : nullptr;
+  attention(attend, nullptr, x.data(), beside, batch, length, keys, attended.data(), static_cast<int>(threads));
+  feed_forward(then, attended.data(), batch * length, both.data(), static_cast<int>(threads));
+  attention(attend, &then, x.data(), beside, batch, length, keys, at_once.data(), static_cast<int>(threads));
+  require(distance(at_once, both) < 1e-4, "a block differs from its two halves");
+
+  const int64_t token = draw(0, batch * length - 1);
+  const std::vector<double> given(attended.begin() + token * features, attended.begin() + (token + 1) * features);
+  const std::vector<double> normed = is_before ? second.of(given) : given;
+  std::vector<double> inner = up.times(normed);
+  const std::vector<double> gated = is_gated ? gate.times(normed) : inner;
+  for (size_t i = 0; i < inner.size(); i++) {
+    const double swished = gated[i] / (1 + std::exp(-gated[i]));
+    inner[i] = is_gated ? swished * inner[i] : swished;
+  }
+  std::vector<double> result = down.times(inner);
+  for (int64_t i = 0; i < features; i++) result[i] += given[i];
+  if (!is_before) result = second.of(result);
+  const std::vector<float> expected(result.begin(), result.end());
+  const std::vector<float> found(both.begin() + token * features, both.begin() + (token + 1) * features);
+  require(distance(found, expected) < 1e-4, "feed-forward layers differ from plain loops");
+}
+
 }  // namespace
 
 int main() {
   const Kernels* sets[4];
   const int count = available(sets);
-  const double densities[] = {0, 0.01, 0.05, 0.1, 0.3, 0.5, 1};
-  const int64_t blocks[] = {128, 192, 256};
   const int64_t edges[] = {1, 2, 15, 16, 17, 127, 128, 129, 191, 193, 255, 257};
   int matrices = 0;
   for (int i = 0; i < 120; i++) {
     int64_t rows = i % 3 ? draw(1, 40) : edges[draw(0, 11)], columns = i % 2 ? draw(1, 300) : edges[draw(0, 11)];
     if (i % 40 == 7) rows = draw(760, 1600), columns = draw(1, 30);
-    const double density = densities[draw(0, 6)];
-    const int64_t block = blocks[draw(0, 2)];
+    const double density = kDensities[draw(0, 6)];
+    const int64_t block = kBlocks[draw(0, 2)];
     const ValueType type = i % 4 == 3 ? ValueType::bfloat16 : ValueType::float32;
     std::vector<float> dense = random_dense(rows, columns, density);
     const Arrays arrays = packed(dense, rows, columns, block, type);
@@ -224,10 +343,11 @@ int main() {
       require(use(sets[set]->name), "an instruction set can't be used");
       multiply(arrays, dense);
       damage_arrays(arrays);
+      if (i % 2) run_block();
     }
     matrices++;
   }
-  std::printf("%d matrices on", matrices);
+  std::printf("%d matrices and half as many blocks on", matrices);
   for (int set = 0; set < count; set++) std::printf(" %s", sets[set]->name);
   std::printf(": sound\n");
 }
