@@ -4,10 +4,12 @@ import json
 import sqlite3
 import statistics
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from aerogel.report import build
 from aerogel.report.collect import Findings, collect, is_perplexity, weight_report
 from aerogel.study import Result, Store, Trial
 
@@ -118,6 +120,42 @@ def test_predicted_numbers_have_no_agreement(changed: Callable[..., Path]) -> No
                 connection.execute("update trials set result = ? where key = ?", [json.dumps(result), key])
 
     assert {row.agreement for row in collect(Store.open(changed(number))).scores} == {None}
+
+
+def test_a_head_that_one_task_alone_has_is_among_its_layers(changed: Callable[..., Path]) -> None:
+    def add(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            """update trials set result = json_set(result, '$.values.layers.score', 0.75)
+            where trial ->> 'task' = 'movie-reviews' and trial ->> '$.pruning.sparsity' = 0.9"""
+        )
+
+    folder = changed(add)
+    rows = [row for row in collect(Store.open(folder)).realised if row.sparsity]
+    assert [row.layers.get("score") for row in rows] == [{0.5: None, 0.9: 0.75}[row.sparsity] for row in rows]
+    assert '<th scope="row">score</th>' in build(folder).read_text(encoding="utf-8")
+
+
+def test_costs_of_a_model_that_was_sparse_from_the_start_are_those_of_its_pruning(
+    changed: Callable[..., Path], findings: Findings
+) -> None:
+    """It is measured compressed as it is given, too."""
+
+    def pack(connection: sqlite3.Connection) -> None:
+        for key, text in connection.execute("select key, result from trials where trial ->> 'kind' = 'bench'"):
+            result = json.loads(text)
+            dense = result["values"]["measurements"][0]
+            result["values"]["measurements"].insert(1, {**dense, "compressed": True, "file_bytes": 1})
+            connection.execute("update trials set result = ? where key = ?", [json.dumps(result), key])
+
+    folder = changed(pack)
+    found = collect(Store.open(folder))
+    assert (found.costs, found.compressed) == (findings.costs, findings.compressed)
+    with closing(sqlite3.connect(Store.open(folder).path)) as connection, connection:
+        connection.execute(
+            "delete from trials where trial ->> 'kind' = 'bench' and trial ->> '$.pruning.sparsity' is not null"
+        )
+    assert not collect(Store.open(folder)).compressed
+    build(folder)
 
 
 def test_different_machines_are_told_apart(changed: Callable[..., Path]) -> None:

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, dropwhile
 from statistics import fmean
 from typing import Any
 
@@ -283,7 +284,12 @@ def _costs(trial: Trial, result: Result) -> list[Cost]:
         Measurement(**{**values, **{name: tuple(values[name]) for name in lists}})
         for values in result.values["measurements"]
     ]
-    dense = measured.pop(0) if trial.pruning else None
+    # a model that has zeros from the start is measured compressed as well, which says nothing of the study's pruning
+    if trial.pruning:
+        dense, *others = measured
+        measured = list(dropwhile(lambda own: own.compressed, others))
+    else:
+        dense, measured = None, [own for own in measured if not own.compressed]
     return [Cost(trial.model, way_of(trial), trial.sparsity, own, dense) for own in measured]
 
 
@@ -302,7 +308,10 @@ def _realised(runs: list[Run], weights: dict[str, WeightReport]) -> list[Realise
                 sparsity,
                 prunable=fmean(run.values["sparsity"] for run in members),
                 whole=fmean(run.values["model_sparsity"] for run in members),
-                layers={layer: fmean(found[layer] for found in layers) for layer in layers[0]},
+                layers={
+                    layer: fmean(found[layer] for found in layers if layer in found)
+                    for layer in dict.fromkeys(chain.from_iterable(layers))  # a head is in the models of one task alone
+                },
             )
         )
     return made

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean, median
 from typing import Any, TypeVar
 
@@ -240,13 +241,18 @@ def layer_maps(findings: Findings) -> list[LayerMap]:
         LayerMap(
             f"{name}: zeros by layer, %",
             [percent(row.sparsity) for row in rows],
-            [(short(layer), [_map_cell(row, layer) for row in rows]) for layer in rows[0].layers],
+            [
+                (short(layer), [_map_cell(row, layer) for row in rows])
+                for layer in dict.fromkeys(chain.from_iterable(row.layers for row in rows))
+            ],
         )
         for name, rows in found.items()
     ]
 
 
 def _map_cell(row: Realised, layer: str) -> tuple[str, float]:
+    if layer not in row.layers:  # of a task that is not scored yet
+        return "", 0.0
     kept, usual = 1 - row.layers[layer], 1 - row.prunable
     ratio = math.log2(kept / usual) if kept > 0 and usual > 0 else -1.0
     return f"{100 * row.layers[layer]:.1f}", max(-1.0, min(1.0, ratio))
