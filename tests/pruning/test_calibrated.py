@@ -1,18 +1,20 @@
 """Calibrated pruning as a whole: on every family, exactly, repeatably, in the order that the methods promise."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.data import load_task
 from aerogel.errors import ModelError, PruningError
 from aerogel.evaluation import evaluate
-from aerogel.models import Head, load, load_tokenizer, prunable_weights
+from aerogel.models import Head, PrunableWeight, load, load_tokenizer, prunable_weights
 from aerogel.pruning import Calibration, prune
-from aerogel.pruning.answers import Reference, divergence, few, output_gradients
+from aerogel.pruning.answers import Reference, answers, divergence, few, output_gradients, surprise
 from builders import ARCHITECTURES, prose
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
@@ -144,6 +146,69 @@ def test_gradients_are_those_of_autograd_and_leave_nothing_behind(name: str) -> 
     assert any(values.max() > 0 for values in found.values())
     again = output_gradients(model, weights, batches, 10_000, seed=0)
     assert all(torch.equal(found[name], again[name]) for name in found)
+    for name, values in by_autograd(model, weights, few(batches, 10_000)).items():
+        torch.testing.assert_close(found[name], values, rtol=1e-3, atol=1e-8)
+
+
+def by_autograd(
+    model: PreTrainedModel, weights: list[PrunableWeight], texts: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The root mean square gradients, kept with the outputs themselves."""
+    generator = torch.Generator().manual_seed(0)
+    outputs: dict[str, list[Tensor]] = {weight.name: [] for weight in weights}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
+            output.retain_grad()
+            outputs[name].append(output)
+
+        return hook
+
+    for weight in weights:
+        weight.module.register_forward_hook(keep(weight.name))
+    for text in texts:
+        found = answers(model, text)
+        drawn = torch.multinomial(found.detach().softmax(-1), 1, generator=generator)
+        torch.nn.functional.cross_entropy(found, drawn[:, 0], reduction="sum").backward()
+    gradients = {name: [output.grad.flatten(0, -2) for output in kept] for name, kept in outputs.items()}
+    return {name: torch.cat(rows).square().mean(0).sqrt() for name, rows in gradients.items()}
+
+
+def test_the_square_of_a_gradient_is_the_fisher_information() -> None:
+    for logits, expected in (
+        (torch.tensor([0.3]), torch.tensor([1.0])),  # a number: a Gaussian of variance 1
+        (torch.tensor([0.8, 0.2]).log(), torch.tensor([0.16, 0.16])),  # p (1 − p)
+    ):
+        rows = logits.repeat(20_000, 1).requires_grad_()
+        surprise(rows, torch.Generator().manual_seed(0)).backward()
+        torch.testing.assert_close(rows.grad.square().mean(0), expected, rtol=0.05, atol=0)
+
+
+def test_a_number_is_an_answer_that_can_move() -> None:
+    model, _ = load("tiny-bert", Head("classification", ("similarity",)))
+    batches = manual("tiny-bert", 2).batches(model)
+    weights = prunable_weights(model)
+    found = output_gradients(model, weights, batches, 256, seed=0)
+    assert all(values.max() > 0 for values in found.values())
+    reference = Reference(model, batches, 256)
+    before = torch.cat([answers(model, batch).detach() for batch in reference.batches])
+    assert reference.divergence(model) == pytest.approx(0, abs=1e-6)
+    prune(model, sparsity=0.8)
+    after = torch.cat([answers(model, batch).detach() for batch in reference.batches])
+    assert reference.divergence(model) == pytest.approx(float((after - before).square().mean() / 2), rel=1e-2)
+
+
+def test_nothing_is_dropped_out_while_answers_are_measured() -> None:
+    model = ARCHITECTURES["bert"].build()
+    batches = Calibration("story", prose(100), load_tokenizer("tiny-bert"), 3, 32).batches(model)
+    quiet = Reference(model, batches, 10_000)
+    model.train()
+    model.bert.embeddings.eval()
+    found = Reference(model, batches, 10_000)
+    assert all(torch.equal(one, other) for one, other in zip(quiet.answers, found.answers, strict=True))
+    assert found.divergence(model) < 1e-4
+    modes = {name: module.training for name, module in model.named_modules()}
+    assert all(mode != name.startswith("bert.embeddings") for name, mode in modes.items())
 
 
 def test_a_few_texts_are_spread_over_all() -> None:
@@ -191,6 +256,20 @@ def test_contradictions_are_refused() -> None:
         prune(model, sparsity=0.5, allocation="serch")
     with pytest.raises(PruningError, match="pattern 2:4 fixes the sparsity of every matrix"):
         prune(model, method="best", pattern="2:4", allocation="owl", calibration=manual("tiny-gpt2", 4))
+
+
+@pytest.mark.parametrize("method", ["wanda", "best"])
+def test_weights_outside_the_blocks_are_refused_before_anything_is_computed(method: str) -> None:
+    model, _ = load("tiny-gpt2")
+    told: list[str] = []
+    with (
+        progress.listening(lambda doing, *_: told.append(doing)),
+        pytest.raises(
+            ModelError, match=r"layer transformer\.wte: calibration looks for .* stands in none: leave it out"
+        ),
+    ):
+        prune(model, method=method, sparsity=0.5, targets=("blocks", "embeddings"), calibration=manual("tiny-gpt2", 4))
+    assert not told
 
 
 def test_a_bare_body_has_no_answers_to_weigh() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from aerogel.pruning import Pattern
-from aerogel.pruning.solve import damped, error
+from aerogel.pruning.solve import damped
 from aerogel.pruning.swap import DAMPING, swap
 
 
@@ -17,6 +17,12 @@ def problem(rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(seed)
     inputs = torch.randn(300, columns, generator=draw) @ torch.randn(columns, columns, generator=draw)
     return torch.randn(rows, columns, generator=draw), inputs.T @ inputs
+
+
+def error(target: Tensor, weight: Tensor, hessian: Tensor) -> float:
+    """‖X (target − weight)ᵀ‖²_F."""
+    difference = target - weight
+    return float(((difference @ hessian) * difference).sum())
 
 
 @given(

@@ -18,9 +18,10 @@ from transformers import (
 
 from aerogel import progress
 from aerogel.data import IGNORED, Task, TaskData, encode_examples, language_windows
-from aerogel.errors import DataError, ModelError
+from aerogel.errors import ModelError
 from aerogel.evaluation.metrics import METRICS
 from aerogel.models import architecture
+from aerogel.pruning.entry import evaluating
 
 PERPLEXITIES = {
     "decoder": "perplexity",
@@ -47,12 +48,6 @@ class Score:
     predictions: tuple[float, ...]
     true: tuple[float, ...] = ()
     logits: tuple[tuple[float, ...], ...] = ()
-
-    def agreement(self, other: Score) -> float:
-        """The share of equal predictions."""
-        if len(self.predictions) != len(other.predictions):
-            raise DataError(f"task {self.task}: {len(self.predictions)} predictions against {len(other.predictions)}")
-        return float(np.mean(np.equal(self.predictions, other.predictions)))
 
 
 def score(
@@ -106,7 +101,8 @@ def label_logits(
     for rows in progress.track(batches, f"scoring {data.task.name}"):
         batch = collate([encoded[row] for row in rows]).to(model.device)
         batch.pop("labels")
-        found[rows] = model(**batch).logits.float().cpu().numpy()
+        with evaluating(model):
+            found[rows] = model(**batch).logits.float().cpu().numpy()
     if np.isnan(found).any():
         raise _not_a_number(data.task.name)
     return found
@@ -145,7 +141,8 @@ def language_batches(
 @torch.inference_mode()
 def token_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """The scored places of a batch: logits (places, words), the true words, and the window that each stands in."""
-    logits, labels = model(**batch).logits, batch["labels"]
+    with evaluating(model):
+        logits, labels = model(**batch).logits, batch["labels"]
     if architecture(model.config) == "decoder":
         logits, labels = logits[:, :-1], labels[:, 1:]
     scored = labels != IGNORED

@@ -13,17 +13,35 @@ from aerogel import progress
 from aerogel.errors import ModelError
 from aerogel.models import PrunableWeight, head_kind
 from aerogel.pruning.calibration import Batch
+from aerogel.pruning.entry import evaluating
 
 
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:
-    """KL(reference ‖ model) of each answer, in nats; both are logits (answers, classes), the result is (answers)."""
+    """KL(reference ‖ model) of each answer, in nats; both are logits (answers, classes), the result is (answers).
+
+    An answer that is a number, one logit, stands for a Gaussian of variance 1 about it.
+    """
+    if reference.shape[-1] == 1:
+        return (reference.float() - logits.float()).square().sum(-1) / 2
     expected, found = torch.log_softmax(reference.float(), -1), torch.log_softmax(logits.float(), -1)
     return (expected.exp() * (expected - found)).sum(-1)
 
 
+def surprise(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """The sum of −log p(y) over answers, but for a constant, with each y drawn from the model's own answer."""
+    if logits.shape[-1] == 1:
+        return (logits - (logits.detach() + torch.randn(logits.shape, generator=generator))).square().sum() / 2
+    found = torch.log_softmax(logits, -1)
+    return -found.gather(1, torch.multinomial(found.detach().exp(), 1, generator=generator)).sum()
+
+
 def answers(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Logits (answers, classes): one answer a token that is not padding, or with a classifier one a text."""
-    logits = model(**batch).logits
+    """Logits (answers, classes): one answer a token that is not padding, or with a classifier one a text.
+
+    Whatever mode the model is in, nothing is dropped out.
+    """
+    with evaluating(model):
+        logits = model(**batch).logits
     if logits.dim() == 2:
         return logits
     side = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
@@ -89,9 +107,7 @@ def output_gradients(
     with _gradients_at(model, weights, sums, counts):
         for row in progress.track(few(batches, tokens), "weighing outputs"):
             with torch.enable_grad():
-                found = torch.log_softmax(answers(model, row).float(), -1)
-                drawn = torch.multinomial(found.detach().exp(), 1, generator=generator)
-                (-found.gather(1, drawn).sum()).backward()
+                surprise(answers(model, row).float(), generator).backward()
     return {name: (total / max(1, counts[name])).sqrt() for name, total in sums.items()}
 
 
@@ -121,8 +137,6 @@ def _gradients_at(
         for entry in model.modules()
         if isinstance(entry, nn.Embedding)
     ]
-    training = model.training
-    model.eval()
     try:
         for parameter in needed:
             parameter.requires_grad_(False)
@@ -132,4 +146,3 @@ def _gradients_at(
             parameter.requires_grad_(True)
         for handle in handles:
             handle.remove()
-        model.train(training)

@@ -16,7 +16,7 @@ from aerogel.errors import ModelError, PruningError, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.answers import Reference, output_gradients
-from aerogel.pruning.blocks import walk
+from aerogel.pruning.blocks import block_lists, walk
 from aerogel.pruning.calibration import Batch, Calibration
 from aerogel.pruning.dense import damage, dense_scores, plain_statistics
 from aerogel.pruning.method import Allocation, PruningMethod, method
@@ -105,6 +105,7 @@ def prune(
         )
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"{type(model).__name__} is no model of transformers, and calibration needs one")
+    block_lists(model, weights)  # has to find them all, and says so before anything is computed
     batches = calibration.batches(model)
     gradients = {}
     if chosen.needs == "gradients" and not pattern.group:

@@ -146,18 +146,28 @@ def _tokens(batch: Batch, is_encoder: bool) -> Tensor | None:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, in which nothing is dropped out; at the end each module is back in its own."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def plain(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode, without the cache of generation; T5 has a configuration for each side."""
-    training = model.training
     parts = (module for module in model.modules() if isinstance(module, PreTrainedModel))
     configs = {id(part.config): part.config for part in parts if getattr(part.config, "use_cache", False)}
-    model.eval()
     try:
         for config in configs.values():
             config.use_cache = False
-        yield
+        with evaluating(model):
+            yield
     finally:
-        model.train(training)
         for config in configs.values():
             config.use_cache = True
 

@@ -48,9 +48,3 @@ def refit(target: Tensor, start: Tensor, mask: Tensor, hessian: Tensor, steps: i
         direction = scaled + following / product.clamp_min(1e-30) * direction
         product = following
     return weight
-
-
-def error(target: Tensor, weight: Tensor, hessian: Tensor) -> float:
-    """‖X (target − weight)ᵀ‖²_F."""
-    difference = target - weight
-    return float(((difference @ hessian) * difference).sum())
