@@ -26,7 +26,6 @@ from transformers import (
 
 import aerogel as ag
 from aerogel.errors import AerogelError, ModelError
-from aerogel.runtime import operators
 from aerogel.runtime.conversion import sparse_layers
 from aerogel.runtime.kernel import native
 from aerogel.runtime.layers import SparseLinear
@@ -159,6 +158,26 @@ def test_without_kernels_the_answers_are_the_same(family: str, monkeypatch: pyte
         torch.testing.assert_close(sparse(tokens)[0], dense(tokens)[0])
 
 
+@pytest.mark.parametrize("values", [None, "bfloat16"])
+def test_compressing_twice_is_compressing_as_asked_last(values: Any) -> None:
+    once, twice = (
+        ag.compress(pruned("bert"), values="bfloat16"),
+        ag.compress(ag.compress(pruned("bert"), values), "bfloat16"),
+    )
+    assert twice.config.quantization_config.values == "bfloat16"
+    for (name, layer), (_, other) in zip(sparse_layers(once), sparse_layers(twice), strict=True):
+        assert layer.values.dtype == other.values.dtype == torch.bfloat16
+        assert torch.equal(layer.matrix, other.matrix), name
+
+
+def test_what_cannot_be_packed_is_left_as_it_was() -> None:
+    model = pruned("bert").double()
+    with pytest.raises(ModelError, match="weights of float64 can't be packed"):
+        ag.compress(model)
+    assert not sparse_layers(model)
+    assert not hasattr(model.config, "quantization_config")
+
+
 def test_dense_layers_stay_dense() -> None:
     model = pruned("bert", sparsity=0.1)
     ag.compress(model)
@@ -253,60 +272,3 @@ def test_compiles_and_exports_whole_with_any_batch_and_length() -> None:
         compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
         torch.testing.assert_close(compiled(tokens)[0], model(tokens)[0])
         torch.testing.assert_close(compiled(others)[0], expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("zeros", [(0.8, 0.9, 0.5), (0.9, 0.8, 0.98), (0.98, 0.5, 0.9)], ids=str)
-def test_gate_up_and_down_have_blocks_of_their_own(zeros: tuple[float, float, float]) -> None:
-    if native() is None:
-        pytest.skip("the native kernels were not built")
-    torch.manual_seed(0)
-    layers = [nn.Linear(300, 900), nn.Linear(300, 900), nn.Linear(900, 300)]
-    with torch.no_grad():
-        for layer, share in zip(layers, zeros, strict=True):
-            layer.weight[torch.rand_like(layer.weight) < share] = 0
-    gate, up, down = (SparseLinear.of(layer) for layer in layers)
-    assert gate.block != up.block
-    blocks, norm = [layer.block for layer in (gate, up, down)], torch.ones(300)
-    for tokens in (1, 40, 200):
-        x = torch.randn(tokens, 300)
-        with torch.inference_mode():
-            arrays = [layer.arrays for layer in (gate, up, down)]
-            found = torch.ops.aerogel.feed_forward(x, *arrays, blocks, "silu", [], [norm], 1e-5, True)
-            expected = x + layers[2](nn.functional.silu(layers[0](x)) * layers[1](x))
-            expected = nn.functional.layer_norm(expected, (300,), norm)
-        assert (found - expected).norm() <= 1e-5 * expected.norm()
-
-
-def test_operators_are_sound() -> None:
-    if native() is None:
-        pytest.skip("the native kernels were not built")
-    assert operators.LIBRARY.ns == "aerogel"
-    norm, angles = [torch.rand(96), torch.rand(96)], torch.rand(1, 9, 24)
-
-    def layer(rows: int, columns: int) -> list[Tensor]:
-        made = SparseLinear.of(nn.Linear(columns, rows))
-        return [tensor.detach() for tensor in made.arrays]
-
-    x, block = torch.randn(2, 9, 96), SparseLinear.of(nn.Linear(96, 96)).block
-    ops = torch.ops.aerogel
-    check = torch.library.opcheck
-    check(ops.linear.default, (x, layer(50, 96), block))
-    check(ops.dense_linear.default, (x[:1, :1], torch.randn(70, 96)))
-    check(ops.dense_linear.default, (x, torch.randn(70, 96)))
-    hidden = layer(200, 96), layer(96, 200)
-    check(ops.feed_forward.default, (x, [], *hidden, [0, block, block], "gelu", [], norm, 1e-5, True))
-    four = [layer(96, 96) for _ in range(4)]
-    sizes, blocks = [4, 4, 24], [block] * 4
-    mask = torch.rand(2, 1, 9, 9) > 0.3
-    check(
-        ops.attention.default,
-        (x, None, *four, blocks, sizes, 0.2, False, mask, angles, angles, norm, [], 1e-5, True),
-    )
-    check(ops.heads.default, (x, *four[:3], blocks[:3], sizes, angles, angles, norm, 1e-5, False))
-    attention = (None, *four, blocks, sizes, 0.2, True, None, None, None, [], norm, 1e-5, True)
-    layers = ([], *hidden, [0, block, block], "gelu", norm, [], 1e-5, False)
-    check(ops.block.default, (x, *attention, *layers))
-    for shape in ((1, 1), (1, 2), (1, 40), (2, 64), (3, 64), (4, 64), (4, 130), (30, 5)):  # tiles shared, and not
-        x = torch.randn(*shape, 96)
-        expected = ops.feed_forward(ops.attention(x, *attention), *layers)
-        torch.testing.assert_close(ops.block(x, *attention, *layers), expected)

@@ -113,12 +113,13 @@ def decode(content: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = 
     high, low = coding.high.to_read(), coding.low.to_read()
     if module := native():
         blocks, cells = grid(shape, block)
-        order = torch.empty((rows * blocks, 2), dtype=torch.uint16)
-        offsets = torch.empty(cells + 1, dtype=torch.int64)
+        order = torch.empty((rows * blocks, 2), dtype=torch.uint16, device="cpu")
+        offsets = torch.empty(cells + 1, dtype=torch.int64, device="cpu")
         place = positions.ctypes.data, len(positions), count
         if wrong := module.plan_decoded(*place, *shape, block, order.data_ptr(), offsets.data_ptr()):
             raise _damaged("positions", wrong)
-        values, index = torch.empty(count, dtype=STORED_TYPES[kind]), torch.empty(count, dtype=torch.uint8)
+        values = torch.empty(count, dtype=STORED_TYPES[kind], device="cpu")
+        index = torch.empty(count, dtype=torch.uint8, device="cpu")
         matrix = native_matrix(shape, block, values, index, order, offsets)
         values_place = stream.ctypes.data, len(stream), coding.native(module, high, low)
         if wrong := module.fill_decoded(*place, *values_place, matrix):
@@ -128,7 +129,9 @@ def decode(content: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = 
         row_major = torch.from_numpy(_read_values(stream, count, coding, high, low)).view(STORED_TYPES[kind])
         order, offsets, index, values = arranged(flat, row_major, shape, block)
     values = values.to(dtype).to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
-    return PackedWeight(Format.CELLS, shape, dtype, block, values, index, order, offsets)
+    packed = PackedWeight(Format.CELLS, shape, dtype, block, values, index, order, offsets)
+    packed.check()
+    return packed
 
 
 def rice_parameter(size: int, count: int) -> int:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from aerogel.models import prunable_weights
 from aerogel.runtime.fused import fuse, unfuse
 from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.packed import check_packable
 from aerogel.runtime.quantizer import mark, unmark
 
 # Below this share of zeros the dense product is as fast: for each weight that is left, the sparse kernel does about
@@ -22,11 +23,17 @@ def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) 
 
     Layers under `LEAST_SPARSITY` stay dense, since they would gain nothing. Results agree with the dense model's to
     float32 rounding. Weights must be on the CPU. A compressed model can't be trained: `decompress` it first.
-    `model.save_pretrained` writes it packed. With `values` "bfloat16" the weights are rounded to that.
-    Raises `ModelError` for other `values`, and for a model without prunable weights.
+    `model.save_pretrained` writes it packed. With `values` "bfloat16" the weights are rounded to that, also of layers
+    that were packed before. Raises `ModelError` for other `values`, for weights that can't be packed, and for a model
+    without prunable weights, before anything is changed.
     """
+    packed = [layer for _, layer in sparse_layers(model)]
     weights = [found for found in prunable_weights(model, to_read=True) if not isinstance(found.module, SparseLinear)]
+    for weight in weights:
+        check_packable(weight.matrix)
     mark(model, values)
+    for layer in packed if values else ():
+        layer.round_values()
     for weight in weights:
         layer = SparseLinear.of(weight.module, values)  # which counts the zeros
         if 1 - layer.packed.density >= LEAST_SPARSITY:

@@ -49,9 +49,14 @@ class SparseLinear(PackedLayer):
         """Packs an `nn.Linear` or a `Conv1D`, its values rounded to bfloat16 where that is asked for."""
         assert isinstance(module, nn.Linear | Conv1D)
         packed = pack(module.weight.T if isinstance(module, Conv1D) else module.weight)
+        layer = cls(packed, module.bias, Conv1D if isinstance(module, Conv1D) else nn.Linear)
         if values:
-            packed = packed.with_values(torch.bfloat16)
-        return cls(packed, module.bias, Conv1D if isinstance(module, Conv1D) else nn.Linear)
+            layer.round_values()
+        return layer
+
+    def round_values(self) -> None:
+        """Rounds the values to bfloat16, in place, and keeps them in it."""
+        self._hold(self.packed.with_values(torch.bfloat16))
 
     @property
     def packed(self) -> PackedWeight:
@@ -91,14 +96,20 @@ class SparseLinear(PackedLayer):
         return dense.train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
         return torch.ops.aerogel.linear(x, self.arrays, self.block)
+
+    def check_input(self, x: Tensor) -> None:
+        """The kernels go by the layer's width, so what they read must have it. Raises `ModelError`."""
+        if x.shape[-1] != self.in_features:
+            raise ModelError(f"a layer of {self.in_features} features was given {x.shape[-1]}")
 
     def extra_repr(self) -> str:
         density = self.values.numel() / (self.in_features * self.out_features)
         return f"in_features={self.in_features}, out_features={self.out_features}, sparsity={1 - density:.3f}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
-        dense = fn(torch.empty(0, dtype=self.dtype))  # what the dense weight would become
+        dense = fn(torch.empty(0, dtype=self.dtype, device="cpu"))  # what the dense weight would become
         if dense.device.type != "cpu":
             raise not_on(dense.device)
         super()._apply(fn, recurse)

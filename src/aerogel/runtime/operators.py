@@ -65,7 +65,7 @@ def _project(x: Tensor, layers: list[Any], before: Any, rows: int) -> Tensor:
     module = native()
     assert module is not None
     given = x.to(torch.float32).contiguous()
-    result = torch.empty((*x.shape[:-1], rows), dtype=torch.float32)
+    result = given.new_empty((*x.shape[:-1], rows))
     module.project(before, layers, given.data_ptr(), given.numel() // x.shape[-1], result.data_ptr(), threads())
     return result.to(x.dtype)
 
@@ -86,10 +86,10 @@ _define("linear(Tensor x, Tensor[] weight, int block) -> Tensor", linear, _linea
 def dense_linear(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ for a dense float32 W. For one token reading W is all the time, and all threads read; torch's uses one."""
     module = native()
-    if module is None or x.numel() != weight.shape[1]:
+    if module is None or x.shape[-1] != weight.shape[1] or x.numel() != weight.shape[1]:
         return functional.linear(x, weight)
     given = x.contiguous()
-    result = torch.empty((*x.shape[:-1], weight.shape[0]))
+    result = given.new_empty((*x.shape[:-1], weight.shape[0]))
     module.dense_vector(weight.data_ptr(), *weight.shape, given.data_ptr(), result.data_ptr(), threads())
     return result
 
@@ -221,6 +221,8 @@ def attention(
     given = x.to(torch.float32).contiguous()
     result = torch.empty_like(given)
     source = given if memory is None else memory.to(torch.float32).contiguous()
+    if not x.shape[1] or not source.shape[1]:
+        raise ModelError("attention was given a text without tokens")
     own = [_linear(query, x.shape[-1], blocks[0])]
     others = [_linear(w, source.shape[-1], b) for w, b in zip((key, value), blocks[1:3], strict=True) if w]
     added = None if mask is None else _additive(mask)
@@ -253,7 +255,7 @@ def attention(
 
 def _additive(mask: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+        return torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
     return mask.to(torch.float32).contiguous()
 
 

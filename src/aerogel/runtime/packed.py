@@ -51,14 +51,9 @@ class PackedWeight:
     def density(self) -> float:
         return self.values.numel() / math.prod(self.shape)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-        return sum(tensor.nbytes for tensor in self.tensors)
-
     def to_dense(self) -> Tensor:
         """The (d_out, d_in) matrix in `dtype`; zeros are +0."""
-        dense = torch.empty(self.shape, dtype=torch.float32)
+        dense = torch.empty(self.shape, dtype=torch.float32, device="cpu")
         if module := native():
             module.unpack(
                 native_matrix(self.shape, self.block, *self.tensors), dense.data_ptr(), dense.stride(0), 1, threads()
@@ -96,15 +91,20 @@ class PackedWeight:
         return replace(self, values=self.values.to(dtype))
 
 
-def pack(matrix: Tensor) -> PackedWeight:
-    """Packs a dense (d_out, d_in) matrix, of any strides; zeros of either sign are left out.
-
-    Raises `ModelError` for a dtype other than float32, bfloat16 and float16, and for another device than the CPU.
-    """
+def check_packable(matrix: Tensor) -> None:
+    """Raises `ModelError` for a dtype other than float32, bfloat16 and float16, and for another device than the CPU."""
     if matrix.device.type != "cpu":
         raise ModelError(f"weights on {matrix.device} can't be packed: move the model to the CPU first")
     if matrix.dtype not in (*VALUE_TYPES, torch.float16):
         raise ModelError(f"weights of {str(matrix.dtype).removeprefix('torch.')} can't be packed")
+
+
+def pack(matrix: Tensor) -> PackedWeight:
+    """Packs a dense (d_out, d_in) matrix, of any strides; zeros of either sign are left out.
+
+    Raises as `check_packable` does.
+    """
+    check_packable(matrix)
     shape = (matrix.shape[0], matrix.shape[1])
     value_type = torch.bfloat16 if matrix.dtype == torch.bfloat16 else torch.float32
     dense = matrix.detach().float()
@@ -115,11 +115,12 @@ def pack(matrix: Tensor) -> PackedWeight:
         places = flat.nonzero().squeeze(1)
         order, offsets, index, values = arranged(places.numpy(), flat[places].to(value_type), shape, block)
         return PackedWeight(Format.CELLS, shape, matrix.dtype, block, values, index, order, offsets)
-    order = torch.empty((shape[0] * blocks, 2), dtype=torch.uint16)
-    offsets = torch.empty(cells + 1, dtype=torch.int64)
+    order = torch.empty((shape[0] * blocks, 2), dtype=torch.uint16, device="cpu")
+    offsets = torch.empty(cells + 1, dtype=torch.int64, device="cpu")
     place = (dense.data_ptr(), *shape, *dense.stride(), block, order.data_ptr(), offsets.data_ptr())
     count = module.plan_cells(*place, threads())
-    values, index = torch.empty(count, dtype=value_type), torch.empty(count, dtype=torch.uint8)
+    values = torch.empty(count, dtype=value_type, device="cpu")
+    index = torch.empty(count, dtype=torch.uint8, device="cpu")
     filled = native_matrix(shape, block, values, index, order, offsets)
     module.fill_cells(dense.data_ptr(), *dense.stride(), filled, threads())
     return PackedWeight(Format.CELLS, shape, matrix.dtype, block, values, index, order, offsets)
@@ -186,4 +187,5 @@ def arranged(
     entry[rows * blocks + in_block] = np.arange(len(joined))
     by_cell = np.argsort(entry[run], kind="stable")
     index = torch.from_numpy((column % block)[by_cell].astype(np.uint8))
-    return torch.from_numpy(joined.astype(np.uint16)), torch.tensor(offsets), index, values[torch.from_numpy(by_cell)]
+    starts = torch.from_numpy(np.array(offsets, np.int64))
+    return torch.from_numpy(joined.astype(np.uint16)), starts, index, values[torch.from_numpy(by_cell)]

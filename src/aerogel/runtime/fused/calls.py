@@ -75,6 +75,7 @@ class FeedForward:
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
+        self.up.check_input(x)
         return torch.ops.aerogel.feed_forward(x, *self.arguments)
 
 
@@ -96,8 +97,11 @@ def attention(
     then: FeedForward | None = None,
 ) -> Tensor:
     """Attention, and `then` of its result, in one operator."""
+    source = x if memory is None else memory
+    query.check_input(x)
+    (key or query).check_input(source)
     if mask is not None:
-        mask = mask[..., : (x if memory is None else memory).shape[1]]
+        mask = mask[..., : source.shape[1]]
     operator = torch.ops.aerogel.block if then else torch.ops.aerogel.attention
     return operator(
         x,
@@ -153,6 +157,7 @@ def causal_attention(
             before=before,
             then=then,
         )
+    query.check_input(x)
     together = torch.ops.aerogel.heads(
         x,
         query.arrays,

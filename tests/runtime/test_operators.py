@@ -1,0 +1,129 @@
+"""The operators below the layers: sound for torch, and what does not fit them is refused before a kernel reads it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import aerogel as ag
+from aerogel.errors import ModelError
+from aerogel.runtime import operators
+from aerogel.runtime.kernel import native
+from aerogel.runtime.layers import SparseLinear
+
+
+def compressed(name: str) -> tuple[Any, Any]:
+    """A dense pruned model, and the same compressed."""
+    model, _ = ag.load(name)
+    ag.prune(model, sparsity=0.8)
+    return model, ag.compress(copy.deepcopy(model))
+
+
+@pytest.mark.parametrize("features", [1, 100, 200, 257, 300])
+def test_activations_of_another_width_are_refused(features: int) -> None:
+    layer = SparseLinear.of(nn.Linear(256, 64))
+    with pytest.raises(ModelError, match=f"a layer of 256 features was given {features}"), torch.inference_mode():
+        layer(torch.randn(5, features))
+
+
+@pytest.mark.parametrize("features", [100, 1000])
+def test_memory_of_another_width_is_refused(features: int) -> None:
+    _, model = compressed("tiny-bart")
+    ids = torch.randint(10, 90, (2, 6))
+    with pytest.raises(ModelError, match=f"was given {features}"), torch.inference_mode():
+        model(encoder_outputs=(torch.randn(2, 6, features),), decoder_input_ids=ids, use_cache=False)
+
+
+def test_a_text_without_tokens_is_refused() -> None:
+    _, model = compressed("tiny-bert")
+    with pytest.raises((ModelError, RuntimeError)), torch.inference_mode():
+        model(torch.zeros(2, 0, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt2"])
+def test_answers_do_not_hang_on_the_default_dtype(name: str) -> None:
+    dense, sparse = compressed(name)
+    ids = torch.randint(10, 90, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    calls = [(ids, mask), (ids[:1, :1], mask[:1, :1])]
+    with torch.inference_mode():
+        expected = [dense(given, attention_mask=seen)[0] for given, seen in calls]
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = [sparse(given, attention_mask=seen)[0] for given, seen in calls]
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for ours, theirs, (_, seen) in zip(found, expected, calls, strict=True):
+        torch.testing.assert_close(ours[seen.bool()], theirs[seen.bool()], rtol=1e-4, atol=1e-4)
+
+
+def test_packing_does_not_hang_on_the_default_device() -> None:
+    linear = nn.Linear(300, 40)
+    with torch.device("meta"):
+        layer = SparseLinear.of(linear)
+        again = SparseLinear.of(linear)
+        again.load_state_dict(layer.state_dict())
+        assert torch.equal(layer.matrix, linear.weight)
+        assert torch.equal(again.matrix, linear.weight)
+
+
+@pytest.mark.parametrize("zeros", [(0.8, 0.9, 0.5), (0.9, 0.8, 0.98), (0.98, 0.5, 0.9)], ids=str)
+def test_gate_up_and_down_have_blocks_of_their_own(zeros: tuple[float, float, float]) -> None:
+    if native() is None:
+        pytest.skip("the native kernels were not built")
+    torch.manual_seed(0)
+    layers = [nn.Linear(300, 900), nn.Linear(300, 900), nn.Linear(900, 300)]
+    with torch.no_grad():
+        for layer, share in zip(layers, zeros, strict=True):
+            layer.weight[torch.rand_like(layer.weight) < share] = 0
+    gate, up, down = (SparseLinear.of(layer) for layer in layers)
+    assert gate.block != up.block
+    blocks, norm = [layer.block for layer in (gate, up, down)], torch.ones(300)
+    for tokens in (1, 40, 200):
+        x = torch.randn(tokens, 300)
+        with torch.inference_mode():
+            arrays = [layer.arrays for layer in (gate, up, down)]
+            found = torch.ops.aerogel.feed_forward(x, *arrays, blocks, "silu", [], [norm], 1e-5, True)
+            expected = x + layers[2](nn.functional.silu(layers[0](x)) * layers[1](x))
+            expected = nn.functional.layer_norm(expected, (300,), norm)
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_operators_are_sound() -> None:
+    if native() is None:
+        pytest.skip("the native kernels were not built")
+    assert operators.LIBRARY.ns == "aerogel"
+    norm, angles = [torch.rand(96), torch.rand(96)], torch.rand(1, 9, 24)
+
+    def layer(rows: int, columns: int) -> list[Tensor]:
+        made = SparseLinear.of(nn.Linear(columns, rows))
+        return [tensor.detach() for tensor in made.arrays]
+
+    x, block = torch.randn(2, 9, 96), SparseLinear.of(nn.Linear(96, 96)).block
+    ops = torch.ops.aerogel
+    check = torch.library.opcheck
+    check(ops.linear.default, (x, layer(50, 96), block))
+    check(ops.dense_linear.default, (x[:1, :1], torch.randn(70, 96)))
+    check(ops.dense_linear.default, (x, torch.randn(70, 96)))
+    hidden = layer(200, 96), layer(96, 200)
+    check(ops.feed_forward.default, (x, [], *hidden, [0, block, block], "gelu", [], norm, 1e-5, True))
+    four = [layer(96, 96) for _ in range(4)]
+    sizes, blocks = [4, 4, 24], [block] * 4
+    mask = torch.rand(2, 1, 9, 9) > 0.3
+    check(
+        ops.attention.default,
+        (x, None, *four, blocks, sizes, 0.2, False, mask, angles, angles, norm, [], 1e-5, True),
+    )
+    check(ops.heads.default, (x, *four[:3], blocks[:3], sizes, angles, angles, norm, 1e-5, False))
+    attention = (None, *four, blocks, sizes, 0.2, True, None, None, None, [], norm, 1e-5, True)
+    layers = ([], *hidden, [0, block, block], "gelu", norm, [], 1e-5, False)
+    check(ops.block.default, (x, *attention, *layers))
+    for shape in ((1, 1), (1, 2), (1, 40), (2, 64), (3, 64), (4, 64), (4, 130), (30, 5)):  # tiles shared, and not
+        x = torch.randn(*shape, 96)
+        expected = ops.feed_forward(ops.attention(x, *attention), *layers)
+        torch.testing.assert_close(ops.block(x, *attention, *layers), expected)
