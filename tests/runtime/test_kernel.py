@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aerogel.runtime.kernel import native
+from aerogel.runtime.kernel import _gomp_parallel, native
 from aerogel.runtime.layers import SparseLinear
 from aerogel.runtime.packed import pack
 
@@ -170,3 +172,19 @@ def test_two_threads_pack_and_run_at_once() -> None:
     for worker in workers:
         worker.join()
     assert not wrong
+
+
+def test_threads_are_those_of_torchs_own_openmp() -> None:
+    """Whatever other packages have brought theirs by now."""
+    import sklearn.metrics  # noqa: F401
+
+    own = [str(path) for path in (Path(torch.__file__).parent / "lib").glob("lib*omp*")]
+    if not sys.platform.startswith("linux") or not own:
+        pytest.skip("torch brings no OpenMP runtime of its own here")
+    address = _gomp_parallel()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(bound, 16) for bound in line.split()[0].split("-"))
+        if start <= address < end:
+            assert line.split(maxsplit=5)[5] in own
+            return
+    raise AssertionError("the entry point lies nowhere")

@@ -38,19 +38,20 @@ def native() -> ModuleType | None:
 
 
 def _gomp_parallel() -> int:
-    """The address of the entry point of the OpenMP runtime that torch has loaded, 0 where there is none.
+    """The address of the entry point of the OpenMP runtime that torch uses, 0 where there is none.
 
-    GNU's, LLVM's and Intel's runtimes all have `GOMP_parallel`. Only a library that is in the process already counts:
-    loading a second one would have two pools of threads spin against each other.
+    GNU's, LLVM's and Intel's runtimes all have `GOMP_parallel`. It is looked up as torch's own library sees it: other
+    packages bring runtimes too, and a second one would have two pools of threads spin against each other.
     """
     if not sys.platform.startswith("linux"):
         return 0
-    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if ".so" in line}
-    for path in sorted(loaded):
-        if Path(path).name.startswith(("libgomp", "libomp", "libiomp")):
-            library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-            return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
-    return 0
+    try:
+        library = ctypes.CDLL(
+            str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"), mode=os.RTLD_NOLOAD | os.RTLD_LAZY
+        )
+        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
+    except (OSError, AttributeError):
+        return 0
 
 
 def threads() -> int:
