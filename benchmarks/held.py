@@ -55,7 +55,10 @@ class Held:
         """One turn; returns what `serve` measured."""
         assert self._process.stdin
         self._process.send_signal(signal.SIGCONT)
-        print("run", file=self._process.stdin, flush=True)
+        try:
+            print("run", file=self._process.stdin, flush=True)
+        except BrokenPipeError:  # it was killed while it held still, for its memory perhaps
+            raise HeldError(f"died with exit code {self._process.wait()}: {self._last_words()}") from None
         return self._answer()
 
     def stop(self) -> None:

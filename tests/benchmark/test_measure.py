@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aerogel.benchmark import BenchConfig, Subject, bench, environment
-from aerogel.errors import ModelError
+from aerogel.errors import AerogelError, ModelError
 from aerogel.models import Head, load_model, save
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress
@@ -47,6 +47,27 @@ def test_a_packed_folder_is_measured_as_it_is_and_unpacked(tmp_path: Path) -> No
     assert compressed.file_bytes == (tmp_path / "packed" / "model.safetensors").stat().st_size
     held = (*model.parameters(), *model.buffers())
     assert compressed.parameter_bytes == sum(tensor.nbytes for tensor in held) < dense.parameter_bytes
+
+
+def test_a_model_without_a_padding_token_is_measured_with_a_classifier(tmp_path: Path) -> None:
+    model = load_model("tiny-gpt2")
+    model.config.pad_token_id = None
+    save(model, None, tmp_path / "model")
+    (measured,) = bench([Subject(str(tmp_path / "model"), head=Head("classification", ("0", "1")))], SMALL)
+    assert len(measured.training_steps) == 2
+
+
+def test_packed_values_stay_as_they_were_asked_for(tmp_path: Path) -> None:
+    model = load_model("tiny-bert")
+    prune(model, PruneConfig(sparsity=0.9))
+    save(compress(model, values="bfloat16"), None, tmp_path / "packed")
+    _, compressed = bench([Subject(str(tmp_path / "packed"))], SMALL)
+    assert compressed.parameter_bytes == sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def test_a_batch_beyond_the_memory_is_an_error_in_one_sentence() -> None:
+    with pytest.raises(AerogelError, match="try a smaller batch size"):
+        bench([Subject("tiny-bert")], BenchConfig(batch_size=10**12, sequence_length=8, rounds=1, training_steps=0))
 
 
 def test_bytes_are_those_of_the_weights_and_the_file(tmp_path: Path) -> None:

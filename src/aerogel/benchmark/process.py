@@ -57,6 +57,8 @@ class Worker:
                 "try a smaller batch size"
             ) from error
         if status == "failed":
+            if isinstance(value, MemoryError) or "allocate memory" in str(value):
+                raise AerogelError(f"{self.name}: memory is too small for it: try a smaller batch size") from value
             raise value
         return value
 

@@ -58,11 +58,15 @@ def prepare(connection: Connection, subject: Subject, scratch: Path, threads: in
     # first of all: after a fork, transformers' loading threads would race to renew PyTorch's pool
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    model = decompress(models.load_model(subject.name, subject.head))
+    model = models.load_model(subject.name, subject.head)
+    values = getattr(getattr(model.config, "quantization_config", None), "values", None)
+    model = decompress(model)
+    if model.config.pad_token_id is None:  # GPT-2's: a batch for its classifier needs one, whichever it is
+        model.config.pad_token_id = 0
     if subject.pruning:
         prune(model, subject.pruning)
     made = [_save(model, subject.name, scratch / "dense", compressed=False)]
-    if sparse_layers(compress(model)):
+    if sparse_layers(compress(model, values)):
         made.append(_save(model, subject.name, scratch / "compressed", compressed=True))
     connection.send(("done", made))
 
