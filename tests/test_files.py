@@ -1,6 +1,8 @@
 """Outputs appear whole under their name or not at all."""
 
+import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,17 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
 
 
+def test_what_others_may_not_read_stays_so(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with new_folder(tmp_path / "out") as aside:
+            (aside / "private").touch()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "out" / "private").stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
 def test_a_failure_inside_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     def fill() -> None:
@@ -50,6 +63,26 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     with new_folder(tmp_path / "out") as aside:
         (aside / "a.txt").write_text("a")
     assert (tmp_path / "out" / "a.txt").read_text() == "a"
+
+
+def test_a_link_to_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    with new_folder(tmp_path / "out") as aside:
+        (aside / "a.txt").write_text("a")
+    assert (tmp_path / "real" / "a.txt").read_text() == (tmp_path / "out" / "a.txt").read_text() == "a"
+
+
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AerogelError, match="can't be replaced"):
+        check_new(".")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_a_folder_that_cannot_be_made_is_an_error_before_any_work() -> None:
+    with pytest.raises(AerogelError, match="can't be written"):
+        check_new("/proc/out/deeper")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -13,12 +13,20 @@ from aerogel.errors import AerogelError, writing
 
 
 def check_new(path: str | os.PathLike[str]) -> None:
-    """Raises `AerogelError` where `path` is there already with something in it, before any work is done for it."""
-    path = Path(path)
-    with writing(path):
-        taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    """Raises `AerogelError` where `path` can't become a new folder, before any work is done for it.
+
+    That is where it is there already with something in it, or can't be replaced or written.
+    """
+    place = Path(path).resolve()
+    with writing(place):
+        taken = place.is_file() or (place.is_dir() and any(place.iterdir()))
     if taken:
         raise AerogelError(f"{path} exists already: name another output, or remove it first")
+    if place.is_dir() and (place.is_mount() or place == Path.cwd()):
+        raise AerogelError(f"{path} can't be replaced, being mounted or the current folder: name a folder in it")
+    above = next(parent for parent in place.parents if parent.is_dir())
+    with writing(place), tempfile.TemporaryDirectory(prefix=".aerogel-", dir=above):
+        pass
 
 
 @contextlib.contextmanager
@@ -27,7 +35,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises `AerogelError` as `check_new` does.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     check_new(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,14 +43,23 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with writing(path):
             yield aside
-            for entry in (aside, *aside.rglob("*")):  # mkdtemp and safetensors hide what they write from other users
-                entry.chmod(0o755 if entry.is_dir() else 0o644)
+            # mkdtemp and safetensors hide what they write from other users, whether one wants that or not
+            mode = 0o777 & ~_umask()
+            for entry in (aside, *aside.rglob("*")):
+                entry.chmod(mode if entry.is_dir() else mode & 0o666)
             if path.is_dir():
                 path.rmdir()
             aside.rename(path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _umask() -> int:
+    """What new files of this process are kept from; there is no way to ask but to set it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,30 @@ def test_models_lists_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in out for name in ZOO)
     assert aerogel("models", "--json") == 0
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == list(ZOO)
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a[red]b[/c]"
+    shutil.copytree(str(ZOO["tiny-bert"].locate()), folder)
+    assert aerogel("inspect", folder) == 0
+    assert f"{folder}, by layer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["prune", "finetune"])
+def test_seeds_that_no_generator_takes_are_refused(command: str, tmp_path: Path) -> None:
+    assert aerogel(command, "tiny-bert", "--seed", -1, "--output", tmp_path / "out") == 2
+    assert aerogel(command, "tiny-bert", "--seed", 2**32, "--output", tmp_path / "out") == 2
+
+
+def test_a_full_disk_under_the_output_is_an_error_in_one_sentence() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("/dev/full is Linux's")
+    script = "import sys; from aerogel.cli import main; sys.argv = ['aerogel', 'models']; main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_from_a_model_to_a_sparse_one_that_is_right(

@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:
         return 0  # the reader of our output has seen enough
-    except AerogelError as error:
+    except (AerogelError, OSError) as error:
         if debug:
             traceback.print_exc()
         note(f"error: {error}")

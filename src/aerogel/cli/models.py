@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aerogel import files
 from aerogel.cli.output import note, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def inspect(
     as_json: bool,
 ) -> None:
     """Describe the weights of MODEL: distribution, zeros, by layer and by kind of matrix."""
+    if output:
+        files.check_new(output)
     with progress_bar():
-        from aerogel import files
         from aerogel.analysis import inspect as describe
         from aerogel.analysis.plot import distribution, layers
         from aerogel.models import load_model, load_tokenizer

@@ -27,16 +27,16 @@ WIDE = 160  # columns of a table that goes to a file or a pipe, where nothing is
 
 
 def stdout() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDE)
+    return Console(width=None if sys.stdout.isatty() else WIDE, markup=False)
 
 
 def stderr() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def note(text: str) -> None:
     """One line for the person, on stderr."""
-    stderr().print(text, markup=False)
+    stderr().print(text)
 
 
 def print_json(value: Any) -> None:

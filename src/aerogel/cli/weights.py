@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TUNING_EPOCHS, RECOVERY_EPOCHS = 3.0, 10.0
 VALIDATION_WINDOWS = 32  # of running text, after each epoch
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 
 
@@ -58,7 +59,7 @@ OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
 @click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Prune these too.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
-@click.option("--seed", default=0, show_default=True)
+@SEED
 @click.option("--dense", is_flag=True, help="Save zeros like other weights, to fine-tune the model further.")
 def prune(
     model: str,
@@ -158,7 +159,7 @@ def unpack(folder: Path, output: Path) -> None:
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16"]), help="[default: bfloat16 on a GPU that has it]"
 )
-@click.option("--seed", default=0, show_default=True)
+@SEED
 @click.option("--dense", is_flag=True, help="Save what --sparsity pruned like other weights.")
 def finetune(
     model: str,
@@ -210,7 +211,7 @@ def finetune(
             teacher = model = str(training.tuned(model, found, config, validate).folder)
         torch.manual_seed(seed)  # a new head starts from it
         loaded, tokenizer = models.load(model, found.task.head)
-        checkpoints = output.with_name(f"{output.name}.checkpoints")
+        checkpoints = Path(f"{output.resolve()}.checkpoints")
         result = training.finetune(
             loaded,
             tokenizer,
