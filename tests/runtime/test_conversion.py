@@ -26,9 +26,8 @@ from transformers import (
 
 import aerogel as ag
 from aerogel.errors import AerogelError, ModelError
-from aerogel.runtime.conversion import sparse_layers
 from aerogel.runtime.kernel import native
-from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.layers import SparseLinear, sparse_layers
 
 SMALL = dict(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=200, vocab_size=100)
 WIDE = dict(initializer_range=0.3)  # so that nothing is lost among rounding errors

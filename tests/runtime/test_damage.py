@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import aerogel as ag
 from aerogel.errors import AerogelError
 from aerogel.models import load_model
-from aerogel.runtime.conversion import sparse_layers
+from aerogel.runtime.layers import sparse_layers
 from builders import ARCHITECTURES
 
 TOKENS = torch.arange(3, 33).view(2, 15)

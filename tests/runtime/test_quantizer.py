@@ -27,8 +27,7 @@ from aerogel.errors import ModelError
 from aerogel.models import load_model, prunable_weights
 from aerogel.runtime import codec, kernel, packed
 from aerogel.runtime.codec import decode
-from aerogel.runtime.conversion import sparse_layers
-from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.layers import SparseLinear, sparse_layers
 from builders import ARCHITECTURES
 
 TOKENS = torch.arange(3, 33).view(2, 15)

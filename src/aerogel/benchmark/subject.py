@@ -21,7 +21,7 @@ from aerogel.models import Head
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress, decompress
-from aerogel.runtime.conversion import sparse_layers
+from aerogel.runtime.layers import sparse_layers
 
 
 @dataclass(frozen=True)

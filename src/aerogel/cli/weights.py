@@ -120,7 +120,7 @@ def unpack(folder: Path, output: Path) -> None:
         from aerogel import models
         from aerogel.errors import ModelError
         from aerogel.runtime import decompress
-        from aerogel.runtime.conversion import sparse_layers
+        from aerogel.runtime.layers import sparse_layers
 
         loaded = models.load_model(str(folder), dtype="auto")
         if not sparse_layers(loaded):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from aerogel.models import prunable_weights
 from aerogel.runtime.fused import fuse, unfuse
-from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.layers import SparseLinear, sparse_layers
 from aerogel.runtime.packed import check_packable
 from aerogel.runtime.quantizer import mark, unmark
 
@@ -51,7 +50,3 @@ def decompress(model: PreTrainedModel) -> PreTrainedModel:
     unfuse(model)
     unmark(model)
     return model
-
-
-def sparse_layers(model: nn.Module) -> list[tuple[str, SparseLinear]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, SparseLinear)]

@@ -150,6 +150,10 @@ class SparseLinear(PackedLayer):
             missing_keys.append(key)
 
 
+def sparse_layers(model: nn.Module) -> list[tuple[str, SparseLinear]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, SparseLinear)]
+
+
 def unpacked(name: str, content: Tensor, shape: tuple[int, int], dtype: torch.dtype, rounded: bool) -> PackedWeight:
     """The weight of layer `name` from its bytes, as one of `dtype`, its values in bfloat16 where `rounded`."""
     try:

@@ -75,7 +75,7 @@ class PackedQuantizer(HfQuantizer):
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, apply_converters
 
-        from aerogel.runtime.conversion import sparse_layers
+        from aerogel.runtime.layers import sparse_layers
 
         transforms = get_model_conversion_mapping(model, add_legacy=False)
         joining = [found.reverse_transform() for found in transforms if isinstance(found, WeightConverter)]
