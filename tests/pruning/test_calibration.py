@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from aerogel.data import Examples
-from aerogel.errors import DataError
+from aerogel.errors import DataError, PruningError
 from aerogel.models import Head, load, load_tokenizer
+from aerogel.pruning import PruneConfig
 from aerogel.pruning.calibration import BATCH_TOKENS, Batch, Calibration, calibration
 from builders import ARCHITECTURES, prose, sentences, write_tsv
 
@@ -86,13 +87,16 @@ def test_an_encoder_decoder_gets_both_sides() -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-bart"])
-def test_a_classifier_sees_no_damaged_text(name: str) -> None:
+def test_only_a_language_model_sees_damaged_text(name: str) -> None:
     tokenizer = load_tokenizer(name)
     spoken = text(name).batches(load(name)[0])[0]["input_ids"]
     assert (spoken == tokenizer.mask_token_id).any()
     classifier, _ = load(name, Head("classification", ("sad", "glad")))
-    plain = text(name).batches(classifier)[0]["input_ids"]
-    assert not (plain == tokenizer.mask_token_id).any()
+    for model in (classifier, load(name)[0].base_model):
+        batch = text(name).batches(model)[0]
+        assert not (batch["input_ids"] == tokenizer.mask_token_id).any()
+        with torch.no_grad():
+            assert model(**batch)[0].isfinite().all()
 
 
 def test_too_short_a_text_says_what_is_there_and_what_is_needed() -> None:
@@ -103,6 +107,21 @@ def test_too_short_a_text_says_what_is_there_and_what_is_needed() -> None:
     few = Calibration("moods", Examples([("so glad",)], [1.0]), load_tokenizer("tiny-gpt2"), 64, 32)
     with pytest.raises(DataError, match=r"calibration text moods has .* 64 windows of 32 need 2,048: give more text"):
         few.batches(model)
+
+
+def test_at_most_so_many_windows_may_be_fewer() -> None:
+    model = ARCHITECTURES["gpt2"].build()
+    for content in (prose(8), Examples([("so glad",), ("so sad",)], [1.0, 0.0])):
+        short = Calibration("note", content, load_tokenizer("tiny-gpt2"), 64, 32, at_most=True)
+        assert 0 < tokens(short.batches(model)) < 64 * 32
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none_is_refused(seed: int) -> None:
+    with pytest.raises(DataError, match=f"seed {seed}: expected one from 0 to 4294967295"):
+        Calibration("note", prose(8), load_tokenizer("tiny-gpt2"), seed=seed)
+    with pytest.raises(PruningError, match=f"seed {seed}: expected one from 0 to 4294967295"):
+        PruneConfig(seed=seed)
 
 
 def test_the_training_split_of_a_task_or_file_is_taken(tmp_path: Path) -> None:

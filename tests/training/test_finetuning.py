@@ -1,7 +1,9 @@
 """Fine-tuning learns, holds the zeros, and is the same for the same seed."""
 
 import copy
+import math
 import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import progress
 from aerogel.data import Examples, Task, TaskData, load_task
-from aerogel.errors import DataError, ModelError
+from aerogel.errors import AerogelError, DataError, ModelError
 from aerogel.evaluation import score
 from aerogel.models import Head, load, prunable_weights
 from aerogel.pruning import prune
+from aerogel.runtime import compress
 from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, finetune, masks
 from builders import prose, sentences, write_tsv
 
@@ -252,6 +255,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     whole = copy.deepcopy(teacher)
     expected = train(whole, None)
     assert [entry["accuracy"] > 0 for entry in expected.validation] == [True] * 4
+    assert expected.kept == expected.validation[-1]
     folder = tmp_path / "checkpoints"
     with monkeypatch.context() as patch:
         if when == "while saving":
@@ -288,6 +292,52 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     with progress.listening(lambda doing, done, total: interrupt("fine-tuning" in doing)):
         assert train(again, folder).losses == expected.losses
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize(("epochs", "patience", "steps"), [(6, 1, 8), (1.5, None, 6)])
+def test_a_training_that_ended_early_ends_there_again(
+    epochs: float, patience: int | None, steps: int, tmp_path: Path
+) -> None:
+    data = moods(32)
+    torch.manual_seed(0)
+    model, tokenizer = load("tiny-bert", data.task.head)
+    config = replace(SHORT, epochs=epochs, patience=patience)
+
+    def train(model: PreTrainedModel, accuracies: list[float]) -> TrainingResult:
+        def validate(model: PreTrainedModel) -> dict[str, float]:
+            return {"accuracy": accuracies.pop(0)}
+
+        return finetune(model, tokenizer, data, config, validate=validate, checkpoints=tmp_path / "run")
+
+    again = copy.deepcopy(model)
+    result, found = train(model, [0.8, 0.7]), train(again, [])
+    assert result.steps == found.steps == steps
+    assert (result.losses, result.validation, result.kept) == (found.losses, found.validation, found.kept)
+    assert result.kept["accuracy"] == (0.8 if patience else 0.7)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("room", [2_000_000, 10_000_000])
+def test_a_checkpoint_that_does_not_fit_is_said_in_one_sentence(room: int, tmp_path: Path) -> None:
+    """The weights take 7 MB, the state of the optimizer 15."""
+    data = moods(8)
+    model, tokenizer = load("tiny-bert", data.task.head)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(AerogelError, match=r"run: can't be written: (File too large|is the disk full\?)"):
+            finetune(model, tokenizer, data, SHORT, checkpoints=tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(epochs=0), dict(epochs=math.inf), dict(learning_rate=math.nan), dict(seed=-1), dict(seed=2**32)]
+)
+def test_settings_that_are_none_are_refused(settings: dict[str, float]) -> None:
+    [(name, value)] = settings.items()
+    with pytest.raises(DataError, match=f"{name.replace('_', ' ')} {value}: expected"):
+        TrainingConfig(**settings)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -346,6 +396,18 @@ def test_a_teacher_has_learnt_the_task_itself() -> None:
         finetune(model, tokenizer, data, SHORT, teacher=swapped)
 
 
+def test_a_packed_model_may_teach(tmp_path: Path) -> None:
+    data = moods(8)
+    model, tokenizer = load("tiny-bert", data.task.head)
+    teacher = copy.deepcopy(model)
+    prune(teacher, sparsity=0.8)
+    losses = [
+        finetune(copy.deepcopy(model), tokenizer, data, SHORT, teacher=given, checkpoints=tmp_path / name).losses
+        for name, given in (("dense", copy.deepcopy(teacher)), ("packed", compress(teacher)))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_single_words_are_enough_to_learn_from_a_teacher() -> None:
     rows = [(word, place % 2) for place, word in enumerate(prose(40).split()[:200])]
     examples = Examples([(text,) for text, _ in rows], [float(label) for _, label in rows])
@@ -379,6 +441,7 @@ def test_patience_keeps_the_best_epoch_of_those_that_are_sparse() -> None:
     # the last pruning is in the fifth epoch: what came before was too dense to count
     assert [entry["accuracy"] for entry in result.validation] == [0.9, 0.8, 0.5, 0.7, 0.6, 0.4, 0.3]
     assert all(torch.equal(value, seen[4][name]) for name, value in model.state_dict().items())
+    assert result.kept == result.validation[4]
     with pytest.raises(DataError, match="patience needs validate"):
         finetune(model, tokenizer, data, config)
 

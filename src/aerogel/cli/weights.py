@@ -229,7 +229,7 @@ def finetune(
         shutil.rmtree(checkpoints)
     last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
     note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {found.source}")
-    for name, value in list(result.validation[-1].items())[: len(found.task.metrics) or 1]:
+    for name, value in list(result.kept.items())[: len(found.task.metrics) or 1]:
         note(f"{name} {value:.4f} on the validation split")
     note(zeros)
     note(f"wrote {output}, {_weight_files(output)}")

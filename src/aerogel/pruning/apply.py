@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel import progress
+from aerogel.data.noise import check_seed
 from aerogel.errors import ModelError, PruningError, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.pruning.allocation import Allocator
@@ -45,6 +46,8 @@ class PruneConfig:
         allocation: how the sparsity is shared out among the matrices. `None` is the method's own.
         swap: refine each mask by swaps, see `aerogel.pruning.swap`.
         reconstruct: epochs of bringing each sub-module back to its dense outputs, see `aerogel.pruning.reconstruction`.
+
+    Raises `PruningError` for a seed outside 0 to 2³² − 1.
     """
 
     method: str = "magnitude"
@@ -57,6 +60,9 @@ class PruneConfig:
     allocation: Allocation | None = None
     swap: bool = False
     reconstruct: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed, PruningError)
 
     @property
     def needs_calibration(self) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.data import Examples, context_length, encode_examples, language_windows, load_task
+from aerogel.data.noise import check_seed
 from aerogel.errors import DataError
 from aerogel.models import architecture, head_kind
 
@@ -23,7 +24,8 @@ class Calibration:
     """Text that shows a pruning method what a model's layers are given: `samples` windows of `length` tokens.
 
     `text` is running text, or the labelled examples of a task; of examples as many are drawn as hold that
-    number of tokens. The draw depends on `seed` alone. `name` says in errors which text it was.
+    number of tokens. The draw depends on `seed` alone. `name` says in errors which text it was. With `at_most` a
+    text that holds fewer is taken whole.
     """
 
     name: str
@@ -32,12 +34,17 @@ class Calibration:
     samples: int = 64
     length: int = 512
     seed: int = 0
+    at_most: bool = False
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     def batches(self, model: PreTrainedModel) -> list[Batch]:
         """The model's inputs, padded on the right, about 2048 tokens a batch, without labels.
 
         Windows are no longer than the model has room for. A model with a language-modelling head gets what it is
-        trained on: an encoder masked words, an encoder-decoder damaged text and the whole text for its decoder.
+        trained on: an encoder masked words, an encoder-decoder damaged text and the whole text for its decoder. Any
+        other gets the text as it is.
         Raises `DataError` where the text has too few tokens.
         """
         length = min(self.length, context_length(model.config) or self.length)
@@ -51,8 +58,8 @@ class Calibration:
         self._check(len(windows) * length, length)
         chosen = torch.randperm(len(windows), generator=torch.Generator().manual_seed(self.seed))[: self.samples]
         rows = [windows[place] for place in chosen.sort().values.tolist()]
-        if architecture(model.config) != "decoder" and head_kind(model) == "classification":
-            # a classifier never sees damaged text: the labels are the whole of it
+        if architecture(model.config) != "decoder" and head_kind(model) != "language-modelling":
+            # a classifier or the body of an embedding model never sees damaged text: the labels are the whole of it
             rows = [_restored(row) for row in rows]
         return rows
 
@@ -70,7 +77,7 @@ class Calibration:
         return sorted(rows, key=lambda row: len(row["input_ids"]))
 
     def _check(self, tokens: int, length: int) -> None:
-        if tokens < self.samples * length:
+        if tokens < self.samples * length and not self.at_most:
             raise DataError(
                 f"calibration text {self.name} has {tokens:,} tokens, and {self.samples} windows of {length} need "
                 f"{self.samples * length:,}: give more text, or ask for fewer samples"

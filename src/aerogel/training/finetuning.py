@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 import time
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +30,9 @@ from transformers import (
 from aerogel import files, progress
 from aerogel.data import TaskData, encode_examples, language_windows
 from aerogel.data.augment import AugmentedExamples
+from aerogel.data.noise import check_seed
 from aerogel.errors import DataError
-from aerogel.models import prunable_weights
+from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
 from aerogel.training.distillation import Distillation, DistillationConfig
@@ -54,6 +56,8 @@ class TrainingConfig:
             schedule of a sparsity has it.
         patience: epochs without a better validation metric after which training stops and the best epoch is kept.
         precision: of the products; "bfloat16" keeps the weights in float32. `None` is "bfloat16" on a GPU that has it.
+
+    Raises `DataError` for epochs or a learning rate that are not above 0, and a seed outside 0 to 2³² − 1.
     """
 
     epochs: float = 3.0
@@ -66,16 +70,24 @@ class TrainingConfig:
     patience: int | None = None
     precision: Literal["float32", "bfloat16"] | None = None
 
+    def __post_init__(self) -> None:
+        for what, found in (("epochs", self.epochs), ("learning rate", self.learning_rate)):
+            if not 0 < found < math.inf:
+                raise DataError(f"{what} {found}: expected a number above 0")
+        check_seed(self.seed)
+
 
 @dataclass(frozen=True)
 class TrainingResult:
     """What training took: `seconds` in the loop, `steps`, the `losses` logged along the way, and the `validation`
-    metrics of each epoch."""
+    metrics of each epoch, among them those `kept`: of the last, or with patience the best, whose weights the model has.
+    """
 
     seconds: float
     steps: int
     losses: tuple[float, ...]
     validation: tuple[dict[str, float], ...] = ()
+    kept: dict[str, float] = field(default_factory=dict)
 
 
 def finetune(
@@ -161,12 +173,15 @@ def finetune(
     model.eval()
     history = trainer.state.log_history
     losses = tuple(entry["loss"] for entry in history if "loss" in entry)
-    validation = tuple(
-        {name.removeprefix("eval_"): value for name, value in entry.items() if name not in ("step", f"eval_{KEPT}")}
+    validation = {
+        entry["step"]: {
+            name.removeprefix("eval_"): value for name, value in entry.items() if name not in ("step", f"eval_{KEPT}")
+        }
         for entry in history
         if f"eval_{KEPT}" in entry
-    )
-    return TrainingResult(telling.seconds, trainer.state.global_step, losses, validation)
+    }
+    kept = validation.get(trainer.state.best_global_step or trainer.state.global_step, {})
+    return TrainingResult(telling.seconds, trainer.state.global_step, losses, tuple(validation.values()), kept)
 
 
 def _batches(
@@ -193,8 +208,8 @@ def _calibration(
     """Up to 16,384 tokens of the training split."""
     rows = dataset.encoded if isinstance(dataset, AugmentedExamples) else dataset
     tokens = min(CALIBRATION_TOKENS, sum(len(row["input_ids"]) for row in rows))
-    length = min(config.max_length, tokens)
-    return Calibration(data.task.name, data.splits["train"], tokenizer, max(1, tokens // length), length, config.seed)
+    samples, length = max(1, tokens // config.max_length), config.max_length
+    return Calibration(data.task.name, data.splits["train"], tokenizer, samples, length, config.seed, at_most=True)
 
 
 def _settings(
@@ -206,20 +221,22 @@ def _settings(
 ) -> str:
     """All that a training hangs on, to tell its checkpoints from another's."""
     settings = {
-        "model": [model.name_or_path, _digest(model)],
+        "model": [model.name_or_path, _digest(prunable_weights(model))],
         "data": data.digest,
         "training": asdict(config),
         "sparsity": asdict(sparsity) if sparsity else None,
-        "teacher": [lesson.teacher.name_or_path, _digest(lesson.teacher)] if lesson else None,
+        "teacher": [lesson.teacher.name_or_path, _digest(prunable_weights(lesson.teacher, to_read=True))]
+        if lesson
+        else None,
         "distillation": asdict(lesson.config) if lesson else None,
     }
     return json.dumps(settings, indent=2)
 
 
-def _digest(model: PreTrainedModel) -> int:
+def _digest(weights: Sequence[PrunableWeight]) -> int:
     """Of the weights of the blocks: a new head may be drawn anew before a training goes on."""
     digest = 0
-    for weight in prunable_weights(model):
+    for weight in weights:
         digest = zlib.crc32(weight.matrix.detach().float().cpu().numpy().tobytes(), digest)
     return digest
 

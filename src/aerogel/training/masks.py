@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from aerogel.errors import PruningError
+from aerogel.errors import PruningError, writing
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
 from aerogel.pruning import Calibration, Pattern, PruneConfig, prune
@@ -99,8 +99,9 @@ class SparsityCallback(TrainerCallback):
         for name, memory in self.memories.items():
             tensors |= {f"memory/{name}/{key}": value for key, value in memory.items()}
         file = _folder(args, state) / STATE
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.with_suffix(".part"))
-        file.with_suffix(".part").replace(file)
+        with writing(file):
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.with_suffix(".part"))
+            file.with_suffix(".part").replace(file)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if not self.is_final:

@@ -1,14 +1,16 @@
-"""transformers' Trainer with three things changed: the loss, the learning rate, and what is validated."""
+"""transformers' Trainer with some things changed: the loss, the learning rate, what is validated, how it goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Trainer
 
 from aerogel import progress
+from aerogel.errors import writing
 from aerogel.training.distillation import Distillation
 from aerogel.training.masks import SparsityCallback
 
@@ -46,6 +48,20 @@ class RecoveryTrainer(Trainer):
         course = self.sparsity.config.course(num_training_steps)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, course.learning_rate)
         return self.lr_scheduler
+
+    def _run_epoch(self, *arguments: Any, **settings: Any) -> None:
+        # transformers forgets, going on from a checkpoint, that training had ended there: by patience or in mid-epoch
+        if self.state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*arguments, **settings)
+
+    def _save_checkpoint(self, *arguments: Any, **settings: Any) -> None:
+        with writing(Path(self.args.output_dir)):
+            try:
+                super()._save_checkpoint(*arguments, **settings)
+            except RuntimeError as error:  # torch.save has no better one, and no reason in it
+                raise OSError("is the disk full?") from error
 
     def evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
         """The metrics of `validate`, and the one by which the best epoch is known."""
