@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +121,21 @@ def test_every_field_is_in_the_key(trial: Trial, text: str) -> None:
     for field in ("model", "task", "data"):
         if getattr(trial, field) != text:
             assert replace(trial, **{field: text}).key != trial.key
+
+
+def test_other_files_in_a_model_s_folder_make_other_trials(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    asked = spec(models=[str(folder), "tiny-bert"])
+    named = {trial.model: trial.key for trial in plan(asked, DATA) if trial.kind == "inspect"}
+    (folder / "runs").mkdir(parents=True)
+    (folder / "model.safetensors").write_text("one")
+    first, same = plan(asked, DATA), plan(asked, DATA)
+    (folder / "model.safetensors").write_text("another")
+    second = plan(asked, DATA)
+    assert first == same == [Trial.from_dict(json.loads(json.dumps(asdict(trial)))) for trial in first]
+    for before, after in zip(first, second, strict=True):
+        assert (before.key != after.key) == (before.model == str(folder))
+    assert named["tiny-bert"] in {trial.key for trial in second}  # a name is its own
 
 
 def test_other_data_makes_another_trial() -> None:

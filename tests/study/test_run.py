@@ -14,7 +14,7 @@ from aerogel.models import load, save
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress
 from aerogel.study import State, Store, run_study
-from builders import alive_in_session
+from builders import alive_in_session, sentences, write_tsv
 from conftest import small_spec
 
 ONE = {"models": ["tiny-gpt2"], "tasks": ["movie-reviews"], "sparsities": [0, 0.5], "seeds": [0], "benchmark": None}
@@ -134,10 +134,19 @@ def test_a_packed_folder_is_studied_as_the_model_that_it_stands_for(tmp_path: Pa
     model, tokenizer = load("tiny-gpt2")
     prune(model, PruneConfig(sparsity=0.5))
     save(compress(model), tokenizer, tmp_path / "packed")
-    run_study(small_spec(**ONE | {"models": [str(tmp_path / "packed")], "sparsities": [0]}), tmp_path / "out")
-    scored = [(trial, result) for trial, result in Store.open(tmp_path / "out").results() if trial.kind == "score"]
-    assert [result.error for _, result in scored] == [None]
-    assert scored[0][1].values["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    asked = {"models": [str(tmp_path / "packed")], "sparsities": [0], "sensitivity": "movie-reviews"}
+    run_study(small_spec(**ONE | asked | {"recoveries": ["none"]}), tmp_path / "out")
+    results = {trial.kind: result for trial, result in Store.open(tmp_path / "out").results()}
+    assert [result.error for result in results.values()] == [None] * 3
+    assert results["score"].values["sparsity"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_small_file_is_calibrated_on_whole_and_a_global_ranking_measured(tmp_path: Path) -> None:
+    tiny = {"batch_size": 2, "sequence_length": 8, "rounds": 1, "training_steps": 1}
+    file = write_tsv(tmp_path / "moods.tsv", [*sentences(40)])
+    asked = {"tasks": [str(file)], "methods": ["wanda"], "scope": "global", "sparsities": [0.5], "benchmark": tiny}
+    run_study(small_spec(**ONE | asked), tmp_path / "out")
+    assert [result.error for _, result in Store.open(tmp_path / "out").results()] == [None] * 3
 
 
 def test_what_is_missing_is_said_before_anything_runs(tmp_path: Path) -> None:

@@ -10,14 +10,18 @@ from aerogel.pruning import PruneConfig, method
 from aerogel.study.spec import StudySpec
 from aerogel.study.trial import Recovery, Trial
 from aerogel.training import SparsityConfig, TrainingConfig
+from aerogel.training.teacher import folder_files
 
 
 def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
     """All trials of a study, in the order to run them: looks, scores by seed, then measurements."""
-    trials = [Trial("inspect", model) for model in spec.models]
+    files = {model: folder_files(model) for model in spec.models}
+    trials = [Trial("inspect", model, files=files[model]) for model in spec.models]
     if spec.sensitivity:
         text = data[spec.sensitivity].digest
-        trials += [Trial("sensitivity", model, task=spec.sensitivity, data=text) for model in spec.models]
+        trials += [
+            Trial("sensitivity", model, task=spec.sensitivity, data=text, files=files[model]) for model in spec.models
+        ]
     trials += [
         Trial(
             "score",
@@ -28,6 +32,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
             _training(spec, data[task], seed),
             _part_for(data[task], spec.evaluation.limit, spec.evaluation.text_limit),
             recovery=recovery,
+            files=files[model],
         )
         for seed in spec.seeds
         for model in spec.models
@@ -36,7 +41,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
     ]
     if spec.benchmark:
         trials += [
-            Trial("bench", model, pruning, benchmark=BenchConfig(**spec.benchmark.model_dump()))
+            Trial("bench", model, pruning, benchmark=BenchConfig(**spec.benchmark.model_dump()), files=files[model])
             for model in spec.models
             for pruning in _prunings(spec, spec.seeds[0])
         ]

@@ -46,8 +46,8 @@ class Trial:
     `bench` it beside the dense one.
 
     `pruning` is `None` for the dense model, and for one that is pruned while it trains. Without a `recovery` the
-    given model is pruned and then trained. `data` is a digest of the task's data, so that other data makes another
-    trial.
+    given model is pruned and then trained. `data` is a digest of the task's data, and `files` are those of a model's
+    folder, so that other data or another model under the same name makes another trial.
     """
 
     kind: Literal["inspect", "sensitivity", "score", "bench"]
@@ -59,13 +59,15 @@ class Trial:
     evaluation_limit: int | None = None
     benchmark: BenchConfig | None = None
     recovery: Recovery | None = None
+    files: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def key(self) -> str:
         """The same for the same trial, wherever and whenever: a hash of its canonical JSON."""
         values = asdict(self)
-        if self.recovery is None:
-            del values["recovery"]  # stores from before there was any keep their results
+        for name in ("recovery", "files"):
+            if not values[name]:
+                del values[name]  # stores from before there was any keep their results
         canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
@@ -97,6 +99,7 @@ class Trial:
         if recovery := values.get("recovery"):
             course = recovery["sparsity"] and _with_tuples(SparsityConfig, recovery["sparsity"])
             made["recovery"] = Recovery(**{**recovery, "sparsity": course})
+        made["files"] = tuple((name, size, time) for name, size, time in values.get("files", ()))
         return cls(**{**values, **made})
 
 
@@ -120,7 +123,7 @@ def run_trial(trial: Trial, data: TaskData | None) -> dict[str, Any]:
     if data is None:
         raise StudyError(f"trial {trial.label}: it needs the data of its task")
     if trial.kind == "sensitivity":
-        model, tokenizer = models.load(trial.model, data.task.head)
+        model, tokenizer = _load(trial.model, data.task.head)
         text = _calibration(data, tokenizer, SENSITIVITY_WINDOWS, LENGTH, 0)
         return {"sensitivity": sensitivity(model, text, trial.model).to_dict()}
     if trial.training is None:
@@ -131,7 +134,13 @@ def run_trial(trial: Trial, data: TaskData | None) -> dict[str, Any]:
 def _calibration(
     data: TaskData, tokenizer: PreTrainedTokenizerBase, samples: int, length: int, seed: int
 ) -> Calibration:
-    return Calibration(data.task.name, data.splits["train"], tokenizer, samples, length, seed)
+    return Calibration(data.task.name, data.splits["train"], tokenizer, samples, length, seed, at_most=True)
+
+
+def _load(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A packed checkpoint is the dense model that it stands for: it is looked at, pruned and trained as such."""
+    model, tokenizer = models.load(name, head)
+    return decompress(model), tokenizer
 
 
 def _with_tuples(kind: type[T], values: dict[str, Any]) -> T:
@@ -143,11 +152,10 @@ def _trained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TrainingResult, float | None]:
     """The trial's model, what its training took, and the seconds of the tuned model's where it starts from one."""
     recovery = trial.recovery
-    dense = tuned(trial.model, data, training) if recovery else None
+    dense = tuned(trial.model, data, training, load=_load) if recovery else None
     start = str(dense.folder) if dense else trial.model
     torch.manual_seed(training.seed)  # new heads start from it
-    model, tokenizer = models.load(start, data.task.head)
-    decompress(model)  # a packed checkpoint is trained as the dense model that it stands for
+    model, tokenizer = _load(start, data.task.head)
     if trial.pruning:
         text = None
         if trial.pruning.needs_calibration:
@@ -193,6 +201,7 @@ def _bench(trial: Trial) -> list[Measurement]:
     pruning = trial.pruning
     if pruning and pruning.needs_calibration:
         # time and memory hang on how many zeros there are and in what pattern, not on what text chose them
-        pruning = replace(pruning, method="magnitude", allocation="uniform", swap=False, reconstruct=0)
+        scope = None if pruning.scope == "global" else pruning.scope  # that is an allocation
+        pruning = replace(pruning, method="magnitude", scope=scope, allocation="uniform", swap=False, reconstruct=0)
     pruned = Subject(trial.model, pruning, BENCH_HEAD)
     return bench([dense, pruned] if trial.pruning else [dense], trial.benchmark, start="fork")

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from filelock import FileLock
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import files, models
 from aerogel.data import TaskData
+from aerogel.models import ZOO, Head
 from aerogel.models.wheel import cache_home
 from aerogel.training.finetuning import TrainingConfig, finetune
 from aerogel.training.trainer import Validate
+
+Load = Callable[[str, Head], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,21 @@ class Tuned:
     seconds: float
 
 
-def tuned(name: str, data: TaskData, config: TrainingConfig, validate: Validate | None = None) -> Tuned:
-    """The model `name` fine-tuned on the task: out of the cache, or trained and put there.
+def tuned(
+    name: str, data: TaskData, config: TrainingConfig, validate: Validate | None = None, load: Load = models.load
+) -> Tuned:
+    """The model `name`, as `load` gives it, fine-tuned on the task: out of the cache, or trained and put there.
 
     The cache is `tuned` in `AEROGEL_HOME`. Its entries go by the model, the data's content and the configuration.
     Processes that want the same one wait for the first of them. Raises as `aerogel.load` and `finetune` do.
     """
-    asked = [_identity(name), data.task.name, data.digest, asdict(config)]
+    files_of = folder_files(name)
+    asked = [
+        [str(Path(name).resolve()), *files_of] if files_of else [name],
+        data.task.name,
+        data.digest,
+        asdict(config),
+    ]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     folder = cache_home() / "tuned" / f"{Path(name).name}-{data.task.name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +56,7 @@ def tuned(name: str, data: TaskData, config: TrainingConfig, validate: Validate 
     with FileLock(lock):
         if not folder.is_dir():
             torch.manual_seed(config.seed)  # a new head starts from it
-            model, tokenizer = models.load(name, data.task.head)
+            model, tokenizer = load(name, data.task.head)
             result = finetune(model, tokenizer, data, config, validate=validate, checkpoints=checkpoints)
             files.write_text(cost, json.dumps({"seconds": result.seconds}))
             models.save(model, tokenizer, folder)
@@ -50,9 +64,12 @@ def tuned(name: str, data: TaskData, config: TrainingConfig, validate: Validate 
     return Tuned(folder, json.loads(cost.read_text(encoding="utf-8"))["seconds"])
 
 
-def _identity(name: str) -> list[object]:
-    """A folder is known by its files, so that another model under the same name is another."""
-    if not Path(name).is_dir():
-        return [name]
+def folder_files(name: str) -> tuple[tuple[str, int, int], ...]:
+    """The files of a model's folder by name, size and time, to tell it from another model that has taken its place.
+
+    There are none for a name that is no folder's.
+    """
+    if (name in ZOO and ZOO[name].offline) or not os.path.isdir(name):  # pathlib raises for some names
+        return ()
     found = sorted(path for path in Path(name).iterdir() if path.is_file())
-    return [str(Path(name).resolve()), *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)]
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
