@@ -198,7 +198,7 @@ def test_the_seed_decides_random_masks() -> None:
 
     first, again = masks(0), masks(0)
     assert all(torch.equal(mask, again[name]) for name, mask in first.items())
-    for seed in (1, 2, 2**40):
+    for seed in (1, 2, 2**32 - 1):
         other = masks(seed)
         assert not any(torch.equal(mask, other[name]) for name, mask in first.items())
     some = masks(0, exclude=("*.layer.0.*",))  # what else is pruned changes nothing
