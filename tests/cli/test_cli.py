@@ -50,6 +50,14 @@ def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"{folder}, by layer" in capsys.readouterr().out
 
 
+def test_libraries_say_nothing_of_their_own() -> None:
+    script = "import sys; from aerogel.cli import main; sys.argv = 'aerogel evaluate tiny-gpt2 --limit 1'.split() + "
+    script += "['--tasks', 'python-reference']; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == "python-reference: starter task\n"
+
+
 @pytest.mark.parametrize("command", ["prune", "finetune"])
 def test_seeds_that_no_generator_takes_are_refused(command: str, tmp_path: Path) -> None:
     assert aerogel(command, "tiny-bert", "--seed", -1, "--output", tmp_path / "out") == 2

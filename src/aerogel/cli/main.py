@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -63,5 +64,6 @@ def run(arguments: list[str]) -> int:
 def _quiet() -> None:
     """Keeps the warnings of libraries off the terminal: what matters here is said by aerogel."""
     warnings.simplefilter("ignore")
-    for name in ("transformers", "huggingface_hub", "datasets", "accelerate"):
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its level when it is imported
+    for name in ("huggingface_hub", "datasets", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
