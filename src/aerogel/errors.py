@@ -64,7 +64,7 @@ def writing(path: Path) -> Iterator[None]:
         if code is None and not isinstance(error, OSError):
             raise
         if code == errno.ENOSPC:
-            raise AerogelError(f"{path}: no space is left on the device; nothing was kept of this output") from error
+            raise AerogelError(f"{path}: no space is left on the device") from error
         raise AerogelError(f"{path}: can't be written: {os.strerror(code) if code else first_line(error)}") from error
 
 
