@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+SEEDS = range(2**32)  # what every generator takes: NumPy's no more, and transformers seeds it with the others
+
 
 class AerogelError(Exception):
     """Base of every error that aerogel raises on purpose; its text is fit to show to a person."""
@@ -29,6 +31,12 @@ class PruningError(AerogelError):
 
 class StudyError(AerogelError):
     """A study's specification, store or trial that is not as expected."""
+
+
+def check_seed(seed: int, kind: type[AerogelError]) -> None:
+    """Raises an error of this kind for a seed that is none."""
+    if seed not in SEEDS:
+        raise kind(f"seed {seed}: expected one from 0 to {SEEDS[-1]}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ import click
 
 from aerogel import files
 from aerogel.cli.output import note, progress_bar, size
+from aerogel.errors import SEEDS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 TUNING_EPOCHS, RECOVERY_EPOCHS = 3.0, 10.0
 VALIDATION_WINDOWS = 32  # of running text, after each epoch
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(SEEDS[0], SEEDS[-1]))
 OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 
 

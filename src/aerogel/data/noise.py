@@ -5,19 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aerogel.errors import AerogelError, DataError
-
 IGNORED = -100  # the label that cross-entropy passes over
 MASK_RATE = 0.15
 INFILL_RATE = 0.30
 MEAN_SPAN = 3.0
-SEEDS = range(2**32)  # what every generator takes: NumPy's no more, and transformers seeds it with the others
-
-
-def check_seed(seed: int, kind: type[AerogelError] = DataError) -> None:
-    """Raises an error of this kind for a seed that is none."""
-    if seed not in SEEDS:
-        raise kind(f"seed {seed}: expected one from 0 to {SEEDS[-1]}")
 
 
 def mask_tokens(

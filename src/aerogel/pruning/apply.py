@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel import progress
-from aerogel.data.noise import check_seed
-from aerogel.errors import ModelError, PruningError, unknown_name
+from aerogel.errors import ModelError, PruningError, check_seed, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.answers import Reference, output_gradients

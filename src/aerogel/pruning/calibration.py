@@ -11,8 +11,7 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.data import Examples, context_length, encode_examples, language_windows, load_task
-from aerogel.data.noise import check_seed
-from aerogel.errors import DataError
+from aerogel.errors import DataError, check_seed
 from aerogel.models import architecture, head_kind
 
 BATCH_TOKENS = 2048
@@ -37,7 +36,7 @@ class Calibration:
     at_most: bool = False
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        check_seed(self.seed, DataError)
 
     def batches(self, model: PreTrainedModel) -> list[Batch]:
         """The model's inputs, padded on the right, about 2048 tokens a batch, without labels.

@@ -142,26 +142,19 @@ def _heads_shape(x: Tensor, query: Any, key: Any, value: Any, blocks: Any, sizes
     return x.new_empty((*x.shape[:-1], (sizes[0] + 2 * sizes[1]) * sizes[2]))
 
 
-def feed_forward(
-    x: Tensor,
-    gate: list[Tensor],
-    up: list[Tensor],
-    down: list[Tensor],
-    blocks: list[int],
-    activation: str,
-    before: list[Tensor],
-    after: list[Tensor],
-    epsilon: float,
-    centred: bool,
-) -> Tensor:
-    """after(x + down(activation(gate n) * up n)), n = before(x); without a gate, down(activation(up n))."""
+def feed_forward(x: Tensor, *layers: Any) -> Tensor:
+    """after(x + down(activation(gate n) * up n)), n = before(x); without a gate, down(activation(up n)).
+
+    `layers` are the arguments of `_feed_forward` after the first.
+    """
     module = native()
     assert module is not None
     columns = x.shape[-1]
     given = x.to(torch.float32).contiguous()
     result = torch.empty_like(given)
-    layer = _feed_forward(columns, gate, up, down, blocks, activation, before, after, epsilon, centred)
-    module.feed_forward(layer, given.data_ptr(), given.numel() // columns, result.data_ptr(), threads())
+    module.feed_forward(
+        _feed_forward(columns, *layers), given.data_ptr(), given.numel() // columns, result.data_ptr(), threads()
+    )
     return result.to(x.dtype)
 
 

@@ -30,8 +30,7 @@ from transformers import (
 from aerogel import files, progress
 from aerogel.data import TaskData, encode_examples, language_windows
 from aerogel.data.augment import AugmentedExamples
-from aerogel.data.noise import check_seed
-from aerogel.errors import DataError
+from aerogel.errors import DataError, check_seed
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
@@ -74,7 +73,7 @@ class TrainingConfig:
         for what, found in (("epochs", self.epochs), ("learning rate", self.learning_rate)):
             if not 0 < found < math.inf:
                 raise DataError(f"{what} {found}: expected a number above 0")
-        check_seed(self.seed)
+        check_seed(self.seed, DataError)
 
 
 @dataclass(frozen=True)
