@@ -66,6 +66,8 @@ register()
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("aerogel")
     if name not in _HOMES:
         raise AttributeError(f"module 'aerogel' has no attribute {name!r}")
     return getattr(importlib.import_module(f"aerogel.{_HOMES[name]}"), name)

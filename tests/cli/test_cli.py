@@ -335,10 +335,12 @@ def test_help_and_the_facade_import_nothing_heavy() -> None:
     assert done.stdout.rstrip().endswith("False")
 
 
-def test_every_name_of_the_facade_is_there() -> None:
+def test_every_name_of_the_facade_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     import aerogel as package
 
     for name in package.__all__:
         assert getattr(package, name) is not None
+    assert aerogel("--version") == 0
+    assert capsys.readouterr().out.strip().endswith(package.__version__)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = package.nonsense

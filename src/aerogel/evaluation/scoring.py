@@ -20,8 +20,7 @@ from aerogel import progress
 from aerogel.data import IGNORED, Task, TaskData, encode_examples, language_windows
 from aerogel.errors import ModelError
 from aerogel.evaluation.metrics import METRICS
-from aerogel.models import architecture
-from aerogel.pruning.entry import evaluating
+from aerogel.models import architecture, evaluating
 
 PERPLEXITIES = {
     "decoder": "perplexity",

@@ -12,6 +12,7 @@ from aerogel.models.loading import (
     prepare,
     save,
 )
+from aerogel.models.mode import evaluating
 from aerogel.models.prunable import PackedLayer, PrunableWeight, parameter_count, prunable_weights
 from aerogel.models.zoo import ZOO, ZooEntry, offline_names
 
@@ -23,6 +24,7 @@ __all__ = [
     "PrunableWeight",
     "ZooEntry",
     "architecture",
+    "evaluating",
     "has_tokenizer",
     "head_kind",
     "load",

@@ -11,9 +11,8 @@ from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import ModelError
-from aerogel.models import PrunableWeight, head_kind
+from aerogel.models import PrunableWeight, evaluating, head_kind
 from aerogel.pruning.calibration import Batch
-from aerogel.pruning.entry import evaluating
 
 
 def divergence(reference: Tensor, logits: Tensor) -> Tensor:

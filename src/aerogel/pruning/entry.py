@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel.errors import ModelError, PruningError
-from aerogel.models import head_kind
+from aerogel.models import evaluating, head_kind
 from aerogel.pruning.calibration import Batch
 
 IN_MEMORY = 2 * 1024**3  # bytes of activations; what is more goes to disk
@@ -143,18 +143,6 @@ def _for_encoder(batch: Batch) -> dict[str, Tensor]:
 def _tokens(batch: Batch, is_encoder: bool) -> Tensor | None:
     mask = batch.get("attention_mask" if is_encoder else "decoder_attention_mask")
     return None if mask is None else mask.bool()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which nothing is dropped out; at the end each module is back in its own."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager
