@@ -170,6 +170,24 @@ def test_the_highest_are_a_stable_sort(values: list[float], data: st.DataObject)
     assert highest(torch.tensor(values), kept).nonzero().flatten().tolist() == sorted(order[:kept])
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.linspace(-1, 1, 50_000),
+        torch.linspace(1, -1, 50_000),
+        torch.rand(50_000, generator=torch.Generator().manual_seed(0)).square(),
+        torch.rand(50_000, generator=torch.Generator().manual_seed(1)).round(),
+        torch.arange(50_000) % 61 + 0.0,  # a sample of one in 61 sees zeros alone
+        torch.where(torch.arange(50_000) % 3 == 0, inf, 1.0),
+        torch.zeros(50_000),
+    ],
+)
+@pytest.mark.parametrize("kept", [1, 2, 777, 25_000, 49_000, 49_999])
+def test_the_highest_of_many_are_a_stable_sort(values: Tensor, kept: int) -> None:
+    order = values.sort(descending=True, stable=True).indices[:kept]
+    assert highest(values.view(1, -1), kept).nonzero()[:, 1].equal(order.sort().values)
+
+
 # contradictions
 
 

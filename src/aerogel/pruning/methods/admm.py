@@ -31,12 +31,13 @@ def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: fl
     values, dual = target, torch.zeros_like(target)
     mask = torch.ones_like(target, dtype=torch.bool)
     for step in range(1, ITERATIONS + 1):
+        proposed = values + dual
         if step <= ANNEALED:
             annealed = sparsity * (1 - (1 - step / ANNEALED) ** 3)
-            mask = pattern.approach((values + dual).square(), annealed)
-        projected = (values + dual) * mask
-        dual = dual + values - projected
-        values = (pulled + PENALTY * (projected - dual)) @ solver
+            mask = pattern.approach(proposed.square(), annealed)
+        projected = proposed * mask
+        dual = proposed - projected
+        values = torch.add(pulled, projected - dual, alpha=PENALTY) @ solver
     return mask, refit(target, values + dual, mask, hessian, REFITS) / norms
 
 
