@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import aerogel as ag
 from aerogel.errors import ModelError
@@ -36,6 +37,63 @@ def test_memory_of_another_width_is_refused(features: int) -> None:
     ids = torch.randint(10, 90, (2, 6))
     with pytest.raises(ModelError, match=f"was given {features}"), torch.inference_mode():
         model(encoder_outputs=(torch.randn(2, 6, features),), decoder_input_ids=ids, use_cache=False)
+
+
+def answers(model: Any, **inputs: Any) -> Tensor | None:
+    """The logits, or `None` where the shapes are refused, as a dense model's operations do."""
+    try:
+        with torch.inference_mode():
+            return model(**inputs).logits
+    except (ModelError, RuntimeError):
+        return None
+
+
+def assert_alike(found: Tensor | None, expected: Tensor | None) -> None:
+    assert (found is None) == (expected is None)
+    if found is not None and expected is not None:
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 1, 40, 40), (1, 1, 40, 40), (1, 1, 1, 40), (1, 1, 1, 8), (1, 1, 8, 8), (2, 1, 1, 40), (1, 1, 2, 40)],
+    ids=str,
+)
+def test_masks_of_any_shape_count_as_in_a_dense_model(shape: tuple[int, ...]) -> None:
+    dense, sparse = compressed("tiny-bert")
+    inputs = dict(input_ids=torch.randint(10, 1000, (3, 40)), attention_mask=torch.randn(shape))
+    assert_alike(answers(sparse, **inputs), answers(dense, **inputs))
+
+
+@pytest.mark.parametrize("texts", [1, 2, 4])
+def test_one_text_may_be_read_by_many(texts: int) -> None:
+    dense, sparse = compressed("tiny-bart")
+    states = (torch.randn(texts, 50, 128),)
+    inputs = dict(encoder_outputs=states, decoder_input_ids=torch.randint(10, 1000, (4, 20)), use_cache=False)
+    assert_alike(answers(sparse, **inputs), answers(dense, **inputs))
+
+
+@pytest.mark.parametrize("shape", [(2, 20), (1, 20), (1, 1), (1, 8), (3, 20)], ids=str)
+@pytest.mark.parametrize("use_cache", [False, True])
+@pytest.mark.parametrize("heads", [(4, 2), (5, 3), (2, 4)], ids=str)
+def test_positions_and_heads_of_any_shape_count_as_in_a_dense_model(
+    shape: tuple[int, ...], use_cache: bool, heads: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=200,
+        hidden_size=16 * heads[0],
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=heads[0],
+        num_key_value_heads=heads[1],
+    )
+    dense = LlamaForCausalLM(config).eval()
+    ag.prune(dense, sparsity=0.8)
+    sparse = ag.compress(copy.deepcopy(dense))
+    positions = torch.arange(shape[1]).expand(shape)
+    inputs = dict(input_ids=torch.randint(0, 200, (2, 20)), position_ids=positions, use_cache=use_cache)
+    assert_alike(answers(sparse, **inputs), answers(dense, **inputs))
 
 
 def test_a_text_without_tokens_is_refused() -> None:

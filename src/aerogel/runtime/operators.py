@@ -108,6 +108,27 @@ def _norm(norm: list[Tensor], epsilon: float, centred: bool) -> Any:
     return module.Norm(addresses[0], addresses[1], epsilon, centred)
 
 
+def _check_heads(rows: list[int], sizes: list[int]) -> None:
+    """Raises `ModelError` where weights have other rows than queries, keys and values of these `sizes` need."""
+    each = [sizes[0] * sizes[2], sizes[1] * sizes[2], sizes[1] * sizes[2]]
+    if sizes[1] < 1 or sizes[0] % sizes[1] or rows not in (each, [sum(each)]):
+        raise ModelError(
+            f"attention of {sizes[0]} heads, {sizes[1]} of keys, of size {sizes[2]} does not fit weights of "
+            f"{', '.join(map(str, rows))} rows: is the model's configuration right?"
+        )
+
+
+def _spread(what: str, tensor: Tensor, batch: int, *sizes: int) -> Tensor:
+    """A tensor of shape (batch or 1, *sizes), of which any size may be 1, with its sizes written out.
+
+    Native code follows its address by these sizes, so that another shape is refused, by `ModelError`.
+    """
+    fits = tensor.dim() == 1 + len(sizes) and len(tensor) in (1, batch)
+    if not fits or any(found not in (1, size) for found, size in zip(tensor.shape[1:], sizes, strict=True)):
+        raise ModelError(f"{what} of shape {tuple(tensor.shape)}, expected {(batch, *sizes)}")
+    return tensor.expand(-1, *sizes).contiguous()
+
+
 def heads(
     x: Tensor,
     query: list[Tensor],
@@ -126,12 +147,14 @@ def heads(
     assert module is not None
     columns = x.shape[-1]
     pairs = [(weight, block) for weight, block in zip((query, key, value), blocks, strict=True) if weight]
-    rows = sum(_shape(weight, columns, block)[0] for weight, block in pairs)
+    each = [_shape(weight, columns, block)[0] for weight, block in pairs]
+    _check_heads(each, sizes)
+    rows = sum(each)
     layers = [_linear(weight, columns, block) for weight, block in pairs]
     result = _project(x.to(torch.float32), layers, _norm(before, epsilon, centred), rows)
     if cosine is not None and sine is not None:
         turned, size = sizes[0] + sizes[1], sizes[2]
-        angles = [angle.to(torch.float32).contiguous() for angle in (cosine, sine)]
+        angles = [_spread("rotary angles", angle.to(torch.float32), *x.shape[:2], size) for angle in (cosine, sine)]
         for row in range(x.shape[0]):
             given = [angle[row if len(angle) > 1 else 0].data_ptr() for angle in angles]
             module.turn(result[row].data_ptr(), rows, x.shape[1], turned, size, *given)
@@ -216,10 +239,21 @@ def attention(
     source = given if memory is None else memory.to(torch.float32).contiguous()
     if not x.shape[1] or not source.shape[1]:
         raise ModelError("attention was given a text without tokens")
+    batch, length, keys = *x.shape[:2], source.shape[1]
+    if memory is not None:
+        source = _spread("the encoder's states", source, batch, *source.shape[1:]).expand(batch, -1, -1).contiguous()
     own = [_linear(query, x.shape[-1], blocks[0])]
-    others = [_linear(w, source.shape[-1], b) for w, b in zip((key, value), blocks[1:3], strict=True) if w]
-    added = None if mask is None else _additive(mask)
-    turns = [None if angle is None else angle.to(torch.float32).contiguous() for angle in (cosine, sine)]
+    pairs = [(w, b) for w, b in zip((key, value), blocks[1:3], strict=True) if w]
+    others = [_linear(w, source.shape[-1], b) for w, b in pairs]
+    rows = [_shape(query, x.shape[-1], blocks[0])[0], *(_shape(w, source.shape[-1], b)[0] for w, b in pairs)]
+    _check_heads(rows, sizes)
+    added = None
+    if mask is not None:
+        added = _spread("an attention mask", _additive(mask), batch, 1, length if mask.shape[-2] > 1 else 1, keys)
+    turns = [
+        None if angle is None else _spread("rotary angles", angle.to(torch.float32), batch, length, sizes[2])
+        for angle in (cosine, sine)
+    ]
     module.attention(
         _norm(before, epsilon, centred),
         own + others if memory is None else own,
@@ -237,9 +271,9 @@ def attention(
         [_feed_forward(x.shape[-1], *then)] if then else [],
         given.data_ptr(),
         0 if memory is None else source.data_ptr(),
-        x.shape[0],
-        x.shape[1],
-        source.shape[1],
+        batch,
+        length,
+        keys,
         result.data_ptr(),
         threads(),
     )
