@@ -114,9 +114,11 @@ def test_a_folder_that_came_meanwhile_is_not_touched(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("name", ["file/out", "file/deeper/out", "x" * 300])
+@pytest.mark.parametrize("name", ["file/out", "file/deeper/out", "x" * 250, "x" * 300])
 def test_a_path_that_cannot_be_is_an_error_in_one_sentence(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("a file")
+    with pytest.raises(AerogelError, match="can't be written"):
+        check_new(tmp_path / name)
     with pytest.raises(AerogelError, match="can't be written"), new_folder(tmp_path / name):
         pass
     with pytest.raises(AerogelError, match="can't be written"):

@@ -24,9 +24,10 @@ def check_new(path: str | os.PathLike[str]) -> None:
         raise AerogelError(f"{path} exists already: name another output, or remove it first")
     if place.is_dir() and (place.is_mount() or place == Path.cwd()):
         raise AerogelError(f"{path} can't be replaced, being mounted or the current folder: name a folder in it")
-    above = next(parent for parent in place.parents if parent.is_dir())
-    with writing(place), tempfile.TemporaryDirectory(prefix=".aerogel-", dir=above):
-        pass
+    with writing(place):
+        above = next(parent for parent in place.parents if parent.exists())
+        with tempfile.TemporaryDirectory(prefix=_aside(place), dir=above):
+            pass
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     check_new(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        aside = Path(tempfile.mkdtemp(prefix=_aside(path), dir=path.parent))
     try:
         with writing(path):
             yield aside
@@ -53,6 +54,11 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _aside(path: Path) -> str:
+    """How the name begins under which a folder is made."""
+    return f".{path.name}-"
 
 
 def _umask() -> int:

@@ -329,6 +329,25 @@ def test_a_traceback_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["models", "models --json", "inspect tiny-gpt2"])
+@pytest.mark.parametrize("reader", ["| true", ">&-"])
+def test_who_reads_no_further_is_no_error(command: str, reader: str) -> None:
+    script = f"set -o pipefail; {sys.executable} -c 'from aerogel.cli import main; main()' {command} {reader}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Error" not in done.stderr
+
+
+def test_names_that_look_like_emoji_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert aerogel("inspect", ":key:") == 1
+    assert ":key: is n" in capsys.readouterr().err
+
+
+def test_too_few_zeros_to_pack_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert aerogel("prune", "tiny-gpt2", "--sparsity", "0.2", "--output", str(tmp_path / "low")) == 0
+    assert "no layer has 40% zeros, from which packing gains: saved dense" in capsys.readouterr().err
+
+
 def test_help_and_the_facade_import_nothing_heavy() -> None:
     script = "import sys, aerogel; from aerogel.cli.main import run; run(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

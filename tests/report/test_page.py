@@ -183,6 +183,7 @@ def test_an_unfinished_study_is_reported_as_such(changed: Changed, kept: int) ->
     assert f"{kept} of {total} trials are done, {total - kept} are still open." in text
     assert "This study is not finished." in text
     assert Store.open(folder).open_trials()[0].label in text
+    assert "too few zeros" not in text
 
 
 def test_failed_trials_are_named_with_their_error(changed: Changed) -> None:

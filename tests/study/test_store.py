@@ -53,3 +53,5 @@ def test_a_folder_without_a_store_or_with_a_damaged_one(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StudyError, match="format 99"):
         Store.open(tmp_path)
+    (tmp_path / FILE).write_bytes(b"")  # what an interrupt leaves that comes before the first transaction
+    assert Store.create(tmp_path, SPEC, TRIALS).count() == len(TRIALS)

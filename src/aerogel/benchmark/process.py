@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -30,7 +31,8 @@ class Worker:
             context.set_forkserver_preload(["aerogel.benchmark.subject"])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_run, args=(theirs, work, arguments), daemon=True)
-        self.process.start()
+        with deaf_to_interrupts():
+            self.process.start()
         theirs.close()
 
     def __enter__(self) -> Worker:
@@ -63,9 +65,19 @@ class Worker:
         return value
 
 
+@contextlib.contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes that start meanwhile never hear of Ctrl-C: their server imports before it would learn to ignore it."""
+    resource_tracker.ensure_running()  # which lets interrupts through when it has started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run(connection: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of an interrupt and stops this process
     try:
         work(connection, *arguments)
     except EOFError:

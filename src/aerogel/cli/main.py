@@ -42,6 +42,8 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     if not debug:
         _quiet()
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         return aerogel.main(arguments, prog_name="aerogel", standalone_mode=False) or 0
     except click.exceptions.Exit as error:
@@ -52,8 +54,6 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         note("interrupted")
         return 130
-    except BrokenPipeError:
-        return 0  # the reader of our output has seen enough
     except (AerogelError, OSError) as error:
         if debug:
             traceback.print_exc()

@@ -26,12 +26,20 @@ from aerogel import progress
 WIDE = 160  # columns of a table that goes to a file or a pipe, where nothing is gained by squeezing it
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        try:
+            super().on_broken_pipe()
+        except SystemExit:  # with 1, as after an error, where the reader of our output has seen enough
+            raise SystemExit(0) from None
+
+
 def stdout() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDE, markup=False)
+    return _Console(width=None if sys.stdout.isatty() else WIDE, markup=False, emoji=False)
 
 
 def stderr() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    return _Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def note(text: str) -> None:
@@ -40,7 +48,7 @@ def note(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+    stdout().out(json.dumps(value, indent=2, default=_plain), highlight=False)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> None:

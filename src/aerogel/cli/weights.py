@@ -89,6 +89,8 @@ def prune(
         from aerogel.pruning import prune as prune_in_place
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.runtime import compress
+        from aerogel.runtime.conversion import LEAST_SPARSITY
+        from aerogel.runtime.layers import sparse_layers
 
         config = PruneConfig(
             method, sparsity, pattern, scope, ("blocks", *include), exclude, seed, allocation, swap, reconstruct
@@ -108,6 +110,8 @@ def prune(
             compress(loaded)
         models.save(loaded, tokenizer, output)
     note(zeros)
+    if not dense and not sparse_layers(loaded):
+        note(f"no layer has {LEAST_SPARSITY:.0%} zeros, from which packing gains: saved dense")
     note(f"wrote {output}, {_weight_files(output)}")
 
 

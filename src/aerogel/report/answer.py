@@ -223,18 +223,20 @@ def _names(some: Sequence[Answer], found: Sequence[Answer]) -> list[str]:
 def _bargain(findings: Findings, found: list[Answer]) -> list[str]:
     """What each model saves, compressed, at the sparsity that all of its tasks allow."""
     packed = {(cost.model, cost.way, cost.sparsity): cost for cost in findings.compressed}
+    measured = {(cost.model, cost.way, cost.sparsity) for cost in findings.costs}
     said, too_dense = [], []
     for answer in found:
         judged = [verdict for verdict in answer.verdicts.values() if verdict.says_something]
         allowed = min((verdict.allowed.sparsity if verdict.allowed else 0.0 for verdict in judged), default=0.0)
-        cost = packed.get((answer.model, measured_way(findings.spec, answer.way), allowed))
+        asked = (answer.model, measured_way(findings.spec, answer.way), allowed)
+        cost = packed.get(asked)
         if cost and cost.dense:
             said.append(
                 f"{answer.name} takes {cost.own.file_bytes / cost.dense.file_bytes:.0%} of its dense bytes on disk and "
                 f"{cost.own.parameter_bytes / cost.dense.parameter_bytes:.0%} in memory, and runs "
                 f"{cost.speedup:.2f} times as fast"
             )
-        elif allowed:
+        elif allowed and asked in measured:
             too_dense.append(answer.name)
     parts = [f"Compressed at that sparsity, {'; '.join(said)}."] if said else []
     if too_dense:

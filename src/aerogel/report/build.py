@@ -87,9 +87,11 @@ def what_was_run(findings: Findings) -> str:
     scope = f", scope {spec.scope}" if spec.scope else ""
     allocation = f", allocation {spec.allocation}" if spec.allocation else ""
     first = ", fine-tuned dense first" if spec.recoveries else ""
+    gradual = set(spec.recoveries) == {"gradual"}  # whose score is told below, and which looks at no method
+    by = "" if gradual else f"by {listing(spec.methods)} "
     said = (
-        f"{listing(spec.models)}{first}: weights of {where} pruned to {sparsities} "
-        f"by {listing(spec.methods)} (pattern {spec.pattern}{scope}{allocation})"
+        f"{listing(spec.models)}{first}: weights of {where} pruned to {sparsities} {by}(pattern {spec.pattern}"
+        f"{scope}{allocation})"
     )
     if spec.tasks:
         seeds = f"{len(spec.seeds)} seeds" if len(spec.seeds) > 1 else "one seed"

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from aerogel import progress
 from aerogel.benchmark import environment
-from aerogel.benchmark.process import die_with_parent
+from aerogel.benchmark.process import deaf_to_interrupts, die_with_parent
 from aerogel.data import TaskData
 from aerogel.errors import AerogelError
 from aerogel.study.trial import Result, Trial, run_trial
@@ -37,7 +37,8 @@ class TrialProcess:
         self.connection, theirs = context.Pipe(duplex=False)
         # a trial that measures has processes of its own, which a daemon may not have
         self.process = context.Process(target=_serve, args=(theirs, trial, data, threads, log), daemon=False)
-        self.process.start()
+        with deaf_to_interrupts():  # the parent hears of one and stops the trials
+            self.process.start()
         theirs.close()
 
     def read(self) -> Result | None:
@@ -64,7 +65,6 @@ class TrialProcess:
 
 def _serve(connection: Connection, trial: Trial, data: TaskData | None, threads: int, log: Path) -> None:
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of an interrupt and stops the trials
     _say_into(log)
     gc.freeze()  # what was inherited stays: collecting it takes half a second and copies its pages
     transformers_logging.set_verbosity_error()

@@ -103,6 +103,23 @@ class StudySpec(_Part):
             raise ValueError(f"sensitivity {self.sensitivity!r} is none of the tasks")
         return self
 
+    @model_validator(mode="after")
+    def _sparsities_of_the_pattern(self) -> StudySpec:
+        fixed = Pattern.parse(self.pattern).fixed_sparsity
+        for sparsity in self.sparsities:
+            if fixed is not None and sparsity and abs(sparsity - fixed) > 1e-6:
+                raise ValueError(
+                    f"pattern {self.pattern} fixes the sparsity at {fixed:g}, and sparsities has {sparsity:g}"
+                )
+        return self
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not name or Path(name).name != name:
+            raise ValueError("expected a name that a folder can have")
+        return name
+
     @field_validator("pattern")
     @classmethod
     def _pattern(cls, text: str) -> str:

@@ -16,12 +16,11 @@ from aerogel.study.trial import Result, Trial
 
 FILE = "study.sqlite"
 VERSION = 1
-TABLES = """
-create table if not exists study (id integer primary key check (id = 1), spec text not null);
-create table if not exists trials (
-    key text primary key, place integer not null, trial text not null, status text not null default 'open', result text
-);
-"""
+TABLES = (
+    "create table if not exists study (id integer primary key check (id = 1), spec text not null)",
+    "create table if not exists trials (key text primary key, place integer not null, trial text not null, "
+    "status text not null default 'open', result text)",
+)
 
 
 class Store:
@@ -37,14 +36,16 @@ class Store:
         Raises `StudyError` where the folder holds a study of another name, or a file that is no store.
         """
         store = cls(folder / FILE)
-        if store.path.exists():
+        if store.path.exists() and store.path.stat().st_size:  # an empty one was interrupted when it was made
             found = cls.open(folder).spec().name
             if found != spec.name:
                 raise StudyError(f"{folder} holds the study {found!r}: give another --output for {spec.name!r}")
         with writing(store.path):
             folder.mkdir(parents=True, exist_ok=True)
             with store._connect() as connection:
-                connection.executescript(TABLES)
+                connection.execute("begin")  # sqlite3 opens a transaction for rows, not for tables
+                for table in TABLES:
+                    connection.execute(table)
                 connection.execute(f"pragma user_version = {VERSION}")
                 connection.execute("insert or replace into study values (1, ?)", [spec.model_dump_json()])
                 connection.execute("update trials set place = -1")  # of another specification, unless listed now
