@@ -241,6 +241,14 @@ def test_a_reference_of_another_architecture_is_refused() -> None:
         evaluate(model, tokenizer, [story()], reference=other)
 
 
+def test_a_reference_of_other_words_is_refused() -> None:
+    model, tokenizer = load("tiny-gpt2", story().task.head)
+    other, _ = load("tiny-gpt2", story().task.head)
+    other.resize_token_embeddings(len(tokenizer) + 3)
+    with pytest.raises(ModelError, match="the model has 8,000 words and its reference 8,003"):
+        evaluate(model, tokenizer, [story()], reference=other)
+
+
 def test_tasks_of_one_name_are_refused() -> None:
     model, tokenizer = load("tiny-gpt2", story().task.head)
     with pytest.raises(DataError, match="two of the tasks are named story, by which results are told apart"):

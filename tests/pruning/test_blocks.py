@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -160,6 +161,31 @@ def test_shared_blocks_are_refused() -> None:
     model = ARCHITECTURES["albert"].build()
     with pytest.raises(ModelError, match=r"block albert.encoder.albert_layer_groups.0 runs 3 times in one pass"):
         next(walk(model, prunable_weights(model), batches_for("albert", model), True, "test"))
+
+
+def test_blocks_that_do_not_hand_on_their_states_are_refused() -> None:
+    torch.manual_seed(0)
+    model = transformers.XLMWithLMHeadModel(transformers.XLMConfig(vocab_size=8000, emb_dim=32, n_layers=2, n_heads=2))
+    batches = batches_for("bert", ARCHITECTURES["bert"].build())
+    with pytest.raises(ModelError, match=r"block transformer\.attentions\.1 is given something else"):
+        next(walk(model, prunable_weights(model), batches, True, "test"))
+
+
+def test_a_forward_that_others_put_on_a_block_stays_there() -> None:
+    model = ARCHITECTURES["llama"].build()
+    block, times = model.model.layers[1], 0
+    before = block.forward
+
+    def counting(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal times
+        times += 1
+        return before(*arguments, **keywords)
+
+    block.forward = counting
+    for _ in walk(model, prunable_weights(model), batches_for("llama", model), True, "test"):
+        pass
+    assert block.__dict__["forward"] is counting
+    assert times
 
 
 def test_weights_outside_a_list_of_blocks_are_refused() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -13,9 +14,11 @@ from aerogel.data import load_task
 from aerogel.errors import ModelError, PruningError
 from aerogel.evaluation import evaluate
 from aerogel.models import Head, PrunableWeight, load, load_tokenizer, prunable_weights
-from aerogel.pruning import Calibration, prune
+from aerogel.pruning import Calibration, Pattern, prune
 from aerogel.pruning.answers import Reference, answers, divergence, few, output_gradients, surprise
-from builders import ARCHITECTURES, prose
+from aerogel.pruning.blocks import walk
+from aerogel.training import SparsityConfig
+from builders import ARCHITECTURES, BERT_LIKE, prose
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 MANUAL = load_task("python-reference")
@@ -256,6 +259,49 @@ def test_contradictions_are_refused() -> None:
         prune(model, sparsity=0.5, allocation="serch")
     with pytest.raises(PruningError, match="pattern 2:4 fixes the sparsity of every matrix"):
         prune(model, method="best", pattern="2:4", allocation="owl", calibration=manual("tiny-gpt2", 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_reconstruction_in_half_precision_is_refused(dtype: torch.dtype) -> None:
+    model = load("tiny-gpt2")[0].to(dtype)
+    with pytest.raises(PruningError, match=r"layer transformer\.h\.0\..* is in b?float16, too coarse"):
+        prune(model, method="wanda", sparsity=0.5, reconstruct=1, calibration=manual("tiny-gpt2", 4))
+    with pytest.raises(PruningError, match="-1 epochs of reconstruction: expected 0 or more"):
+        prune(model, sparsity=0.5, reconstruct=-1)
+
+
+def test_a_rounded_sparsity_is_that_of_the_pattern() -> None:
+    sizes = dict(hidden_size=48, intermediate_size=12_000, num_hidden_layers=1)  # so that the rounding is a weight's
+    model = transformers.BertForMaskedLM(transformers.BertConfig(**BERT_LIKE | sizes)).eval()
+    text = Calibration("story", prose(200), load_tokenizer("tiny-bart"), 6, 32)
+    settings = dict(method="admm", pattern="1:3", sparsity=0.6666657, exclude=("*.output.dense",))
+    masks = prune(model, calibration=text, **settings)
+    assert all((mask.view(-1, 3).sum(1) == 1).all() for mask in masks.values())
+    assert SparsityConfig(sparsity=0.6666657, pattern="1:3").final == Pattern.parse("1:3").fixed_sparsity
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_layers_that_see_more_than_the_text_are_pruned_on_all_of_it(shared: bool) -> None:
+    config = transformers.DebertaV2Config(
+        **BERT_LIKE, relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=shared
+    )
+    torch.manual_seed(0)
+    model, tokenizer = transformers.DebertaV2ForMaskedLM(config).eval(), load_tokenizer("tiny-bart")
+    batches = Calibration("story", prose(200), tokenizer, 6, 32).batches(model)
+    name = "query_proj" if shared else "pos_query_proj"
+    seen: list[Tensor] = []
+    layer = getattr(model.deberta.encoder.layer[0].attention.self, name)
+    handle = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0].flatten(0, -2)))
+    with torch.no_grad():
+        model(**batches[0])
+    handle.remove()
+    walked = walk(model, prunable_weights(model), batches, True, "test")
+    found = next(walked).moments[f"deberta.encoder.layer.0.attention.self.{name}"].sums
+    inputs = torch.cat(seen)
+    assert len(seen) == 1 + shared
+    torch.testing.assert_close(found, inputs.T @ inputs)
+    masks = prune(model, method="best", sparsity=0.5, calibration=Calibration("story", prose(200), tokenizer, 6, 32))
+    assert sum(int(mask.sum()) for mask in masks.values()) * 2 == sum(mask.numel() for mask in masks.values())
 
 
 @pytest.mark.parametrize("method", ["wanda", "best"])

@@ -75,6 +75,15 @@ def test_examples_are_drawn_until_they_hold_the_tokens(name: str) -> None:
         assert all(torch.isfinite(model(**batch).logits).all() for batch in batches)
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_a_tokenizer_that_pads_on_the_left_pads_calibration_on_the_right(name: str) -> None:
+    model, _ = load(name, Head("classification", ("sad", "glad")))
+    left = moods(name)
+    left.tokenizer.padding_side = "left"
+    for batch, expected in zip(left.batches(model), moods(name).batches(model), strict=True):
+        assert all(torch.equal(batch[column], expected[column]) for column in expected)
+
+
 def test_an_encoder_decoder_gets_both_sides() -> None:
     model, tokenizer = load("tiny-bart")
     batch = text("tiny-bart").batches(model)[0]

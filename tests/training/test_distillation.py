@@ -111,3 +111,5 @@ def test_a_teacher_of_another_kind_is_refused() -> None:
     ):
         with pytest.raises(ModelError, match=message):
             Distillation(other, DistillationConfig()).check(student)
+    with pytest.raises(ModelError, match="the teacher is the student itself"):
+        Distillation(student, DistillationConfig()).check(student)

@@ -21,6 +21,7 @@ from aerogel.models import Head, load, prunable_weights
 from aerogel.pruning import prune
 from aerogel.runtime import compress
 from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, finetune, masks
+from aerogel.training.distillation import DistillationConfig
 from builders import prose, sentences, write_tsv
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
@@ -332,12 +333,44 @@ def test_a_checkpoint_that_does_not_fit_is_said_in_one_sentence(room: int, tmp_p
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(epochs=0), dict(epochs=math.inf), dict(learning_rate=math.nan), dict(seed=-1), dict(seed=2**32)]
+    "settings",
+    [
+        dict(epochs=0),
+        dict(epochs=math.inf),
+        dict(learning_rate=math.nan),
+        dict(seed=-1),
+        dict(seed=2**32),
+        dict(batch_size=0),
+        dict(patience=0),
+        dict(temperature=0),
+        dict(hardness=1.5),
+        dict(augmentation=-0.1),
+        dict(hidden=-1),
+    ],
+    ids=str,
 )
 def test_settings_that_are_none_are_refused(settings: dict[str, float]) -> None:
     [(name, value)] = settings.items()
+    kind = TrainingConfig if hasattr(TrainingConfig(), name) else DistillationConfig
     with pytest.raises(DataError, match=f"{name.replace('_', ' ')} {value}: expected"):
-        TrainingConfig(**settings)
+        kind(**settings)
+
+
+def test_another_precision_is_refused() -> None:
+    with pytest.raises(DataError, match="unknown precision 'bf16': did you mean bfloat16"):
+        TrainingConfig(precision="bf16")
+
+
+def test_after_an_error_the_model_is_as_one_that_ended() -> None:
+    data = moods(64)
+    model, tokenizer = tuned("tiny-bert", data)
+
+    def fail(model: PreTrainedModel) -> dict[str, float]:
+        raise KeyError("no metric")
+
+    with pytest.raises(KeyError, match="no metric"):
+        finetune(model, tokenizer, data, replace(SHORT, precision="bfloat16"), validate=fail)
+    assert not any(module.training or "forward" in module.__dict__ for module in model.modules())
 
 
 @pytest.mark.parametrize("name", TINY)

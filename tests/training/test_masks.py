@@ -235,3 +235,13 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
     with pytest.raises(PruningError, match=message):
         train(model, tmp_path, SparsityCallback(**{"score": "magnitude", **settings}), max_steps=steps)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_best_of_all_epochs_may_not_be_sparse_and_is_refused(tmp_path: Path) -> None:
+    model = ARCHITECTURES["bert"].build()
+    often = dict(eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, max_steps=40)
+    arguments = TrainingArguments(str(tmp_path), report_to="none", load_best_model_at_end=True, **often)
+    callback = SparsityCallback(sparsity=0.9, score="magnitude")
+    trainer = Trainer(model, arguments, train_dataset=batches(), eval_dataset=batches(), callbacks=[callback])
+    with pytest.raises(PruningError, match="load_best_model_at_end may bring back a model from before the last"):
+        trainer.train()

@@ -53,8 +53,9 @@ class Interval:
         """
         total = np.asarray(sums, dtype=float)
         size = np.ones(len(total)) if counts is None else np.asarray(counts, dtype=float)
-        draws = np.random.default_rng(0).integers(0, len(total), (RESAMPLES, len(total)))
-        means = transform(total[draws].sum(1) / size[draws].sum(1))
+        generator = np.random.default_rng(0)
+        draws = (generator.integers(0, len(total), len(total)) for _ in range(RESAMPLES))  # all at once fill the memory
+        means = transform(np.array([total[draw].sum() / size[draw].sum() for draw in draws]))
         low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return cls(float(transform(total.sum() / size.sum())), float(low), float(high))
 
@@ -112,6 +113,11 @@ def evaluate(
         raise ModelError(
             f"{type(model).__name__} and its reference {type(reference).__name__} are of other architectures: their "
             "answers can't be compared"
+        )
+    if reference is not None and reference.config.vocab_size != model.config.vocab_size:
+        raise ModelError(
+            f"the model has {model.config.vocab_size:,} words and its reference {reference.config.vocab_size:,}: with "
+            "other words their answers can't be compared"
         )
     for judged in [model] if reference is None else [model, reference]:
         for task in loaded:

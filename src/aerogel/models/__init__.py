@@ -12,7 +12,7 @@ from aerogel.models.loading import (
     prepare,
     save,
 )
-from aerogel.models.mode import evaluating
+from aerogel.models.mode import evaluating, on_cpu
 from aerogel.models.prunable import PackedLayer, PrunableWeight, parameter_count, prunable_weights
 from aerogel.models.zoo import ZOO, ZooEntry, offline_names
 
@@ -31,6 +31,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "offline_names",
+    "on_cpu",
     "parameter_count",
     "prepare",
     "prunable_weights",

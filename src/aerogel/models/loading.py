@@ -165,10 +165,10 @@ def architecture(config: PretrainedConfig) -> Architecture:
 
 def head_kind(model: PreTrainedModel) -> str:
     """`"classification"`, `"language-modelling"` or `"none"` (a bare body, another head), by the model's class."""
-    name = type(model).__name__
-    if name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values():
+    names = {kind.__name__ for kind in type(model).__mro__}  # a class of one's own stands on one of transformers
+    if not names.isdisjoint(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()):
         return "classification"
-    return "language-modelling" if any(name in table.values() for table in LANGUAGE_TABLES) else "none"
+    return "none" if all(names.isdisjoint(table.values()) for table in LANGUAGE_TABLES) else "language-modelling"
 
 
 def _located(name: str) -> tuple[str, bool]:

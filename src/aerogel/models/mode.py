@@ -1,10 +1,11 @@
-"""The mode that a model's modules are in: training, or evaluation."""
+"""How a model is while something is measured or changed: its mode, and its device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -18,3 +19,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def on_cpu(model: nn.Module) -> Iterator[torch.device]:
+    """Moves a model to the CPU, and at the end back to its device, which is what this yields."""
+    home = next(model.parameters()).device
+    model.cpu()
+    try:
+        yield home
+    finally:
+        model.to(home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +111,13 @@ def output_gradients(
     return {name: (total / max(1, counts[name])).sqrt() for name, total in sums.items()}
 
 
+def _differentiable(output: Any) -> Any:
+    """The tensor, or a copy that gradients flow to, which may be written to as if none did; else what it is."""
+    if not isinstance(output, Tensor) or output.requires_grad:
+        return output
+    return output.requires_grad_().clone()
+
+
 @contextmanager
 def _gradients_at(
     model: PreTrainedModel, weights: Sequence[PrunableWeight], sums: dict[str, Tensor], counts: dict[str, int]
@@ -125,14 +133,16 @@ def _gradients_at(
             sums[weight.name] += gradient.reshape(-1, gradient.shape[-1]).square().sum(0)
             counts[weight.name] += gradient[..., 0].numel()
 
-        def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
+        def hook(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
+            output = _differentiable(output)
             output.register_hook(add)
+            return output
 
         return weight.module.register_forward_hook(hook)
 
     handles = [watch(weight) for weight in weights]
     handles += [  # with no parameter to learn, gradients need another place to flow to
-        entry.register_forward_hook(lambda module, arguments, output: output.requires_grad_())
+        entry.register_forward_hook(lambda module, arguments, output: _differentiable(output))
         for entry in model.modules()
         if isinstance(entry, nn.Embedding)
     ]

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import ModelError, PruningError, check_seed, unknown_name
-from aerogel.models import PrunableWeight, prunable_weights
+from aerogel.models import PrunableWeight, on_cpu, prunable_weights
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.answers import Reference, output_gradients
 from aerogel.pruning.blocks import block_lists, walk
@@ -46,7 +46,7 @@ class PruneConfig:
         swap: refine each mask by swaps, see `aerogel.pruning.swap`.
         reconstruct: epochs of bringing each sub-module back to its dense outputs, see `aerogel.pruning.reconstruction`.
 
-    Raises `PruningError` for a seed outside 0 to 2³² − 1.
+    Raises `PruningError` for a seed outside 0 to 2³² − 1, and epochs below 0.
     """
 
     method: str = "magnitude"
@@ -62,6 +62,8 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed, PruningError)
+        if self.reconstruct < 0:
+            raise PruningError(f"{self.reconstruct} epochs of reconstruction: expected 0 or more")
 
     @property
     def needs_calibration(self) -> bool:
@@ -92,6 +94,8 @@ def prune(
             pattern.check(weight.matrix.shape, sparsity)
             if not torch.isfinite(weight.matrix).all():
                 raise PruningError("its weights are not all finite numbers")
+    if pattern.fixed_sparsity is not None:
+        sparsity = pattern.fixed_sparsity  # what was asked for may be rounded
     scope, allocation = _settled(config, chosen, pattern)
     if scope == "row":
         pattern = pattern.within_rows()
@@ -111,12 +115,25 @@ def prune(
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"{type(model).__name__} is no model of transformers, and calibration needs one")
     block_lists(model, weights)  # has to find them all, and says so before anything is computed
-    batches = calibration.batches(model)
-    gradients = {}
-    if chosen.needs == "gradients" and not pattern.group:
-        gradients = output_gradients(model, weights, batches, GRADIENT_TOKENS, config.seed)
-    job = _Job(model, weights, batches, gradients, chosen, pattern, sparsity, config)
-    return _prune_by_block(job, _allocate(job, allocation))
+    if config.reconstruct:
+        _check_trainable(weights)
+    with on_cpu(model) as home:  # where the methods do their algebra
+        batches = calibration.batches(model)
+        gradients = {}
+        if chosen.needs == "gradients" and not pattern.group:
+            gradients = output_gradients(model, weights, batches, GRADIENT_TOKENS, config.seed)
+        job = _Job(model, weights, batches, gradients, chosen, pattern, sparsity, config)
+        masks = _prune_by_block(job, _allocate(job, allocation))
+    return {name: mask.to(home) for name, mask in masks.items()}
+
+
+def _check_trainable(weights: Sequence[PrunableWeight]) -> None:
+    for weight in weights:
+        if weight.matrix.dtype not in (torch.float32, torch.float64):
+            raise PruningError(
+                f"layer {weight.name} is in {str(weight.matrix.dtype).removeprefix('torch.')}, too coarse for "
+                "the steps of reconstruction: make it model.float() first"
+            )
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,8 @@ def observe(
             )
             if leader == weight.name:
                 try:
-                    _add(sums, leader, call.inputs(own), hessian)
+                    for one in own:
+                        _add(sums, leader, call.inputs(one), hessian)
                 except PruningError as error:
                     raise PruningError(f"layer {weight.name}: {error}") from error
     for name, total in sums.items():
@@ -142,13 +143,16 @@ def _add(sums: dict[str, Tensor], name: str, inputs: Tensor, hessian: bool) -> N
 
 
 @contextmanager
-def _watched(weights: Sequence[PrunableWeight]) -> Iterator[dict[str, Tensor]]:
-    """What each linear layer is given inside the block; held until the end, so that no memory is used twice."""
-    seen: dict[str, Tensor] = {}
+def _watched(weights: Sequence[PrunableWeight]) -> Iterator[dict[str, list[Tensor]]]:
+    """What each linear layer is given inside the block; held until the end, so that no memory is used twice.
+
+    That is a tensor for each call: DeBERTa's layers see the text, and then the relative positions.
+    """
+    seen: dict[str, list[Tensor]] = {}
 
     def watch(weight: PrunableWeight) -> Any:
         def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            seen[weight.name] = arguments[0]
+            seen.setdefault(weight.name, []).append(arguments[0])
 
         return weight.module.register_forward_pre_hook(keep)
 
@@ -160,7 +164,9 @@ def _watched(weights: Sequence[PrunableWeight]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def _same(first: Tensor, second: Tensor) -> bool:
-    return first is second or (
-        first.data_ptr() == second.data_ptr() and first.shape == second.shape and first._version == second._version
+def _same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return len(first) == len(second) and all(
+        one is other
+        or (one.data_ptr() == other.data_ptr() and one.shape == other.shape and one._version == other._version)
+        for one, other in zip(first, second, strict=True)
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.data import Examples, context_length, encode_examples, language_windows, load_task
 from aerogel.errors import DataError, check_seed
@@ -85,7 +85,7 @@ class Calibration:
     def _batch(self, model: PreTrainedModel, rows: list[dict[str, Tensor]]) -> Batch:
         labels = [row["labels"] for row in rows if "labels" in row]
         plain = [{name: values for name, values in row.items() if name != "labels"} for row in rows]
-        batch = dict(DataCollatorWithPadding(self.tokenizer)(plain))
+        batch = dict(self.tokenizer.pad(plain, padding_side="right", return_tensors="pt", verbose=False))
         if architecture(model.config) == "encoder-decoder":
             whole = torch.stack(labels) if labels else None
             batch |= _decoder_inputs(model, batch, whole)

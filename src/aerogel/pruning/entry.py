@@ -42,13 +42,18 @@ class Call:
         return output if isinstance(output, Tensor) else output[0]
 
     def inputs(self, given: Tensor) -> Tensor:
-        """What a linear layer was given, without padding: (tokens, d_in)."""
+        """What a linear layer was given, without padding: (tokens, d_in).
+
+        What is not of the texts, such as the relative positions of DeBERTa, comes whole.
+        """
         crossing = self.beside is not None and given.data_ptr() == self.beside.data_ptr()
         tokens = self.beside_tokens if crossing else self.tokens
         flat = given.detach().reshape(-1, given.shape[-1]).float()
         assert tokens is not None
         if tokens.numel() != len(flat):
-            raise PruningError(f"it is given {len(flat)} positions where the text has {tokens.numel()}")
+            if len(given) == len(tokens) > 1:
+                raise PruningError(f"it is given {len(flat)} positions where the text has {tokens.numel()}")
+            return flat
         return flat if tokens.all() else flat[tokens.flatten()]
 
 
@@ -70,7 +75,7 @@ def enter(
         encoder if in_encoder and encoder else model.base_model if head_kind(model) == "language-modelling" else model
     )
     for batch in batches:
-        seen = _calls_of(runner, blocks, _for_encoder(batch) if in_encoder else batch)
+        seen = _calls_of(runner, name, blocks, _for_encoder(batch) if in_encoder else batch)
         for place, found in enumerate(seen):
             if len(found) != 1:
                 times = f"{len(found)} times" if found else "never"
@@ -82,6 +87,11 @@ def enter(
         for place, [(arguments, keywords)] in enumerate(seen):
             hidden, rest = _split(arguments, keywords)
             tokens = torch.ones(hidden.shape[:2], dtype=torch.bool) if tokens is None else tokens
+            if hidden.shape[:2] != tokens.shape:
+                raise ModelError(
+                    f"block {name}.{place} is given states of shape {tuple(hidden.shape)} where the text is of shape "
+                    f"{tuple(tokens.shape)}, and calibration block by block looks for (batch, sequence, d)"
+                )
             beside = next((value for value in chain(rest, keywords.values()) if _like_states(value, hidden)), None)
             beside_tokens = None if beside is None else _tokens(batch, True)
             if beside is not None and beside_tokens is None:
@@ -93,17 +103,26 @@ def enter(
 
 
 def _calls_of(
-    runner: nn.Module, blocks: nn.ModuleList, batch: Batch
+    runner: nn.Module, name: str, blocks: nn.ModuleList, batch: Batch
 ) -> list[list[tuple[tuple[Any, ...], dict[str, Any]]]]:
-    """The arguments of each call of each block in one pass."""
+    """The arguments of each call of each block in one pass.
+
+    Raises `ModelError` where one is given other states than the one before it returned.
+    """
     seen: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = [[] for _ in blocks]
     returned: Any = None
     originals = [block.forward for block in blocks]
+    instances = [block.__dict__.get("forward") for block in blocks]  # what others put on the instance
 
     def noting(place: int) -> Any:
         def forward(*arguments: Any, **keywords: Any) -> Any:
             nonlocal returned
             seen[place].append((arguments, keywords))
+            if returned is not None and not _handed_on(returned, _split(arguments, keywords)[0]):
+                raise ModelError(
+                    f"block {name}.{place} is given something else than the block before it returned, and calibration "
+                    "block by block follows models whose blocks hand their states on as they are"
+                )
             if returned is None:
                 returned = originals[place](*arguments, **keywords)
             return returned
@@ -115,8 +134,10 @@ def _calls_of(
             block.forward = noting(place)  # on the instance, so that its attributes stay in sight
         runner(**batch)
     finally:
-        for block in blocks:
+        for block, before in zip(blocks, instances, strict=True):
             block.__dict__.pop("forward", None)
+            if before is not None:
+                block.forward = before
     return seen
 
 
@@ -125,6 +146,11 @@ def _split(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor
     if "hidden_states" in keywords:
         return keywords["hidden_states"], arguments
     return arguments[0], arguments[1:]
+
+
+def _handed_on(returned: Any, given: Tensor) -> bool:
+    states = returned if isinstance(returned, Tensor) else returned[0]
+    return given is states or torch.equal(given, states)
 
 
 def _like_states(value: Any, hidden: Tensor) -> bool:

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import PruningError
-from aerogel.models import prunable_weights
+from aerogel.models import on_cpu, prunable_weights
 from aerogel.pruning.answers import Reference, output_gradients
 from aerogel.pruning.calibration import Calibration
 from aerogel.pruning.dense import damage, dense_scores
-from aerogel.pruning.method import method
+from aerogel.pruning.method import PruningMethod, method
 from aerogel.pruning.pattern import Pattern
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.9)
@@ -69,7 +69,18 @@ def sensitivity(
     """
     if not all(0 <= sparsity < 1 for sparsity in sparsities):
         raise PruningError(f"sparsities {', '.join(map(str, sparsities))}: each must lie in [0, 1)")
-    chosen = method(by)
+    with on_cpu(model):
+        return _measure(model, calibration, name, method(by), sparsities, seed)
+
+
+def _measure(
+    model: PreTrainedModel,
+    calibration: Calibration,
+    name: str,
+    chosen: PruningMethod,
+    sparsities: Sequence[float],
+    seed: int,
+) -> Sensitivity:
     weights = prunable_weights(model)
     batches = calibration.batches(model)
     reference = Reference(model, batches, TOKENS)

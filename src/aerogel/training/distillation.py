@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
 from aerogel.data import IGNORED
-from aerogel.errors import ModelError
+from aerogel.errors import DataError, ModelError
 from aerogel.models import architecture, head_kind
 from aerogel.pruning.answers import divergence
 
@@ -27,12 +28,25 @@ class DistillationConfig:
         hidden: weight of the distance of the hidden states between blocks, in units of the teacher's mean square.
         augmentation: share of a task's texts that, each epoch anew, give way to others made of them; see
             `aerogel.data.augment`. Only where the labels have no share in the loss, with hardness 1.
+
+    Raises `DataError` for shares outside 0 to 1, a weight below 0, and a temperature that is not above 0.
     """
 
     hardness: float = 1.0
     temperature: float = 2.0
     hidden: float = 10.0
     augmentation: float = 0.7
+
+    def __post_init__(self) -> None:
+        for what, found, low, high in (
+            ("hardness", self.hardness, 0, 1),
+            ("hidden", self.hidden, 0, math.inf),
+            ("augmentation", self.augmentation, 0, 1),
+        ):
+            if not low <= found <= high:
+                raise DataError(f"{what} {found}: expected a number from {low} to {high}")
+        if not 0 < self.temperature < math.inf:
+            raise DataError(f"temperature {self.temperature}: expected a number above 0")
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,8 @@ class Distillation:
 
     def check(self, student: PreTrainedModel) -> None:
         """Raises `ModelError` for a teacher that can't teach the student."""
+        if self.teacher is student:
+            raise ModelError("the teacher is the student itself: give a copy of it, copy.deepcopy(model)")
         for what, ours, theirs in (
             ("architecture", student.config.model_type, self.teacher.config.model_type),
             ("head", head_kind(student), head_kind(self.teacher)),

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import (
@@ -30,7 +30,7 @@ from transformers import (
 from aerogel import files, progress
 from aerogel.data import TaskData, encode_examples, language_windows
 from aerogel.data.augment import AugmentedExamples
-from aerogel.errors import DataError, check_seed
+from aerogel.errors import DataError, check_seed, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
@@ -41,6 +41,7 @@ from aerogel.training.sparsity import SparsityConfig
 from aerogel.training.trainer import KEPT, RecoveryTrainer, Validate
 
 SETTINGS = "settings.json"  # in a folder of checkpoints: what they are of
+Precision = Literal["float32", "bfloat16"]
 CALIBRATION_TOKENS = 16_384  # of the training text, for scores that look at text
 
 
@@ -56,7 +57,8 @@ class TrainingConfig:
         patience: epochs without a better validation metric after which training stops and the best epoch is kept.
         precision: of the products; "bfloat16" keeps the weights in float32. `None` is "bfloat16" on a GPU that has it.
 
-    Raises `DataError` for epochs or a learning rate that are not above 0, and a seed outside 0 to 2³² − 1.
+    Raises `DataError` for epochs, rates and counts that are not above 0, another precision, and a seed outside 0 to
+    2³² − 1.
     """
 
     epochs: float = 3.0
@@ -67,12 +69,20 @@ class TrainingConfig:
     limit: int | None = None
     seed: int = 0
     patience: int | None = None
-    precision: Literal["float32", "bfloat16"] | None = None
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
-        for what, found in (("epochs", self.epochs), ("learning rate", self.learning_rate)):
-            if not 0 < found < math.inf:
+        for what, found in (
+            ("epochs", self.epochs),
+            ("learning rate", self.learning_rate),
+            ("batch size", self.batch_size),
+            ("length", self.max_length),
+            ("patience", self.patience),
+        ):
+            if found is not None and not 0 < found < math.inf:
                 raise DataError(f"{what} {found}: expected a number above 0")
+        if self.precision is not None and self.precision not in get_args(Precision):
+            raise DataError(unknown_name("precision", self.precision, get_args(Precision)))
         check_seed(self.seed, DataError)
 
 
@@ -166,10 +176,12 @@ def finetune(
             trainer.add_callback(EarlyStoppingCallback(config.patience))
         trainer.remove_callback(PrinterCallback)
         last = _last_whole(checkpoints, _settings(model, data, config, sparsity, lesson)) if checkpoints else None
-        with quiet_transformers():  # it has a bar for each checkpoint that it writes
-            trainer.train(resume_from_checkpoint=last)
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # it would go on in bfloat16 without being asked
-    model.eval()
+        try:
+            with quiet_transformers():  # it has a bar for each checkpoint that it writes
+                trainer.train(resume_from_checkpoint=last)
+        finally:  # it would go on in bfloat16 without being asked
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            model.eval()
     history = trainer.state.log_history
     losses = tuple(entry["loss"] for entry in history if "loss" in entry)
     validation = {

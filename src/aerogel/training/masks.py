@@ -55,6 +55,7 @@ class SparsityCallback(TrainerCallback):
         self.schedule: Schedule | None = None
         self.step = 0
         self.sparsity = 0.0  # the share of zeros held among the weights to prune
+        self.best_is_pruned = False  # whether the Trainer takes no epoch before the last pruning for the best
 
     @property
     def is_final(self) -> bool:
@@ -62,6 +63,10 @@ class SparsityCallback(TrainerCallback):
         return self.schedule is None or self.step > self.schedule.times[-1]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
+        if self.config and args.load_best_model_at_end and not self.best_is_pruned:
+            raise PruningError(
+                "load_best_model_at_end may bring back a model from before the last pruning: leave it out"
+            )
         self.weights, self.step = prunable_weights(model, TARGETS), state.global_step
         if self.config:
             self.pruned, self.schedule = self.config.weights(model), self.config.course(state.max_steps)
@@ -84,7 +89,7 @@ class SparsityCallback(TrainerCallback):
         if observe and not self.is_final:
             for weight in self.pruned:
                 if (gradient := weight.gradient) is not None:
-                    observe(weight.matrix, gradient, self.memories[weight.name])
+                    observe(weight.matrix.float(), gradient.float(), self.memories[weight.name])
 
     @torch.no_grad()
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -125,12 +130,15 @@ class SparsityCallback(TrainerCallback):
         if pattern.fixed_sparsity is None:
             dead = sum(int(self._dead(weight, pattern).sum()) for weight in self.pruned)
             sparsity = max(sparsity, dead / sum(weight.matrix.numel() for weight in self.pruned))
-        settings = PruneConfig(config.score, sparsity, config.pattern, targets=config.targets, exclude=config.exclude)
-        home = self.pruned[0].matrix.device
-        model.cpu()  # where the methods do their algebra
-        masks = prune(model, settings, self.calibration)
-        model.to(home)
-        return {name: ~mask.to(home) for name, mask in masks.items()}
+        settings = PruneConfig(
+            config.score,
+            sparsity,
+            config.pattern,
+            targets=config.targets,
+            exclude=config.exclude,
+            allocation="uniform" if config.scope == "layer" else None,
+        )
+        return {name: ~mask for name, mask in prune(model, settings, self.calibration).items()}
 
     @torch.no_grad()
     def _by_rank(self, config: SparsityConfig, sparsity: float) -> None:

@@ -27,7 +27,8 @@ class SparsityConfig:
         score: which weights go first: "magnitude", "movement", "platon", "obs", or a pruning method that looks at
             text, such as "best", which prunes the model anew each time by its own scope, and may bring weights back.
         pattern: "unstructured", "N:M" or "block:RxC".
-        scope: whether the weights of all matrices compete ("global") or those of each matrix ("layer").
+        scope: whether the weights of all matrices compete ("global") or those of each matrix ("layer"). A pruning
+            method that looks at text has its own way to share a global sparsity out.
         targets: kinds of weights, see `aerogel.models.prunable_weights`.
         exclude: shell patterns on names of weights to leave dense.
 
@@ -53,12 +54,14 @@ class SparsityConfig:
         pattern = Pattern.parse(self.pattern)
         if self.sparsity is None and pattern.fixed_sparsity is None:
             raise PruningError(f"pattern {pattern} needs a sparsity, in [0, 1)")
-        pattern.check(torch.Size((pattern.rows, pattern.group or pattern.columns)), self.final)
+        asked = self.final if self.sparsity is None else self.sparsity
+        pattern.check(torch.Size((pattern.rows, pattern.group or pattern.columns)), asked)
 
     @property
     def final(self) -> float:
         """The sparsity at the end."""
-        return self.sparsity if self.sparsity is not None else Pattern.parse(self.pattern).fixed_sparsity or 0.0
+        fixed = Pattern.parse(self.pattern).fixed_sparsity  # what was asked for may be rounded
+        return fixed if fixed is not None else self.sparsity or 0.0
 
     @property
     def calibrates(self) -> bool:

@@ -33,6 +33,7 @@ class RecoveryTrainer(Trainer):
     ) -> None:
         super().__init__(*arguments, callbacks=[sparsity], **settings)
         self.sparsity, self.distillation, self.validate = sparsity, distillation, validate
+        sparsity.best_is_pruned = True  # by the metric that `evaluate` gives
         if distillation:
             distillation.teacher.to(self.args.device).eval()
 
