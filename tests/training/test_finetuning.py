@@ -22,7 +22,7 @@ from aerogel.pruning import prune
 from aerogel.runtime import compress
 from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, finetune, masks
 from aerogel.training.distillation import DistillationConfig
-from builders import prose, sentences, write_tsv
+from builders import ARCHITECTURES, prose, sentences, write_tsv
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 SHORT = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-3, max_length=16, limit=32)
@@ -503,3 +503,14 @@ def test_at_no_sparsity_nothing_is_pruned() -> None:
         finetune(model, tokenizer, data, replace(SHORT, epochs=2), sparsity=SparsityConfig(0.0, score=by))
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in plain.state_dict().items())
     assert not any((weight.matrix == 0).any() for weight in prunable_weights(made))
+
+
+def test_a_model_that_calibration_cannot_follow_is_refused_before_the_first_step() -> None:
+    data, told = story(), list[str]()
+    model, tokenizer = ARCHITECTURES["albert"].build(), load("tiny-bart")[1]
+    with (
+        progress.listening(lambda doing, *_: told.append(doing)),
+        pytest.raises(ModelError, match=r"albert_layer_groups\.0 runs 3 times in one pass"),
+    ):
+        finetune(model, tokenizer, data, SHORT, sparsity=SparsityConfig(0.5))
+    assert not told

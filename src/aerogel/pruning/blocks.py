@@ -81,6 +81,15 @@ def walk(
                 progress.tell(f"{doing}: {name}.{place}", done, total)
 
 
+@torch.no_grad()
+def check_followed(model: PreTrainedModel, weights: Sequence[PrunableWeight], batches: Sequence[Batch]) -> None:
+    """Raises `ModelError` as `walk` would for a model that it can't follow, without the work."""
+    lists = block_lists(model, weights)
+    with plain(model), tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
+        for name, blocks in lists:
+            enter(model, name, blocks, batches[:1], Shelf(scratch))
+
+
 def block_lists(model: nn.Module, weights: Sequence[PrunableWeight]) -> list[tuple[str, nn.ModuleList]]:
     """The outermost lists of like blocks that hold the weights, by name, in the model's order."""
     lists: list[tuple[str, nn.ModuleList]] = []

@@ -34,6 +34,7 @@ from aerogel.errors import DataError, check_seed, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
+from aerogel.pruning.blocks import check_followed
 from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.masks import STATE, SparsityCallback
 from aerogel.training.schedule import WARM_UP
@@ -159,6 +160,8 @@ def finetune(
             dataloader_pin_memory=False,
         )
         text = _calibration(data, tokenizer, config, dataset) if sparsity and sparsity.calibrates else None
+        if sparsity and text:
+            check_followed(model, sparsity.weights(model), text.batches(model))
         holding = SparsityCallback(sparsity, text)
         trainer = RecoveryTrainer(
             model,
