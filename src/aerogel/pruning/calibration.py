@@ -66,10 +66,10 @@ class Calibration:
         assert isinstance(self.text, Examples)
         order = torch.randperm(len(self.text), generator=torch.Generator().manual_seed(self.seed)).tolist()
         budget, rows = self.samples * length, []
-        shuffled = Examples([self.text.texts[place] for place in order], [0.0] * len(order))
-        for row in encode_examples(shuffled, self.tokenizer, model.config, length):
+        for place in order:  # one at a time: a few of a large split are enough
             if budget <= 0:
                 break
+            [row] = encode_examples(Examples([self.text.texts[place]], [0.0]), self.tokenizer, model.config, length)
             budget -= len(row["input_ids"])
             rows.append({name: torch.tensor(values) for name, values in row.items() if name != "labels"})
         self._check(self.samples * length - budget, length)

@@ -64,6 +64,10 @@ class Pattern:
         """The one sparsity that an N:M pattern allows; `None` where any will do."""
         return 1 - self.kept / self.group if self.group else None
 
+    def allows(self, sparsity: float) -> bool:
+        """Whether the pattern leaves the sparsity free, or fixes it at this one, which may be rounded."""
+        return self.fixed_sparsity is None or abs(sparsity - self.fixed_sparsity) <= 1e-6
+
     def within_rows(self) -> Pattern:
         return replace(self, per_row=True)
 
@@ -72,7 +76,7 @@ class Pattern:
         rows, columns = shape
         if not 0 <= sparsity < 1:
             raise PruningError(f"sparsity {sparsity:g} is outside [0, 1)")
-        if self.fixed_sparsity is not None and abs(sparsity - self.fixed_sparsity) > 1e-6:
+        if not self.allows(sparsity):
             raise PruningError(
                 f"sparsity {sparsity:g} contradicts pattern {self}, which fixes it at {self.fixed_sparsity:g}"
             )

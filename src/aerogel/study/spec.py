@@ -105,12 +105,11 @@ class StudySpec(_Part):
 
     @model_validator(mode="after")
     def _sparsities_of_the_pattern(self) -> StudySpec:
-        fixed = Pattern.parse(self.pattern).fixed_sparsity
-        for sparsity in self.sparsities:
-            if fixed is not None and sparsity and abs(sparsity - fixed) > 1e-6:
-                raise ValueError(
-                    f"pattern {self.pattern} fixes the sparsity at {fixed:g}, and sparsities has {sparsity:g}"
-                )
+        pattern = Pattern.parse(self.pattern)
+        for sparsity in filter(None, self.sparsities):
+            if not pattern.allows(sparsity):
+                fixed = f"pattern {pattern} fixes the sparsity at {pattern.fixed_sparsity:g}"
+                raise ValueError(f"{fixed}, and sparsities has {sparsity:g}")
         return self
 
     @field_validator("name")
