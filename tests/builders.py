@@ -13,6 +13,8 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
+import aerogel as ag
+
 TOKENS: dict[str, Any] = dict(vocab_size=8000, bos_token_id=0, eos_token_id=2, pad_token_id=1)
 BERT_LIKE: dict[str, Any] = dict(
     **TOKENS,
@@ -164,6 +166,62 @@ ARCHITECTURES = {
         ),
     ),
 }
+
+SMALL: dict[str, Any] = dict(
+    hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=200, vocab_size=100
+)
+WIDE: dict[str, Any] = dict(initializer_range=0.3)  # so that nothing is lost among rounding errors
+SPECIAL: dict[str, Any] = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+WIDE_FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": lambda: transformers.BertModel(transformers.BertConfig(**SMALL, **WIDE)),
+    "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**SMALL, **WIDE)),
+    "gpt2": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            n_embd=96, n_layer=2, n_head=4, vocab_size=100, initializer_range=0.2, bos_token_id=1, eos_token_id=2
+        )
+    ),
+    # more rows than a panel holds
+    "bart": lambda: transformers.BartModel(
+        transformers.BartConfig(
+            d_model=96,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=200,
+            decoder_ffn_dim=1700,
+            vocab_size=100,
+            init_std=0.3,
+        )
+    ),
+    "llama": lambda: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(num_key_value_heads=2, **SMALL, **WIDE, **SPECIAL)
+    ),
+    "opt": lambda: transformers.OPTForCausalLM(
+        transformers.OPTConfig(
+            hidden_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            ffn_dim=200,
+            vocab_size=100,
+            word_embed_proj_dim=96,
+        )
+    ),
+}
+
+
+def pruned(family: str, sparsity: float = 0.7) -> PreTrainedModel:
+    """A random model of a family with weights so wide that nothing is lost among rounding errors, pruned."""
+    torch.manual_seed(0)
+    model: PreTrainedModel = WIDE_FAMILIES[family]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # biases and norms that are not all alike
+                parameter += 0.1 * torch.randn_like(parameter)
+    ag.prune(model, method="magnitude", sparsity=sparsity, scope="layer")
+    return model
+
 
 NOUNS = ("boat", "garden", "kettle", "window", "letter", "horse", "lamp", "bridge")
 GOOD, BAD = ("splendid", "cheerful", "lovely"), ("dreadful", "gloomy", "rotten")

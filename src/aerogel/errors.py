@@ -33,6 +33,10 @@ class StudyError(AerogelError):
     """A study's specification, store or trial that is not as expected."""
 
 
+class AerogelWarning(UserWarning):
+    """Base of every warning of aerogel's own: results are right, but slower or larger than one would expect."""
+
+
 def check_seed(seed: int, kind: type[AerogelError]) -> None:
     """Raises an error of this kind for a seed that is none."""
     if seed not in SEEDS:

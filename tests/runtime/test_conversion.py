@@ -8,86 +8,23 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import (
-    BartConfig,
-    BartModel,
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaModel,
-)
 
 import aerogel as ag
 from aerogel.errors import AerogelError, ModelError
 from aerogel.runtime.kernel import native
 from aerogel.runtime.layers import SparseLinear, sparse_layers
+from builders import WIDE_FAMILIES, pruned
 
-SMALL = dict(hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=200, vocab_size=100)
-WIDE = dict(initializer_range=0.3)  # so that nothing is lost among rounding errors
-TOKENS = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
-
-FAMILIES: dict[str, Any] = {
-    "bert": lambda: BertModel(BertConfig(**SMALL, **WIDE)),
-    "roberta": lambda: RobertaModel(RobertaConfig(**SMALL, **WIDE)),
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(
-            n_embd=96, n_layer=2, n_head=4, vocab_size=100, initializer_range=0.2, bos_token_id=1, eos_token_id=2
-        )
-    ),
-    # more rows than a panel holds
-    "bart": lambda: BartModel(
-        BartConfig(
-            d_model=96,
-            encoder_layers=2,
-            decoder_layers=2,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
-            encoder_ffn_dim=200,
-            decoder_ffn_dim=1700,
-            vocab_size=100,
-            init_std=0.3,
-        )
-    ),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, **SMALL, **WIDE, **TOKENS)),
-    "opt": lambda: OPTForCausalLM(
-        OPTConfig(
-            hidden_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            ffn_dim=200,
-            vocab_size=100,
-            word_embed_proj_dim=96,
-        )
-    ),
-}
 MODULE = native()
 INSTRUCTION_SETS = MODULE.instruction_sets() if MODULE else []
 DECODERS = ("gpt2", "llama", "opt")
-
-
-def pruned(family: str, sparsity: float = 0.7) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model: PreTrainedModel = FAMILIES[family]().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:  # biases and norms that are not all alike
-                parameter += 0.1 * torch.randn_like(parameter)
-    ag.prune(model, method="magnitude", sparsity=sparsity, scope="layer")
-    return model
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WIDE_FAMILIES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 7), (3, 20), (2, 64), (1, 130)], ids=str)
 def test_answers_are_the_dense_models(family: str, shape: tuple[int, int]) -> None:
     dense = pruned(family)
@@ -133,7 +70,7 @@ def test_generated_tokens_are_the_dense_models(family: str) -> None:
     assert torch.equal(dense.generate(tokens, **call), sparse.generate(tokens, **call))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WIDE_FAMILIES)
 def test_decompressing_gives_every_bit_back(family: str) -> None:
     model = pruned(family)
     before, classes = state(model), [type(module) for module in model.modules()]
@@ -241,7 +178,7 @@ def test_operators_of_other_devices_say_so() -> None:
 
 def test_a_model_elsewhere_is_not_compressed() -> None:
     with pytest.raises(ModelError, match="weights on meta can't be packed: move the model to the CPU first"):
-        ag.compress(FAMILIES["bert"]().to("meta"))
+        ag.compress(WIDE_FAMILIES["bert"]().to("meta"))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

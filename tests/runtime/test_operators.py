@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import aerogel as ag
-from aerogel.errors import ModelError
+from aerogel.errors import AerogelWarning, ModelError
 from aerogel.runtime import operators
 from aerogel.runtime.kernel import native
 from aerogel.runtime.layers import SparseLinear
@@ -90,7 +91,9 @@ def test_positions_and_heads_of_any_shape_count_as_in_a_dense_model(
     )
     dense = LlamaForCausalLM(config).eval()
     ag.prune(dense, sparsity=0.8)
-    sparse = ag.compress(copy.deepcopy(dense))
+    fits = heads[0] % heads[1] == 0
+    with nullcontext() if fits else pytest.warns(AerogelWarning, match="LlamaDecoderLayer could not be compared"):
+        sparse = ag.compress(copy.deepcopy(dense))
     positions = torch.arange(shape[1]).expand(shape)
     inputs = dict(input_ids=torch.randint(0, 200, (2, 20)), position_ids=positions, use_cache=use_cache)
     assert_alike(answers(sparse, **inputs), answers(dense, **inputs))

@@ -25,7 +25,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 import aerogel as ag
 from aerogel.errors import ModelError
 from aerogel.models import load_model, prunable_weights
-from aerogel.runtime import codec, kernel, packed
+from aerogel.runtime import codec, fused, kernel, packed
 from aerogel.runtime.codec import decode
 from aerogel.runtime.layers import SparseLinear, sparse_layers
 from builders import ARCHITECTURES
@@ -196,7 +196,7 @@ def test_an_all_zero_layer_is_kept(tmp_path: Path) -> None:
 
 
 def test_without_kernels_the_same_files(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (codec, packed, kernel):
+    for module in (codec, packed, kernel, fused):
         monkeypatch.setattr(module, "native", lambda: None)
     loaded = transformers.BertForMaskedLM.from_pretrained(saved)
     loaded.save_pretrained(tmp_path / "again")

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from aerogel.runtime.fused.block import BlockArguments
 from aerogel.runtime.layers import SparseLinear
 
 ACTIVATIONS = {
@@ -22,8 +24,8 @@ ACTIVATIONS = {
 }
 
 
-def is_sparse(block: nn.Module, *layers: nn.Module | None) -> bool:
-    return not block.training and all(isinstance(layer, SparseLinear | None) for layer in layers)
+def is_sparse(*layers: nn.Module) -> bool:
+    return all(isinstance(layer, SparseLinear) for layer in layers)
 
 
 def can_attend(config: Any, mask: Tensor | None) -> bool:
@@ -124,7 +126,7 @@ def attention(
 
 
 def causal_attention(
-    x: Tensor,
+    call: BlockArguments,
     core: Any,
     query: Any,
     key: Any,
@@ -132,17 +134,15 @@ def causal_attention(
     out: Any,
     *,
     sizes: tuple[int, int, int],
-    cache: Any,
-    mask: Tensor | None,
-    angles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
     before: Any,
     then: FeedForward | None,
 ) -> Tensor:
-    """x + attention to what came before, also in a cache, to which x is added, and `then` of it.
+    """x + attention of each token to those before it, also in the call's cache, to which x is added, and `then` of it.
 
     `core` is the family's module.
     """
-    if cache is None:
+    x, mask, angles = call.hidden_states, call.attention_mask, call.position_embeddings or (None, None)
+    if call.cache is None:
         return attention(
             x,
             query,
@@ -171,6 +171,7 @@ def causal_attention(
     )
     each = together.view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
     queries, keys, values = each.split([sizes[0], sizes[1], sizes[1]], dim=1)
+    cache = call.cache.self_attention_cache if isinstance(call.cache, EncoderDecoderCache) else call.cache
     keys, values = cache.update(keys, values, core.layer_idx)
     attended, _ = sdpa_attention_forward(core, queries, keys, values, mask, scaling=core.scaling)
     x = x + out(attended.reshape(*x.shape[:2], -1))

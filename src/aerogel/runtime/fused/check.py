@@ -1,0 +1,120 @@
+"""Comparing fused blocks with their families' own code, on the installed versions, when a model is compressed."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from aerogel.errors import AerogelWarning, first_line
+from aerogel.models import evaluating
+from aerogel.runtime.fused.block import FusedBlock, cache_name
+
+BATCH, LENGTH, PADDING = 2, 5, 2  # sequences, tokens, and the padding tokens that the first sequence begins with
+# Relative difference of hidden states: rounding leaves some 1e-5 in float32 and 1e-2 in the shorter types, and a cache
+# or mask that is not used changes the whole.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+
+
+def check_blocks(model: nn.Module) -> None:
+    """Unfuses the blocks whose results differ from those of their family's own code, and warns of it.
+
+    Each part of a model that owns fused blocks (a `LlamaModel`, a `BartDecoder`) runs on random states with left
+    padding, and where it has a cache once more on one further token, fused and not. Warns with an `AerogelWarning`.
+    """
+    for owner in model.modules():
+        blocks = _owned(owner) if isinstance(owner, PreTrainedModel) else []
+        if not blocks:
+            continue
+        reason = _difference(owner, blocks)
+        if reason:
+            family = type(blocks[0]).__bases__[-1].__name__
+            unfuse_blocks(blocks)
+            warnings.warn(
+                f"fused blocks of {family} {reason} (transformers {transformers.__version__}, torch "
+                f"{torch.__version__}): this model runs without them, correct but slower",
+                AerogelWarning,
+                stacklevel=4,
+            )
+
+
+def unfuse_blocks(blocks: list[FusedBlock]) -> None:
+    """Gives each block its family's class back."""
+    for block in blocks:
+        block.__class__ = type(block).__bases__[-1]
+
+
+def _owned(owner: PreTrainedModel) -> list[FusedBlock]:
+    """The fused blocks inside `owner` and not inside a model within it."""
+    found: list[FusedBlock] = []
+    waiting = [owner.children()]
+    while waiting:
+        for module in waiting.pop():
+            if isinstance(module, FusedBlock):
+                found.append(module)
+            elif not isinstance(module, PreTrainedModel):
+                waiting.append(module.children())
+    return found
+
+
+def _difference(owner: PreTrainedModel, blocks: list[FusedBlock]) -> str:
+    """What is wrong with the fused blocks, in words, or nothing."""
+    try:
+        fused = _states(owner)
+        with _own_code(blocks):
+            own = _states(owner)
+    except Exception as failure:  # of any kind: what changed in transformers is not known here
+        return f"could not be compared with its own code: {first_line(failure)}"
+    tolerance = TOLERANCE.get(own[0].dtype, 5e-2)
+    for ours, theirs in zip(fused, own, strict=True):
+        ours, theirs = (torch.nan_to_num(states.float(), 0, 0, 0) for states in (ours, theirs))
+        error = float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp_min(1e-30)).max())
+        if not error <= tolerance:
+            return f"give other results than its own code, by {error:.1g}"
+    return ""
+
+
+@contextmanager
+def _own_code(blocks: list[FusedBlock]) -> Iterator[None]:
+    classes = [type(block) for block in blocks]
+    unfuse_blocks(blocks)
+    try:
+        yield
+    finally:
+        for block, kind in zip(blocks, classes, strict=True):
+            block.__class__ = kind
+
+
+@torch.no_grad()
+def _states(owner: PreTrainedModel) -> list[Tensor]:
+    """The last hidden states of all tokens but padding, (tokens, features): of the first pass, and of a cached step."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = tuple(inspect.signature(owner.forward).parameters)
+    cache, config = cache_name(parameters), owner.config
+
+    def states(length: int) -> Tensor:
+        drawn = torch.randn(BATCH, length, config.hidden_size, generator=generator)
+        return drawn.to(owner.dtype)
+
+    mask = torch.ones(BATCH, LENGTH + 1, dtype=torch.long)
+    mask[0, :PADDING] = 0
+    crossing: dict[str, Any] = {}
+    if "encoder_hidden_states" in parameters and (config.is_encoder_decoder or config.add_cross_attention):
+        crossing = {"encoder_hidden_states": states(LENGTH), "encoder_attention_mask": mask[:, :LENGTH]}
+    caching = {"use_cache": True} if cache else {}
+    with evaluating(owner):
+        first = owner(inputs_embeds=states(LENGTH), attention_mask=mask[:, :LENGTH], **crossing, **caching)
+        found = [first.last_hidden_state[mask[:, :LENGTH].bool()]]
+        if cache and getattr(first, cache, None) is not None:
+            further = owner(
+                inputs_embeds=states(1), attention_mask=mask, **crossing, **caching, **{cache: getattr(first, cache)}
+            )
+            found.append(further.last_hidden_state[:, 0])
+    return found

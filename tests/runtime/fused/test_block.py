@@ -1,0 +1,184 @@
+"""Fused blocks give what their families' own code gives, whatever they are called with, or leave the call to it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import aerogel as ag
+from aerogel.errors import AerogelWarning
+from aerogel.runtime.fused.block import FusedBlock, cache_name
+from aerogel.runtime.fused.llama import FusedLlamaDecoderLayer
+from aerogel.runtime.kernel import native
+from builders import SMALL, SPECIAL, WIDE, pruned
+
+pytestmark = pytest.mark.skipif(native() is None, reason="blocks are fused where the kernels are")
+
+DECODER: dict[str, Any] = SMALL | WIDE | SPECIAL | dict(is_decoder=True, use_cache=True)
+GENERATORS: dict[str, Callable[[], PreTrainedModel]] = {
+    "gpt2": lambda: pruned("gpt2"),
+    "llama": lambda: pruned("llama"),
+    "bert": lambda: _pruned(transformers.BertLMHeadModel(transformers.BertConfig(**DECODER))),
+    "roberta": lambda: _pruned(transformers.RobertaForCausalLM(transformers.RobertaConfig(**DECODER))),
+    "bart": lambda: _pruned(
+        transformers.BartForConditionalGeneration(
+            transformers.BartConfig(
+                d_model=96,
+                encoder_layers=2,
+                decoder_layers=2,
+                encoder_attention_heads=4,
+                decoder_attention_heads=4,
+                encoder_ffn_dim=200,
+                decoder_ffn_dim=200,
+                vocab_size=100,
+                init_std=0.3,
+                forced_eos_token_id=None,
+            )
+        )
+    ),
+}
+SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "beams": dict(num_beams=3),
+    "static cache": dict(cache_implementation="static"),
+    "prompt lookup": dict(prompt_lookup_num_tokens=3),
+    "without a cache": dict(use_cache=False),
+    "sampling": dict(do_sample=True, temperature=0.7),
+}
+
+
+def _pruned(model: PreTrainedModel) -> PreTrainedModel:
+    ag.prune(model.eval(), sparsity=0.7)
+    return model
+
+
+def both(family: str) -> tuple[Any, Any]:
+    """A dense pruned model, and the same compressed, with fused blocks."""
+    torch.manual_seed(0)
+    dense = GENERATORS[family]()
+    packed = ag.compress(copy.deepcopy(dense))
+    assert any(isinstance(module, FusedBlock) for module in packed.modules())
+    return dense, packed
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).norm() <= 1e-4 * expected.norm())
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+@pytest.mark.parametrize("family", GENERATORS)
+@pytest.mark.parametrize("search", SEARCHES)
+def test_generated_tokens_are_the_dense_models(family: str, search: str) -> None:
+    dense, packed = both(family)
+    tokens = torch.randint(3, 100, (1 if search == "prompt lookup" else 2, 8))
+    mask = torch.ones_like(tokens)
+    mask[0, :3] = 0  # padding on the left
+    call = dict(max_new_tokens=12, do_sample=False, pad_token_id=0, attention_mask=mask) | SEARCHES[search]
+    found = []
+    for model in (dense, packed):
+        torch.manual_seed(0)
+        try:
+            found.append(model.generate(tokens, **call))
+        except (ValueError, TypeError) as error:  # a search that transformers does not have for the family
+            found.append(torch.tensor(list(str(error).encode())))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("family", GENERATORS)
+def test_text_may_come_in_pieces_of_any_length(family: str) -> None:
+    dense, packed = both(family)
+    name = cache_name(tuple(inspect.signature(packed.forward).parameters))
+    assert name
+    tokens = torch.randint(3, 100, (2, 9))
+    results = []
+    for model in (dense, packed):
+        cache, outputs, seen = None, [], 0
+        for length in (3, 1, 4, 1):
+            ids = "decoder_input_ids" if family == "bart" else "input_ids"
+            call: dict[str, Any] = {ids: tokens[:, seen : seen + length], name: cache, "use_cache": True}
+            call |= {"encoder_outputs": (torch.ones(2, 5, 96),)} if family == "bart" else {}
+            with torch.inference_mode():
+                output = model(**call)
+            cache, seen = getattr(output, name), seen + length
+            outputs.append(output.logits)
+        results.append(torch.cat(outputs, dim=1))
+    assert close(results[1], results[0])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_unknown_argument_leaves_the_call_to_the_familys_code(family: str) -> None:
+    """`is_causal` goes through a model's keywords to its attention, which then looks ahead."""
+    dense, packed = both(family)
+    tokens = torch.randint(3, 100, (2, 9))
+    with torch.inference_mode():
+        causal, ahead = (dense(tokens, **call).logits for call in ({}, {"is_causal": False}))
+        assert not close(ahead, causal)
+        assert close(packed(tokens, is_causal=False).logits, ahead)
+
+
+@pytest.mark.parametrize("family", ["bert", "bart", "llama"])
+def test_hooks_inside_a_block_are_called(family: str) -> None:
+    _, packed = both(family)
+    called = []
+    block = next(module for module in packed.modules() if isinstance(module, FusedBlock))
+    for name, module in block.named_modules():
+        if name and not list(module.children()) and type(module).__name__ == "SparseLinear":
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    tokens = torch.randint(3, 100, (2, 9))
+    with torch.inference_mode():
+        packed(tokens)
+    linear = [name for name, module in block.named_modules() if type(module).__name__ == "SparseLinear"]
+    assert sorted(called) == sorted(linear)
+
+
+def test_the_tokens_of_continuous_batching_are_the_dense_models() -> None:
+    dense, packed = both("gpt2")
+    prompt = [5, 60, 70]
+    settings = transformers.GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    expected = dense.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0)[0, 3:]
+    batched = packed.generate_batch(inputs=[prompt], generation_config=settings, progress_bar=False)
+    assert [result.generated_tokens for result in batched.values()] == [expected.tolist()]
+
+
+def test_blocks_that_differ_from_their_familys_code_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they would if another version of transformers gave an argument another meaning."""
+    fused = FusedLlamaDecoderLayer.fused
+    monkeypatch.setattr(FusedLlamaDecoderLayer, "fused", lambda self, call: fused(self, replace(call, cache=None)))
+    dense = GENERATORS["llama"]()
+    named = f"LlamaDecoderLayer give other results.*transformers {transformers.__version__}, torch {torch.__version__}"
+    with pytest.warns(AerogelWarning, match=named.replace("+", r"\+")):
+        packed = ag.compress(copy.deepcopy(dense))
+    assert not any(isinstance(module, FusedBlock) for module in packed.modules())
+    tokens = torch.randint(3, 100, (1, 8))
+    call = dict(max_new_tokens=8, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(tokens))
+    assert torch.equal(dense.generate(tokens, **call), packed.generate(tokens, **call))
+
+
+def test_blocks_that_fail_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fused(self: Any, call: Any) -> Tensor:
+        raise TypeError("forward() got an unexpected keyword argument")
+
+    monkeypatch.setattr(FusedLlamaDecoderLayer, "fused", fused)
+    with pytest.warns(AerogelWarning, match="LlamaDecoderLayer could not be compared with its own code: forward"):
+        packed = ag.compress(GENERATORS["llama"]())
+    assert not any(isinstance(module, FusedBlock) for module in packed.modules())
+
+
+def test_comparing_changes_nothing() -> None:
+    """Neither the random numbers drawn next, nor the modes of the modules."""
+    model = GENERATORS["gpt2"]().train()
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    ag.compress(model)
+    assert torch.equal(torch.rand(4), expected)
+    assert all(module.training for module in model.modules() if not isinstance(module, ag.runtime.layers.SparseLinear))
