@@ -94,8 +94,8 @@ NB_MODULE(native, m) {
   });
   m.def("fill_cells", [](Address dense, int64_t row_stride, int64_t column_stride, const Matrix& matrix, int threads) {
     const nb::gil_scoped_release release;
-    aerogel::fill_cells({at<float>(dense), matrix.rows, matrix.columns, row_stride, column_stride}, matrix,
-                        const_cast<void*>(matrix.values), const_cast<uint8_t*>(matrix.index), threads);
+    return aerogel::fill_cells({at<float>(dense), matrix.rows, matrix.columns, row_stride, column_stride}, matrix,
+                               const_cast<void*>(matrix.values), const_cast<uint8_t*>(matrix.index), threads);
   });
   m.def("unpack", [](const Matrix& matrix, Address dense, int64_t row_stride, int64_t column_stride, int threads) {
     const nb::gil_scoped_release release;

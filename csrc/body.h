@@ -373,10 +373,11 @@ void softmax_step(float* s, int64_t keys, float scale, const float* mask, float*
       Vector::store(s + k * width + w, value);
       most = Vector::max(most, value);
     }
-    const Reg shrink = exponential(Vector::subtract(before, most));
+    const Reg origin = Vector::max(Vector::set(-3.402823466e38f), most);  // finite, where no key is visible yet
+    const Reg shrink = exponential(Vector::subtract(before, origin));
     Reg sum = Vector::multiply(Vector::load(total + w), shrink);
     for (int64_t k = 0; k < keys; k++) {
-      const Reg value = exponential(Vector::subtract(Vector::load(s + k * width + w), most));
+      const Reg value = exponential(Vector::subtract(Vector::load(s + k * width + w), origin));
       Vector::store(s + k * width + w, value);
       sum = Vector::add(sum, value);
     }

@@ -163,13 +163,22 @@ std::string scatter(const Positions& positions, const Values& values, const Matr
   Reader reader(values.bytes, values.size);
   const Coding coding = values.coding;
   Value* to = static_cast<Value*>(filled);
-  int64_t at = 0;
-  walk(
-      positions, matrix.rows, matrix.columns, matrix.block, [&](int64_t run) { at = found[run].start; },
-      [&](int64_t column) {
-        to[at] = static_cast<Value>(reader.value(coding));
-        index[at++] = static_cast<uint8_t>(column);
-      });
+  int64_t at = 0, end = 0;
+  bool fits = true;
+  const auto enter = [&](int64_t run) {
+    at = found[run].start;
+    end = at + found[run].count;
+  };
+  const auto visit = [&](int64_t column) {
+    if (at == end) {  // the stream has changed since it was counted
+      fits = false;
+      return;
+    }
+    to[at] = static_cast<Value>(reader.value(coding));
+    index[at++] = static_cast<uint8_t>(column);
+  };
+  walk(positions, matrix.rows, matrix.columns, matrix.block, enter, visit);
+  if (!fits) return "there are more of them than were counted";
   return reader.finished() ? "" : "their stream ends elsewhere than the last of them";
 }
 

@@ -79,7 +79,8 @@ struct Kernels {
   void (*product)(int64_t rows, int64_t depth, const float* a, int64_t row_stride, int64_t depth_stride, const float* b,
                   float* out, int width, bool accumulate);
   // One step of a softmax over keys: s[keys][width] becomes exp(scale * s + mask - largest). `largest` and `total` [width]
-  // are carried from step to step, and `correction` [width] is what earlier sums must be multiplied by.
+  // are carried from step to step, and `correction` [width] is what earlier sums must be multiplied by. `largest` begins
+  // as -inf, and stays so for a column whose mask hides every key with -inf.
   void (*softmax_step)(float* s, int64_t keys, float scale, const float* mask, float* largest, float* total,
                        float* correction, int width);
   // x[feature][w] *= by[w], or /=.

@@ -10,6 +10,8 @@
 namespace aerogel {
 namespace {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 enum Slot { kX, kNormed, kHidden, kGate, kY, kProjected, kMemory, kHeads, kScores, kMask, kColumns, kPartial, kAngles };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -302,7 +304,7 @@ struct Sequence {
       const float* from = layer.mask ? layer.mask + batch * layer.mask_batch_stride + query * layer.mask_query_stride : nullptr;
       for (int64_t k = 0; k < keys; k++) {
         const bool hidden = layer.causal && k > query;
-        out[k * width + q] = hidden ? -1e30f : from ? std::max(from[k], -1e30f) : 0.0f;
+        out[k * width + q] = hidden ? -kInfinity : from ? from[k] : 0.0f;
       }
     }
     return out;
@@ -323,7 +325,7 @@ struct Sequence {
     for (int64_t h = 0; h < layer.heads; h++) {
       const int64_t key_head = h / (layer.heads / layer.key_heads);
       float* out = heads + h * size * width;
-      std::fill(largest, largest + width, -3e38f);
+      std::fill(largest, largest + width, -kInfinity);
       std::fill(total, total + width, 0.0f);
       for (int64_t j = 0; j * key_width < seen; j++) {
         const int64_t some_keys = std::min<int64_t>(key_width, seen - j * key_width);
@@ -335,6 +337,8 @@ struct Sequence {
         if (j > 0) use.scale_columns(out, size, correction, width, false);
         use.product(size, some_keys, v, key_width, 1, scores, out, width, j > 0);
       }
+      for (int w = 0; w < width; w++)
+        if (largest[w] == -kInfinity) total[w] = kInfinity;  // no key is visible: zeros, as torch's attention gives
       use.scale_columns(out, size, total, width, true);
     }
     const int64_t features = layer.out.matrix.rows;

@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
@@ -19,11 +20,16 @@ Cell cell_at(const Matrix& matrix, int64_t cell) {
   return {panel, block, matrix.panel_rows(panel), panel * kPanel, first, std::min(matrix.block, matrix.columns - first)};
 }
 
-uint16_t upper_half(float value) {
+uint32_t bits_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>(bits >> 16);
+  return bits;
 }
+
+// By its bits: a comparison takes denormal numbers for zero in the threads that are set to flush them, and in these alone.
+bool is_zero(float value) { return (bits_of(value) & 0x7fffffffu) == 0; }
+
+uint16_t upper_half(float value) { return static_cast<uint16_t>(bits_of(value) >> 16); }
 
 float from_upper_half(uint16_t half) {
   const uint32_t bits = static_cast<uint32_t>(half) << 16;
@@ -55,7 +61,7 @@ int64_t plan_cells(const Dense& dense, int64_t block, uint16_t* order, int64_t* 
     for (int64_t r = 0; r < cell.rows; r++) {
       const float* from = dense.values + (cell.first_row + r) * dense.row_stride + cell.first_column * dense.column_stride;
       int count = 0;
-      for (int64_t k = 0; k < cell.columns; k++) count += from[k * dense.column_stride] != 0;
+      for (int64_t k = 0; k < cell.columns; k++) count += !is_zero(from[k * dense.column_stride]);
       counts[r] = static_cast<uint16_t>(count);
       total += count;
     }
@@ -67,7 +73,8 @@ int64_t plan_cells(const Dense& dense, int64_t block, uint16_t* order, int64_t* 
   return offsets[shape.cells()];
 }
 
-void fill_cells(const Dense& dense, const Matrix& matrix, void* values, uint8_t* index, int threads) {
+bool fill_cells(const Dense& dense, const Matrix& matrix, void* values, uint8_t* index, int threads) {
+  std::atomic<bool> fits{true};
   parallel(matrix.cells(), threads, [&](int64_t c) {
     const Cell cell = cell_at(matrix, c);
     const uint16_t* order = matrix.cell_order(cell.panel, cell.block);
@@ -75,17 +82,25 @@ void fill_cells(const Dense& dense, const Matrix& matrix, void* values, uint8_t*
     for (int64_t i = 0; i < cell.rows; i++) {
       const float* from =
           dense.values + (cell.first_row + order[2 * i]) * dense.row_stride + cell.first_column * dense.column_stride;
+      const int64_t end = at + order[2 * i + 1];
       for (int64_t k = 0; k < cell.columns; k++) {
         const float value = from[k * dense.column_stride];
-        if (value == 0) continue;
+        if (is_zero(value)) continue;
+        if (at == end) {
+          fits = false;
+          break;
+        }
         if (matrix.type == ValueType::float32)
           static_cast<float*>(values)[at] = value;
         else
           static_cast<uint16_t*>(values)[at] = upper_half(value);
         index[at++] = static_cast<uint8_t>(k);
       }
+      if (at != end) fits = false;
+      at = end;
     }
   });
+  return fits;
 }
 
 void unpack(const Matrix& matrix, const Dense& dense, int threads) {

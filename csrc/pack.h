@@ -20,8 +20,9 @@ void order_rows(const uint16_t* counts, int64_t stride, int64_t rows, int64_t mo
 // Fills order and offsets; a zero of either sign is left out. Returns the number of non-zeros.
 int64_t plan_cells(const Dense& dense, int64_t block, uint16_t* order, int64_t* offsets, int threads);
 
-// Fills values and index of a matrix whose order and offsets are there.
-void fill_cells(const Dense& dense, const Matrix& matrix, void* values, uint8_t* index, int threads);
+// Fills values and index of a matrix whose order and offsets are there, and writes no more than these have room for.
+// Returns whether `dense` still has the non-zeros that were counted.
+bool fill_cells(const Dense& dense, const Matrix& matrix, void* values, uint8_t* index, int threads);
 
 // Writes every element of `dense`.
 void unpack(const Matrix& matrix, const Dense& dense, int threads);

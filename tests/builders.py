@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
 import aerogel as ag
+from aerogel.runtime.kernel import native
 
 TOKENS: dict[str, Any] = dict(vocab_size=8000, bos_token_id=0, eos_token_id=2, pad_token_id=1)
 BERT_LIKE: dict[str, Any] = dict(
@@ -221,6 +223,19 @@ def pruned(family: str, sparsity: float = 0.7) -> PreTrainedModel:
                 parameter += 0.1 * torch.randn_like(parameter)
     ag.prune(model, method="magnitude", sparsity=sparsity, scope="layer")
     return model
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Runs the kernels of one instruction set inside the block."""
+    module = native()
+    assert module is not None
+    before = module.instruction_set()
+    assert module.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        module.use_instruction_set(before)
 
 
 NOUNS = ("boat", "garden", "kettle", "window", "letter", "horse", "lamp", "bridge")

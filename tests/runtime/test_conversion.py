@@ -13,7 +13,7 @@ import aerogel as ag
 from aerogel.errors import AerogelError, ModelError
 from aerogel.runtime.kernel import native
 from aerogel.runtime.layers import SparseLinear, sparse_layers
-from builders import WIDE_FAMILIES, pruned
+from builders import WIDE_FAMILIES, instruction_set, pruned
 
 MODULE = native()
 INSTRUCTION_SETS = MODULE.instruction_sets() if MODULE else []
@@ -45,20 +45,13 @@ def test_answers_are_the_dense_models(family: str, shape: tuple[int, int]) -> No
 @pytest.mark.parametrize("family", ["bert", "gpt2", "bart", "llama"])
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_fused_blocks_on_every_instruction_set(family: str, name: str) -> None:
-    module = native()
-    assert module is not None
     dense = pruned(family)
     sparse = ag.compress(copy.deepcopy(dense))
-    before = module.instruction_set()
-    assert module.use_instruction_set(name)
-    try:
+    with instruction_set(name), torch.inference_mode():
         for shape in ((1, 1), (3, 20), (1, 70)):
             tokens = torch.randint(3, 100, shape)
-            with torch.inference_mode():
-                expected, found = dense(tokens)[0], sparse(tokens)[0]
+            expected, found = dense(tokens)[0], sparse(tokens)[0]
             assert (found - expected).norm() <= 1e-4 * expected.norm()
-    finally:
-        module.use_instruction_set(before)
 
 
 @pytest.mark.parametrize("family", DECODERS)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -104,3 +107,26 @@ def test_rows_of_a_cell_are_sorted_by_their_non_zeros() -> None:
     counts = packed.order[:, 1].long()
     assert (counts.diff() <= 0).all()
     assert math.isclose(counts.sum().item(), packed.values.numel())
+
+
+FLUSHING = """
+import torch; torch.set_num_threads(2)
+from aerogel.runtime.packed import pack
+torch.manual_seed(0)
+x = torch.randn(768, 3072); x[torch.rand_like(x) < 0.5] = 0; x[torch.rand_like(x) < 0.3] *= 1e-38
+torch.mm(torch.randn(1000, 1000), torch.randn(1000, 1000))  # the second thread is started before this one is set
+expected = x.view(torch.int32).clone()
+torch.set_flush_denormal(True)
+for _ in range(5):
+    packed = pack(x)
+    packed.check()
+    assert torch.equal(packed.to_dense().view(torch.int32), expected & (expected & 0x7FFFFFFF).ne(0) * -1)
+"""
+
+
+@pytest.mark.parametrize("kernels", ["1", "0"])
+def test_denormal_weights_are_packed_whichever_threads_flush_them(kernels: str) -> None:
+    """Each thread has its own setting, and counting and filling may fall to different ones."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "AEROGEL_NATIVE": kernels}
+    done = subprocess.run([sys.executable, "-c", FLUSHING], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -112,7 +112,8 @@ def pack(matrix: Tensor) -> PackedWeight:
     blocks, cells = grid(shape, block)
     if not (module := native()):
         flat = dense.flatten()
-        places = flat.nonzero().squeeze(1)
+        # by their bits: torch takes denormal numbers for zero where it is set to flush them
+        places = (flat.view(torch.int32) & 0x7FFFFFFF).nonzero().squeeze(1)
         order, offsets, index, values = arranged(places.numpy(), flat[places].to(value_type), shape, block)
         return PackedWeight(Format.CELLS, shape, matrix.dtype, block, values, index, order, offsets)
     order = torch.empty((shape[0] * blocks, 2), dtype=torch.uint16, device="cpu")
@@ -122,7 +123,8 @@ def pack(matrix: Tensor) -> PackedWeight:
     values = torch.empty(count, dtype=value_type, device="cpu")
     index = torch.empty(count, dtype=torch.uint8, device="cpu")
     filled = native_matrix(shape, block, values, index, order, offsets)
-    module.fill_cells(dense.data_ptr(), *dense.stride(), filled, threads())
+    if not module.fill_cells(dense.data_ptr(), *dense.stride(), filled, threads()):
+        raise ModelError("the weight was changed by another thread while it was packed: pack it again")
     return PackedWeight(Format.CELLS, shape, matrix.dtype, block, values, index, order, offsets)
 
 
