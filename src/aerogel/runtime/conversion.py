@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 from transformers import PreTrainedModel
 
+from aerogel.errors import AerogelWarning
 from aerogel.models import prunable_weights
 from aerogel.runtime.fused import fuse, unfuse
-from aerogel.runtime.layers import SparseLinear, sparse_layers
+from aerogel.runtime.layers import SparseLinear, put_layer, sparse_layers
 from aerogel.runtime.packed import check_packable
 from aerogel.runtime.quantizer import mark, unmark
 
 # Below this share of zeros the dense product is as fast: for each weight that is left, the sparse kernel does about
 # three quarters of its work in the same time.
 LEAST_SPARSITY = 0.4
+WITHOUT_ZEROS = 0.01  # a matrix with fewer was not pruned, or has lost its zeros
 
 
 def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) -> PreTrainedModel:
@@ -24,21 +27,33 @@ def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) 
     float32 rounding. Weights must be on the CPU. A compressed model can't be trained: `decompress` it first.
     `model.save_pretrained` writes it packed. With `values` "bfloat16" the weights are rounded to that, also of layers
     that were packed before. Raises `ModelError` for other `values`, for weights that can't be packed, and for a model
-    without prunable weights, before anything is changed.
+    without prunable weights, before anything is changed. Warns with an `AerogelWarning` of matrices that have no zeros
+    where others have, and of blocks that can't be fused with these versions of transformers and torch.
     """
-    packed = [layer for _, layer in sparse_layers(model)]
+    before = [layer for _, layer in sparse_layers(model)]
     weights = [found for found in prunable_weights(model, to_read=True) if not isinstance(found.module, SparseLinear)]
     for weight in weights:
         check_packable(weight.matrix)
     mark(model, values)
-    for layer in packed if values else ():
+    for layer in before if values else ():
         layer.round_values()
+    without_zeros = []
     for weight in weights:
         layer = SparseLinear.of(weight.module, values)  # which counts the zeros
         if 1 - layer.packed.density >= LEAST_SPARSITY:
-            model.set_submodule(weight.name, layer)
-    if not sparse_layers(model):
+            put_layer(model, weight.name, layer)
+        elif 1 - layer.packed.density < WITHOUT_ZEROS:
+            without_zeros.append(weight.name)
+    packed = sparse_layers(model)
+    if not packed:
         unmark(model)
+    elif without_zeros:
+        warnings.warn(
+            f"{len(without_zeros)} matrices without zeros stay dense beside {len(packed)} packed ones, the first is "
+            f"{without_zeros[0]}; where an adapter was merged into a pruned model, aerogel.merge keeps the zeros",
+            AerogelWarning,
+            stacklevel=2,
+        )
     fuse(model)
     return model
 

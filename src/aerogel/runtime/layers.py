@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from aerogel.errors import ModelError
+from aerogel.errors import AerogelWarning, ModelError
 from aerogel.models import PackedLayer
 from aerogel.runtime.codec import STORED_TYPES, decode, encode
 from aerogel.runtime.operators import not_on
 from aerogel.runtime.packed import Format, PackedWeight, pack
+from aerogel.runtime.placeholder import WeightPlaceholder
 
 ARRAYS = ("values", "index", "order", "offsets")
 
@@ -34,6 +37,7 @@ class SparseLinear(PackedLayer):
         super().__init__()
         self.out_features, self.in_features = packed.shape
         self.was = was
+        self.name = ""  # in its model, for messages
         for name in ARRAYS:
             self.register_buffer(name, None, persistent=False)
         self._hold(packed)
@@ -67,9 +71,35 @@ class SparseLinear(PackedLayer):
 
     @property
     def weight(self) -> Tensor:
-        """Its shape and dtype alone, for the code of models that asks for them: the values are packed."""
+        """A tensor of the dense weight's shape, dtype and device, as the layer that was has it.
+
+        Code that reads the values as well, where it does not call the layer, makes the layer dense, with a warning.
+        """
+        if torch.compiler.is_compiling():  # the graph unpacks it where its values are used, and drops it elsewhere
+            matrix = torch.ops.aerogel.dense(*self.packed.tensors, self.in_features, self.block).to(self.dtype)
+            return matrix.T if self.was is Conv1D else matrix
         shape = (self.out_features, self.in_features)
-        return torch.empty(shape[::-1] if self.was is Conv1D else shape, dtype=self.dtype, device="meta")
+        return WeightPlaceholder(shape[::-1] if self.was is Conv1D else shape, self.dtype, self._become_dense)
+
+    def _become_dense(self) -> Tensor:
+        """Turns into the layer that was, in place, and returns its weight."""
+        if SparseLinear in type(self).__mro__:  # a placeholder of before may be read again
+            everywhere = re.sub(r"\.\d+(?=\.)", ".*", self.name)  # one warning for all blocks
+            warnings.warn(
+                f"layer {everywhere} is read by its model instead of called: it becomes dense and is not smaller",
+                AerogelWarning,
+                stacklevel=2,
+            )
+            dense = self.to_dense()
+            self._parameters["weight"] = dense._parameters["weight"]
+            for name, value in vars(dense).items():  # Conv1D has sizes under other names
+                self.__dict__.setdefault(name, value)
+            for name in ARRAYS:
+                delattr(self, name)
+            self.__class__ = self.was  # type: ignore[assignment]
+        weight = self._parameters["weight"]
+        assert weight is not None
+        return weight
 
     @property
     def matrix(self) -> Tensor:
@@ -152,6 +182,12 @@ class SparseLinear(PackedLayer):
 
 def sparse_layers(model: nn.Module) -> list[tuple[str, SparseLinear]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, SparseLinear)]
+
+
+def put_layer(model: nn.Module, name: str, layer: SparseLinear) -> None:
+    """Puts a sparse layer in the place of the layer of that name."""
+    layer.name = name
+    model.set_submodule(name, layer)
 
 
 def unpacked(name: str, content: Tensor, shape: tuple[int, int], dtype: torch.dtype, rounded: bool) -> PackedWeight:

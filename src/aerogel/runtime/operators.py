@@ -83,6 +83,25 @@ def _linear_shape(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
 _define("linear(Tensor x, Tensor[] weight, int block) -> Tensor", linear, _linear_shape)
 
 
+def dense(values: Tensor, index: Tensor, order: Tensor, offsets: Tensor, columns: int, block: int) -> Tensor:
+    """The packed weight as a (d_out, d_in) matrix in float32."""
+    shape = _shape([values, index, order, offsets], columns, block)
+    return PackedWeight(Format.CELLS, shape, torch.float32, block, values, index, order, offsets).to_dense()
+
+
+def _dense_weight_shape(
+    values: Tensor, index: Tensor, order: Tensor, offsets: Tensor, columns: int, block: int
+) -> Tensor:
+    return values.new_empty(_shape([values, index, order, offsets], columns, block), dtype=torch.float32)
+
+
+_define(
+    "dense(Tensor values, Tensor index, Tensor order, Tensor offsets, int columns, int block) -> Tensor",
+    dense,
+    _dense_weight_shape,
+)
+
+
 def dense_linear(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ for a dense float32 W. For one token reading W is all the time, and all threads read; torch's uses one."""
     module = native()

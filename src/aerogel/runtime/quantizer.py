@@ -124,7 +124,7 @@ class PackedQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from aerogel.runtime.fused import fuse
-        from aerogel.runtime.layers import SparseLinear, unpacked
+        from aerogel.runtime.layers import SparseLinear, put_layer, unpacked
 
         del model._keys_to_ignore_on_load_unexpected
         rounded = getattr(self.quantization_config, "values", None) == "bfloat16"
@@ -137,8 +137,7 @@ class PackedQuantizer(HfQuantizer):
                 shape = tuple(module.weight.shape)
                 rows, columns = shape if isinstance(module, nn.Linear) else shape[::-1]
                 packed = unpacked(path, opened[file].get_tensor(key), (rows, columns), dtype, rounded)
-                sparse = SparseLinear(packed, module.bias, type(module)).train(module.training)
-                model.set_submodule(path, sparse)
+                put_layer(model, path, SparseLinear(packed, module.bias, type(module)).train(module.training))
         self.awaited = {}
         model.is_quantized = False  # else transformers refuses `half` and `float`, which sparse layers follow
         fuse(model)

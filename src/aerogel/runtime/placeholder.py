@@ -1,0 +1,43 @@
+"""What stands for the weight of a packed layer where code of a model reads it instead of calling the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class WeightPlaceholder(Tensor):
+    """A tensor with the shape, dtype and device of a weight and without its values.
+
+    Reading the values, in any operation of torch, calls `restore`, which makes the layer dense and returns its weight,
+    and the operation works on that.
+    """
+
+    restore: Callable[[], Tensor]
+
+    @staticmethod
+    def __new__(cls, shape: tuple[int, int], dtype: torch.dtype, restore: Callable[[], Tensor]) -> WeightPlaceholder:
+        # the one way to a tensor on a device without memory there
+        made = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=torch.device("cpu"))
+        made.restore = restore
+        return made
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares it without the operation
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return func(*_restored(args), **_restored(kwargs or {}))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={tuple(self.shape)}, dtype={self.dtype})"
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, WeightPlaceholder):
+        return value.restore()
+    if isinstance(value, list | tuple):
+        return type(value)(map(_restored, value))
+    return {name: _restored(one) for name, one in value.items()} if isinstance(value, dict) else value
