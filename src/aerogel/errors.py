@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,17 @@ def check_seed(seed: int, kind: type[AerogelError]) -> None:
     """Raises an error of this kind for a seed that is none."""
     if seed not in SEEDS:
         raise kind(f"seed {seed}: expected one from 0 to {SEEDS[-1]}")
+
+
+def expect(value: object, types: type | tuple[type, ...], kind: type[AerogelError], expected: str) -> None:
+    """Raises an error of this kind for an argument of another type, with the words for what was `expected`."""
+    if not isinstance(value, types):
+        raise kind(f"expected {expected}, found {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """The type of an argument and how it begins, for a sentence: `str 'tiny-bert'`."""
+    return f"{type(value).__name__} {' '.join(reprlib.repr(value).split())}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,14 +1,22 @@
 """Prunable weights are found by structure, in architectures that no table knows."""
 
+import re
+import warnings
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, prune
+from transformers.pytorch_utils import Conv1D
 
+import aerogel as ag
 from aerogel.errors import ModelError
-from aerogel.models import load_model, prunable_weights
+from aerogel.models import PrunableWeight, load_model, prunable_weights
 from builders import ARCHITECTURES, BERT_LIKE
 
 
@@ -132,3 +140,121 @@ def test_the_zoo_has_weights_outside_its_blocks(name: str) -> None:
     everything = sum(weight.matrix.numel() for weight in prunable_weights(model, ("blocks", "embeddings", "heads")))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert 0 < prunable < everything < parameters
+
+
+# adapters
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in ("bert", "gpt2") for kind in ("lora", "dora", "ia3", "tokens")]
+    + [("bert", "boft"), ("gpt2", "prompt"), ("gpt2", "p-tuning")],
+)
+def test_adapters_are_left_out(name: str, kind: str) -> None:
+    peft = pytest.importorskip("peft")
+    layers = [name.split(".", 4)[-1] for name in ARCHITECTURES[name].weights]
+    configs = {
+        "lora": lambda: peft.LoraConfig(target_modules="all-linear"),
+        "dora": lambda: peft.LoraConfig(
+            target_modules="all-linear", use_dora=True, modules_to_save=["word_embeddings"]
+        ),
+        "ia3": lambda: peft.IA3Config(target_modules=layers, feedforward_modules=[]),
+        "boft": lambda: peft.BOFTConfig(target_modules=r".*(query|key|c_proj)"),
+        "prompt": lambda: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        "p-tuning": lambda: peft.PromptEncoderConfig(
+            task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=8
+        ),
+        "tokens": lambda: peft.LoraConfig(target_modules="all-linear", trainable_token_indices=[5, 6]),
+    }
+    model = ARCHITECTURES[name].build()
+    before = {target: prunable_weights(model, (target,)) for target in ("blocks", "embeddings")}
+    with warnings.catch_warnings():  # peft sets fan_in_fan_out for Conv1D by itself, and says so
+        warnings.simplefilter("ignore")
+        adapted = peft.get_peft_model(model, configs[kind]())
+    for target, weights in before.items():
+        found = [weight for weight in prunable_weights(adapted, (target,)) if "modules_to_save" not in weight.name]
+        assert [weight.module for weight in found] == [weight.module for weight in weights]
+        for one, other in zip(found, weights, strict=True):
+            assert re.sub(r"\.(token_adapter|base_layer|original_module)\b", "", one.name).endswith(other.name)
+
+
+def test_what_stands_beside_a_base_layer_is_an_adapter() -> None:
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base_layer, self.down, self.up = nn.Linear(8, 8), nn.Linear(8, 2), nn.Linear(2, 8)
+
+    model = nn.Module()
+    model.blocks = nn.ModuleList([Adapted(), nn.Linear(8, 8)])
+    assert names_of(model, "blocks", "heads") == ["blocks.0.base_layer", "blocks.1"]
+
+
+# weights that are no plain parameters
+
+
+def one_linear(module: nn.Module) -> nn.Module:
+    model = nn.Module()
+    model.blocks = nn.ModuleList([nn.Linear(4, 4), module])
+    return model
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's older weight norm
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda module: prune.l1_unstructured(module, "weight", 0.5), "torch.nn.utils.prune.remove"),
+        (parametrizations.weight_norm, "torch.nn.utils.parametrize.remove_parametrizations"),
+        (torch.nn.utils.weight_norm, "weight_g and weight_v"),
+        (lambda module: module.to("meta"), "meta"),
+        (lambda module: setattr(module, "weight", nn.Parameter(torch.ones(4, 4) + 1j)), "complex64"),
+        (lambda module: module.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (lambda module: setattr(module, "weight", nn.Parameter(torch.ones(4, 4).byte(), False)), "uint8"),
+    ],
+    ids=["mask", "parametrization", "weight-norm", "meta", "complex", "float8", "uint8"],
+)
+def test_weights_that_are_no_plain_parameters_are_refused(change: Callable[[nn.Module], object], named: str) -> None:
+    module = nn.Linear(4, 4)
+    change(module)
+    model = one_linear(module)
+    for use in (prunable_weights, ag.inspect, partial(ag.prune, sparsity=0.5)):
+        with pytest.raises(ModelError, match=r"the weight of blocks\.1 ") as raised:
+            use(model)
+        assert named in str(raised.value)
+    assert names_of(model, "embeddings") == []
+    assert [weight.name for weight in prunable_weights(model, exclude=("blocks.1",))] == ["blocks.0"]
+
+
+def test_a_bias_that_is_masked_is_no_obstacle() -> None:
+    module = nn.Linear(4, 4)
+    prune.l1_unstructured(module, "bias", 0.5)
+    assert names_of(one_linear(module), "blocks") == ["blocks.0", "blocks.1"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("flushed", [False, True])
+def test_zeros_are_told_from_the_smallest_numbers(dtype: torch.dtype, flushed: bool) -> None:
+    smallest = torch.finfo(dtype).smallest_normal / 4
+    rows = [[0.0, -0.0, smallest, -smallest], [1.0, torch.nan, torch.inf, -torch.inf]]
+    values = torch.tensor(rows, dtype=torch.float64).to(dtype)
+    linear, transposed = nn.Linear(4, 2, dtype=dtype), Conv1D(2, 4).to(dtype)
+    linear.weight.data, transposed.weight.data = values, values.T.contiguous()
+    torch.set_flush_denormal(flushed)
+    try:
+        for module in (linear, transposed):
+            assert PrunableWeight("one", module).zeros.tolist() == [[True, True, False, False], [False] * 4]
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("value", ["tiny-bert", None, [1.0]])
+def test_what_is_no_model_is_refused(value: object) -> None:
+    for use in (prunable_weights, ag.inspect, partial(ag.prune, sparsity=0.5)):
+        with pytest.raises(ModelError, match=f"expected a model .* found {type(value).__name__} "):
+            use(value)
+
+
+def test_one_target_or_exclusion_may_be_a_string() -> None:
+    model = ARCHITECTURES["bert"].build()
+    assert {weight.name for weight in prunable_weights(model, "blocks", "*.layer.0.*")} == {
+        name for name in ARCHITECTURES["bert"].weights if ".layer.0." not in name
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,12 +70,12 @@ class WeightReport:
         return distribution_and_layers(self)
 
 
-def inspect(model: nn.Module, name: str = "", targets: Iterable[str] = ("blocks",)) -> WeightReport:
+def inspect(model: nn.Module, name: str = "", targets: Collection[str] = ("blocks",)) -> WeightReport:
     """Describes the prunable weights of a model, in one pass over them.
 
     Raises `ModelError` where it has none, or one holds values that are not finite.
     """
-    weights = prunable_weights(model, tuple(targets), to_read=True)
+    weights = prunable_weights(model, targets, to_read=True)
     whole = _Summary()
     groups: dict[str, dict[str, _Summary]] = {"layer": {}, "kind": {}, "name": {}}
     for weight in progress.track(weights, "describing weights"):
@@ -130,7 +130,7 @@ class _Summary:
         square = exact * exact
         summary.powers += np.array([len(exact), exact.sum(), square.sum(), exact @ square, square @ square])
         magnitudes = np.abs(values)
-        summary.below += np.array([(values == 0).sum(), (magnitudes < 1e-3).sum(), (magnitudes < 1e-2).sum()])
+        summary.below += np.array([int(weight.zeros.sum()), (magnitudes < 1e-3).sum(), (magnitudes < 1e-2).sum()])
         summary.bits += np.bincount(values.view(np.uint32) >> SHIFT, minlength=len(VALUES))
         return summary
 
@@ -157,9 +157,10 @@ class _Summary:
         mean, second, third, fourth = self.powers[1:] / self.count
         variance = max(second - mean**2, 0.0)
         central = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
-        used = np.flatnonzero(self.bits)
-        used = used[(used != 0) & (used != HALF)]  # zeros have a number of their own
-        histogram, _ = np.histogram(np.clip(VALUES[used], *span), BINS, span, weights=self.bits[used])
+        counts = self.bits.copy()
+        counts[0], counts[HALF] = counts[0] + counts[HALF] - self.zeros, 0  # zeros have a number of their own
+        used = np.flatnonzero(counts)
+        histogram, _ = np.histogram(np.clip(VALUES[used], *span), BINS, span, weights=counts[used])
         zeros, below_1e_3, below_1e_2 = self.below / self.count
         return WeightStatistics(
             name=name,

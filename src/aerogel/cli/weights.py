@@ -243,8 +243,8 @@ def finetune(
 def _zeros(model: PreTrainedModel, targets: Sequence[str] = ("blocks",), exclude: Sequence[str] = ()) -> str:
     from aerogel import models
 
-    matrices = [weight.matrix for weight in models.prunable_weights(model, targets, exclude)]
-    weights, zeros = sum(matrix.numel() for matrix in matrices), sum(int((matrix == 0).sum()) for matrix in matrices)
+    found = [weight.zeros for weight in models.prunable_weights(model, targets, exclude)]
+    weights, zeros = sum(matrix.numel() for matrix in found), sum(int(matrix.sum()) for matrix in found)
     whole = zeros / models.parameter_count(model)
     return f"{zeros:,} zeros: {zeros / weights:.2%} of {weights:,} prunable weights, {whole:.2%} of the model"
 

@@ -7,12 +7,17 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
-from aerogel.errors import ModelError, unknown_name
+from aerogel.errors import ModelError, expect, unknown_name
 
 TARGETS = ("blocks", "embeddings", "heads")
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# what peft's modules call the parts that are the model's own, or a whole copy of one that is trained in its place
+WRAPPED = ("base_model", "model", "base_layer", "original_module", "modules_to_save", "token_adapter")
 
 
 class PackedLayer(nn.Module):
@@ -51,6 +56,17 @@ class PrunableWeight:
         return weight.T if isinstance(self.module, Conv1D) else weight
 
     @property
+    def zeros(self) -> Tensor:
+        """Marks the zeros of `matrix`, (d_out, d_in), of either sign.
+
+        They are found by their bits: `== 0` also marks the smallest numbers on threads that flush denormals, and one
+        operation may run on several threads that differ in that.
+        """
+        matrix = self.matrix
+        whole_numbers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[matrix.element_size()]
+        return (matrix.view(whole_numbers) << 1) == 0  # without the sign
+
+    @property
     def gradient(self) -> Tensor | None:
         """The gradient of `matrix`, likewise (d_out, d_in), or `None` where training gave none."""
         gradient = self.parameter.grad
@@ -75,11 +91,17 @@ def prunable_weights(
 
     `targets` are kinds: "blocks" (linear weights inside the transformer blocks), "embeddings",
     "heads" (linear weights outside the blocks: poolers, classifiers, language-model heads); `exclude`
-    are shell patterns on names. A tied embedding and head is an embedding. Raises `ModelError` for
-    an unknown target, an exclusion that excludes nothing, or a model in which nothing is left, or
-    whose blocks hold weights in other forms (the fused experts of Mixtral), which would be passed over. Packed
-    weights are refused as well, unless they are only `to_read`.
+    are shell patterns on names; either may be one string. A tied embedding and head is an embedding. Adapters are left
+    out: the modules that peft adds to a model, and those beside a module named `base_layer`.
+
+    Raises `ModelError` for an unknown target, an exclusion that excludes nothing, or a model in which nothing is left,
+    or whose blocks hold weights in other forms (the fused experts of Mixtral), which would be passed over; and for
+    weights that can't be pruned as they are: computed from other tensors (masks of `torch.nn.utils.prune`, weight
+    norms), offloaded, or quantized. Packed weights are refused as well, unless they are only `to_read`.
     """
+    expect(model, nn.Module, ModelError, "a model (torch.nn.Module; aerogel.load gives one)")
+    targets = (targets,) if isinstance(targets, str) else targets
+    exclude = (exclude,) if isinstance(exclude, str) else exclude
     for target in targets:
         if target not in TARGETS:
             raise ModelError(unknown_name("target", target, TARGETS))
@@ -88,21 +110,25 @@ def prunable_weights(
     unused = set(exclude)
     found, seen = [], set()
     for name, kind, module in _weights(model):
-        held = module if isinstance(module, PackedLayer) else module.weight
-        if id(held) in seen:
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        identity = id(module if weight is None else weight)
+        if identity in seen:
             continue
-        seen.add(id(held))
+        seen.add(identity)
         if kind not in targets:
             continue
-        if held is module and not to_read:
+        matching = [pattern for pattern in exclude if fnmatchcase(name, pattern)]
+        unused.difference_update(matching)
+        if matching:
+            continue
+        if not isinstance(module, PackedLayer):
+            _check_weight(name, module, weight)
+        elif not to_read:
             raise ModelError(
                 f"{name} is packed and can't be changed: unpack the model first (aerogel unpack DIR --output DIR, "
                 "or aerogel.decompress)"
             )
-        matching = [pattern for pattern in exclude if fnmatchcase(name, pattern)]
-        unused.difference_update(matching)
-        if not matching:
-            found.append(PrunableWeight(name, module))
+        found.append(PrunableWeight(name, module))
     if unused:
         raise ModelError(f"exclude {sorted(unused)[0]!r} matches no prunable weight")
     if not found:
@@ -124,8 +150,8 @@ def parameter_count(model: nn.Module) -> int:
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
     """Embeddings first, so that a tied head counts as the embedding that it is."""
-    modules = list(model.named_modules())
-    blocks = _blocks(model)
+    modules = list(_own_modules(model))
+    blocks = _blocks(modules)
     for name, module in modules:
         if isinstance(module, nn.Embedding):
             yield name, "embeddings", module
@@ -134,9 +160,54 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
             yield name, "blocks" if name.startswith(blocks) else "heads", module
 
 
+def _own_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of a model by name, each once, as `named_modules` gives them, without those of adapters."""
+    found: dict[nn.Module, str] = {}
+
+    def visit(module: nn.Module, name: str) -> None:
+        if module in found:
+            return
+        found[module] = name
+        children = dict(module.named_children())
+        if "base_layer" in children:
+            children = {"base_layer": children["base_layer"]}
+        elif any(kind.__module__.split(".")[0] == "peft" for kind in type(module).__mro__):
+            children = {child: part for child, part in children.items() if child in WRAPPED}
+        for child, part in children.items():
+            visit(part, f"{name}.{child}" if name else child)
+
+    visit(model, "")
+    return [(name, module) for module, name in found.items()]
+
+
+def _check_weight(name: str, module: nn.Module, weight: nn.Parameter | None) -> None:
+    """Raises `ModelError` for a weight that is no plain floating-point parameter in memory, with what to do."""
+    if weight is None:
+        sources = [part for part, _ in module.named_parameters(recurse=False) if part.startswith("weight_")]
+        if parametrize.is_parametrized(module, "weight"):
+            reason = "it is parametrized: call torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
+        elif hasattr(module, "weight_mask"):
+            reason = "its mask of torch.nn.utils.prune is still on: call torch.nn.utils.prune.remove(module, 'weight')"
+        else:
+            reason = f"it is computed from {' and '.join(sources) or 'other tensors'}: make it a parameter again"
+        raise ModelError(f"the weight of {name} is not a parameter: {reason}")
+    if weight.is_meta:
+        raise ModelError(
+            f"the weight of {name} is not in memory (device meta): load the model whole, without offloading it "
+            "to the disk or the CPU by its device_map"
+        )
+    if weight.dtype not in FLOATS or type(weight.data) is not Tensor:
+        form = type(weight.data).__name__ if weight.dtype in FLOATS else str(weight.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"the weight of {name} is stored as {form}, expected a plain tensor of float32, bfloat16, float16 or "
+            "float64: load the model without quantizing or sharding it"
+        )
+
+
 def _check_forms(model: nn.Module) -> None:
-    blocks = _blocks(model)
-    for name, module in model.named_modules():
+    modules = _own_modules(model)
+    blocks = _blocks(modules)
+    for name, module in modules:
         if isinstance(module, nn.Conv1d | nn.Conv2d) or not name.startswith(blocks):
             continue
         for weight, parameter in module.named_parameters(recurse=False):
@@ -147,6 +218,6 @@ def _check_forms(model: nn.Module) -> None:
                 )
 
 
-def _blocks(model: nn.Module) -> tuple[str, ...]:
+def _blocks(modules: Collection[tuple[str, nn.Module]]) -> tuple[str, ...]:
     """What the names of all modules in the transformer blocks start with."""
-    return tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList))
+    return tuple(f"{name}." for name, module in modules if isinstance(module, nn.ModuleList))

@@ -175,7 +175,7 @@ def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, 
     model, tokenizer, trained, dense_seconds = _trained(trial, training, data)
     scored = score(model, tokenizer, data, trial.evaluation_limit, training.max_length)
     weights = prunable_weights(model, trial.zeros.targets if trial.zeros else ("blocks",))
-    zeros = {weight.name: int((weight.matrix == 0).sum()) for weight in weights}
+    zeros = {weight.name: int(weight.zeros.sum()) for weight in weights}
     prunable = sum(weight.matrix.numel() for weight in weights)
     parameters = models.parameter_count(model)
     return {
