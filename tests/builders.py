@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PretrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 import aerogel as ag
 from aerogel.runtime.kernel import native
@@ -285,3 +286,28 @@ def alive_in_session(session: int) -> list[int]:
         if not alive or time.monotonic() > deadline:
             return alive
         time.sleep(0.2)
+
+
+def batches(count: int = 12) -> list[dict[str, Tensor]]:
+    """Rows of random tokens to learn by heart."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, 8000, (count, 16), generator=generator)
+    return [{"input_ids": row, "labels": row} for row in ids]
+
+
+def train(
+    model: PreTrainedModel, folder: Path, *callbacks: TrainerCallback, resume: bool | str = False, **settings: Any
+) -> Trainer:
+    """Four steps with transformers' own Trainer, or as its `settings` say."""
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        weight_decay=0.1,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        per_device_train_batch_size=4,
+        **{"max_steps": 4, "save_strategy": "no", "learning_rate": 1e-2, **settings},
+    )
+    trainer = Trainer(model, arguments, train_dataset=batches(), callbacks=list(callbacks))
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from aerogel.errors import PruningError
 from aerogel.models import prunable_weights
@@ -15,30 +15,7 @@ from aerogel.pruning import prune
 from aerogel.training import SparsityCallback
 from aerogel.training.schedule import PRUNINGS
 from aerogel.training.score import all_scores
-from builders import ARCHITECTURES
-
-
-def batches(count: int = 12) -> list[dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, 8000, (count, 16), generator=generator)
-    return [{"input_ids": row, "labels": row} for row in ids]
-
-
-def train(
-    model: PreTrainedModel, folder: Path, *callbacks: TrainerCallback, resume: bool = False, **settings: Any
-) -> Trainer:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        weight_decay=0.1,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        per_device_train_batch_size=4,
-        **{"max_steps": 4, "save_strategy": "no", "learning_rate": 1e-2, **settings},
-    )
-    trainer = Trainer(model, arguments, train_dataset=batches(), callbacks=list(callbacks))
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
+from builders import ARCHITECTURES, batches, train
 
 
 def zeros(model: nn.Module) -> dict[str, Tensor]:

@@ -36,11 +36,12 @@ class PackedLayer(nn.Module):
 class PrunableWeight:
     """A weight matrix seen by output rows: `matrix` is a (d_out, d_in) view that shares the model's memory.
 
-    Of a packed layer it is a copy.
+    Of a packed layer it is a copy. `target` is the kind that it was found as, one of `TARGETS`.
     """
 
     name: str
     module: nn.Module
+    target: str = "blocks"
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -128,7 +129,7 @@ def prunable_weights(
                 f"{name} is packed and can't be changed: unpack the model first (aerogel unpack DIR --output DIR, "
                 "or aerogel.decompress)"
             )
-        found.append(PrunableWeight(name, module))
+        found.append(PrunableWeight(name, module, kind))
     if unused:
         raise ModelError(f"exclude {sorted(unused)[0]!r} matches no prunable weight")
     if not found:

@@ -35,8 +35,9 @@ from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
 from aerogel.pruning.blocks import check_followed
+from aerogel.training.checkpoint import STATE
 from aerogel.training.distillation import Distillation, DistillationConfig
-from aerogel.training.masks import STATE, SparsityCallback
+from aerogel.training.masks import SparsityCallback
 from aerogel.training.schedule import WARM_UP
 from aerogel.training.sparsity import SparsityConfig
 from aerogel.training.trainer import KEPT, RecoveryTrainer, Validate

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from aerogel.errors import PruningError, writing
+from aerogel.errors import PruningError, expect
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
 from aerogel.pruning import Calibration, Pattern, PruneConfig, prune
 from aerogel.pruning.allocation import Allocator
+from aerogel.training.checkpoint import begin_run, check_zeros, load_state, save_state
 from aerogel.training.schedule import Schedule
 from aerogel.training.score import Memory, all_scores, score
 from aerogel.training.sparsity import SparsityConfig
-
-STATE = "sparsity.safetensors"  # in each checkpoint folder of the Trainer
+from aerogel.training.zeros import zero_masks
 
 
 class SparsityCallback(TrainerCallback):
@@ -31,15 +29,24 @@ class SparsityCallback(TrainerCallback):
 
     Takes a `SparsityConfig`, its fields as keywords, or neither: then no weight is pruned. A score that looks at text
     needs `calibration`; "magnitude", "movement", "platon" and "obs" do not, and what they prune stays pruned. The zeros
-    found when training begins, and those made, are put back after every optimizer step, since momentum and weight decay
-    revive them, and are checked once more at the end. Each checkpoint gets a file with what is needed to go on from it
-    as if nothing had happened; it is written last, so that a checkpoint that has it is whole. Raises `PruningError` as
-    the configuration does, and where it does not fit the model or the length of the training.
+    of pruned weights that are there when training begins, and those made, are put back after every optimizer step,
+    since momentum and weight decay revive them, and are checked once more at the end. What starts at zero but was not
+    pruned is left to learn: adapters, matrices of zeros alone (gates, new heads), and outside the blocks rows of zeros
+    alone (new tokens and classes), see `aerogel.training.zeros`.
+
+    Each checkpoint gets a file with what is needed to resume from it bit-exactly; it is written last, so that a
+    checkpoint that has it is whole. Raises `PruningError` as the configuration does, where it does not fit the model or
+    the length of the training, and where a checkpoint to resume from has no such file, or that of another training or
+    model.
     """
 
     def __init__(
         self, config: SparsityConfig | None = None, calibration: Calibration | None = None, **settings: Any
     ) -> None:
+        if config is not None:
+            expect(config, SparsityConfig, PruningError, "a SparsityConfig, or its fields as keywords (sparsity=0.9)")
+        if calibration is not None:
+            expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
         if settings:
             config = replace(config, **settings) if config else SparsityConfig(**settings)
         if config and config.calibrates and calibration is None:
@@ -71,11 +78,11 @@ class SparsityCallback(TrainerCallback):
         if self.config:
             self.pruned, self.schedule = self.config.weights(model), self.config.course(state.max_steps)
         if state.global_step:
-            self._restore(_folder(args, state) / STATE)
+            self._restore(args, state)
         else:
-            found = {weight.name: weight.matrix == 0 for weight in self.weights}
-            self.held = {name: zeros for name, zeros in found.items() if zeros.any()}
+            self.held = zero_masks(self.weights)  # also of frozen weights, which may be set free on the way
             self.memories = {weight.name: {} for weight in self.pruned}
+        begin_run(args, state)
         self._count()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
@@ -103,16 +110,13 @@ class SparsityCallback(TrainerCallback):
         tensors = {f"held/{name}": zeros for name, zeros in self.held.items()}
         for name, memory in self.memories.items():
             tensors |= {f"memory/{name}/{key}": value for key, value in memory.items()}
-        file = _folder(args, state) / STATE
-        with writing(file):
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file.with_suffix(".part"))
-            file.with_suffix(".part").replace(file)
+        save_state(tensors, args, state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if not self.is_final:
             raise PruningError(f"training ended at step {state.global_step}, before the last pruning")
         for weight in self.weights:
-            if weight.name in self.held and weight.matrix[self.held[weight.name]].any():
+            if weight.name in self.held and (self.held[weight.name] & ~weight.zeros).any():
                 raise PruningError(f"layer {weight.name}: zeros came alive in training")
 
     def _prune(self, model: nn.Module, sparsity: float) -> None:
@@ -174,14 +178,15 @@ class SparsityCallback(TrainerCallback):
         held = self.held.get(weight.name, torch.zeros_like(weight.matrix, dtype=torch.bool))
         return pattern.spread(pattern.units((~held).float()) == 0)
 
-    def _restore(self, file: Path) -> None:
-        if not file.is_file():
-            raise PruningError(f"{file} is missing: training goes on from whole checkpoints in its own output folder")
-        tensors = load_file(file)
+    def _restore(self, args: Any, state: Any) -> None:
+        file, tensors = load_state(args, state)
         homes = {weight.name: weight.matrix.device for weight in self.weights}
         self.held = {
             name: tensors[f"held/{name}"].to(home) for name, home in homes.items() if f"held/{name}" in tensors
         }
+        for weight in self.weights:
+            if weight.name in self.held:
+                check_zeros(weight.name, self.held[weight.name], weight.zeros, file)
         self.memories = {
             weight.name: {
                 key.removeprefix(prefix): value.to(homes[weight.name])
@@ -191,7 +196,3 @@ class SparsityCallback(TrainerCallback):
             for weight in self.pruned
             for prefix in (f"memory/{weight.name}/",)
         }
-
-
-def _folder(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
