@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aerogel.pruning import Pattern, PruneConfig, prune
     from aerogel.pruning.calibration import calibration
     from aerogel.runtime import compress, decompress
-    from aerogel.training import SparsityCallback, SparsityConfig, finetune
+    from aerogel.training import SparsityCallback, SparsityConfig, finetune, merge
 
 _HOMES = {
     "AerogelError": "errors",
@@ -38,6 +38,7 @@ _HOMES = {
     "inspect": "analysis",
     "load": "models",
     "load_task": "data",
+    "merge": "training",
     "prunable_weights": "models",
     "prune": "pruning",
 }
@@ -57,6 +58,7 @@ __all__ = [
     "inspect",
     "load",
     "load_task",
+    "merge",
     "prunable_weights",
     "prune",
 ]

@@ -3,6 +3,7 @@
 from aerogel.training.distillation import DistillationConfig
 from aerogel.training.finetuning import TrainingConfig, TrainingResult, finetune
 from aerogel.training.masks import SparsityCallback
+from aerogel.training.merging import merge
 from aerogel.training.sparsity import SparsityConfig
 from aerogel.training.teacher import Tuned, tuned
 
@@ -14,5 +15,6 @@ __all__ = [
     "TrainingResult",
     "Tuned",
     "finetune",
+    "merge",
     "tuned",
 ]
