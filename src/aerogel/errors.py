@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
 
 SEEDS = range(2**32)  # what every generator takes: NumPy's no more, and transformers seeds it with the others
 
@@ -44,7 +45,10 @@ def check_seed(seed: int, kind: type[AerogelError]) -> None:
         raise kind(f"seed {seed}: expected one from 0 to {SEEDS[-1]}")
 
 
-def expect(value: object, types: type | tuple[type, ...], kind: type[AerogelError], expected: str) -> None:
+TRANSFORMERS_MODEL = "a model of transformers (aerogel.load gives one; of one with an adapter, model.get_base_model())"
+
+
+def expect(value: object, types: type | UnionType, kind: type[AerogelError], expected: str) -> None:
     """Raises an error of this kind for an argument of another type, with the words for what was `expected`."""
     if not isinstance(value, types):
         raise kind(f"expected {expected}, found {shown(value)}")
@@ -61,10 +65,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """The sentence for a name that is not among the known ones: the nearest, else all of them."""
     known = list(known)
-    return f"unknown {kind} {name!r}: {nearest(name, known) or 'known are ' + ', '.join(known)}"
+    return f"unknown {kind} {name!r}: {nearest(str(name), known) or 'known are ' + ', '.join(known)}"
 
 
 def first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from aerogel.cli.main import run
 from aerogel.models import ZOO
+from builders import sentences, write_tsv
 
 SENTENCES = [
     ("what a fine and happy film", 1),
@@ -122,6 +123,11 @@ def test_from_pruning_to_scores(tmp_path: Path, data: Path, capsys: pytest.Captu
     assert scores["agreement"] == 1
     assert aerogel("evaluate", tuned, "--tasks", "moods", "--data", data) == 0
     assert "accuracy" in capsys.readouterr().out
+    file = write_tsv(tmp_path / "moods.tsv", sentences(30))  # a lone one is scored whole, and that is said
+    assert aerogel("evaluate", tuned, "--tasks", file, "--json") == 0
+    scores = json.loads(capsys.readouterr().out)["moods"]
+    assert scores["examples"] == 30
+    assert scores["data"].startswith(f"{file} (all of it")
 
 
 def test_from_packing_to_unpacking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
 
 from aerogel.data import IGNORED, Examples, context_length, encode_examples, language_windows
 from aerogel.data.encode import _parts, _token_ids
@@ -227,3 +227,22 @@ def test_parts_make_the_same_tokens_as_the_whole(kind: str, tokenizers: dict[str
     assert len(list(_parts(text))) > 1
     whole = tokenizers[kind](text, add_special_tokens=False, verbose=False)["input_ids"]
     assert _token_ids(text, tokenizers[kind]) == whole
+
+
+# texts without tokens
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_an_empty_text_has_a_token_all_the_same(
+    kind: str, pairs: bool, tokenizers: dict[str, PreTrainedTokenizerBase]
+) -> None:
+    tokenizer = tokenizers[kind]
+    texts = [("", ""), ("a word", ""), ("", "")] if pairs else [("",), ("a word",), ("",)]
+    rows = encode_examples(Examples(texts, [0.0, 1.0, 0.0]), tokenizer, config_of(kind), 16)
+    for row in rows:
+        assert len(row["input_ids"]) == len(row["attention_mask"]) == sum(row["attention_mask"]) > 0
+    if kind == "decoder":
+        assert rows[0]["input_ids"] == [tokenizer.eos_token_id]
+    batch = DataCollatorWithPadding(tokenizer)([rows[0], rows[2]])  # none of them longer
+    assert batch["input_ids"].dtype == torch.long

@@ -2,6 +2,7 @@
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ LABEL = ("sentence", "label")
 
 def test_a_file_of_two_classes(tmp_path: Path) -> None:
     rows = [(text, "praise" if label else "blame") for text, label in sentences(200)]
-    data = load_task(str(write_tsv(tmp_path / "moods.tsv", rows)))
+    data = load_task(str(write_tsv(tmp_path / "moods.tsv", rows))).divided()
     task = data.task
     assert (task.name, task.columns, task.labels) == ("moods", ("sentence",), ("blame", "praise"))
     assert task.metrics == ("accuracy", "f1")
@@ -47,7 +48,7 @@ def test_a_file_of_three_classes_and_two_columns(tmp_path: Path) -> None:
 def test_a_text_file_is_divided_at_a_line(tmp_path: Path) -> None:
     text = prose(100)
     (tmp_path / "story.txt").write_text(text)
-    data = load_task(str(tmp_path / "story.txt"))
+    data = load_task(str(tmp_path / "story.txt")).divided()
     assert data.task.is_language_modelling
     assert data.text("train") + data.text("validation") == text
     assert data.text("train").endswith("\n")
@@ -61,7 +62,7 @@ def test_a_row_always_falls_on_the_same_side(tmp_path_factory: pytest.TempPathFa
     for name, chosen in (("all.tsv", texts), ("some.tsv", texts[::-2])):
         rows = [(text, zlib.crc32(text.encode()) % 2) for text in chosen] + [("fixed a", 0), ("fixed b", 1)]
         try:
-            data = load_task(str(write_tsv(folder / name, rows)))
+            data = load_task(str(write_tsv(folder / name, rows))).divided()
         except DataError as error:
             assert "too few" in str(error)  # noqa: PT017 - all rows may fall on one side
             return
@@ -84,7 +85,7 @@ def test_a_row_always_falls_on_the_same_side(tmp_path_factory: pytest.TempPathFa
 def test_files_too_small_to_divide_are_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=said):
-        load_task(str(tmp_path / name))
+        load_task(str(tmp_path / name)).divided()
 
 
 @pytest.mark.parametrize("name", ["nothing.tsv", "nothing.txt"])
@@ -120,11 +121,37 @@ def test_a_folder_stands_in_for_a_starter_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_one_split_is_divided_and_said_so(tmp_path: Path, split: str) -> None:
-    write_tsv(tmp_path / "sst2" / f"{split}.tsv", sentences(100))
+def test_one_split_is_whole_until_it_is_divided(tmp_path: Path, split: Any) -> None:
+    rows = sentences(100)
+    write_tsv(tmp_path / "sst2" / f"{split}.tsv", rows)
     data = load_task("sst2", tmp_path)
-    assert len(data.examples("train")) > len(data.examples("validation")) > 0
-    assert data.source.endswith(f"({split} alone, a fifth of it held out)")
+    for either in ("train", "validation"):
+        assert data.examples(either).texts == [(text,) for text, _ in rows]
+    assert data.source.startswith(f"{tmp_path / 'sst2'} (all of it")
+    divided = data.divided()
+    assert 0 < len(divided.examples("validation")) < len(divided.examples("train"))
+    assert len(divided.examples("validation")) + len(divided.examples("train")) == 100
+    assert divided.source.endswith(f"({split} alone, a fifth of it held out)")
+    assert divided.divided() == divided
+    assert data.digest != divided.digest == load_task("sst2", tmp_path).divided().digest
+
+
+def test_two_splits_are_never_divided(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        write_tsv(tmp_path / "sst2" / f"{split}.tsv", sentences(20))
+    data = load_task("sst2", tmp_path)
+    assert data.divided() is data
+
+
+def test_paths_are_taken_like_names(tmp_path: Path) -> None:
+    file = write_tsv(tmp_path / "moods.tsv", sentences(20))
+    assert load_task(file) == load_task(str(file))
+
+
+@pytest.mark.parametrize("name", [None, 3, ["sst2"], b"sst2"])
+def test_what_is_no_name_is_refused(name: Any) -> None:
+    with pytest.raises(DataError, match=f"expected the name of a task.* found {type(name).__name__} "):
+        load_task(name)
 
 
 def test_text_of_both_splits_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -139,7 +166,7 @@ def test_text_of_both_splits_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_regression_in_a_folder(tmp_path: Path) -> None:
     rows = [(f"text {place}", f"text {place // 2}", place / 10) for place in range(50)]
     write_tsv(tmp_path / "stsb" / "train.tsv", rows, ("sentence1", "sentence2", "label"))
-    data = load_task("stsb", tmp_path)
+    data = load_task("stsb", tmp_path).divided()
     assert data.task.is_regression
     assert sorted(data.examples("train").labels + data.examples("validation").labels) == [n / 10 for n in range(50)]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,9 +19,9 @@ from aerogel.data import Examples, Task, TaskData, load_task
 from aerogel.errors import AerogelError, DataError, ModelError
 from aerogel.evaluation import score
 from aerogel.models import Head, load, prunable_weights
-from aerogel.pruning import prune
+from aerogel.pruning import Calibration, prune
 from aerogel.runtime import compress
-from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, finetune, masks
+from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, checkpoint, finetune
 from aerogel.training.distillation import DistillationConfig
 from builders import ARCHITECTURES, prose, sentences, write_tsv
 
@@ -266,7 +267,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
                     raise InterruptError
                 save_file(*arguments, **settings)
 
-            patch.setattr(masks, "save_file", fail)
+            patch.setattr(checkpoint, "save_file", fail)
             broken = train
         else:
 
@@ -514,3 +515,19 @@ def test_a_model_that_calibration_cannot_follow_is_refused_before_the_first_step
     ):
         finetune(model, tokenizer, data, SHORT, sparsity=SparsityConfig(0.5))
     assert not told
+
+
+def test_empty_texts_are_learnt_and_scored_like_others() -> None:
+    """GPT-2's tokenizer makes no token of them."""
+    texts, labels = [("",)] * 12 + [("a good film",)] * 4, [0.0] * 12 + [1.0] * 4
+    data = TaskData(moods().task, {"train": Examples(texts, labels), "validation": Examples(texts, labels)}, "made")
+    model, tokenizer = load("tiny-gpt2", data.task.head)
+    teacher = copy.deepcopy(model)  # so that texts are also put together from the empty ones
+    sparse = SparsityConfig(sparsity=0.5, schedule="constant", score="wanda")
+    config = replace(SHORT, batch_size=1, limit=None)
+    result = finetune(model, tokenizer, data, config, sparsity=sparse, teacher=teacher)
+    assert all(map(math.isfinite, result.losses))
+    one_by_one = score(model, tokenizer, data, batch_size=1).logits
+    assert np.allclose(one_by_one, score(model, tokenizer, data, batch_size=8).logits, atol=1e-3)
+    text = Calibration("made", data.examples("train"), tokenizer, 1, 12)
+    assert sum(int(batch["attention_mask"].sum()) for batch in text.batches(model)) >= 12

@@ -15,6 +15,7 @@ import torch
 from aerogel import progress
 from aerogel.benchmark.process import Start, Worker
 from aerogel.benchmark.subject import Checkpoint, Subject, prepare, serve
+from aerogel.errors import ModelError, expect
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def bench(
     a fresh child of a fork server and has computed nothing yet, and spares it a server of its own.
     Raises what a subject's process raised, or `AerogelError` where one died.
     """
+    for subject in subjects:
+        expect(subject, Subject, ModelError, "the models to measure as aerogel.benchmark.Subject(name)")
     config = config or BenchConfig()
     threads = config.threads or torch.get_num_threads()
     serving = config.batch_size, config.sequence_length, threads, config.seed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 from aerogel import models
 from aerogel.benchmark.machine import peak_memory
 from aerogel.data import context_length
-from aerogel.errors import ModelError
+from aerogel.errors import ModelError, expect
 from aerogel.models import Head
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import PruneConfig, prune
@@ -34,6 +35,10 @@ class Subject:
     name: str
     pruning: PruneConfig | None = None
     head: Head | None = None
+
+    def __post_init__(self) -> None:
+        expect(self.name, str | os.PathLike, ModelError, "the name or folder of a model")
+        object.__setattr__(self, "name", os.fspath(self.name))
 
 
 @dataclass(frozen=True)

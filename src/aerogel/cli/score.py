@@ -34,7 +34,8 @@ def evaluate(
             raise ModelError(f"{reference} has another tokenizer than {model}: their answers can't be compared")
         results = score_tasks(subject, tokenizer, loaded, limit=limit, reference=other)
     if as_json:
-        print_json(results)
+        sources = {found.task.name: {"data": found.source} for found in loaded}
+        print_json({task: {**metrics, **sources[task]} for task, metrics in results.items()})
         return
     rows = [
         (task, metric, _shown(metric, value), _interval(metrics, metric))

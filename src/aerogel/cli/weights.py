@@ -205,7 +205,7 @@ def finetune(
         config = training.TrainingConfig(
             TUNING_EPOCHS, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed, precision=precision
         )
-        found = load_task(task, data)
+        found = load_task(task, data).divided()
         tokenizer = models.load_tokenizer(model)
 
         def validate(trained: PreTrainedModel) -> Mapping[str, float]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from aerogel.data.noise import IGNORED, infill, mask_tokens
-from aerogel.data.read import Examples
+from aerogel.data.read import Examples, check_limit
 from aerogel.errors import DataError, ModelError
 from aerogel.models import architecture
 
@@ -45,11 +45,18 @@ def encode_examples(
 ) -> list[dict[str, Any]]:
     """One dictionary an example: token ids cut to `max_length`, unpadded, and the label.
 
-    A `</s>` that stands in a text is plain characters: as a special token it would end the sentence there.
+    A `</s>` that stands in a text is plain characters: as a special token it would end the sentence there. A text
+    without tokens, which a tokenizer that adds none makes of an empty one, is the end-of-sequence token alone, or
+    another special one: a model has to read something.
     """
     length = min(max_length, context_length(config) or max_length)
     columns = [list(column) for column in zip(*examples.texts, strict=True)]
     encoded = tokenizer(*columns, truncation=True, max_length=length, split_special_tokens=True)
+    for row, tokens in enumerate(encoded["input_ids"]):
+        if not tokens:
+            stand_in = {"input_ids": _special_token(tokenizer), "attention_mask": 1}
+            for name, values in encoded.items():
+                values[row] = [stand_in.get(name, 0)]
     whole_number = config.num_labels > 1
     return [
         {**{name: values[row] for name, values in encoded.items()}, "labels": int(label) if whole_number else label}
@@ -71,8 +78,7 @@ def language_windows(
     infilled. Damage depends on `seed` and the window's place alone. `limit` keeps the first windows.
     Raises `DataError` where the text does not fill one window, or `limit` leaves none.
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"limit {limit} leaves no windows, expected at least 1")
+    check_limit(limit, "windows")
     kind = architecture(config)
     length = min(length, context_length(config) or length)
     before, after = ([], []) if kind == "decoder" else _frame(tokenizer)
@@ -93,6 +99,13 @@ def language_windows(
     generators = (torch.Generator().manual_seed(zlib.crc32(f"{seed} {place}".encode())) for place in range(len(bodies)))
     ends = torch.tensor(before), torch.tensor(after)
     return [make(window, *ends, generator) for window, generator in zip(bodies, generators, strict=True)]
+
+
+def _special_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    for token in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
+        if token is not None:
+            return int(token)
+    raise ModelError("the tokenizer has no special token that could stand for an empty text")
 
 
 def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from aerogel.data.read import Examples, labels_of, read_examples, read_text
 from aerogel.data.starter import movie_reviews, python_reference
 from aerogel.data.tasks import TASKS, Split, Task
-from aerogel.errors import DataError, first_line, unknown_name
+from aerogel.errors import DataError, expect, first_line, unknown_name
 from aerogel.hub import look_up
 
 STARTER: dict[str, Callable[[], Mapping[str, Examples | str]]] = {
@@ -21,18 +21,32 @@ STARTER: dict[str, Callable[[], Mapping[str, Examples | str]]] = {
     "python-reference": python_reference,
 }
 HELD_OUT_SHARE = 0.2  # of a text or file that comes without a validation split
+WHOLE = " (all of it, also the part that training on it learns from)"  # after the source of a lone split
 
 
 @dataclass(frozen=True)
 class TaskData:
     """A task with its data: `splits` holds `Examples`, or plain text for language modelling.
 
-    `source` says where the data came from.
+    There is a "train" and a "validation" split, or one of them alone: then it is given for either, whole, until
+    `divided` holds a part of it out for validation. `source` says where the data came from, and of a lone split which
+    part is trained on or scored.
     """
 
     task: Task
     splits: Mapping[str, Examples | str]
     source: str
+
+    def divided(self) -> TaskData:
+        """The data as training needs it, with both splits: a lone one gives a fifth for validation.
+
+        The same rows are held out each time, and of a text the end. Raises `DataError` for too little data.
+        """
+        if len(self.splits) > 1:
+            return self
+        [(name, content)] = self.splits.items()
+        splits = _divided_examples(content) if isinstance(content, Examples) else _divided_text(content)
+        return TaskData(self.task, splits, f"{self.source.removesuffix(WHOLE)} ({name} alone, a fifth of it held out)")
 
     @cached_property
     def digest(self) -> str:
@@ -44,23 +58,30 @@ class TaskData:
         return content.hexdigest()[:12]
 
     def examples(self, split: Split) -> Examples:
-        found = self.splits[split]
+        found = self._split(split)
         assert isinstance(found, Examples)
         return found
 
     def text(self, split: Split) -> str:
-        found = self.splits[split]
+        found = self._split(split)
         assert isinstance(found, str)
         return found
 
+    def _split(self, split: Split) -> Examples | str:
+        return next(iter(self.splits.values())) if len(self.splits) == 1 else self.splits[split]
 
-def load_task(name: str, data: str | os.PathLike[str] | None = None) -> TaskData:
+
+def load_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> TaskData:
     """Finds a task by name, or reads a user's own TSV or text file.
 
     Looks in the folder `data` (else that of `AEROGEL_DATA`), laid out as `<task>/<split>.tsv` or `.txt`;
-    then on the Hugging Face hub; then among the starter tasks. Where a split is missing, the other one is
-    divided, and `source` says so. Raises `DataError`.
+    then on the Hugging Face hub; then among the starter tasks. A file, or a folder with one split, gives data with that
+    split alone, see `TaskData`. Raises `DataError`.
     """
+    expect(name, str | os.PathLike, DataError, "the name of a task, or of a .tsv or .txt file")
+    if data is not None:
+        expect(data, str | os.PathLike, DataError, "the name of a folder of tasks")
+    name = os.fspath(name)
     folder = data or os.environ.get("AEROGEL_DATA")
     if folder and not Path(folder).is_dir():
         raise DataError(f"{folder}: no such data folder")
@@ -95,16 +116,13 @@ def _from_files(task: Task, files: dict[str, Path], source: str) -> TaskData:
     for path in files.values():
         if not path.is_file():
             raise DataError(f"{path}: no such file")
-    only = next(iter(files)) if len(files) == 1 else None
-    note = f" ({only} alone, a fifth of it held out)" if only else ""
+    source += WHOLE if len(files) == 1 else ""
     if next(iter(files.values())).suffix == ".txt":
-        texts = {split: read_text(path) for split, path in files.items()}
-        return TaskData(task, _divided_text(texts[only]) if only else texts, source + note)
+        return TaskData(task, {split: read_text(path) for split, path in files.items()}, source)
     if not task.labels:
         columns, labels = labels_of(next(iter(files.values())))
         task = Task(task.name, columns, labels, ("accuracy", "f1") if len(labels) == 2 else ("accuracy",))
-    splits = {split: read_examples(path, task) for split, path in files.items()}
-    return TaskData(task, _divided_examples(splits[only]) if only else splits, source + note)
+    return TaskData(task, {split: read_examples(path, task) for split, path in files.items()}, source)
 
 
 def _divided_text(text: str) -> dict[str, str]:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerogel.data.tasks import Task
-from aerogel.errors import DataError
+from aerogel.errors import DataError, expect
+
+
+def check_limit(limit: int | None, of: str) -> None:
+    """Raises `DataError` for a limit that is no whole number above 0."""
+    if limit is not None:
+        expect(limit, int, DataError, f"a whole number as the limit of {of}")
+        if limit < 1:
+            raise DataError(f"limit {limit} leaves no {of}, expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,7 @@ class Examples:
         return len(self.labels)
 
     def first(self, limit: int | None) -> Examples:
-        if limit is not None and limit < 1:
-            raise DataError(f"limit {limit} leaves no examples, expected at least 1")
+        check_limit(limit, "examples")
         return self if limit is None else Examples(self.texts[:limit], self.labels[:limit])
 
 

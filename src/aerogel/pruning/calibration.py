@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.data import Examples, context_length, encode_examples, language_windows, load_task
-from aerogel.errors import DataError, check_seed
+from aerogel.errors import DataError, check_seed, expect
 from aerogel.models import architecture, head_kind
 
 BATCH_TOKENS = 2048
@@ -93,7 +93,7 @@ class Calibration:
 
 
 def calibration(
-    name: str,
+    name: str | os.PathLike[str],
     tokenizer: PreTrainedTokenizerBase,
     data: str | os.PathLike[str] | None = None,
     samples: int = 64,
@@ -102,11 +102,16 @@ def calibration(
 ) -> Calibration:
     """Calibration text by the name of a task or a user's own .txt or .tsv file: always its training split.
 
-    `data` is a folder of tasks, see `aerogel.data.load_task`. Raises `DataError`.
+    Of a lone file that is the part that training would use, so that what would be held out stays unseen. `data` is a
+    folder of tasks, see `aerogel.data.load_task`. Raises `DataError`.
     """
+    expect(tokenizer, PreTrainedTokenizerBase, DataError, "a tokenizer of transformers (aerogel.load gives one)")
+    for number in (samples, length):
+        expect(number, int, DataError, "whole numbers of samples and of tokens in each")
     if samples < 1 or length < 8:
         raise DataError(f"calibration on {samples} windows of {length} tokens: expected at least 1 of at least 8")
-    return Calibration(name, load_task(name, data).splits["train"], tokenizer, samples, length, seed)
+    text = load_task(name, data).divided().splits["train"]
+    return Calibration(os.fspath(name), text, tokenizer, samples, length, seed)
 
 
 def _restored(row: dict[str, Tensor]) -> dict[str, Tensor]:

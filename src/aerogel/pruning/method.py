@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aerogel.errors import PruningError, unknown_name
+from aerogel.errors import PruningError, expect, unknown_name
 from aerogel.pruning.pattern import Pattern
 from aerogel.registry import entries
 
@@ -104,6 +104,7 @@ def all_methods() -> dict[str, PruningMethod]:
 
 def method(name: str) -> PruningMethod:
     """The method of that name. Raises `PruningError` with the nearest names."""
+    expect(name, str, PruningError, f"the name of a method: {', '.join(all_methods())}")
     if name not in all_methods():
         raise PruningError(unknown_name("method", name, all_methods()))
     return all_methods()[name]

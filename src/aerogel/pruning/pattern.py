@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aerogel.errors import PruningError
+from aerogel.errors import PruningError, expect
 
 NARROW = 16  # places to choose from, as in N:M groups
 SAMPLED = 61  # one value in so many; a prime, since matrices repeat themselves in even steps
@@ -38,6 +39,7 @@ class Pattern:
     @classmethod
     def parse(cls, text: str) -> Pattern:
         """Reads `unstructured`, `N:M` or `block:RxC`. Raises `PruningError` for anything else."""
+        expect(text, str, PruningError, "a pattern: unstructured, N:M or block:RxC")
         if text == "unstructured":
             return cls()
         if match := re.fullmatch(r"(\d+):(\d+)", text):
@@ -74,8 +76,7 @@ class Pattern:
     def check(self, shape: torch.Size, sparsity: float) -> None:
         """Raises `PruningError` for a sparsity outside [0, 1) or against the pattern, or a shape it can't divide."""
         rows, columns = shape
-        if not 0 <= sparsity < 1:
-            raise PruningError(f"sparsity {sparsity:g} is outside [0, 1)")
+        check_sparsity(sparsity)
         if not self.allows(sparsity):
             raise PruningError(
                 f"sparsity {sparsity:g} contradicts pattern {self}, which fixes it at {self.fixed_sparsity:g}"
@@ -131,6 +132,14 @@ class Pattern:
         if self.rows * self.columns == 1:
             return mask
         return mask.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raises `PruningError` for a sparsity that is no number in [0, 1)."""
+    expect(sparsity, Real, PruningError, "a sparsity, a number in [0, 1)")
+    if not 0 <= sparsity < 1:
+        hint = f": did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
+        raise PruningError(f"sparsity {sparsity:g} is outside [0, 1){hint}")
 
 
 def highest(scores: Tensor, kept: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from transformers import PreTrainedModel
 
-from aerogel.errors import AerogelWarning
+from aerogel.errors import TRANSFORMERS_MODEL, AerogelWarning, ModelError, expect
 from aerogel.models import prunable_weights
 from aerogel.runtime.fused import fuse, unfuse
 from aerogel.runtime.layers import SparseLinear, put_layer, sparse_layers
@@ -30,6 +30,7 @@ def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) 
     without prunable weights, before anything is changed. Warns with an `AerogelWarning` of matrices that have no zeros
     where others have, and of blocks that can't be fused with these versions of transformers and torch.
     """
+    expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     before = [layer for _, layer in sparse_layers(model)]
     weights = [found for found in prunable_weights(model, to_read=True) if not isinstance(found.module, SparseLinear)]
     for weight in weights:
@@ -60,6 +61,7 @@ def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) 
 
 def decompress(model: PreTrainedModel) -> PreTrainedModel:
     """Restores the dense layers of a compressed model, in place and bit for bit, and returns it."""
+    expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     for name, module in sparse_layers(model):
         model.set_submodule(name, module.to_dense())
     unfuse(model)

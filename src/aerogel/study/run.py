@@ -46,7 +46,7 @@ def run_study(
     """
     for model in progress.track(spec.models, "finding models"):
         prepare(model)
-    loaded = {task: load_task(task, data) for task in progress.track(spec.tasks, "finding data")}
+    loaded = {task: load_task(task, data).divided() for task in progress.track(spec.tasks, "finding data")}
     store = Store.create(Path(output), spec, plan(spec, loaded))
     waiting = store.open_trials()
     state = State(total=store.count(), done=store.count() - len(waiting))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
 from aerogel.data import IGNORED
-from aerogel.errors import DataError, ModelError
+from aerogel.errors import DataError, ModelError, expect
 from aerogel.models import architecture, head_kind
 from aerogel.pruning.answers import divergence
 
@@ -43,8 +44,10 @@ class DistillationConfig:
             ("hidden", self.hidden, 0, math.inf),
             ("augmentation", self.augmentation, 0, 1),
         ):
+            expect(found, Real, DataError, f"a number for the {what}")
             if not low <= found <= high:
                 raise DataError(f"{what} {found}: expected a number from {low} to {high}")
+        expect(self.temperature, Real, DataError, "a number for the temperature")
         if not 0 < self.temperature < math.inf:
             raise DataError(f"temperature {self.temperature}: expected a number above 0")
 

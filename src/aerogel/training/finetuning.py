@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,7 +32,7 @@ from transformers import (
 from aerogel import files, progress
 from aerogel.data import TaskData, encode_examples, language_windows
 from aerogel.data.augment import AugmentedExamples
-from aerogel.errors import DataError, check_seed, unknown_name
+from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, check_seed, expect, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
@@ -81,6 +83,8 @@ class TrainingConfig:
             ("length", self.max_length),
             ("patience", self.patience),
         ):
+            if found is not None:
+                expect(found, Real, DataError, f"a number for the {what}")
             if found is not None and not 0 < found < math.inf:
                 raise DataError(f"{what} {found}: expected a number above 0")
         if self.precision is not None and self.precision not in get_args(Precision):
@@ -92,6 +96,7 @@ class TrainingConfig:
 class TrainingResult:
     """What training took: `seconds` in the loop, `steps`, the `losses` logged along the way, and the `validation`
     metrics of each epoch, among them those `kept`: of the last, or with patience the best, whose weights the model has.
+    `source` says where the data came from, and which part of a lone file was held out of the training.
     """
 
     seconds: float
@@ -99,6 +104,7 @@ class TrainingResult:
     losses: tuple[float, ...]
     validation: tuple[dict[str, float], ...] = ()
     kept: dict[str, float] = field(default_factory=dict)
+    source: str = ""
 
 
 def finetune(
@@ -111,18 +117,21 @@ def finetune(
     teacher: PreTrainedModel | None = None,
     distillation: DistillationConfig | None = None,
     validate: Validate | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
 ) -> TrainingResult:
-    """Trains a model in place on a task's training split; zeros among its weights stay zeros.
+    """Trains a model in place on a task's training split; zeros of pruned weights stay zeros.
 
-    With `sparsity` more weights become zeros on the way; with a `teacher` the model learns its answers and hidden
-    states as `distillation` says. `validate` scores the model after each epoch. A folder of `checkpoints` gets one
-    each epoch, and training goes on from the last whole one that it finds there. Remove it when the model is safe.
-    Batches gather examples of like length. The same seed gives the same weights on the same machine and
-    number of threads, interrupted or not. Raises `DataError` where the split is too small, `ModelError` where the model
-    has another head than the task's, or the teacher another than the model, and `PruningError` where `sparsity`
-    can't be had.
+    Of data with one split a fifth is held out for validation, see `aerogel.data.TaskData.divided`. With `sparsity`
+    more weights become zeros on the way; with a `teacher` the model learns its answers and hidden states as
+    `distillation` says. `validate` scores the model after each epoch. A folder of `checkpoints` gets one each
+    epoch, and training goes on from the last whole one that it finds there. Remove it when the model is safe.
+    Batches gather examples of like length. The same seed gives the same weights on the same machine and number of
+    threads, interrupted or not. Raises `DataError` where the split is too small, `ModelError` where the model has
+    another head than the task's, or the teacher another than the model, and `PruningError` where `sparsity` can't
+    be had.
     """
+    _check_types(model, tokenizer, data, config, sparsity, teacher, distillation)
+    data = data.divided()
     data.task.check_head(model, "load the model with it, aerogel.load(name, data.task.head)")
     config = config or TrainingConfig()
     if config.patience is not None and validate is None:
@@ -179,7 +188,8 @@ def finetune(
         if config.patience:
             trainer.add_callback(EarlyStoppingCallback(config.patience))
         trainer.remove_callback(PrinterCallback)
-        last = _last_whole(checkpoints, _settings(model, data, config, sparsity, lesson)) if checkpoints else None
+        settings = _settings(model, data, config, sparsity, lesson)
+        last = _last_whole(Path(checkpoints), settings) if checkpoints else None
         try:
             with quiet_transformers():  # it has a bar for each checkpoint that it writes
                 trainer.train(resume_from_checkpoint=last)
@@ -196,7 +206,31 @@ def finetune(
         if f"eval_{KEPT}" in entry
     }
     kept = validation.get(trainer.state.best_global_step or trainer.state.global_step, {})
-    return TrainingResult(telling.seconds, trainer.state.global_step, losses, tuple(validation.values()), kept)
+    return TrainingResult(
+        telling.seconds, trainer.state.global_step, losses, tuple(validation.values()), kept, data.source
+    )
+
+
+def _check_types(
+    model: object,
+    tokenizer: object,
+    data: object,
+    config: object,
+    sparsity: object,
+    teacher: object,
+    distillation: object,
+) -> None:
+    expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
+    expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
+    expect(data, TaskData, DataError, "TaskData (aerogel.load_task gives it)")
+    for value, kind in (
+        (config, TrainingConfig),
+        (sparsity, SparsityConfig),
+        (teacher, PreTrainedModel),
+        (distillation, DistillationConfig),
+    ):
+        if value is not None:
+            expect(value, kind, DataError, f"{kind.__name__} or None")
 
 
 def _batches(

@@ -13,6 +13,7 @@ from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.pruning import Pattern
 from aerogel.pruning.apply import naming
 from aerogel.pruning.method import all_methods
+from aerogel.pruning.pattern import check_sparsity
 from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule
 from aerogel.training.score import all_scores
 
@@ -44,6 +45,8 @@ class SparsityConfig:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.sparsity is not None:
+            check_sparsity(self.sparsity)
         for what, found, known in (
             ("score", self.score, (*all_scores(), *_calibrated())),
             ("schedule", self.schedule, SCHEDULES),

@@ -40,7 +40,7 @@ def tuned(
     The cache is `tuned` in `AEROGEL_HOME`. Its entries go by the model, the data's content and the configuration.
     Processes that want the same one wait for the first of them. Raises as `aerogel.load` and `finetune` do.
     """
-    files_of = folder_files(name)
+    data, files_of = data.divided(), folder_files(name)
     asked = [
         [str(Path(name).resolve()), *files_of] if files_of else [name],
         data.task.name,
