@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 from aerogel import files
 from aerogel.errors import ModelError, expect, first_line, nearest, unknown_name
 from aerogel.hub import look_up
+from aerogel.models.checkpoint import is_optional
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.zoo import ZOO, offline_names
 
@@ -94,15 +96,24 @@ def load_model(
         factory = LANGUAGE_CLASSES[architecture(config)]
     with _explained(name, path), quiet_transformers():
         _check_quantization(config)
-        model, report = factory.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            local_files_only=local_only,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # a head for other labels gives way to a new one; the rest is checked below
-        )
+
+        def from_pretrained(factory: Any, **options: Any) -> tuple[PreTrainedModel, dict]:
+            model, report = factory.from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                local_files_only=local_only,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a new head replaces one for other labels; the rest is checked below
+                **options,
+            )
+            return model, report
+
+        model, report = from_pretrained(factory)
+        missing, bare = report["missing_keys"], head is None and model.base_model is model
+        if bare and missing and all(map(is_optional, missing)) and _can_leave_out_pooler(model):
+            model, report = from_pretrained(type(model), add_pooling_layer=False)  # as it was saved
     _check_whole(name, model, report, new_head_allowed=head is not None)
     return model.eval()
 
@@ -231,6 +242,10 @@ def _checkpoint_class(config: PretrainedConfig) -> Any:
     return AutoModel
 
 
+def _can_leave_out_pooler(model: PreTrainedModel) -> bool:
+    return "add_pooling_layer" in inspect.signature(type(model)).parameters
+
+
 def _check_quantization(config: PretrainedConfig) -> None:
     """Refuses a method that transformers only warns of, before it starts what it can't read at random."""
     stored = getattr(config, "quantization_config", None)
@@ -246,8 +261,7 @@ def _check_whole(name: str | os.PathLike[str], model: PreTrainedModel, report: d
     def needed(key: str) -> bool:
         if not new_head_allowed:
             return True
-        # poolers belong to the head: classification trains one where a masked-LM checkpoint has none
-        return key.startswith(body) and ".pooler." not in key
+        return key.startswith(body) and not is_optional(key)
 
     missing = sorted(filter(needed, report["missing_keys"]))
     if missing:

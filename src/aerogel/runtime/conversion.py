@@ -11,6 +11,7 @@ from aerogel.errors import TRANSFORMERS_MODEL, AerogelWarning, ModelError, expec
 from aerogel.models import prunable_weights
 from aerogel.runtime.fused import fuse, unfuse
 from aerogel.runtime.layers import SparseLinear, put_layer, sparse_layers
+from aerogel.runtime.packable import packable_layers
 from aerogel.runtime.packed import check_packable
 from aerogel.runtime.quantizer import mark, unmark
 
@@ -32,7 +33,8 @@ def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) 
     """
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     before = [layer for _, layer in sparse_layers(model)]
-    weights = [found for found in prunable_weights(model, to_read=True) if not isinstance(found.module, SparseLinear)]
+    packable = packable_layers(model)
+    weights = [weight for weight in prunable_weights(model, to_read=True) if weight.name in packable]
     for weight in weights:
         check_packable(weight.matrix)
     mark(model, values)

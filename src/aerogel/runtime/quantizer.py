@@ -21,6 +21,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from aerogel.errors import ModelError, first_line
 from aerogel.runtime import codec
+from aerogel.runtime.packable import packable_layers
 
 METHOD, VERSION = "aerogel", 2
 
@@ -110,11 +111,17 @@ class PackedQuantizer(HfQuantizer):
         names = _names_in_model(model, files)
         _check_whole(model, names)
         precise = model._get_dtype_plan(dtype)
+        packable, state = packable_layers(model), model.state_dict()
         for key in packed:
-            for name in names[key] & model.state_dict().keys():
+            for name in names[key] & state.keys():
                 path = name.removesuffix(".weight")
+                if path not in packable:
+                    raise ModelError(
+                        f"layer {path} is packed in the checkpoint, but in {type(model).__name__} it is "
+                        "not a linear layer with a weight of its own"
+                    )
                 kept = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", path) for part in precise)
-                weight = _set_aside(model.get_submodule(path), path)
+                weight = _set_aside(model.get_submodule(path))
                 self.awaited[path] = files[key], key, torch.float32 if kept else weight.dtype
         ignored = model._keys_to_ignore_on_load_unexpected or ()
         model._keys_to_ignore_on_load_unexpected = {
@@ -137,7 +144,8 @@ class PackedQuantizer(HfQuantizer):
                 shape = tuple(module.weight.shape)
                 rows, columns = shape if isinstance(module, nn.Linear) else shape[::-1]
                 packed = unpacked(path, opened[file].get_tensor(key), (rows, columns), dtype, rounded)
-                put_layer(model, path, SparseLinear(packed, module.bias, type(module)).train(module.training))
+                was = nn.Linear if isinstance(module, nn.Linear) else type(module)
+                put_layer(model, path, SparseLinear(packed, module.bias, was).train(module.training))
         self.awaited = {}
         model.is_quantized = False  # else transformers refuses `half` and `float`, which sparse layers follow
         fuse(model)
@@ -200,9 +208,13 @@ def _check_whole(model: Any, names: dict[str, set[str]]) -> None:
     """Raises `ModelError` where the checkpoint lacks a tensor of the model, or has one too many.
 
     A model of another class than the one that was saved may have a new head, or leave the old one out; not so its body.
+    A bare body may have been saved without its optional parts, which transformers then initialises, and reports.
     """
+    from aerogel.models.checkpoint import is_optional
+
     state, tied, prefix = model.state_dict(), model.all_tied_weights_keys, f"{model.base_model_prefix}."
     same = type(model).__name__ in (model.config.architectures or ())
+    bare = model.base_model is model
     found = {name for several in names.values() for name in several}
     found |= {source for target, source in tied.items() if target in found}
     missing = [
@@ -211,7 +223,8 @@ def _check_whole(model: Any, names: dict[str, set[str]]) -> None:
         if name not in found
         and name not in tied
         and not _ignored(name, model._keys_to_ignore_on_load_missing)
-        and (same or (".pooler." not in f".{name}" and (model.base_model is model or name.startswith(prefix))))
+        and not (is_optional(name) and (bare or not same))
+        and (same or bare or name.startswith(prefix))
     ]
     if missing:
         raise ModelError(f"the checkpoint lacks {len(missing)} tensors of the model, the first is {missing[0]}")
@@ -221,7 +234,8 @@ def _check_whole(model: Any, names: dict[str, set[str]]) -> None:
         for key, several in names.items()
         if not several & state.keys()
         and not _ignored(key, model._keys_to_ignore_on_load_unexpected)
-        and (same or (".pooler." not in f".{key}" and (key.startswith(prefix) or not prefixed)))
+        and not (is_optional(key) and (bare or not same))
+        and (same or key.startswith(prefix) or not prefixed)
     ]
     if surplus:
         raise ModelError(f"the checkpoint has {len(surplus)} tensors too many for the model, the first is {surplus[0]}")
@@ -231,12 +245,8 @@ def _ignored(key: str, patterns: Iterable[str] | None) -> bool:
     return any(re.search(pattern, key) for pattern in patterns or ())
 
 
-def _set_aside(module: Any, path: str) -> torch.Tensor:
-    """Takes the weight on the meta device from transformers' sight, which would otherwise miss it, and make one up."""
-    from transformers.pytorch_utils import Conv1D
-
-    if type(module) not in (nn.Linear, Conv1D):
-        raise ModelError(f"layer {path} is packed in the checkpoint, but no linear layer of the model")
+def _set_aside(module: Any) -> torch.Tensor:
+    """Hides the weight on the meta device from transformers, which would otherwise initialise it as missing."""
     weight: torch.Tensor = module.weight.detach()
     weight._is_hf_initialized = True  # type: ignore[attr-defined]
     del module.weight
