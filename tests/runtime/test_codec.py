@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import random
 import struct
 import time
 import zlib
@@ -313,6 +314,49 @@ def test_any_bytes_are_refused_or_make_a_sound_weight(stream: bytes, count: int,
     header = codec.HEADER.pack(9, 17, count, length, 1, 0, 0, 0, 0, 0)
     with contextlib.suppress(ModelError):
         decode(sealed(of_bytes(bytes(4) + header + stream)), (9, 17)).check()
+
+
+@pytest.mark.parametrize("dtype", STORED_TYPES)
+@pytest.mark.parametrize("sparsity", [0.5, 0.9])
+def test_a_matrix_has_one_encoding(way: str, dtype: torch.dtype, sparsity: float) -> None:
+    """Every change of a byte is refused, or is the encoding of another matrix."""
+    shape, draw = (23, 31), random.Random(0)
+    content = encode(pack(sparse(shape, sparsity, dtype)))
+    header = [(at, draw.randrange(1, 256)) for at in range(4, codec.START) for _ in range(4)]
+    anywhere = [(draw.randrange(4, len(content)), draw.randrange(1, 256)) for _ in range(300)]
+    accepted = 0
+    for at, change in header + anywhere:
+        mutated = content.clone()
+        mutated[at] ^= change
+        mutated = sealed(mutated)
+        with contextlib.suppress(ModelError):
+            assert torch.equal(encode(decode(mutated, shape)), mutated), (at, change)
+            accepted += 1
+    assert 0 < accepted < len(header) + len(anywhere)
+
+
+def test_positions_may_not_go_beyond_the_bytes(way: str) -> None:
+    """A slice would end where the bytes do, and so hide it."""
+    content = encode(pack(torch.zeros(30, 40)))
+    assert len(content) == codec.START
+    with pytest.raises(ModelError, match="damaged"):
+        decode(with_header(content, length=1), (30, 40))
+
+
+@pytest.mark.parametrize("field", ["high_first", "low_first"])
+def test_an_absent_field_is_zero(way: str, field: str) -> None:
+    content = encode(pack(torch.zeros(30, 40)))
+    with pytest.raises(ModelError, match="damaged"):
+        decode(with_header(content, **{field: 1}), (30, 40))
+
+
+@pytest.mark.parametrize(("kind", "dropped"), [(0, 20), (1, 7), (2, 4)])
+def test_a_code_that_is_not_the_values_own_is_refused(way: str, kind: int, dropped: int) -> None:
+    """Where there are no values, all bits are dropped that can be."""
+    content = encode(pack(torch.zeros(30, 40)))
+    decode(with_header(content, kind=kind, dropped=dropped), (30, 40))
+    with pytest.raises(ModelError, match="damaged"):
+        decode(with_header(content, kind=kind, dropped=dropped - 1), (30, 40))
 
 
 @given(st.data())

@@ -54,6 +54,12 @@ class Coding:
     def middle(self) -> int:
         return self.width - self.dropped - self.high.bits - self.low.bits
 
+    def same(self, other: Coding) -> bool:
+        return (self.kind, self.dropped) == (other.kind, other.dropped) and all(
+            (one.bits, one.first, one.lengths.tobytes()) == (two.bits, two.first, two.lengths.tobytes())
+            for one, two in ((self.high, other.high), (self.low, other.low))
+        )
+
     def native(self, module: ModuleType, high: np.ndarray, low: np.ndarray) -> Any:
         """For the native module, with the fields' tables to write or to read, which the caller keeps alive."""
         fields = self.high.bits, high.ctypes.data, self.low.bits, low.ctypes.data
@@ -107,6 +113,8 @@ def decode(content: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = 
     if count > size:
         raise ModelError(f"it has {count} values, but only {size} places")
     coding, start = _coding(whole, kind, dropped, fields)
+    if start + length > len(whole):
+        raise _damaged("header", f"its positions take {length} bytes, and {len(whole) - start} follow")
     positions, stream = whole[start : start + length], whole[start + length :]
     dtype = dtype or STORED_TYPES[kind]
     block = block_for(count / size)
@@ -128,6 +136,8 @@ def decode(content: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = 
         flat = _read_positions(positions, count, size)
         row_major = torch.from_numpy(_read_values(stream, count, coding, high, low)).view(STORED_TYPES[kind])
         order, offsets, index, values = arranged(flat, row_major, shape, block)
+    if not _fitted(values)[0].same(coding):
+        raise _damaged("header", "its code is not the one that these values get")
     values = values.to(dtype).to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
     packed = PackedWeight(Format.CELLS, shape, dtype, block, values, index, order, offsets)
     packed.check()
@@ -165,7 +175,7 @@ def _coding(whole: np.ndarray, kind: int, dropped: int, fields: list[int]) -> tu
     for bits, first, pairs in zip(_field_bits(kind, dropped), fields[::2], fields[1::2], strict=True):
         field = Field(bits if pairs else 0, first, whole[at : at + pairs])
         at += pairs
-        if at > len(whole) or not field.sound:
+        if at > len(whole) or not field.sound or (first and not pairs):
             raise _damaged("header", "a code is not whole")
         found.append(field)
     return Coding(kind, dropped, *found), at
