@@ -171,7 +171,7 @@ def test_operators_of_other_devices_say_so() -> None:
 
 
 def test_a_model_elsewhere_is_not_compressed() -> None:
-    with pytest.raises(ModelError, match="encoder.layer.0.attention.self.query.*meta"):
+    with pytest.raises(ModelError, match=r"encoder\.layer\.0\.attention\.self\.query.*meta"):
         ag.compress(WIDE_FAMILIES["bert"]().to("meta"))
 
 
