@@ -3,9 +3,11 @@ PYTHON311 ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# the tests of what touches other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
+TOUCHING := tests/runtime tests/models tests/training tests/data tests/test_architectures.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help study test check sanitize neon bench format clean
+.PHONY: help study test newest lowest check sanitize neon bench format clean
 
 help:  ## list what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -15,6 +17,18 @@ study: $(READY)  ## run the starter study and write runs/starter/report.html
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+newest: ENDS := newest
+lowest: ENDS := lowest
+newest lowest:  ## run the tests of what touches other libraries, on the newest versions there are, or the lowest allowed
+	$(PYTHON) -m venv --clear $(VENV)-$(ENDS)
+	$(VENV)-$(ENDS)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade \
+		$$($(PYTHON) tools/versions.py $(ENDS)) hypothesis peft pytest pytest-xdist
+	$(VENV)-$(ENDS)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps .
+	$(VENV)-$(ENDS)/bin/python tools/versions.py installed
+	$(VENV)-$(ENDS)/bin/python -m pytest --numprocesses 2 --dist worksteal $(TOUCHING) \
+		--override-ini filterwarnings= --pythonwarnings error::aerogel.errors.AerogelWarning
+	$(VENV)-$(ENDS)/bin/python tools/versions.py installed
 
 check: $(READY) sanitize  ## format, lint, types, imports, sanitizers
 	$(BIN)/ruff format --check .
@@ -46,7 +60,7 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment, builds and caches, keep runs
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch goes first and by itself: an open range would bring a build with several GB of CUDA
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)

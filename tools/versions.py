@@ -1,0 +1,52 @@
+"""Versions of the packages that aerogel depends on: what to install at either end of the ranges, and what is installed.
+
+    python tools/versions.py newest | lowest    # requirements for pip, a line each
+    python tools/versions.py installed          # a table beside the pinned versions
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def ranges() -> dict[str, str]:
+    """The range of each dependency in pyproject.toml, `>=2.10,<2.16`, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = (re.fullmatch(r"([\w-]+)(.*)", text) for text in project["dependencies"])
+    return {match[1]: match[2] for match in found if match}
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def main(what: str) -> None:
+    if what == "newest":
+        print("\n".join(ranges()))
+    elif what == "lowest":
+        print("\n".join(re.sub(r"^.*>=([\w.]+).*$", rf"{name}==\1", text) for name, text in ranges().items()))
+    elif what == "installed":
+        print(f"{'package':20}{'installed':22}{'pinned':18}range")
+        for name, text in ranges().items():
+            mark = "*" if installed(name) != pinned().get(name) else " "
+            print(f"{name:20}{installed(name):20}{mark} {pinned().get(name, ''):18}{text}")
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) == 2 else "")
