@@ -106,7 +106,8 @@ def _states(owner: PreTrainedModel) -> list[Tensor]:
     mask = torch.ones(BATCH, LENGTH + 1, dtype=torch.long)
     mask[0, :PADDING] = 0
     crossing: dict[str, Any] = {}
-    if "encoder_hidden_states" in parameters and (config.is_encoder_decoder or config.add_cross_attention):
+    crosses = config.is_encoder_decoder or getattr(config, "add_cross_attention", False)  # not all have it
+    if crosses and "encoder_hidden_states" in parameters:
         crossing = {"encoder_hidden_states": states(LENGTH), "encoder_attention_mask": mask[:, :LENGTH]}
     caching = {"use_cache": True} if cache else {}
     with evaluating(owner):
