@@ -250,8 +250,7 @@ def test_other_number_formats_are_kept(kind: torch.dtype) -> None:
         assert weight.matrix.dtype == kind
         old = before[f"{weight.name}.weight"]
         assert torch.equal(weight.matrix, old.masked_fill(~masks[weight.name], 0))
-        if kind != torch.float64:
-            assert torch.equal(weight.matrix[masks[weight.name]], old[masks[weight.name]])
+        assert torch.equal(weight.matrix[masks[weight.name]], old[masks[weight.name]])
 
 
 def test_a_configuration_and_keywords_say_the_same() -> None:
@@ -274,7 +273,7 @@ def test_a_configuration_and_keywords_say_the_same() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        (dict(sparsity=1.0), PruningError, r"^layer bert\.\S+: sparsity 1 is outside \[0, 1\)"),
+        (dict(sparsity=1.0), PruningError, r"sparsity 1 is outside \[0, 1\)"),
         (dict(sparsity=-0.5), PruningError, "sparsity -0.5 is outside"),
         (dict(sparsity=nan), PruningError, "sparsity nan is outside"),
         (dict(), PruningError, r"pattern unstructured needs a sparsity, in \[0, 1\)"),

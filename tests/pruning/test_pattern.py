@@ -28,7 +28,7 @@ def scores(draw: st.DrawFn, rows: int = 1, columns: int = 1, infinities: bool = 
                 st.just(3.5),
                 st.sampled_from([0.0, -0.0, 1.0]),
                 st.sampled_from([0.0, 1.0, 2.0, *special]),
-                st.floats(-100, 100, width=32),
+                st.floats(-100, 100, width=32, allow_subnormal=False),
             ]
         )
     )
@@ -235,3 +235,24 @@ def test_on_the_way_to_a_pattern_only_what_it_drops_is_dropped(text: str) -> Non
         assert int((~mask).sum()) == pytest.approx(share * scores.numel(), abs=4)
         assert not (goal & ~mask).any()
     assert torch.equal(pattern.approach(scores, final), goal)
+
+
+@pytest.mark.parametrize("text", ["unstructured", "block:4x1", "2:4"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_counts_are_exact_where_threads_differ_in_flushing_denormals(text: str, sign: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values, chance = torch.rand(2, 512, 512, generator=generator)
+    found = sign * values.where(chance < 0.3, values * 1e-41).masked_fill(chance > 0.8, 0)
+    pattern = Pattern.parse(text)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert (values > 0).any()  # the second thread starts here, and does not flush
+        torch.set_flush_denormal(True)
+        for sparsity in (0.1, 0.5, 0.6, 0.69, 0.9) if pattern.fixed_sparsity is None else (0.5,):
+            mask = pattern.mask(found, sparsity)
+            size = pattern.rows * pattern.columns
+            assert int((~mask).sum()) == size * round(sparsity * mask.numel() / size)
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ from aerogel import progress
 from aerogel.errors import PruningError
 from aerogel.models import PrunableWeight
 from aerogel.pruning.method import Allocation
-from aerogel.pruning.pattern import Pattern, highest
+from aerogel.pruning.pattern import Pattern, flushed, highest
 
 FLOOR = 0.1  # of the density asked for: the least that is left in a matrix, since one pruned whole cuts the network
 OUTLIER = 5  # times the mean score of its block makes an outlier, and
@@ -25,6 +25,7 @@ REACH = 0.08  # how far a block's sparsity may go from the whole's: the settings
 MIXED = 0.6  # of the way from uniform to global
 SLOPES = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)  # of a progression, in sparsity from the first to the last block
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of uniform and global, where the search begins
+SMALLEST = 0x00800000  # the bits of the smallest normal float32
 MOVE, MOVES = 0.04, 12  # of the search: sparsity that one block gives another, and how often that is tried
 
 
@@ -145,7 +146,7 @@ class Allocator:
         scores = self.score(weight)
         if torch.isnan(scores).any():
             raise PruningError(f"layer {weight.name}: scores hold values that are not numbers (NaN)")
-        return self.pattern.units(scores)
+        return flushed(self.pattern.units(scores))
 
     def _by_outliers(self) -> list[float]:
         """Blocks with a larger share of outlying scores keep more (Yin et al. 2024, section 3.2)."""
@@ -213,6 +214,9 @@ def _place(number: float) -> int:
 
 
 def _number(place: int) -> float:
+    """The inverse, but 0 for numbers too small to be normal: a comparison with them depends on the thread."""
+    if abs(place) < SMALLEST:
+        return 0.0
     bits = place if place >= 0 else -place | 0x80000000
     number: float = struct.unpack("<f", struct.pack("<I", bits))[0]
     return number

@@ -182,8 +182,9 @@ def _prune_plainly(
     masks = {}
     for weight, share in progress.track(list(zip(weights, shares, strict=True)), f"pruning ({chosen.name})"):
         with naming(weight), torch.no_grad():
-            mask, values = chosen.prune(weight.matrix.float(), plain_statistics(weight, config.seed), pattern, share)
-            weight.matrix.copy_(values.masked_fill(~mask, 0))
+            before = weight.matrix.float()
+            mask, values = chosen.prune(before, plain_statistics(weight, config.seed), pattern, share)
+            _put(weight, mask, None if values is before else values)
         masks[weight.name] = mask
     return masks
 
@@ -206,11 +207,21 @@ def _prune_by_block(job: _Job, shares: Mapping[str, float]) -> dict[str, Tensor]
                 mask, values = chosen.prune(before, statistics, job.pattern, shares[weight.name])
                 if config.swap:
                     mask, values = swap(before, values, mask, statistics.input_hessian(), job.pattern)
-                weight.matrix.copy_(values.masked_fill(~mask, 0))
+                _put(weight, mask, None if values is before else values)
             masks[weight.name] = mask
         if config.reconstruct:
             reconstruct(block, dense, masks, config.reconstruct)
     return {weight.name: masks[weight.name] for weight in job.weights}
+
+
+def _put(weight: PrunableWeight, mask: Tensor, values: Tensor | None) -> None:
+    """Zeros where the mask is False, and new values for the other weights where the method has them.
+
+    Weights that stay as they are are not written: in float64 they have more digits than the method was given.
+    """
+    if values is not None:
+        weight.matrix.copy_(values)
+    weight.matrix.masked_fill_(~mask, 0)
 
 
 def _allocate(job: _Job, allocation: Allocation) -> dict[str, float]:

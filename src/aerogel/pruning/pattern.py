@@ -95,7 +95,7 @@ class Pattern:
 
         Returns:
             A bool tensor of the shape of `scores`, True where a weight is kept. Of equal scores the first are
-            kept, row by row.
+            kept, row by row. Scores too small for a normal number count as 0.
 
         Raises:
             PruningError: as `check`, and for scores that are not numbers.
@@ -138,12 +138,13 @@ def check_sparsity(sparsity: float) -> None:
     """Raises `PruningError` for a sparsity that is no number in [0, 1)."""
     expect(sparsity, Real, PruningError, "a sparsity, a number in [0, 1)")
     if not 0 <= sparsity < 1:
-        hint = f": did you mean {sparsity / 100:g}?" if 1 < sparsity < 100 else ""
+        hint = f": did you mean {sparsity / 100:g}?" if 2 <= sparsity < 100 else ""
         raise PruningError(f"sparsity {sparsity:g} is outside [0, 1){hint}")
 
 
 def highest(scores: Tensor, kept: int) -> Tensor:
     """Marks exactly `kept` of the highest scores along the last dimension; ties go to the earliest."""
+    scores = flushed(scores)
     dropped = scores.shape[-1] - kept
     if dropped == 0:
         return torch.ones_like(scores, dtype=torch.bool)
@@ -158,6 +159,17 @@ def highest(scores: Tensor, kept: int) -> Tensor:
         return above
     ties = scores == threshold
     return above | (ties & (ties.cumsum(-1, dtype=torch.int32) <= room))
+
+
+def flushed(scores: Tensor) -> Tensor:
+    """The scores with those too small for a normal number at zero.
+
+    With `torch.set_flush_denormal` some threads take them for zeros and others don't, so that the passes of a ranking
+    would not agree.
+    """
+    if not scores.is_floating_point():
+        return scores
+    return torch.nn.functional.hardshrink(scores, torch.finfo(scores.dtype).tiny)
 
 
 def _outranked(scores: Tensor) -> Tensor:
