@@ -1,6 +1,5 @@
 """The zeros of pruned weights are held, and what only starts at zero learns."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 from transformers import PreTrainedModel
 
+from aerogel.errors import AerogelWarning
 from aerogel.models import prunable_weights
 from aerogel.models.prunable import TARGETS
 from aerogel.pruning import prune
@@ -46,6 +46,7 @@ class Gated(LowRank):
         return self.inner(states) + self.up(self.down(states))
 
 
+@pytest.mark.filterwarnings("ignore::aerogel.errors.AerogelWarning")
 @pytest.mark.parametrize("kind", [LowRank, Gated])
 def test_layers_that_start_at_zero_learn_as_without_the_callback(tmp_path: Path, kind: type[LowRank]) -> None:
     learnt = []
@@ -94,6 +95,7 @@ def rows_of_the_embeddings(model: PreTrainedModel) -> None:
     nn.init.zeros_(model.bert.embeddings.word_embeddings.weight[-5:])
 
 
+@pytest.mark.filterwarnings("ignore::aerogel.errors.AerogelWarning")
 @pytest.mark.parametrize("change", [gate, head, rows_of_a_head, rows_of_the_embeddings])
 def test_what_starts_at_zero_is_no_pruned_weight(change: Any) -> None:
     model = ARCHITECTURES["bert"].build()
@@ -129,10 +131,9 @@ def test_pruned_neurons_are_held() -> None:
     }
 
 
-def test_matrices_whose_zeros_are_not_held_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_matrices_whose_zeros_are_not_held_are_named() -> None:
     model = ARCHITECTURES["bert"].build()
     with torch.no_grad():
         gate(model)
-    with caplog.at_level(logging.WARNING):
+    with pytest.warns(AerogelWarning, match=r"bert\.encoder\.layer\.0\.output\.dense"):
         masks_of(model)
-    assert "bert.encoder.layer.0.output.dense" in caplog.text

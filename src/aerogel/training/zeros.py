@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Iterable
 
 from torch import Tensor
 
+from aerogel.errors import AerogelWarning
 from aerogel.models import PrunableWeight
 
 ACCIDENTAL = 1e-3  # share of zeros that a matrix which was never pruned may have
-
-log = logging.getLogger(__name__)
 
 
 def zero_masks(weights: Iterable[PrunableWeight]) -> dict[str, Tensor]:
@@ -33,7 +32,12 @@ def zero_masks(weights: Iterable[PrunableWeight]) -> dict[str, Tensor]:
         elif zeros.any() and (weight.target == "blocks" or not _only_in_rows(zeros)):
             masks[weight.name] = zeros
     if blank:
-        log.warning("zeros are not held in %s: all weights are zero, as in layers that have yet to learn", blank)
+        warnings.warn(
+            f"{len(blank)} matrices hold zeros alone, the first is {blank[0]}: they are left to learn, as gates and "
+            "new heads start so",
+            AerogelWarning,
+            stacklevel=2,
+        )
     return masks
 
 
