@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # the tests of what touches other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
-TOUCHING := tests/runtime tests/models tests/training tests/data tests/test_architectures.py
+TOUCHING := tests/runtime tests/models tests/training tests/data tests/test_architectures.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help study test newest lowest check sanitize neon bench format clean
