@@ -111,7 +111,7 @@ def test_the_pattern_of_the_study_is_that_of_gradual_pruning_too() -> None:
 
 def test_a_trial_survives_json_with_its_key() -> None:
     for trial in plan(spec(), DATA) + plan(spec(recoveries=RECOVERIES), DATA):
-        again = Trial.from_dict(json.loads(json.dumps(asdict(trial))))
+        again = Trial.from_json(json.dumps(asdict(trial)))
         assert again == trial
         assert again.key == trial.key
 
@@ -132,7 +132,7 @@ def test_other_files_in_a_model_s_folder_make_other_trials(tmp_path: Path) -> No
     first, same = plan(asked, DATA), plan(asked, DATA)
     (folder / "model.safetensors").write_text("another")
     second = plan(asked, DATA)
-    assert first == same == [Trial.from_dict(json.loads(json.dumps(asdict(trial)))) for trial in first]
+    assert first == same == [Trial.from_json(json.dumps(asdict(trial))) for trial in first]
     for before, after in zip(first, second, strict=True):
         assert (before.key != after.key) == (before.model == str(folder))
     assert named["tiny-bert"] in {trial.key for trial in second}  # a name is its own

@@ -15,14 +15,14 @@ import torch
 
 from aerogel.analysis import WeightReport, WeightStatistics
 from aerogel.benchmark import Measurement
+from aerogel.errors import StudyError
 from aerogel.evaluation import PERPLEXITIES, Flips
 from aerogel.pruning import Sensitivity
 from aerogel.pruning.answers import divergence
 from aerogel.report.estimate import Estimate
 from aerogel.report.way import Way, way_of
 from aerogel.study import Result, Store, StudySpec, Trial
-
-COUNTS = ("examples", "tokens", "loss", "majority")  # stand beside the metrics of a score and are none themselves
+from aerogel.study.values import COUNTS
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,7 @@ def collect(store: Store) -> Findings:
             failed[result.error or "no error was recorded"].append(trial.label)
     ran = {trial.key for trial, _ in results}
     runs = [Run(trial, result.values) for trial, result in done if trial.kind == "score"]
+    _check_comparable(store, runs)
     costs = [cost for trial, result in done if trial.kind == "bench" for cost in _costs(trial, result)]
     weights = {
         trial.model: weight_report(result.values["weights"]) for trial, result in done if trial.kind == "inspect"
@@ -183,6 +184,22 @@ def collect(store: Store) -> Findings:
         machines=_machines(result for _, result in results),
         threads={kind: sorted(numbers) for kind, numbers in threads.items()},
     )
+
+
+def _check_comparable(store: Store, runs: list[Run]) -> None:
+    """Raises `StudyError` for scores of one model on one task that are not of the same metrics and examples."""
+    firsts: dict[tuple[str, str | None], Run] = {}
+    for run in runs:
+        first = firsts.setdefault((run.trial.model, run.trial.task), run)
+        if metrics_of(run.values).keys() != metrics_of(first.values).keys():
+            problem = "other metrics"
+        elif len(run.values["predictions"]) != len(first.values["predictions"]):
+            problem = "another number of predictions"
+        elif len({len(of.values["logits"][0]) for of in (run, first) if of.values.get("logits")}) > 1:
+            problem = "another number of classes"
+        else:
+            continue
+        raise StudyError(f"{store.path}: trial {run.trial.label} has {problem} than trial {first.trial.label}")
 
 
 def is_perplexity(metric: str) -> bool:

@@ -11,7 +11,9 @@ from pathlib import Path
 from aerogel import progress
 from aerogel.benchmark import usable_cores
 from aerogel.data import TaskData, load_task
+from aerogel.errors import writing
 from aerogel.models import prepare
+from aerogel.study.lock import sole
 from aerogel.study.plan import plan
 from aerogel.study.process import TrialProcess
 from aerogel.study.spec import StudySpec
@@ -23,11 +25,15 @@ LOG = "trials.log"
 
 @dataclass
 class State:
-    """A study as it goes, for whoever shows it: `running` trials, and counts of trials by how they stand."""
+    """A study as it goes, for whoever shows it: `running` trials, and counts of trials by how they stand.
+
+    `before` of those done were done when this run began.
+    """
 
     total: int
     done: int
     failed: int = 0
+    before: int = 0
     running: list[TrialProcess] = field(default_factory=list)
     finished: tuple[Trial, Result] | None = None
 
@@ -42,20 +48,32 @@ def run_study(
 
     Models and data are found first, so that a wrong name costs nothing. `watch` is called at every change,
     with `finished` set when a trial has just ended. A failed trial is kept with its error and the rest go on. Raises
-    `AerogelError` where a model, a task or the store is not usable.
+    `AerogelError` where a model, a task or the store is not usable, and `StudyError` where another process runs the
+    study in `output`.
     """
+    output = Path(output)
+    Store.check(output, spec)
     for model in progress.track(spec.models, "finding models"):
         prepare(model)
     loaded = {task: load_task(task, data).divided() for task in progress.track(spec.tasks, "finding data")}
-    store = Store.create(Path(output), spec, plan(spec, loaded))
+    with sole(output):
+        store = Store.create(output, spec, plan(spec, loaded))
+        log = output / LOG
+        with writing(log):
+            log.unlink(missing_ok=True)
+        _run(store, loaded, spec.processes, log, watch)
+    return store
+
+
+def _run(store: Store, data: Mapping[str, TaskData], processes: int, log: Path, watch: Callable[[State], None]) -> None:
+    """Runs the open trials, and keeps each result as soon as it is there."""
     waiting = store.open_trials()
-    state = State(total=store.count(), done=store.count() - len(waiting))
-    log = Path(output) / LOG
-    log.unlink(missing_ok=True)
+    done = store.count() - len(waiting)
+    state = State(total=store.count(), done=done, before=done)
     try:
         while waiting or state.running:
-            while waiting and _has_room(waiting[0], state.running, spec.processes):
-                state.running.append(_start(waiting.pop(0), loaded, spec.processes, log))
+            while waiting and _has_room(waiting[0], state.running, processes):
+                state.running.append(_start(waiting.pop(0), data, processes, log))
                 watch(state)
             for connection in wait([process.connection for process in state.running], timeout=0.5):
                 process = next(process for process in state.running if process.connection is connection)
@@ -73,7 +91,6 @@ def run_study(
     finally:
         for process in state.running:
             process.stop()
-    return store
 
 
 def _has_room(trial: Trial, running: list[TrialProcess], processes: int) -> bool:

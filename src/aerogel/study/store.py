@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aerogel.errors import StudyError, writing
+from aerogel import files, progress
+from aerogel.errors import AerogelError, StudyError, excerpt, first_line, writing
+from aerogel.study.source import STORE, store_path
 from aerogel.study.spec import StudySpec, parse_spec
 from aerogel.study.trial import Result, Trial
+from aerogel.study.values import check_result
 
-FILE = "study.sqlite"
 VERSION = 1
 TABLES = (
     "create table if not exists study (id integer primary key check (id = 1), spec text not null)",
     "create table if not exists trials (key text primary key, place integer not null, trial text not null, "
     "status text not null default 'open', result text)",
 )
+PATIENCE = 60.0  # seconds to wait for another process that holds the store locked
 
 
 class Store:
-    """The trials of a study and their results. One process writes, a result a transaction."""
+    """The trials of a study and their results. One process writes, a result a transaction.
+
+    What is read is checked. Raises `StudyError` for content that is not as expected, with the trial that has it, and
+    where another process keeps the file locked for longer than a minute.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,15 +43,11 @@ class Store:
 
         Raises `StudyError` where the folder holds a study of another name, or a file that is no store.
         """
-        store = cls(folder / FILE)
-        if store.path.exists() and store.path.stat().st_size:  # an empty one was interrupted when it was made
-            found = cls.open(folder).spec().name
-            if found != spec.name:
-                raise StudyError(f"{folder} holds the study {found!r}: give another --output for {spec.name!r}")
+        cls.check(folder, spec)
+        store = cls(folder / STORE)
         with writing(store.path):
             folder.mkdir(parents=True, exist_ok=True)
-            with store._connect() as connection:
-                connection.execute("begin")  # sqlite3 opens a transaction for rows, not for tables
+            with store._transaction("begin immediate") as connection:
                 for table in TABLES:
                     connection.execute(table)
                 connection.execute(f"pragma user_version = {VERSION}")
@@ -57,32 +61,41 @@ class Store:
         return store
 
     @classmethod
+    def check(cls, folder: Path, spec: StudySpec) -> None:
+        """Raises `StudyError` where the folder can't take this study: it holds another one, or no store."""
+        path = files.resolved(folder) / STORE
+        if path.exists() and path.stat().st_size:  # an empty one was interrupted when it was made
+            found = cls.open(folder).spec().name
+            if found != spec.name:
+                raise StudyError(f"{folder} holds the study {found!r}: give another --output for {spec.name!r}")
+
+    @classmethod
     def open(cls, folder: Path) -> Store:
         """The store of a folder. Raises `StudyError` where there is none, or it is damaged."""
-        store = cls(folder / FILE)
-        if not store.path.is_file():
-            raise StudyError(f"{folder} has no {FILE}: it is not the output of a study")
-        try:
-            with store._connect() as connection:
-                version = connection.execute("pragma user_version").fetchone()[0]
-                connection.execute("select count(*) from trials").fetchone()
-        except sqlite3.DatabaseError as error:
-            raise StudyError(f"{store.path} can't be read: {error}") from error
+        store = cls(store_path(folder))
+        ((version,),) = store._rows("pragma user_version")
         if version != VERSION:
             raise StudyError(f"{store.path} has format {version}, and this aerogel reads {VERSION}")
+        store.count()
         return store
 
     def spec(self) -> StudySpec:
-        (text,) = self._rows("select spec from study")[0]
-        return parse_spec(json.loads(text))
+        rows = self._rows("select spec from study")
+        if not rows:
+            raise StudyError(f"{self.path}: it has no specification")
+        try:
+            return parse_spec(json.loads(rows[0][0]))
+        except (AerogelError, ValueError, TypeError, RecursionError) as error:
+            raise StudyError(f"{self.path}: its specification can't be read: {first_line(error)}") from error
 
     def open_trials(self) -> list[Trial]:
         """The trials without a good result, in order: those never run, cut off, or failed."""
-        rows = self._rows("select trial from trials where place >= 0 and status != 'done' order by place")
-        return [Trial.from_dict(json.loads(text)) for (text,) in rows]
+        rows = self._rows("select place, trial from trials where place >= 0 and status != 'done' order by place")
+        spec = self.spec()
+        return [self._trial(spec, place, text) for place, text in rows]
 
     def finish(self, trial: Trial, result: Result) -> None:
-        with writing(self.path), self._connect() as connection:
+        with writing(self.path), self._transaction("begin immediate") as connection:
             connection.execute(
                 "update trials set status = ?, result = ? where key = ?",
                 [result.status, json.dumps(asdict(result)), trial.key],
@@ -90,21 +103,75 @@ class Store:
 
     def results(self) -> list[tuple[Trial, Result]]:
         """The trials that have run, good or failed, in order."""
-        rows = self._rows("select trial, result from trials where place >= 0 and result is not null order by place")
-        return [(Trial.from_dict(json.loads(trial)), Result(**json.loads(result))) for trial, result in rows]
+        rows = self._rows(
+            "select place, trial, result from trials where place >= 0 and result is not null order by place"
+        )
+        spec, found = self.spec(), []
+        for place, text, result in rows:
+            trial = self._trial(spec, place, text)
+            try:
+                values = json.loads(result)
+                check_result(trial.kind, values)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise StudyError(
+                    f"{self.path}: the result of trial {trial.label} is not as expected: {first_line(error)}"
+                ) from error
+            found.append((trial, Result(**values)))
+        return found
 
     def count(self) -> int:
         return int(self._rows("select count(*) from trials where place >= 0")[0][0])
 
-    def _rows(self, query: str) -> list[Any]:
+    def _trial(self, spec: StudySpec, place: Any, text: Any) -> Trial:
         try:
-            with self._connect() as connection:
-                return connection.execute(query).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise StudyError(f"{self.path} can't be read: {error}") from error
+            trial = Trial.from_json(text)
+            _check_belongs(trial, spec)
+        except (AerogelError, ValueError, TypeError, RecursionError) as error:
+            raise StudyError(f"{self.path}: trial {excerpt(place)} can't be read: {first_line(error)}") from error
+        return trial
+
+    def _rows(self, query: str) -> list[Any]:
+        with self._transaction("begin") as connection:
+            return connection.execute(query).fetchall()
 
     @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one transaction, closed after it."""
-        with closing(sqlite3.connect(self.path)) as connection, connection:
-            yield connection
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        """A connection for one transaction, closed after it. Waits where another process holds the file locked."""
+        verb = "read" if begin == "begin" else "written"
+        try:
+            with closing(sqlite3.connect(self.path, timeout=1, isolation_level=None)) as connection:
+                self._patiently(connection, begin)
+                self._patiently(connection, "select count(*) from sqlite_master")  # takes the lock to read
+                yield connection
+                self._patiently(connection, "commit")
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise
+            raise StudyError(f"{self.path} can't be {verb}: {first_line(error)}") from error
+
+    def _patiently(self, connection: sqlite3.Connection, statement: str) -> None:
+        """Executes a statement, again each second while another process holds the file locked."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                connection.execute(statement).fetchall()
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            progress.tell(f"waiting for {self.path}, which another process holds locked")
+
+
+def _check_belongs(trial: Trial, spec: StudySpec) -> None:
+    """Raises `ValueError` for a trial that is none of the study's."""
+    zeros = [trial.sparsity] if trial.zeros else []
+    for what, names, known in (
+        ("model", [trial.model], spec.models),
+        ("task", [trial.task] if trial.task else [], spec.tasks),
+        ("method", [trial.pruning.method] if trial.pruning else [], spec.methods),
+        ("recovery", [trial.recovery.name] if trial.recovery else [], spec.recoveries),
+        ("sparsity", zeros, spec.sparsities),
+    ):
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{what} {excerpt(name)} is none of the study's")

@@ -5,26 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import models
 from aerogel.analysis import inspect
 from aerogel.benchmark import BenchConfig, Measurement, Subject, bench
 from aerogel.data import TaskData
-from aerogel.errors import StudyError
+from aerogel.errors import StudyError, excerpt
 from aerogel.evaluation import score
 from aerogel.models import Head, prunable_weights
 from aerogel.pruning import Calibration, PruneConfig, prune
 from aerogel.pruning.sensitivity import sensitivity
 from aerogel.runtime import decompress
+from aerogel.study.values import first_problem
 from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, finetune, tuned
 
 WINDOWS, SENSITIVITY_WINDOWS, LENGTH = 64, 8, 128  # of calibration text; LENGTH in tokens
 BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
-T = TypeVar("T", PruneConfig, SparsityConfig)
 RECOVERIES = ("none", "finetune", "gradual")
 
 
@@ -61,6 +63,12 @@ class Trial:
     recovery: Recovery | None = None
     files: tuple[tuple[str, int, int], ...] = ()
 
+    def __post_init__(self) -> None:
+        needed = {"sensitivity": ("task",), "score": ("task", "training"), "bench": ("benchmark",)}
+        for name in needed.get(self.kind, ()):
+            if getattr(self, name) is None:
+                raise ValueError(f"a {self.kind} trial needs its {name}")
+
     @property
     def key(self) -> str:
         """The same for the same trial, wherever and whenever: a hash of its canonical JSON."""
@@ -90,17 +98,15 @@ class Trial:
         return ", ".join([*parts, f"seed {self.training.seed}"] if self.training else parts)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Trial:
-        """The inverse of `dataclasses.asdict`, after a way through JSON."""
-        parts: dict[str, type] = {"pruning": PruneConfig, "training": TrainingConfig, "benchmark": BenchConfig}
-        made = {name: kind(**values[name]) for name, kind in parts.items() if values.get(name)}
-        if "pruning" in made:
-            made["pruning"] = _with_tuples(PruneConfig, values["pruning"])
-        if recovery := values.get("recovery"):
-            course = recovery["sparsity"] and _with_tuples(SparsityConfig, recovery["sparsity"])
-            made["recovery"] = Recovery(**{**recovery, "sparsity": course})
-        made["files"] = tuple((name, size, time) for name, size, time in values.get("files", ()))
-        return cls(**{**values, **made})
+    def from_json(cls, text: str) -> Trial:
+        """The inverse of `json.dumps(dataclasses.asdict(trial))`. Raises `ValueError` naming a field that is wrong."""
+        try:
+            trial = _adapter().validate_json(text)
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
+        if unknown := _unknown_field(json.loads(text), asdict(trial)):
+            raise ValueError(f"unknown field {excerpt(unknown)}")
+        return trial
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,19 @@ def _load(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
     return decompress(model), tokenizer
 
 
-def _with_tuples(kind: type[T], values: dict[str, Any]) -> T:
-    return kind(**{**values, **{name: tuple(values[name]) for name in ("targets", "exclude")}})
+@cache
+def _adapter() -> TypeAdapter[Trial]:
+    return TypeAdapter(Trial)
+
+
+def _unknown_field(values: dict[str, Any], known: dict[str, Any]) -> str | None:
+    """The first name in `values`, or in a dictionary within, that `known` lacks."""
+    for name, value in values.items():
+        if name not in known:
+            return name
+        if isinstance(value, dict) and (unknown := _unknown_field(value, known[name])):
+            return unknown
+    return None
 
 
 def _trained(

@@ -1,0 +1,41 @@
+"""One process at a time works on a study's folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aerogel.errors import StudyError, writing
+
+FILE = "study.lock"
+
+
+@contextmanager
+def sole(folder: Path) -> Iterator[None]:
+    """Keeps other processes off the study in `folder` while the block runs.
+
+    The system gives the lock back when this process ends, however it ends. Raises `StudyError`, which names the
+    process that has it, where another one works on the study.
+    """
+    path = folder / FILE
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
+            raise StudyError(
+                f"{folder}: {holder} is running this study: wait for it, or name another output"
+            ) from error
+        with writing(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M')},".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
