@@ -85,6 +85,17 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_any_work() -> None:
         check_new("/proc/out/deeper")
 
 
+@pytest.mark.parametrize("name", ["circle", "circle/deeper", "nul\0"])
+def test_a_path_that_leads_nowhere_is_an_error_in_one_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(tmp_path / "circle")
+    with pytest.raises(AerogelError, match=r"(circle|nul).* is not a path"):
+        check_new(tmp_path / name)
+    with pytest.raises(AerogelError, match=r"(circle|nul).* is not a path"), new_folder(tmp_path / name):
+        pass
+    assert {entry.name for entry in tmp_path.iterdir()} == {"circle", "other"}
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_is_there_is_not_touched(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "out"

@@ -1,7 +1,7 @@
 """Versions of the packages that aerogel depends on: what to install at either end of the ranges, and what is installed.
 
-    python tools/versions.py newest | lowest    # requirements for pip, a line each
-    python tools/versions.py installed          # a table beside the pinned versions
+python tools/versions.py newest | lowest    # requirements for pip, a line each
+python tools/versions.py installed          # a table beside the pinned versions
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import difflib
 import errno
 import os
 import re
-import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from types import UnionType
 
@@ -56,7 +56,33 @@ def expect(value: object, types: type | UnionType, kind: type[AerogelError], exp
 
 def shown(value: object) -> str:
     """The type of an argument and how it begins, for a sentence: `str 'tiny-bert'`."""
-    return f"{type(value).__name__} {' '.join(reprlib.repr(value).split())}"
+    return f"{type(value).__name__} {' '.join(excerpt(value).split())}"
+
+
+def check_sparsity(sparsity: float, kind: type[AerogelError]) -> None:
+    """Raises an error of this kind for a sparsity that is no number in [0, 1); it asks if a percentage was meant."""
+    expect(sparsity, Real, kind, "a sparsity, a number in [0, 1)")
+    if not 0 <= sparsity < 1:
+        meant = f": did you mean {sparsity / 100:g}?" if 2 <= sparsity < 100 else ""
+        raise kind(f"sparsity {sparsity:g} is outside [0, 1){meant}")
+
+
+def read_sparsity(text: str, kind: type[AerogelError]) -> float:
+    """The sparsity in a text. Raises as `check_sparsity`, also for a percentage; `ValueError` where it is no number."""
+    sparsity = float(text.removesuffix("%"))
+    if text.endswith("%"):
+        raise kind(f"sparsity {text}: expected a share in [0, 1): did you mean {sparsity / 100:g}?")
+    check_sparsity(sparsity, kind)
+    return sparsity
+
+
+def excerpt(value: object) -> str:
+    """A value as an error shows it: its beginning, where it is longer than a line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list of lists of lists
+        return f"one too long to show, of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

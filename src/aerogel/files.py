@@ -9,7 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from aerogel.errors import AerogelError, writing
+from aerogel.errors import AerogelError, excerpt, first_line, writing
+
+
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """The absolute path without links. Raises `AerogelError` for one that no file can have, or links in a circle."""
+    try:
+        place = Path(path).resolve()
+    except (RuntimeError, ValueError) as error:  # Python 3.13 and later raise nothing for links in a circle
+        raise AerogelError(f"{excerpt(os.fspath(path))} is not a path: {first_line(error)}") from error
+    if any(map(os.path.islink, (place, *place.parents))):
+        raise AerogelError(f"{path} is not a path: its links lead in a circle")
+    return place
 
 
 def check_new(path: str | os.PathLike[str]) -> None:
@@ -17,7 +28,7 @@ def check_new(path: str | os.PathLike[str]) -> None:
 
     That is where it is there already with something in it, or can't be replaced or written.
     """
-    place = Path(path).resolve()
+    place = resolved(path)
     with writing(place):
         taken = place.is_file() or (place.is_dir() and any(place.iterdir()))
     if taken:
@@ -36,8 +47,8 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises `AerogelError` as `check_new` does.
     """
-    path = Path(path).resolve()
     check_new(path)
+    path = resolved(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=_aside(path), dir=path.parent))

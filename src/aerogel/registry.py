@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from importlib import resources
 from typing import Any
+
+
+def names(package: str) -> list[str]:
+    """The names of the entries, which their modules have too, without importing any."""
+    folder = resources.files("aerogel").joinpath(*package.split(".")[1:])
+    return sorted(entry.name for entry in pkgutil.iter_modules([str(folder)]))
 
 
 def entries(package: str, attribute: str) -> dict[str, Any]:

@@ -282,7 +282,7 @@ BAD = [
     (["bench", "tiny-bert", "--sequence-length", "4000"], "128 positions"),
     (["study", "startr"], "did you mean starter"),
     (["study", "--model", "tiny-brt", "--output", "OUT"], "tiny-bert"),
-    (["study", "--sparsity", "1.5", "--output", "OUT"], "sparsities"),
+    (["study", "--sparsity", "1.5", "--output", "OUT"], "sparsity 1.5 is outside"),
     (["report", "."], "not the output of a study"),
 ]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import sys
 import traceback
 import warnings
+from typing import Any
 
 import click
 
@@ -15,7 +18,7 @@ from aerogel.cli.output import note
 from aerogel.cli.score import bench, evaluate
 from aerogel.cli.study import report, study
 from aerogel.cli.weights import finetune, prune, unpack
-from aerogel.errors import AerogelError
+from aerogel.errors import AerogelError, first_line
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -33,7 +36,8 @@ for command in (list_models, inspect, prune, unpack, finetune, evaluate, bench, 
 
 
 def main() -> None:
-    """The console entry point. Exits with 0 done, 1 a known error, 2 usage, 130 interrupted."""
+    """The console entry point. Exits with 0 done, 1 an error in one sentence, 2 usage, 130 interrupted."""
+    _open_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -42,8 +46,6 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     if not debug:
         _quiet()
-    if sys.stdout is None:  # closed by the caller
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         return aerogel.main(arguments, prog_name="aerogel", standalone_mode=False) or 0
     except click.exceptions.Exit as error:
@@ -54,11 +56,56 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         note("interrupted")
         return 130
-    except (AerogelError, OSError) as error:
+    except Exception as error:
         if debug:
             traceback.print_exc()
-        note(f"error: {error}")
+        note(f"error: {_sentence(error)}")
         return 1
+
+
+def _sentence(error: Exception) -> str:
+    """What became of the command, in one line."""
+    if isinstance(error, AerogelError | OSError):
+        return " ".join(str(error).split("\n"))
+    name, said = type(error).__name__, first_line(error)
+    said = said if said.startswith(name) else f"{name}: {said}"
+    if isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said:
+        return f"memory is too small for it ({said}): try a smaller batch, or run with aerogel --debug"
+    return f"this is a bug in aerogel ({said}): run with aerogel --debug to see its traceback"
+
+
+def _open_streams() -> None:
+    """Makes writing to the standard streams safe, whatever the caller has made of them."""
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:  # closed: the next file opened would get its number, and what libraries print
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    sys.stderr = _Diagnostics(sys.stderr)
+
+
+class _Diagnostics:
+    """Standard error that drops what can't be written: a full disk under a log does not end the work."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def _quiet() -> None:

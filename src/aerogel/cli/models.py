@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 import click
 
 from aerogel import files
+from aerogel.cli import options
 from aerogel.cli.output import note, print_json, print_table, progress_bar
+from aerogel.data import check_task
+from aerogel.models.zoo import ZOO, check_path
 
 if TYPE_CHECKING:
     from aerogel.analysis import WeightStatistics
 
 
 @click.command("models")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def list_models(as_json: bool) -> None:
     """List the models that work by name."""
-    from aerogel.models import ZOO
-
     if as_json:
         fields = ("name", "architecture", "parameters", "source", "offline")
         print_json([{field: getattr(entry, field) for field in fields} for entry in ZOO.values()])
@@ -35,9 +36,11 @@ def list_models(as_json: bool) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for weights.json and the charts.")
 @click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Look at these weights too.")
 @click.option("--sensitivity", "text", metavar="NAME|FILE", help="What pruning each part alone does, on this text.")
-@click.option("--method", default="magnitude", show_default=True, help="That prunes for --sensitivity.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--method", default="magnitude", show_default=True, type=options.METHOD, help="That prunes for --sensitivity."
+)
+@options.data
+@options.as_json
 def inspect(
     model: str,
     output: Path | None,
@@ -50,6 +53,9 @@ def inspect(
     """Describe the weights of MODEL: distribution, zeros, by layer and by kind of matrix."""
     if output:
         files.check_new(output)
+    check_path(model)
+    if text:
+        check_task(text, data)
     with progress_bar():
         from aerogel.analysis import inspect as describe
         from aerogel.analysis.plot import distribution, layers

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +25,7 @@ from rich.table import Table
 
 from aerogel import progress
 
+EVERY = 30.0  # seconds between lines of progress off a terminal, and before the first
 WIDE = 160  # columns of a table that goes to a file or a pipe, where nothing is gained by squeezing it
 
 
@@ -64,17 +67,61 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console.print(table)
 
 
+class Step:
+    """The step that work has come to, and how long it may still take."""
+
+    def __init__(self) -> None:
+        self.started = self.since = time.monotonic()
+        self.doing, self.done, self.total, self.first = "starting", 0, 0, 0
+
+    def update(self, doing: str, done: int, total: int) -> None:
+        if total != self.total or done < self.done:  # something else: its pace is its own
+            self.since, self.first = time.monotonic(), done
+        self.doing, self.done, self.total = doing, done, total
+
+    def __str__(self) -> str:
+        now = time.monotonic()
+        text = f"{self.doing}: {self.done} of {self.total}" if self.total else self.doing
+        text += f", {duration(now - self.started)} so far"
+        if self.total and self.done > self.first:
+            left = (self.total - self.done) * (now - self.since) / (self.done - self.first)
+            text += f", about {duration(left)} left"
+        return text
+
+
 @contextmanager
 def progress_bar() -> Iterator[None]:
-    """Shows the progress of all work in the block as one bar that vanishes; nothing off a terminal."""
-    with bars() as bar:
-        task = bar.add_task("starting", total=None)
+    """Shows the progress of all work in the block: one bar that vanishes, or off a terminal a line now and then."""
+    step = Step()
+    with bars() as bar, lines(lambda: str(step)):
+        task = bar.add_task(step.doing, total=None)
 
         def show(doing: str, done: int, total: int) -> None:
+            step.update(doing, done, total)
             bar.update(task, description=doing, completed=done, total=total or None)
 
         with progress.listening(show):
             yield
+
+
+@contextmanager
+def lines(text: Callable[[], str]) -> Iterator[None]:
+    """Off a terminal, writes what `text` gives to stderr every half minute while the block runs."""
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.wait(EVERY):
+            note(text())
+
+    writer = threading.Thread(target=write, daemon=True)
+    if not stderr().is_terminal:
+        writer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if writer.is_alive():
+            writer.join()
 
 
 def bars() -> Progress:
@@ -93,6 +140,14 @@ def bars() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: `8 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(count: float) -> str:

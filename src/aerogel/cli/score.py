@@ -7,27 +7,34 @@ from pathlib import Path
 
 import click
 
+from aerogel.cli import options
 from aerogel.cli.output import note, print_json, print_table, progress_bar, size
+from aerogel.data import check_task, load_task
+from aerogel.models.zoo import check_path
 
 
 @click.command()
 @click.argument("model")
 @click.option("--tasks", required=True, help="Task names or files, separated by commas.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
+@options.data
 @click.option("--reference", metavar="MODEL", help="The dense model: also say how far the answers moved from its own.")
-@click.option("--limit", type=click.IntRange(min=1), help="Use the first so many examples or windows.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.limit
+@options.as_json
 def evaluate(
     model: str, tasks: str, data: Path | None, reference: str | None, limit: int | None, as_json: bool
 ) -> None:
     """Score MODEL on the validation split of tasks."""
+    names = [task.strip() for task in tasks.split(",")]
+    for path in filter(None, (model, reference)):
+        check_path(path)
+    for task in names:
+        check_task(task, data)
     with progress_bar():
+        loaded = [load_task(task, data) for task in names]
         from aerogel import models
-        from aerogel.data import load_task
         from aerogel.errors import ModelError
         from aerogel.evaluation import evaluate as score_tasks
 
-        loaded = [load_task(task.strip(), data) for task in tasks.split(",")]
         subject, tokenizer = models.load(model)
         other, its = models.load(reference) if reference else (None, tokenizer)
         if its.get_vocab() != tokenizer.get_vocab():
@@ -62,12 +69,12 @@ def _interval(metrics: dict[str, float], metric: str) -> str:
 
 @click.command()
 @click.argument("models", nargs=-1, required=True)
-@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(min=1))
-@click.option("--sequence-length", default=64, show_default=True, type=click.IntRange(min=1))
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(min=1), help="Timed passes of inference.")
-@click.option("--training-steps", default=3, show_default=True, type=click.IntRange(min=1))
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each model [default: PyTorch's].")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--batch-size", default=128, show_default=True, type=options.SIZE)
+@click.option("--sequence-length", default=64, show_default=True, type=options.SIZE)
+@click.option("--rounds", default=7, show_default=True, type=options.SIZE, help="Timed passes of inference.")
+@click.option("--training-steps", default=3, show_default=True, type=options.SIZE)
+@click.option("--threads", type=options.THREADS, help="Threads of each model [default: PyTorch's].")
+@options.as_json
 def bench(
     models: tuple[str, ...],
     batch_size: int,
@@ -81,6 +88,8 @@ def bench(
 
     A pruned model is measured dense and compressed.
     """
+    for model in models:
+        check_path(model)
     with progress_bar():
         from aerogel.benchmark import BenchConfig, Subject, environment
         from aerogel.benchmark import bench as measure

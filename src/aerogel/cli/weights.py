@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from aerogel import files
+from aerogel import bounds, files
+from aerogel.cli import options
 from aerogel.cli.output import note, progress_bar, size
-from aerogel.errors import SEEDS
+from aerogel.data import check_task, load_task
+from aerogel.models.zoo import check_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,19 +24,18 @@ if TYPE_CHECKING:
 
 TUNING_EPOCHS, RECOVERY_EPOCHS = 3.0, 10.0
 VALIDATION_WINDOWS = 32  # of running text, after each epoch
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(SEEDS[0], SEEDS[-1]))
-OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 
 
 @click.command()
 @click.argument("model")
-@OUTPUT
-@click.option("--sparsity", type=float, help="Share of zeros among the prunable weights, in [0, 1).")
+@options.output
+@click.option("--sparsity", type=options.SPARSITY, help="Share of zeros among the prunable weights, in [0, 1).")
 @click.option(
     "--method",
     default="magnitude",
     show_default=True,
-    help="How to choose the weights that go: magnitude, random, wanda, ria, sparsegpt, admm, best.",
+    type=options.METHOD,
+    help=f"How to choose the weights that go: {', '.join(options.METHODS)}.",
 )
 @click.option("--pattern", default="unstructured", show_default=True, help="unstructured, N:M or block:RxC.")
 @click.option(
@@ -52,15 +53,15 @@ OUTPUT = click.option("--output", required=True, type=click.Path(path_type=Path)
     "--reconstruct",
     default=0,
     metavar="EPOCHS",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, bounds.SIZE),
     help="Bring attention and MLP back to their dense outputs after pruning.",
 )
 @click.option("--calibration", metavar="NAME|FILE", help="Text to calibrate on: a task's training split, or a file.")
-@click.option("--samples", default=64, show_default=True, type=click.IntRange(min=1), help="Windows of that text.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
+@click.option("--samples", default=64, show_default=True, type=options.SIZE, help="Windows of that text.")
+@options.data
 @click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Prune these too.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
-@SEED
+@options.seed
 @click.option("--dense", is_flag=True, help="Save zeros like other weights, to fine-tune the model further.")
 def prune(
     model: str,
@@ -82,10 +83,13 @@ def prune(
 ) -> None:
     """Prune MODEL and save it packed: smaller, and it runs sparse."""
     files.check_new(output)
+    check_path(model)
+    if calibration:
+        check_task(calibration, data)
     with progress_bar():
         from aerogel import models
         from aerogel.errors import PruningError
-        from aerogel.pruning import PruneConfig
+        from aerogel.pruning import Pattern, PruneConfig
         from aerogel.pruning import prune as prune_in_place
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.runtime import compress
@@ -95,6 +99,7 @@ def prune(
         config = PruneConfig(
             method, sparsity, pattern, scope, ("blocks", *include), exclude, seed, allocation, swap, reconstruct
         )
+        Pattern.parse(pattern).settle(sparsity)
         if config.needs_calibration and calibration is None:
             raise PruningError(f"method {method} as asked needs text: name a task or a file by --calibration")
         text = None
@@ -117,10 +122,11 @@ def prune(
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@OUTPUT
+@options.output
 def unpack(folder: Path, output: Path) -> None:
     """Write the packed model in FOLDER as an ordinary dense checkpoint, bit for bit as it was."""
     files.check_new(output)
+    check_path(str(folder))
     with progress_bar():
         from aerogel import models
         from aerogel.errors import ModelError
@@ -138,16 +144,20 @@ def unpack(folder: Path, output: Path) -> None:
 @click.command()
 @click.argument("model")
 @click.option("--task", required=True, help="A task name, or a .tsv or .txt file.")
-@OUTPUT
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with <task>/<split>.tsv or .txt.")
+@options.output
+@options.data
+@click.option("--epochs", type=options.EPOCHS, help="Of training [default: 3, or 10 with --sparsity].")
+@click.option("--learning-rate", default=5e-5, show_default=True, type=options.LEARNING_RATE)
+@click.option("--batch-size", default=32, show_default=True, type=options.SIZE)
 @click.option(
-    "--epochs", type=click.FloatRange(min=0, min_open=True), help="Of training [default: 3, or 10 with --sparsity]."
+    "--max-length",
+    default=128,
+    show_default=True,
+    type=click.IntRange(8, bounds.SIZE),
+    help="Tokens of a sentence.",
 )
-@click.option("--learning-rate", default=5e-5, show_default=True, type=click.FloatRange(min=0, min_open=True))
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1))
-@click.option("--max-length", default=128, show_default=True, type=click.IntRange(min=8), help="Tokens of a sentence.")
-@click.option("--limit", type=click.IntRange(min=1), help="Use the first so many examples or windows.")
-@click.option("--sparsity", type=float, help="Prune on the way: the share of zeros at the end, in [0, 1).")
+@options.limit
+@click.option("--sparsity", type=options.SPARSITY, help="Prune on the way: the share of zeros at the end, in [0, 1).")
 @click.option("--schedule", type=click.Choice(["gradual", "constant"]), help="Step by step [default], or at once.")
 @click.option(
     "--score",
@@ -160,11 +170,11 @@ def unpack(folder: Path, output: Path) -> None:
     metavar="dense|MODEL",
     help="Learn from this model; dense: from MODEL itself, fine-tuned first (for 3 epochs, or found in the cache).",
 )
-@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better score.")
+@click.option("--patience", type=options.SIZE, help="Stop after so many epochs without a better score.")
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16"]), help="[default: bfloat16 on a GPU that has it]"
 )
-@SEED
+@options.seed
 @click.option("--dense", is_flag=True, help="Save what --sparsity pruned like other weights.")
 def finetune(
     model: str,
@@ -191,11 +201,14 @@ def finetune(
     With --sparsity it is pruned on the way, and saved packed. The same command goes on where an interrupted one was.
     """
     files.check_new(output)
+    for name in filter(None, (model, teacher)):
+        check_path(name)
+    check_task(task, data)
     with progress_bar():
+        found = load_task(task, data).divided()
         import torch
 
         from aerogel import models, training
-        from aerogel.data import load_task
         from aerogel.evaluation import score as score_task
         from aerogel.runtime import compress
 
@@ -205,7 +218,6 @@ def finetune(
         config = training.TrainingConfig(
             TUNING_EPOCHS, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed, precision=precision
         )
-        found = load_task(task, data).divided()
         tokenizer = models.load_tokenizer(model)
 
         def validate(trained: PreTrainedModel) -> Mapping[str, float]:

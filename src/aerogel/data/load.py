@@ -14,7 +14,6 @@ from aerogel.data.read import Examples, labels_of, read_examples, read_text
 from aerogel.data.starter import movie_reviews, python_reference
 from aerogel.data.tasks import TASKS, Split, Task
 from aerogel.errors import DataError, expect, first_line, unknown_name
-from aerogel.hub import look_up
 
 STARTER: dict[str, Callable[[], Mapping[str, Examples | str]]] = {
     "movie-reviews": movie_reviews,
@@ -78,13 +77,9 @@ def load_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None 
     then on the Hugging Face hub; then among the starter tasks. A file, or a folder with one split, gives data with that
     split alone, see `TaskData`. Raises `DataError`.
     """
-    expect(name, str | os.PathLike, DataError, "the name of a task, or of a .tsv or .txt file")
-    if data is not None:
-        expect(data, str | os.PathLike, DataError, "the name of a folder of tasks")
+    check_task(name, data)
     name = os.fspath(name)
     folder = data or os.environ.get("AEROGEL_DATA")
-    if folder and not Path(folder).is_dir():
-        raise DataError(f"{folder}: no such data folder")
     if Path(name).suffix in (".tsv", ".txt"):
         return _from_files(Task(Path(name).stem), {"train": Path(name)}, name)
     task = TASKS.get(name)
@@ -96,12 +91,27 @@ def load_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None 
         if task and task.is_language_modelling != (suffix == ".txt"):
             raise DataError(f"{place}: task {name} is read from {'.tsv' if suffix == '.txt' else '.txt'} files")
         return _from_files(task or Task(name), files, str(place))
-    if task is None:
-        known = [*TASKS, *(entry.name for entry in Path(folder).iterdir() if entry.is_dir())] if folder else TASKS
-        raise DataError(unknown_name("task", name, known) + "; a user's own task is a .tsv or .txt file")
+    assert task, "known, or found in the folder"
     if task.name in STARTER:
         return TaskData(task, STARTER[task.name](), "starter task")
     return _from_hub(task)
+
+
+def check_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> None:
+    """Raises `DataError` for a name, file or folder that `load_task` can't find, without reading or fetching any."""
+    expect(name, str | os.PathLike, DataError, "the name of a task, or of a .tsv or .txt file")
+    if data is not None:
+        expect(data, str | os.PathLike, DataError, "the name of a folder of tasks")
+    name = os.fspath(name)
+    folder = data or os.environ.get("AEROGEL_DATA")
+    if folder and not Path(folder).is_dir():
+        raise DataError(f"{folder}: no such data folder")
+    if Path(name).suffix in (".tsv", ".txt"):
+        if not Path(name).is_file():
+            raise DataError(f"{name}: no such file")
+    elif name not in TASKS and not (folder and (Path(folder) / name).is_dir()):
+        known = [*TASKS, *(entry.name for entry in Path(folder).iterdir() if entry.is_dir())] if folder else TASKS
+        raise DataError(unknown_name("task", name, known) + "; a user's own task is a .tsv or .txt file")
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
@@ -150,6 +160,8 @@ def _divided_examples(examples: Examples) -> dict[str, Examples]:
 
 def _from_hub(task: Task) -> TaskData:
     import datasets
+
+    from aerogel.hub import look_up
 
     assert task.hub
     repository, configuration = task.hub

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerogel.data.tasks import Task
-from aerogel.errors import DataError, expect
+from aerogel.errors import DataError, excerpt, expect
 
 
 def check_limit(limit: int | None, of: str) -> None:
@@ -95,10 +95,11 @@ def labels_of(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     names = {label for _, label, _ in rows}
     labels = sorted(names, key=lambda name: (not _is_whole(name), int(name) if _is_whole(name) else 0, name))
     if len(labels) < 2:
-        raise DataError(f"{path}: all rows have the label {labels[0]!r}; expected at least two labels")
+        raise DataError(f"{path}: all rows have the label {excerpt(labels[0])}; expected at least two labels")
     if len(labels) > 100:
         raise DataError(
-            f"{path}: {len(labels)} different labels, the first of them {labels[0]!r}; expected at most 100 classes"
+            f"{path}: {len(labels)} different labels, the first of them {excerpt(labels[0])}; "
+            "expected at most 100 classes"
         )
     return columns, tuple(labels)
 
@@ -111,7 +112,7 @@ def _label(task: Task, text: str, path: Path, line: int) -> float:
             value = math.nan
         if math.isfinite(value):
             return value
-        raise DataError(f"{path}, line {line}: label {text!r} is not a number")
+        raise DataError(f"{path}, line {line}: label {excerpt(text)} is not a number")
     if text in task.labels:
         return task.labels.index(text)
     if any(map(_is_whole, task.labels)):  # names that are numbers themselves leave no room for counting places
@@ -120,8 +121,8 @@ def _label(task: Task, text: str, path: Path, line: int) -> float:
         return int(text)
     else:
         expected = " or ".join(f"{place} ({name})" for place, name in enumerate(task.labels))
-    raise DataError(f"{path}, line {line}: wrong label {text!r}; expected {expected}")
+    raise DataError(f"{path}, line {line}: wrong label {excerpt(text)}; expected {expected}")
 
 
 def _is_whole(text: str) -> bool:
-    return re.fullmatch(r"-?\d+", text) is not None
+    return re.fullmatch(r"-?\d{1,18}", text) is not None  # longer ones are names: Python refuses to read them

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Literal
 
 from aerogel.errors import ModelError
-from aerogel.models import Head, head_kind
+
+if TYPE_CHECKING:  # the table is there without torch
+    from transformers import PreTrainedModel
+
+    from aerogel.models import Head
 
 Split = Literal["train", "validation"]
 
@@ -43,10 +45,14 @@ class Task:
 
     @property
     def head(self) -> Head:
+        from aerogel.models import Head
+
         return Head("language-modelling") if self.is_language_modelling else Head("classification", self.labels)
 
     def check_head(self, model: PreTrainedModel, advice: str) -> None:
         """Raises `ModelError`, with `advice` on what to do, where a model does not have the head for this task."""
+        from aerogel.models import head_kind
+
         found = head_kind(model)
         if found != self.head.kind:
             has = "none" if found == "none" else f"one for {found}"

@@ -1,21 +1,52 @@
-"""What comes in: models, tokenizers, and which of their weights can be pruned."""
+"""What comes in: models, tokenizers, and which of their weights can be pruned.
 
-from aerogel.models.loading import (
-    Architecture,
-    Head,
-    architecture,
-    has_tokenizer,
-    head_kind,
-    load,
-    load_model,
-    load_tokenizer,
-    prepare,
-    save,
-)
-from aerogel.models.mode import evaluating, on_cpu
-from aerogel.models.prunable import PackedLayer, PrunableWeight, parameter_count, prunable_weights
-from aerogel.models.zoo import ZOO, ZooEntry, offline_names
+Names are imported when they are first used: the table of the zoo needs neither torch nor transformers.
+"""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aerogel.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from aerogel.models.loading import (
+        Architecture,
+        Head,
+        architecture,
+        has_tokenizer,
+        head_kind,
+        load,
+        load_model,
+        load_tokenizer,
+        prepare,
+        save,
+    )
+    from aerogel.models.mode import evaluating, on_cpu
+    from aerogel.models.prunable import PackedLayer, PrunableWeight, parameter_count, prunable_weights
+    from aerogel.models.zoo import ZOO, ZooEntry, offline_names
+
+_HOMES = {
+    "ZOO": "zoo",
+    "Architecture": "loading",
+    "Head": "loading",
+    "PackedLayer": "prunable",
+    "PrunableWeight": "prunable",
+    "ZooEntry": "zoo",
+    "architecture": "loading",
+    "evaluating": "mode",
+    "has_tokenizer": "loading",
+    "head_kind": "loading",
+    "load": "loading",
+    "load_model": "loading",
+    "load_tokenizer": "loading",
+    "offline_names": "zoo",
+    "on_cpu": "mode",
+    "parameter_count": "prunable",
+    "prepare": "loading",
+    "prunable_weights": "prunable",
+    "save": "loading",
+}
 __all__ = [
     "ZOO",
     "Architecture",
@@ -37,3 +68,5 @@ __all__ = [
     "prunable_weights",
     "save",
 ]
+
+__getattr__ = lazy_names(__name__, _HOMES)

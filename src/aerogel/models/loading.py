@@ -38,7 +38,7 @@ from aerogel.errors import ModelError, expect, first_line, nearest, unknown_name
 from aerogel.hub import look_up
 from aerogel.models.checkpoint import is_optional
 from aerogel.models.quiet import quiet_transformers
-from aerogel.models.zoo import ZOO, offline_names
+from aerogel.models.zoo import ZOO, check_path, offline_names
 
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
 LANGUAGE_CLASSES = {
@@ -195,8 +195,7 @@ def _located(name: str | os.PathLike[str]) -> tuple[str, bool]:
     if os.path.exists(name):
         raise ModelError(f"{name} is a file: a model is a folder with config.json and its weights, or a name")
     hub_id = ZOO[name].locate() if name in ZOO else name
-    if name not in ZOO and (name.count("/") > 1 or name.startswith((".", "/"))):
-        raise ModelError(f"{name}: no such folder")
+    check_path(name)
     try:
         look_up(hub_id, "model")
     except (LookupError, ConnectionError) as error:

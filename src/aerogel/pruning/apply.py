@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel import progress
-from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, check_seed, expect, unknown_name
+from aerogel.errors import (
+    TRANSFORMERS_MODEL,
+    ModelError,
+    PruningError,
+    check_seed,
+    check_sparsity,
+    expect,
+    unknown_name,
+)
 from aerogel.models import PrunableWeight, on_cpu, prunable_weights
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.answers import Reference, output_gradients
@@ -20,7 +28,7 @@ from aerogel.pruning.blocks import block_lists, walk
 from aerogel.pruning.calibration import Batch, Calibration
 from aerogel.pruning.dense import damage, dense_scores, plain_statistics
 from aerogel.pruning.method import Allocation, PruningMethod, method
-from aerogel.pruning.pattern import Pattern, check_sparsity
+from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.reconstruction import reconstruct
 from aerogel.pruning.swap import swap
 
@@ -63,7 +71,7 @@ class PruneConfig:
     def __post_init__(self) -> None:
         check_seed(self.seed, PruningError)
         if self.sparsity is not None:
-            check_sparsity(self.sparsity)
+            check_sparsity(self.sparsity, PruningError)
         if self.reconstruct < 0:
             raise PruningError(f"{self.reconstruct} epochs of reconstruction: expected 0 or more")
 
@@ -91,17 +99,13 @@ def prune(
     config = replace(config or PruneConfig(), **settings)
     chosen = method(config.method)
     pattern = Pattern.parse(config.pattern)
-    sparsity = pattern.fixed_sparsity if config.sparsity is None else config.sparsity
-    if sparsity is None:
-        raise PruningError(f"pattern {pattern} needs a sparsity, in [0, 1)")
+    sparsity = pattern.settle(config.sparsity)
     weights = prunable_weights(model, config.targets, config.exclude)
     for weight in weights:
         with naming(weight):
             pattern.check(weight.matrix.shape, sparsity)
             if not torch.isfinite(weight.matrix).all():
                 raise PruningError("its weights are not all finite numbers")
-    if pattern.fixed_sparsity is not None:
-        sparsity = pattern.fixed_sparsity  # what was asked for may be rounded
     scope, allocation = _settled(config, chosen, pattern)
     if scope == "row":
         pattern = pattern.within_rows()

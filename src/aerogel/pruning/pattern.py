@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from numbers import Real
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aerogel.errors import PruningError, expect
+from aerogel.errors import PruningError, check_sparsity, expect
 
 NARROW = 16  # places to choose from, as in N:M groups
 SAMPLED = 61  # one value in so many; a prime, since matrices repeat themselves in even steps
@@ -70,17 +69,28 @@ class Pattern:
         """Whether the pattern leaves the sparsity free, or fixes it at this one, which may be rounded."""
         return self.fixed_sparsity is None or abs(sparsity - self.fixed_sparsity) <= 1e-6
 
+    def settle(self, sparsity: float | None) -> float:
+        """The sparsity to prune to: the pattern's own where it fixes one, since what was asked for may be rounded.
+
+        Raises `PruningError` for one outside [0, 1) or against the pattern, and for none where the pattern needs one.
+        """
+        fixed = self.fixed_sparsity
+        if sparsity is None:
+            if fixed is None:
+                raise PruningError(f"pattern {self} needs a sparsity, in [0, 1)")
+            return fixed
+        check_sparsity(sparsity, PruningError)
+        if not self.allows(sparsity):
+            raise PruningError(f"sparsity {sparsity:g} contradicts pattern {self}, which fixes it at {fixed:g}")
+        return sparsity if fixed is None else fixed
+
     def within_rows(self) -> Pattern:
         return replace(self, per_row=True)
 
     def check(self, shape: torch.Size, sparsity: float) -> None:
         """Raises `PruningError` for a sparsity outside [0, 1) or against the pattern, or a shape it can't divide."""
         rows, columns = shape
-        check_sparsity(sparsity)
-        if not self.allows(sparsity):
-            raise PruningError(
-                f"sparsity {sparsity:g} contradicts pattern {self}, which fixes it at {self.fixed_sparsity:g}"
-            )
+        self.settle(sparsity)
         if self.group and columns % self.group:
             raise PruningError(f"pattern {self} does not divide the {columns} inputs of a {rows}x{columns} matrix")
         if rows % self.rows or columns % self.columns:
@@ -132,14 +142,6 @@ class Pattern:
         if self.rows * self.columns == 1:
             return mask
         return mask.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
-
-
-def check_sparsity(sparsity: float) -> None:
-    """Raises `PruningError` for a sparsity that is no number in [0, 1)."""
-    expect(sparsity, Real, PruningError, "a sparsity, a number in [0, 1)")
-    if not 0 <= sparsity < 1:
-        hint = f": did you mean {sparsity / 100:g}?" if 2 <= sparsity < 100 else ""
-        raise PruningError(f"sparsity {sparsity:g} is outside [0, 1){hint}")
 
 
 def highest(scores: Tensor, kept: int) -> Tensor:

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from transformers import PreTrainedModel
 
 from aerogel import progress
-from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
+from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, check_sparsity, expect
 from aerogel.models import on_cpu, prunable_weights
 from aerogel.pruning.answers import Reference, output_gradients
 from aerogel.pruning.calibration import Calibration
 from aerogel.pruning.dense import damage, dense_scores
 from aerogel.pruning.method import PruningMethod, method
-from aerogel.pruning.pattern import Pattern, check_sparsity
+from aerogel.pruning.pattern import Pattern
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.9)
 TOKENS = 1024  # of the calibration text that every cell is measured on
@@ -70,7 +70,7 @@ def sensitivity(
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
     for sparsity in sparsities:
-        check_sparsity(sparsity)
+        check_sparsity(sparsity, PruningError)
     with on_cpu(model):
         return _measure(model, calibration, name, method(by), sparsities, seed)
 

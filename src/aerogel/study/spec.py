@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from aerogel.data.read import read_text
-from aerogel.errors import AerogelError, StudyError, unknown_name
+from aerogel import bounds
+from aerogel.errors import SEEDS, AerogelError, StudyError, check_sparsity, first_line, read_sparsity, unknown_name
 from aerogel.pruning import Pattern, method
 from aerogel.pruning.apply import Scope
 from aerogel.pruning.method import Allocation
+from aerogel.study.source import read_values
 from aerogel.study.trial import RECOVERIES
+from aerogel.study.values import first_problem
 from aerogel.training import SparsityConfig
 
-BUILT_IN = ("starter", "reports", "recovery")
+MOST_TRIALS = 100_000
+NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,60}")  # of a folder, in at most 240 bytes
+
+
+class _FieldError(AerogelError, ValueError):
+    """What a check of a field finds; pydantic catches it and adds where it was."""
+
+
+def _sparsity(value: Any) -> Any:
+    if isinstance(value, str):
+        return read_sparsity(value, _FieldError)
+    if isinstance(value, int | float):
+        check_sparsity(value, _FieldError)
+    return value
+
+
+Count = Annotated[int, Field(ge=1, le=bounds.COUNT)]
+Size = Annotated[int, Field(ge=1, le=bounds.SIZE)]
+Epochs = Annotated[float, Field(gt=0, le=bounds.EPOCHS)]
+Seed = Annotated[int, Field(ge=SEEDS[0], le=SEEDS[-1])]
+Sparsity = Annotated[float, BeforeValidator(_sparsity)]
 
 
 class _Part(BaseModel):
@@ -27,25 +47,25 @@ class _Part(BaseModel):
 class TrainingPart(_Part):
     """`[training]`: see `aerogel.training.TrainingConfig`; `limit` and `text_limit` cap examples and windows."""
 
-    epochs: Annotated[float, Field(gt=0)] = 3.0
-    batch_size: Annotated[int, Field(gt=0)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    max_length: Annotated[int, Field(gt=8)] = 128
-    limit: Annotated[int, Field(gt=0)] | None = None
-    text_limit: Annotated[int, Field(gt=0)] | None = None
+    epochs: Epochs = 3.0
+    batch_size: Size = 32
+    learning_rate: Annotated[float, Field(gt=0, le=bounds.LEARNING_RATE)] = 5e-5
+    max_length: Annotated[int, Field(gt=8, le=bounds.SIZE)] = 128
+    limit: Count | None = None
+    text_limit: Count | None = None
 
 
 class EvaluationPart(_Part):
     """`[evaluation]`: caps on the examples and the windows of text that a model is scored on."""
 
-    limit: Annotated[int, Field(gt=0)] | None = None
-    text_limit: Annotated[int, Field(gt=0)] | None = None
+    limit: Count | None = None
+    text_limit: Count | None = None
 
 
 class RecoveryPart(_Part):
     """`[recovery]`: epochs after those of the dense model, and the score by which "gradual" chooses weights."""
 
-    epochs: Annotated[float, Field(gt=0)] = 6.0
+    epochs: Epochs = 6.0
     score: str = "best"
 
     @field_validator("score")
@@ -57,10 +77,10 @@ class RecoveryPart(_Part):
 class BenchmarkPart(_Part):
     """`[benchmark]`: see `aerogel.benchmark.BenchConfig`."""
 
-    batch_size: Annotated[int, Field(gt=0)] = 128
-    sequence_length: Annotated[int, Field(gt=0)] = 64
-    rounds: Annotated[int, Field(gt=0)] = 7
-    training_steps: Annotated[int, Field(gt=0)] = 3
+    batch_size: Size = 128
+    sequence_length: Size = 64
+    rounds: Size = 7
+    training_steps: Size = 3
 
 
 class StudySpec(_Part):
@@ -78,15 +98,15 @@ class StudySpec(_Part):
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     tasks: tuple[str, ...] = ()
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("magnitude",)
-    sparsities: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (0, 0.5, 0.9)
+    sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0, 0.5, 0.9)
     pattern: str = "unstructured"
     scope: Scope | None = None
     allocation: Allocation | None = None
     sensitivity: str | None = None
     include: tuple[Literal["embeddings", "heads"], ...] = ()
     recoveries: tuple[str, ...] = ()
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    processes: Annotated[int, Field(gt=0)] = 1
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    processes: Annotated[int, Field(ge=1, le=bounds.PROCESSES)] = 1
     training: TrainingPart = TrainingPart()
     recovery: RecoveryPart = RecoveryPart()
     evaluation: EvaluationPart = EvaluationPart()
@@ -112,11 +132,19 @@ class StudySpec(_Part):
                 raise ValueError(f"{fixed}, and sparsities has {sparsity:g}")
         return self
 
+    @model_validator(mode="after")
+    def _not_too_many(self) -> StudySpec:
+        ways = len(self.methods) * len(self.sparsities) * max(1, len(self.recoveries))
+        trials = len(self.models) * ways * (1 + len(self.tasks) * len(self.seeds))
+        if trials > MOST_TRIALS:
+            raise ValueError(f"{trials:,} trials, expected at most {MOST_TRIALS:,}")
+        return self
+
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        if not name or Path(name).name != name:
-            raise ValueError("expected a name that a folder can have")
+        if name in (".", "..") or not NAME.fullmatch(name):
+            raise ValueError("expected a name that a folder can have, of at most 60 letters")
         return name
 
     @field_validator("pattern")
@@ -140,26 +168,18 @@ class StudySpec(_Part):
 
 def load_spec(name: str) -> StudySpec:
     """A built-in study by name, or one from a TOML file. Raises `StudyError` with the file and the field."""
-    if name in BUILT_IN:
-        text = (resources.files("aerogel.study") / "builtin" / f"{name}.toml").read_text(encoding="utf-8")
-    elif name.endswith(".toml"):
-        if not Path(name).is_file():
-            raise StudyError(f"{name}: no such file")
-        text = read_text(Path(name))
-    else:
-        raise StudyError(unknown_name("study", name, BUILT_IN) + "; a study of your own is a .toml file")
+    values = read_values(name)
     try:
-        return parse_spec(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, AerogelError) as error:
+        return parse_spec(values)
+    except AerogelError as error:
         raise StudyError(f"{name}: {error}") from error
 
 
-def parse_spec(values: dict) -> StudySpec:
+def parse_spec(values: Any) -> StudySpec:
     """A specification from plain values. Raises `StudyError` naming the first field that is wrong."""
     try:
         return StudySpec.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        said = first["msg"].removeprefix("Value error, ")  # pydantic's own, before what a check here says
-        raise StudyError(f"{field}: {said} (found {first['input']!r})" if field else said) from error
+        raise StudyError(first_problem(error)) from error
+    except (RecursionError, OverflowError) as error:
+        raise StudyError(f"its values can't be read: {first_line(error)}") from error

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import nn
 
-from aerogel.errors import PruningError, unknown_name
+from aerogel.errors import PruningError, check_sparsity, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.pruning import Pattern
 from aerogel.pruning.apply import naming
 from aerogel.pruning.method import all_methods
-from aerogel.pruning.pattern import check_sparsity
 from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule
 from aerogel.training.score import all_scores
 
@@ -46,7 +44,7 @@ class SparsityConfig:
 
     def __post_init__(self) -> None:
         if self.sparsity is not None:
-            check_sparsity(self.sparsity)
+            check_sparsity(self.sparsity, PruningError)
         for what, found, known in (
             ("score", self.score, (*all_scores(), *_calibrated())),
             ("schedule", self.schedule, SCHEDULES),
@@ -54,17 +52,12 @@ class SparsityConfig:
         ):
             if found not in known:
                 raise PruningError(unknown_name(what, found, known))
-        pattern = Pattern.parse(self.pattern)
-        if self.sparsity is None and pattern.fixed_sparsity is None:
-            raise PruningError(f"pattern {pattern} needs a sparsity, in [0, 1)")
-        asked = self.final if self.sparsity is None else self.sparsity
-        pattern.check(torch.Size((pattern.rows, pattern.group or pattern.columns)), asked)
+        Pattern.parse(self.pattern).settle(self.sparsity)
 
     @property
     def final(self) -> float:
         """The sparsity at the end."""
-        fixed = Pattern.parse(self.pattern).fixed_sparsity  # what was asked for may be rounded
-        return fixed if fixed is not None else self.sparsity or 0.0
+        return Pattern.parse(self.pattern).settle(self.sparsity)
 
     @property
     def calibrates(self) -> bool:

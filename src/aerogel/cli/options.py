@@ -1,0 +1,72 @@
+"""The options that commands share, and their types, which refuse a wrong value before anything heavy is imported."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aerogel import bounds, registry
+from aerogel.errors import SEEDS, DataError, PruningError, read_sparsity, unknown_name
+
+METHODS = registry.names("aerogel.pruning.methods")
+Parameter = click.Parameter | None
+Context = click.Context | None
+
+
+class _Positive(click.FloatRange):
+    """A finite number above 0 and at most `most`."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__(min=0, max=most, min_open=True)
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):  # which is in every range
+            self.fail(f"{value} is not a number above 0.", param, ctx)
+        return number
+
+
+class _Sparsity(click.ParamType):
+    name = "float"
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> float:
+        try:
+            return read_sparsity(str(value), PruningError)
+        except ValueError:
+            self.fail(f"{str(value)!r} is not a number.", param, ctx)
+
+
+class _Method(click.ParamType):
+    name = "text"
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> str:
+        if value not in METHODS:
+            raise PruningError(unknown_name("method", str(value), METHODS))
+        return str(value)
+
+
+class _DataFolder(click.ParamType):
+    name = "path"
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> Path:
+        if not Path(value).is_dir():
+            raise DataError(f"{value}: no such data folder")
+        return Path(value)
+
+
+COUNT = click.IntRange(1, bounds.COUNT)
+SIZE = click.IntRange(1, bounds.SIZE)
+THREADS = click.IntRange(1, bounds.THREADS)
+EPOCHS = _Positive(bounds.EPOCHS)
+LEARNING_RATE = _Positive(bounds.LEARNING_RATE)
+SPARSITY = _Sparsity()
+METHOD = _Method()
+
+data = click.option("--data", type=_DataFolder(), help="Folder with <task>/<split>.tsv or .txt.")
+limit = click.option("--limit", type=COUNT, help="Use the first so many examples or windows.")
+output = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
+seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(SEEDS[0], SEEDS[-1]))
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
