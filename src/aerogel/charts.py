@@ -100,16 +100,21 @@ def svg(made: Figure, title: str, prefix: str) -> str:
         r"\s*\n\s*(?=<)",
     ):
         text = re.sub(unwanted, "", text, flags=re.S)
-    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"\d+\.\d{3,}", _rounded, tag.group()), text)
-    text = text.replace(' id="', f' id="{prefix}').replace("url(#", f"url(#{prefix}")
-    text = text.replace('xlink:href="#', f'href="#{prefix}')
+    text = re.sub(r"<[^>]+>", lambda tag: _for_a_page(tag.group(), prefix), text)
     box = re.search(r'viewBox="[^"]*"', text)
     assert box, "matplotlib gives every svg its box"
     start = f'<svg class="chart" role="img" aria-label="{html.escape(title)}" {box.group()}>'
-    text = re.sub(r"<svg [^>]*>", lambda _: start, text, count=1)
+    return re.sub(r"<svg [^>]*>", lambda _: start, text, count=1).strip()
+
+
+def _for_a_page(tag: str, prefix: str) -> str:
+    """A tag of matplotlib's with short numbers, ids of its own, and the page's colours."""
+    tag = re.sub(r"\d+\.\d{3,}", _rounded, tag)
+    tag = tag.replace(' id="', f' id="{prefix}').replace("url(#", f"url(#{prefix}")
+    tag = tag.replace('xlink:href="#', f'href="#{prefix}')
     for colour, variable in VARIABLES.items():
-        text = re.sub(colour, f"var({variable})", text, flags=re.I)
-    return text.strip()
+        tag = re.sub(colour, f"var({variable})", tag, flags=re.I)
+    return tag
 
 
 def _rounded(number: re.Match[str]) -> str:

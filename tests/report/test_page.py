@@ -230,8 +230,17 @@ def test_a_metric_that_is_no_number_does_not_stop_it(changed: Changed) -> None:
     Page(build(changed(spoil)).read_text(encoding="utf-8"))
 
 
-def test_names_are_text_wherever_they_stand(changed: Changed) -> None:
-    name = 'dir/<b>"$x_1$" & é'
+@pytest.mark.parametrize(
+    "name",
+    [
+        'dir/<b>"$x_1$" & é',
+        "</script><script>alert(1)</script>",
+        "'onload='alert(1)' x=\"",
+        "]]> --> </style></title> {{ 7 * 7 }} {% raw %} &lt;",
+        '#0072B2 <g id="x" 1.23456',
+    ],
+)
+def test_names_are_text_wherever_they_stand(changed: Changed, name: str) -> None:
     written = json.dumps(name)[1:-1]
 
     def rename(connection: sqlite3.Connection) -> None:
@@ -243,6 +252,8 @@ def test_names_are_text_wherever_they_stand(changed: Changed) -> None:
 
     page = Page(build(changed(rename)).read_text(encoding="utf-8"))
     assert name in page.text
+    assert not page.all("script")
+    assert [of.get("aria-label") for of in page.all("svg")]
     assert f"{name}: layer by layer" in [of.get("aria-label") for of in page.all("svg")]
 
 

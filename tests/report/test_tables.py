@@ -10,7 +10,8 @@ from aerogel.evaluation import PERPLEXITIES
 from aerogel.report import tables
 from aerogel.report.breakeven import break_evens
 from aerogel.report.collect import COUNTS, Findings
-from aerogel.report.table import Table
+from aerogel.report.estimate import Estimate
+from aerogel.report.table import Column, Table
 
 
 def all_tables(findings: Findings) -> list[Table]:
@@ -120,3 +121,16 @@ def test_maps_show_every_layer_and_sparsity(findings: Findings) -> None:
         for _, cells in shown.rows:
             assert len(cells) == len(shown.sparsities)
             assert all(-1 <= tint <= 1 for _, tint in cells)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", " =", "\uff1d", "\uff20"])
+def test_a_name_that_is_a_formula_is_text_in_a_csv(start: str) -> None:
+    name = f'{start}HYPERLINK("http://x";"y")'
+    columns = (Column("model", "model"), Column(name, "change"), Column("interval", "interval"))
+    table = Table("t", columns, [(name, -0.25, Estimate.of([-1.0, -3.0])), ("plain", None, Estimate.of([1.0]))])
+    header, first, second = csv.reader(io.StringIO(table.csv(), newline=""))
+    assert header[1] == f"'{name}"
+    assert first[0] == f"'{name}"
+    assert [float(number) for number in first[1:3]] == [-0.25, -2.0]
+    assert float(first[3]) < -2
+    assert second[:3] == ["plain", "", "1.0"]

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from aerogel.report.estimate import Estimate
 
 NOTHING = "\N{EN DASH}"
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # in ASCII and full width
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,17 @@ class Table:
         return all(isinstance(row[place], str | None) for row in self.rows)
 
     def csv(self) -> str:
-        """All digits; an estimate takes three columns: mean, and the interval's ends where it has one."""
+        """All digits; an estimate takes three columns: mean, and the interval's ends where it has one.
+
+        A text that a spreadsheet would take for a formula gets an apostrophe before it, which makes it text there.
+        """
         estimates = [any(isinstance(row[place], Estimate) for row in self.rows) for place in range(len(self.columns))]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         header: list[str] = []
         for column, is_estimate in zip(self.columns, estimates, strict=True):
             header += [column.name, f"{column.name}_low", f"{column.name}_high"] if is_estimate else [column.name]
-        writer.writerow(header)
+        writer.writerow(map(_as_text, header))
         for row in self.rows:
             fields: list[Any] = []
             for value, is_estimate in zip(row, estimates, strict=True):
@@ -57,7 +61,7 @@ class Table:
                     fields += [value.mean, value.low, value.high] if value else [None] * 3
                 else:
                     fields.append(value)
-            writer.writerow(fields)
+            writer.writerow(map(_as_text, fields))
         return text.getvalue()
 
     def link(self) -> str:
@@ -67,3 +71,7 @@ class Table:
         """The name that the CSV is saved by."""
         words = "".join(letter if letter.isalnum() else " " for letter in self.title.lower()).split()
         return "-".join(words) + ".csv"
+
+
+def _as_text(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(FORMULA) else value

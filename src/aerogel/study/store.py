@@ -145,8 +145,11 @@ class Store:
                 yield connection
                 self._patiently(connection, "commit")
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code == sqlite3.SQLITE_FULL:
                 raise
+            if code == sqlite3.SQLITE_BUSY:
+                raise StudyError(f"{self.path}: another process has kept it locked for {PATIENCE:g} s") from error
             raise StudyError(f"{self.path} can't be {verb}: {first_line(error)}") from error
 
     def _patiently(self, connection: sqlite3.Connection, statement: str) -> None:
