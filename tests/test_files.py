@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,26 @@ def test_a_failure_inside_leaves_nothing(tmp_path: Path, error: BaseException) -
     with pytest.raises(type(error)):
         fill()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    out, old = tmp_path / "out", time.time() - 60
+    with new_folder(out) as live:
+        os.utime(live, (old, old))
+        os.rename(live, kept := tmp_path / ".out-abcdefgh.unfinished")  # which its handle still holds locked
+        dead = tmp_path / ".out-12345678.unfinished"
+        for folder in (dead, others := tmp_path / ".other-12345678.unfinished", mine := tmp_path / ".out-12345678"):
+            folder.mkdir()
+            (folder / "weights").write_text("half of them")
+            os.utime(folder, (old, old))
+        with new_folder(out):
+            pass
+        assert not dead.exists()
+        assert kept.exists()
+        assert others.exists()
+        assert mine.exists()
+        out.rmdir()
+        os.rename(kept, live)
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:

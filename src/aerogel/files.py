@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from aerogel.errors import AerogelError, excerpt, first_line, writing
+
+UNFINISHED = ".unfinished"  # how the name of a folder ends that is being filled
+SETTLED = 10.0  # seconds after which the process that made such a folder has locked it, if it is alive
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:
@@ -51,7 +57,11 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = resolved(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=_aside(path), dir=path.parent))
+        _remove_abandoned(path)
+        aside = Path(tempfile.mkdtemp(UNFINISHED, _aside(path), path.parent))
+    handle = os.open(aside, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # network file systems lock no folders, and then none is removed
+        fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         with writing(path):
             yield aside
@@ -65,6 +75,21 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes what killed processes have left unfinished of this folder: a live one holds the lock of its own."""
+    for aside in path.parent.glob(f"{glob.escape(_aside(path))}????????{UNFINISHED}"):
+        with contextlib.suppress(OSError):  # locked, or gone
+            handle = os.open(aside, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - aside.stat().st_mtime > SETTLED:
+                    shutil.rmtree(aside, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def _aside(path: Path) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -19,6 +20,8 @@ from aerogel.cli.score import bench, evaluate
 from aerogel.cli.study import report, study
 from aerogel.cli.weights import finetune, prune, unpack
 from aerogel.errors import AerogelError, first_line
+
+TERMINATED = 128 + signal.SIGTERM
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -38,6 +41,7 @@ for command in (list_models, inspect, prune, unpack, finetune, evaluate, bench, 
 def main() -> None:
     """The console entry point. Exits with 0 done, 1 an error in one sentence, 2 usage, 130 interrupted."""
     _open_streams()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # what is half-written is removed on the way out
     sys.exit(run(sys.argv[1:]))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import time
 import traceback
 from multiprocessing.connection import Connection
@@ -22,21 +24,26 @@ from aerogel.data import TaskData
 from aerogel.errors import AerogelError
 from aerogel.study.trial import Result, Trial, run_trial
 
+LOG, SCRATCH = "trials.log", "scratch"  # in the study's folder
 MESSAGE_EVERY = 0.1  # seconds between two words of progress
 
 
 class TrialProcess:
     """A running trial: `connection` is ready to read when there is progress or the result."""
 
-    def __init__(self, trial: Trial, data: TaskData | None, threads: int, log: Path) -> None:
+    def __init__(self, trial: Trial, data: TaskData | None, threads: int, folder: Path) -> None:
         self.trial = trial
+        self.scratch = folder / SCRATCH / trial.key
+        self.scratch.mkdir(parents=True, exist_ok=True)
         self.doing, self.done, self.total = "starting", 0, 0
         self.started = time.perf_counter()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["aerogel.study.process", "aerogel.benchmark.subject"])
         self.connection, theirs = context.Pipe(duplex=False)
         # a trial that measures has processes of its own, which a daemon may not have
-        self.process = context.Process(target=_serve, args=(theirs, trial, data, threads, log), daemon=False)
+        self.process = context.Process(
+            target=_serve, args=(theirs, trial, data, threads, folder / LOG, self.scratch), daemon=False
+        )
         with deaf_to_interrupts():  # the parent hears of one and stops the trials
             self.process.start()
         theirs.close()
@@ -61,11 +68,13 @@ class TrialProcess:
             self.process.kill()
         self.process.join()
         self.connection.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-def _serve(connection: Connection, trial: Trial, data: TaskData | None, threads: int, log: Path) -> None:
+def _serve(connection: Connection, trial: Trial, data: TaskData | None, threads: int, log: Path, scratch: Path) -> None:
     die_with_parent()
     _say_into(log)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)  # where what a killed trial leaves is found and removed
     gc.freeze()  # what was inherited stays: collecting it takes half a second and copies its pages
     transformers_logging.set_verbosity_error()
     torch.set_num_threads(threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -15,12 +16,10 @@ from aerogel.errors import writing
 from aerogel.models import prepare
 from aerogel.study.lock import sole
 from aerogel.study.plan import plan
-from aerogel.study.process import TrialProcess
+from aerogel.study.process import LOG, SCRATCH, TrialProcess
 from aerogel.study.spec import StudySpec
 from aerogel.study.store import Store
 from aerogel.study.trial import Result, Trial
-
-LOG = "trials.log"
 
 
 @dataclass
@@ -58,14 +57,19 @@ def run_study(
     loaded = {task: load_task(task, data).divided() for task in progress.track(spec.tasks, "finding data")}
     with sole(output):
         store = Store.create(output, spec, plan(spec, loaded))
-        log = output / LOG
-        with writing(log):
-            log.unlink(missing_ok=True)
-        _run(store, loaded, spec.processes, log, watch)
+        with writing(output):
+            (output / LOG).unlink(missing_ok=True)
+        shutil.rmtree(output / SCRATCH, ignore_errors=True)  # of trials that were killed with their study
+        try:
+            _run(store, loaded, spec.processes, output, watch)
+        finally:
+            shutil.rmtree(output / SCRATCH, ignore_errors=True)
     return store
 
 
-def _run(store: Store, data: Mapping[str, TaskData], processes: int, log: Path, watch: Callable[[State], None]) -> None:
+def _run(
+    store: Store, data: Mapping[str, TaskData], processes: int, folder: Path, watch: Callable[[State], None]
+) -> None:
     """Runs the open trials, and keeps each result as soon as it is there."""
     waiting = store.open_trials()
     done = store.count() - len(waiting)
@@ -73,7 +77,7 @@ def _run(store: Store, data: Mapping[str, TaskData], processes: int, log: Path, 
     try:
         while waiting or state.running:
             while waiting and _has_room(waiting[0], state.running, processes):
-                state.running.append(_start(waiting.pop(0), data, processes, log))
+                state.running.append(_start(waiting.pop(0), data, processes, folder))
                 watch(state)
             for connection in wait([process.connection for process in state.running], timeout=0.5):
                 process = next(process for process in state.running if process.connection is connection)
@@ -100,7 +104,7 @@ def _has_room(trial: Trial, running: list[TrialProcess], processes: int) -> bool
     return len(running) < processes
 
 
-def _start(trial: Trial, data: Mapping[str, TaskData], processes: int, log: Path) -> TrialProcess:
+def _start(trial: Trial, data: Mapping[str, TaskData], processes: int, folder: Path) -> TrialProcess:
     cores = usable_cores()
     threads = cores if trial.kind == "bench" else max(1, cores // processes)
-    return TrialProcess(trial, data[trial.task] if trial.task else None, threads, log)
+    return TrialProcess(trial, data[trial.task] if trial.task else None, threads, folder)

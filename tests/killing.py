@@ -1,0 +1,137 @@
+"""Kills a study at random moments and takes it up again: `python tests/killing.py 30 FOLDER` does it thirty times."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aerogel.study import Result, Store
+from builders import alive_in_session
+
+SPEC = """
+name = "killed"
+models = ["tiny-gpt2"]
+tasks = ["movie-reviews"]
+sparsities = [0, 0.9]
+seeds = [0, 1]
+sensitivity = "movie-reviews"
+recoveries = ["none", "finetune", "gradual"]
+processes = 2
+[training]
+epochs = 2
+batch_size = 4
+limit = 80
+max_length = 24
+[recovery]
+epochs = 2
+score = "magnitude"
+[evaluation]
+limit = 64
+[benchmark]
+batch_size = 2
+sequence_length = 8
+rounds = 3
+training_steps = 1
+"""
+TRIALS = 16  # one inspect, one sensitivity, two seeds of three recoveries at two sparsities, two bench
+LATEST = 12.0  # seconds after a study's start, or that of its first trial, until it is killed
+
+
+@dataclass
+class Tally:
+    """What kills did: how many there were, and how many of them came after the first result and amid a bench trial."""
+
+    kills: int = 0
+    after_a_result: int = 0
+    studies: int = 0
+    wrong: list[str] = field(default_factory=list)
+    left: dict[str, int] = field(default_factory=dict)
+
+    def require(self, fits: bool, what: str) -> None:
+        if not fits:
+            self.wrong.append(f"kill {self.kills}: {what}")
+
+
+def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
+    """Runs whole studies in `folder`, killed so many times in all, and says what was lost, run again or left over."""
+    tally, draw = Tally(), random.Random(seed)
+    scratch, home = folder / "tmp", folder / "home"
+    scratch.mkdir(parents=True)
+    spec = folder / "spec.toml"
+    spec.write_text(SPEC)
+    environment = {**os.environ, "TMPDIR": str(scratch), "AEROGEL_HOME": str(home)}
+    while tally.kills < kills:
+        tally.studies += 1
+        output = folder / f"study-{tally.studies}"
+        script = "from aerogel.cli import main; main()"
+        command = [sys.executable, "-c", script, "study", str(spec), "--output", str(output)]
+        kept: dict[str, Result] = {}
+        while tally.kills < kills:
+            process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+            if draw.random() < 0.9:
+                _wait_for_lock(output, process)
+            time.sleep(draw.uniform(0, LATEST))
+            if process.poll() is None:
+                process.kill()
+                tally.kills += 1
+                tally.after_a_result += bool(kept)
+            process.communicate()
+            ended = process.returncode != -signal.SIGKILL
+            tally.require(not ended or process.returncode == 0, f"it ended with {process.returncode}")
+            tally.require(not alive_in_session(process.pid), "a process is left")
+            kept = _check(tally, output, kept)
+            if ended:
+                break
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        tally.require(done.returncode == 0, f"the last run ended with {done.returncode}: {done.stderr}")
+        kept = _check(tally, output, kept)
+        tally.require(len(kept) == TRIALS, f"{len(kept)} of {TRIALS} trials are done")
+    places = (scratch, home / "tuned", *folder.glob("study-*"))
+    tally.left = {
+        str(path.relative_to(folder)): sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        for place in places
+        for path in place.iterdir()
+        if place == scratch or path.name.startswith(".") or path.name == "scratch"
+    }
+    return tally
+
+
+def _wait_for_lock(output: Path, process: subprocess.Popen) -> None:
+    """Until this process works on the study, which it says in the file that it has locked."""
+    lock = output / "study.lock"
+    while process.poll() is None and not (lock.exists() and f"process {process.pid}," in lock.read_text()):
+        time.sleep(0.02)
+
+
+def _check(tally: Tally, output: Path, before: dict[str, Result]) -> dict[str, Result]:
+    """The good results that the store has, which are those from before and perhaps more."""
+    path = output / "study.sqlite"
+    if not path.exists() or not path.stat().st_size:
+        tally.require(not before, "the store is gone")
+        return before
+    with closing(sqlite3.connect(path)) as connection:
+        verdict = connection.execute("pragma integrity_check").fetchone()[0]
+        tally.require(verdict == "ok", f"the store is damaged: {verdict}")
+        if not connection.execute("select name from sqlite_master where name = 'trials'").fetchone():
+            return before
+    results = Store.open(output).results()
+    found = {trial.key: result for trial, result in results if result.status == "done"}
+    failed = [f"{trial.label}: {result.error}" for trial, result in results if result.status == "failed"]
+    tally.require(not failed, f"failed: {failed}")
+    for key, result in before.items():
+        tally.require(found.get(key) == result, f"trial {key} is lost or was run again")
+    return found
+
+
+if __name__ == "__main__":
+    tally = kill_at_random(Path(sys.argv[2]), int(sys.argv[1]))
+    print(tally)  # noqa: T201
+    sys.exit(bool(tally.wrong))
