@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -42,12 +43,15 @@ rounds = 3
 training_steps = 1
 """
 TRIALS = 16  # one inspect, one sensitivity, two seeds of three recoveries at two sparsities, two bench
-LATEST = 12.0  # seconds after a study's start, or that of its first trial, until it is killed
+LATEST = 8.0  # seconds until the kill, after the study's start, its first trial's, or the end of one or two trials
 
 
 @dataclass
 class Tally:
-    """What kills did: how many there were, and how many of them came after the first result and amid a bench trial."""
+    """What kills did: how many there were, how many of them after the first result, in how many studies.
+
+    `wrong` has what should not be, and `left` the bytes of the temporary folders that are still there at the end.
+    """
 
     kills: int = 0
     after_a_result: int = 0
@@ -76,13 +80,12 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
         kept: dict[str, Result] = {}
         while tally.kills < kills:
             process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
-            if draw.random() < 0.9:
-                _wait_for_lock(output, process)
+            _wait(output, process, draw.choice([None, 0, 1, 1, 1, 2]))
             time.sleep(draw.uniform(0, LATEST))
             if process.poll() is None:
                 process.kill()
                 tally.kills += 1
-                tally.after_a_result += bool(kept)
+                tally.after_a_result += bool(_finished(output))
             process.communicate()
             ended = process.returncode != -signal.SIGKILL
             tally.require(not ended or process.returncode == 0, f"it ended with {process.returncode}")
@@ -104,11 +107,23 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
     return tally
 
 
-def _wait_for_lock(output: Path, process: subprocess.Popen) -> None:
-    """Until this process works on the study, which it says in the file that it has locked."""
-    lock = output / "study.lock"
-    while process.poll() is None and not (lock.exists() and f"process {process.pid}," in lock.read_text()):
+def _wait(output: Path, process: subprocess.Popen, more: int | None) -> None:
+    """Until this process works on the study and has finished so many more trials; `None` waits for nothing."""
+    lock, before = output / "study.lock", None
+    while more is not None and process.poll() is None:
+        # the process that has the file locked writes its number into it
+        if lock.exists() and f"process {process.pid}," in lock.read_text():
+            finished = _finished(output)
+            before = finished if before is None else before
+            if finished >= before + more:
+                return
         time.sleep(0.02)
+
+
+def _finished(output: Path) -> int:
+    with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(output / "study.sqlite")) as connection:
+        return int(connection.execute("select count(*) from trials where status = 'done'").fetchone()[0])
+    return 0
 
 
 def _check(tally: Tally, output: Path, before: dict[str, Result]) -> dict[str, Result]:
@@ -133,5 +148,5 @@ def _check(tally: Tally, output: Path, before: dict[str, Result]) -> dict[str, R
 
 if __name__ == "__main__":
     tally = kill_at_random(Path(sys.argv[2]), int(sys.argv[1]))
-    print(tally)  # noqa: T201
+    print(f"{tally}, {sum(tally.left.values())} bytes left")  # noqa: T201
     sys.exit(bool(tally.wrong))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy import stats
 from torch import nn
 
 from aerogel.analysis import WeightReport, WeightStatistics, inspect
+from aerogel.analysis.plot import heat_map
 from aerogel.analysis.weights import BINS, QUANTILES, REACH
 from aerogel.errors import ModelError
 from aerogel.models import load_model, prunable_weights
@@ -173,3 +175,10 @@ def test_the_dictionary_is_json() -> None:
     assert values["whole"]["count"] == report.prunable
     assert values["layers"][0]["histogram"] == list(report.layers[0].histogram)
     assert values.keys() == WeightReport.__dataclass_fields__.keys()
+
+
+def test_a_heat_map_takes_any_values(tmp_path: Path) -> None:
+    values = (math.nan, math.inf, 0.0, -1.0, 1e308)
+    drawn = heat_map([("a", values), ("b", values)], (0.1, 0.3, 0.5, 0.7, 0.9), "any", split=1)
+    drawn.savefig(tmp_path / "map.svg")
+    assert "nan" in (tmp_path / "map.svg").read_text()

@@ -65,9 +65,26 @@ def test_packed_values_stay_as_they_were_asked_for(tmp_path: Path) -> None:
     assert compressed.parameter_bytes == sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
-def test_a_batch_beyond_the_memory_is_an_error_in_one_sentence() -> None:
+@pytest.mark.parametrize(("batch", "length"), [(10**12, 8), (2**40, 128)])
+def test_a_batch_beyond_the_memory_is_an_error_in_one_sentence(batch: int, length: int) -> None:
     with pytest.raises(AerogelError, match="try a smaller batch size"):
-        bench([Subject("tiny-bert")], BenchConfig(batch_size=10**12, sequence_length=8, rounds=1, training_steps=0))
+        bench([Subject("tiny-bert")], BenchConfig(batch, length, rounds=1, training_steps=0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 10**30),
+        ("batch_size", 0),
+        ("sequence_length", 2**21),
+        ("rounds", 0),
+        ("threads", 10**9),
+        ("seed", -1),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(field: str, value: int) -> None:
+    with pytest.raises(AerogelError, match=f"{field.replace('_', ' ')} {value}"):
+        BenchConfig(**{field: value})
 
 
 def test_bytes_are_those_of_the_weights_and_the_file(tmp_path: Path) -> None:

@@ -64,7 +64,23 @@ SCALARS = (
     "",
     "x" * 5000,
 )
-HOSTILE = (*SCALARS, "=1+1", "\0", "<script>", "]]>", "\ud800", [], {}, [[[]]], {"": 1}, [None], ["a"], [0.5, "x"])
+HOSTILE = (
+    *SCALARS,
+    "1",
+    1,
+    "=1+1",
+    "\0",
+    "<script>",
+    "]]>",
+    "\ud800",
+    [],
+    {},
+    [[[]]],
+    {"": 1},
+    [None],
+    ["a"],
+    [0.5, "x"],
+)
 
 
 def answered(*arguments: str) -> int:
@@ -224,8 +240,8 @@ def test_stores(store: Path, data: st.DataObject, table: str) -> None:
             connection.execute(update, [text, key])
 
 
-@settings(max_examples=30)
-@given(place=st.integers(0, 40_000), new=st.binary(max_size=64), cut=st.booleans())
+@settings(max_examples=10)
+@given(place=st.integers(0, 40_000), new=st.binary(min_size=1, max_size=64), cut=st.booleans())
 def test_damaged_stores(
     store: Path, tmp_path_factory: pytest.TempPathFactory, place: int, new: bytes, cut: bool
 ) -> None:

@@ -12,6 +12,7 @@ from aerogel.cli.main import run
 from builders import sentences, write_tsv
 
 SMALL = ("--batch-size", "2", "--sequence-length", "8", "--rounds", "3", "--training-steps", "1")
+CALIBRATION = ("--calibration", "TASK", "--samples", "2")
 SPEC = """
 name = "told"
 models = ["tiny-gpt2"]
@@ -77,7 +78,7 @@ def task(tmp_path: Path) -> Path:
     ("arguments", "told"),
     [
         (
-            ("prune", "tiny-bert", "--sparsity", "0.5", "--swap", "--calibration", "TASK", "--output", "OUT"),
+            ("prune", "tiny-bert", "--sparsity", "0.5", "--swap", *CALIBRATION, "--output", "OUT"),
             r"\d of \d+",
         ),
         (("finetune", "tiny-bert", "--task", "TASK", "--output", "OUT", "--epochs", "2"), r"\d of \d+, .* left"),

@@ -56,7 +56,7 @@ def heat_map(
 ) -> Figure:
     """One cell a group (rows) and sparsity (columns), darker where the value is higher, on a logarithmic scale.
 
-    Each cell holds its value. A gap comes before row `split`, where another kind of groups begins.
+    Each cell holds its value, which may be NaN. A gap comes before row `split`, where another kind of groups begins.
     """
     made = figure(1.8 + 0.8 * len(sparsities), 0.9 + 0.21 * len(rows))
     axes = made.axes[0]
@@ -65,7 +65,7 @@ def heat_map(
     places = [row + 0.5 * (split is not None and row >= split) for row in range(len(rows))]
     for place, cells, tones in zip(places, values, shades, strict=True):
         for column, (value, tone) in enumerate(zip(cells, tones, strict=True)):
-            strength = float((tone + 4) / 5)
+            strength = float(np.nan_to_num((tone + 4) / 5, nan=1.0))
             axes.barh(place, 0.96, 0.92, column - 0.48, color=PALETTE[1], alpha=0.05 + 0.75 * strength)
             axes.text(column, place, f"{value:.2g}", ha="center", va="center", fontsize=8)
     names = [short(name) if split is None or row < split else _kind(name) for row, (name, _) in enumerate(rows)]

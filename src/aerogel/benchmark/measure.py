@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from aerogel import progress
+from aerogel import bounds, progress
 from aerogel.benchmark.process import Start, Worker
 from aerogel.benchmark.subject import Checkpoint, Subject, prepare, serve
-from aerogel.errors import ModelError, expect
+from aerogel.errors import AerogelError, ModelError, check_seed, excerpt, expect
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class BenchConfig:
     """What to measure: batches of `batch_size` sequences of `sequence_length` random tokens.
 
     `rounds` of inference and `training_steps` are timed after one of each that is not; `threads` is PyTorch's
-    own number where it is `None`.
+    own number where it is `None`. Raises `AerogelError` for numbers out of range.
     """
 
     batch_size: int = 128
@@ -32,6 +32,18 @@ class BenchConfig:
     training_steps: int = 3
     threads: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for what, found, least, most in (
+            ("batch size", self.batch_size, 1, 2**40),
+            ("sequence length", self.sequence_length, 1, bounds.SIZE),
+            ("rounds", self.rounds, 1, bounds.COUNT),
+            ("training steps", self.training_steps, 0, bounds.COUNT),
+            ("threads", self.threads or 1, 1, bounds.THREADS),
+        ):
+            if not least <= found <= most:
+                raise AerogelError(f"{what} {excerpt(found)}: expected a number from {least} to {most:,}")
+        check_seed(self.seed, AerogelError)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from aerogel.errors import AerogelError
 
 Start = Literal["forkserver", "fork"]
+BEYOND_MEMORY = ("allocate memory", "overflow")  # in the errors of torch, which has no class for them on a CPU
 
 
 class Worker:
@@ -59,7 +60,7 @@ class Worker:
                 "try a smaller batch size"
             ) from error
         if status == "failed":
-            if isinstance(value, MemoryError) or "allocate memory" in str(value):
+            if isinstance(value, MemoryError) or any(sign in str(value) for sign in BEYOND_MEMORY):
                 raise AerogelError(f"{self.name}: memory is too small for it: try a smaller batch size") from value
             raise value
         return value

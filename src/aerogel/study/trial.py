@@ -101,7 +101,7 @@ class Trial:
     def from_json(cls, text: str) -> Trial:
         """The inverse of `json.dumps(dataclasses.asdict(trial))`. Raises `ValueError` naming a field that is wrong."""
         try:
-            trial = _adapter().validate_json(text)
+            trial = _adapter().validate_json(text, strict=True)
         except ValidationError as error:
             raise ValueError(first_problem(error)) from error
         if unknown := _unknown_field(json.loads(text), asdict(trial)):

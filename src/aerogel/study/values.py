@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -25,7 +26,6 @@ def _sensible(value: float) -> float:
 
 Number = Annotated[float, AfterValidator(_sensible)]
 Numbers = Annotated[tuple[Number, ...], Field(min_length=1)]
-Logit = Annotated[float, Field(ge=-1e30, le=1e30)]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Natural = Annotated[int, Field(ge=0, le=2**62)]
@@ -65,7 +65,7 @@ class ScoreValues:
     source: str
     dense_seconds: Seconds | None = None
     true: tuple[Number, ...] = ()
-    logits: tuple[Annotated[tuple[Logit, ...], Field(min_length=1)], ...] = ()
+    logits: tuple[Annotated[tuple[float, ...], Field(min_length=1)], ...] = ()
 
     def __post_init__(self) -> None:
         _require(any(name not in COUNTS for name in self.metrics), "metrics has none")
@@ -111,7 +111,6 @@ class SensitivityValues:
         rows = (*self.sensitivity.layers, *self.sensitivity.kinds)
         _require(len(columns) > 0 and len(rows) > 0, "there is no row or no sparsity")
         _require(all(len(values) == len(columns) for _, values in rows), "rows and sparsities differ in length")
-        _require(all(abs(value) < LARGEST for _, values in rows for value in values), "a value is not finite")
 
 
 @dataclass(frozen=True)
@@ -154,13 +153,17 @@ VALUES: dict[str, TypeAdapter[Any]] = {
 
 
 def check_result(kind: str, result: Any) -> None:
-    """Raises `ValueError`, naming the field, for what is not the result of a trial of this kind."""
+    """Raises `ValueError`, naming the field, for what is not the result of a trial of this kind, read from JSON."""
+
+    def check(record: TypeAdapter[Any], values: Any) -> None:
+        record.validate_json(json.dumps(values), strict=True)  # of JSON a strict tuple is a list
+
     try:
-        STORED.validate_python(result)
+        check(STORED, result)
         if result["status"] == "done":
-            VALUES[kind].validate_python(result["values"])
+            check(VALUES[kind], result["values"])
         if result["status"] == "done" or result["environment"]:  # a trial whose process died has none
-            MACHINE.validate_python(result["environment"])
+            check(MACHINE, result["environment"])
     except ValidationError as error:
         raise ValueError(first_problem(error)) from error
 
