@@ -39,7 +39,7 @@ class BenchConfig:
             ("sequence length", self.sequence_length, 1, bounds.SIZE),
             ("rounds", self.rounds, 1, bounds.COUNT),
             ("training steps", self.training_steps, 0, bounds.COUNT),
-            ("threads", self.threads or 1, 1, bounds.THREADS),
+            ("threads", 1 if self.threads is None else self.threads, 1, bounds.THREADS),
         ):
             if not least <= found <= most:
                 raise AerogelError(f"{what} {excerpt(found)}: expected a number from {least} to {most:,}")

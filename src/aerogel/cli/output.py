@@ -83,7 +83,7 @@ class Step:
         now = time.monotonic()
         text = f"{self.doing}: {self.done} of {self.total}" if self.total else self.doing
         text += f", {duration(now - self.started)} so far"
-        if self.total and self.done > self.first:
+        if self.total > self.done > self.first:
             left = (self.total - self.done) * (now - self.since) / (self.done - self.first)
             text += f", about {duration(left)} left"
         return text
