@@ -129,3 +129,11 @@ def test_what_needs_no_torch_imports_none(tmp_path: Path) -> None:
     assert "did you mean wanda?" in done.stderr
     assert "did you mean sst2?" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_aerogel_s_own_warnings_are_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["prune", "tiny-bert", "--sparsity", "0.5", "--exclude", "*.layer.0.*", "--output", str(tmp_path / "out")]
+    assert run(command) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert len(warned) == 1
+    assert "bert.encoder.layer.0.attention.self.query" in warned[0]

@@ -19,7 +19,7 @@ from aerogel.cli.output import note
 from aerogel.cli.score import bench, evaluate
 from aerogel.cli.study import report, study
 from aerogel.cli.weights import finetune, prune, unpack
-from aerogel.errors import AerogelError, first_line
+from aerogel.errors import AerogelError, AerogelWarning, first_line
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -113,8 +113,10 @@ class _Diagnostics:
 
 
 def _quiet() -> None:
-    """Keeps the warnings of libraries off the terminal: what matters here is said by aerogel."""
+    """Keeps the warnings of libraries off the terminal, and shows aerogel's own as one line."""
     warnings.simplefilter("ignore")
+    warnings.simplefilter("default", AerogelWarning)
+    warnings.showwarning = lambda message, *others, **named: note(f"warning: {message}")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its level when it is imported
     for name in ("huggingface_hub", "datasets", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
