@@ -223,6 +223,7 @@ def _check_whole(model: Any, names: dict[str, set[str]]) -> None:
         if name not in found
         and name not in tied
         and not _ignored(name, model._keys_to_ignore_on_load_missing)
+        and not (bare and _ignored(prefix + name, model._keys_to_ignore_on_load_missing))  # as Marian's body names them
         and not (is_optional(name) and (bare or not same))
         and (same or bare or name.startswith(prefix))
     ]
