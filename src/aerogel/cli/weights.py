@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -110,13 +110,16 @@ def prune(
             loaded = models.load_model(model)
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         prune_in_place(loaded, config, text)
-        zeros = _zeros(loaded, config.targets, exclude)
+        models.stored_dtypes(model).apply(loaded)
+        zeros = ZeroCount.of(loaded, config.targets, exclude)
         if not dense:
             compress(loaded)
-        models.save(loaded, tokenizer, output)
-    note(zeros)
+        provenance = models.Provenance(method=method, pattern=pattern, sparsity=zeros.sparsity)
+        left_out = models.save(loaded, tokenizer, output, model, provenance)
+    note(str(zeros))
+    _note_left_out(left_out, model)
     if not dense and not sparse_layers(loaded):
-        note(f"no layer has {LEAST_SPARSITY:.0%} zeros, from which packing gains: saved dense")
+        note(f"no linear layer that can be packed has {LEAST_SPARSITY:.0%} zeros, from which it gains: saved dense")
     note(f"wrote {output}, {_weight_files(output)}")
 
 
@@ -128,16 +131,20 @@ def unpack(folder: Path, output: Path) -> None:
     files.check_new(output)
     check_path(str(folder))
     with progress_bar():
+        import torch
+
         from aerogel import models
         from aerogel.errors import ModelError
         from aerogel.runtime import decompress
         from aerogel.runtime.layers import sparse_layers
 
-        loaded = models.load_model(str(folder), dtype="auto")
+        stored = models.stored_dtypes(str(folder))
+        loaded = models.load_model(str(folder), dtype=torch.float32 if stored.others else stored.main)
         if not sparse_layers(loaded):
-            raise ModelError(f"{folder} is no packed model: there is nothing to unpack")
-        tokenizer = models.load_tokenizer(str(folder)) if models.has_tokenizer(str(folder)) else None
-        models.save(decompress(loaded), tokenizer, output)
+            raise ModelError(f"{folder} is not a packed checkpoint; nothing to unpack")
+        stored.apply(decompress(loaded))
+        left_out = models.save(loaded, None, output, str(folder))
+    _note_left_out(left_out, str(folder))
     note(f"wrote {output}, {_weight_files(output)}")
 
 
@@ -224,10 +231,11 @@ def finetune(
             windows = VALIDATION_WINDOWS if found.task.is_language_modelling else None
             return score_task(trained, tokenizer, found, windows, max_length).metrics
 
+        start = model
         if teacher == "dense":
-            teacher = model = str(training.tuned(model, found, config, validate).folder)
+            teacher = start = str(training.tuned(model, found, config, validate).folder)
         torch.manual_seed(seed)  # a new head starts from it
-        loaded, tokenizer = models.load(model, found.task.head)
+        loaded, tokenizer = models.load(start, found.task.head)
         checkpoints = Path(f"{output.resolve()}.checkpoints")
         result = training.finetune(
             loaded,
@@ -239,26 +247,60 @@ def finetune(
             validate=validate,
             checkpoints=checkpoints,
         )
-        zeros = _zeros(loaded)
+        stored = models.stored_dtypes(model)
+        stored.apply(loaded)
+        zeros = ZeroCount.of(loaded)
         if becoming and not dense:
             compress(loaded)
-        models.save(loaded, tokenizer, output)
+        provenance = models.Provenance(
+            method=f"{becoming.schedule} pruning by {becoming.score}" if becoming else None,
+            pattern=becoming.pattern if becoming else None,
+            sparsity=zeros.sparsity,
+            metrics=result.kept,
+        )
+        left_out = models.save(loaded, tokenizer, output, model, provenance)
         shutil.rmtree(checkpoints)
     last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
     note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {found.source}")
     for name, value in list(result.kept.items())[: len(found.task.metrics) or 1]:
         note(f"{name} {value:.4f} on the validation split")
-    note(zeros)
+    note(str(zeros))
+    if stored.main != torch.float32:
+        note(f"weights are saved in {str(stored.main).removeprefix('torch.')}, as {model} has them")
+    _note_left_out(left_out, model)
     note(f"wrote {output}, {_weight_files(output)}")
 
 
-def _zeros(model: PreTrainedModel, targets: Sequence[str] = ("blocks",), exclude: Sequence[str] = ()) -> str:
-    from aerogel import models
+@dataclass(frozen=True)
+class ZeroCount:
+    """Zeros among the prunable weights of a model, and how many weights there are in all."""
 
-    found = [weight.zeros for weight in models.prunable_weights(model, targets, exclude)]
-    weights, zeros = sum(matrix.numel() for matrix in found), sum(int(matrix.sum()) for matrix in found)
-    whole = zeros / models.parameter_count(model)
-    return f"{zeros:,} zeros: {zeros / weights:.2%} of {weights:,} prunable weights, {whole:.2%} of the model"
+    zeros: int
+    prunable: int
+    weights: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, targets: Sequence[str] = ("blocks",), exclude: Sequence[str] = ()) -> ZeroCount:
+        from aerogel import models
+
+        masks = [weight.zeros for weight in models.prunable_weights(model, targets, exclude)]
+        zeros = sum(int(mask.sum()) for mask in masks)
+        return cls(zeros, sum(mask.numel() for mask in masks), models.parameter_count(model))
+
+    @property
+    def sparsity(self) -> float:
+        return self.zeros / self.prunable
+
+    def __str__(self) -> str:
+        whole = self.zeros / self.weights
+        return (
+            f"{self.zeros:,} zeros: {self.sparsity:.2%} of {self.prunable:,} prunable weights, {whole:.2%} of the model"
+        )
+
+
+def _note_left_out(names: Sequence[str], model: str) -> None:
+    for name in names:
+        note(f"{name} of {model} was not copied: too large, not readable, or a link that leads out of the folder")
 
 
 def _weight_files(folder: Path) -> str:

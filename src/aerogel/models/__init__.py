@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aerogel.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from aerogel.models.card import Provenance
     from aerogel.models.loading import (
         Architecture,
         Head,
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
         load_model,
         load_tokenizer,
         prepare,
-        save,
+        stored_dtypes,
     )
     from aerogel.models.mode import evaluating, on_cpu
     from aerogel.models.prunable import PackedLayer, PrunableWeight, parameter_count, prunable_weights
+    from aerogel.models.saving import save
     from aerogel.models.zoo import ZOO, ZooEntry, offline_names
 
 _HOMES = {
@@ -31,6 +33,7 @@ _HOMES = {
     "Architecture": "loading",
     "Head": "loading",
     "PackedLayer": "prunable",
+    "Provenance": "card",
     "PrunableWeight": "prunable",
     "ZooEntry": "zoo",
     "architecture": "loading",
@@ -45,13 +48,15 @@ _HOMES = {
     "parameter_count": "prunable",
     "prepare": "loading",
     "prunable_weights": "prunable",
-    "save": "loading",
+    "save": "saving",
+    "stored_dtypes": "loading",
 }
 __all__ = [
     "ZOO",
     "Architecture",
     "Head",
     "PackedLayer",
+    "Provenance",
     "PrunableWeight",
     "ZooEntry",
     "architecture",
@@ -67,6 +72,7 @@ __all__ = [
     "prepare",
     "prunable_weights",
     "save",
+    "stored_dtypes",
 ]
 
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -1,11 +1,88 @@
-"""What a checkpoint may leave out."""
+"""What the files of a checkpoint hold, read from their headers."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
 # Parts of a bare body that some checkpoints have and others do not: transformers builds a class with or without them.
 OPTIONAL = {"pooler", "mask_token"}
+FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def is_optional(key: str) -> bool:
     """Whether the tensor belongs to a part of a body that heads train or leave out: a pooler, a mask token."""
     return not OPTIONAL.isdisjoint(key.split("."))
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint: the name of its type in safetensors, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of the safetensors files in a model's folder, by name; none where the model has other files.
+
+    Raises as `safetensors.safe_open` does, and `ValueError` for an index that is not one.
+    """
+    tensors = {}
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as content:
+            for key in content.keys():  # noqa: SIM118  no dictionary
+                tensor = content.get_slice(key)
+                tensors[key] = StoredTensor(tensor.get_dtype(), tuple(tensor.get_shape()))
+    return tensors
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers would load: one, or the shards that an index names."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        return []
+    weights = json.loads(index.read_text(encoding="utf-8"))
+    names = weights.get("weight_map") if isinstance(weights, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index.name} has no weight_map")
+    return [folder / name for name in sorted(set(names.values()))]
+
+
+@dataclass(frozen=True)
+class StoredDtypes:
+    """The dtypes of a checkpoint: of most of its floats, and of each tensor that has another."""
+
+    main: torch.dtype
+    others: Mapping[str, torch.dtype]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, StoredTensor], main: torch.dtype | None) -> StoredDtypes:
+        """With `main` given by the configuration, which is asked where the tensors do not say."""
+        dtypes = {name: FLOATS[tensor.dtype] for name, tensor in tensors.items() if tensor.dtype in FLOATS}
+        sizes: Counter[torch.dtype] = Counter()
+        for name, dtype in dtypes.items():
+            sizes[dtype] += math.prod(tensors[name].shape)
+        most = sizes.most_common(1)[0][0] if sizes else main
+        most = most if most in FLOATS.values() else torch.float32
+        assert most is not None
+        return cls(most, {name: dtype for name, dtype in dtypes.items() if dtype != most})
+
+    def apply(self, model: PreTrainedModel) -> None:
+        """Casts a model's floating-point weights, in place, to the dtypes that its checkpoint has them in."""
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(self.others.get(name, self.main))
+        for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
+            if config is not None:
+                config.dtype = self.main

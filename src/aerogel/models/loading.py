@@ -33,11 +33,11 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 
-from aerogel import files
 from aerogel.errors import ModelError, expect, first_line, nearest, unknown_name
 from aerogel.hub import look_up
-from aerogel.models.checkpoint import is_optional
+from aerogel.models.checkpoint import StoredDtypes, is_optional, stored_tensors
 from aerogel.models.quiet import quiet_transformers
+from aerogel.models.tokenizer import set_padding
 from aerogel.models.zoo import ZOO, check_path, offline_names
 
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
@@ -69,7 +69,8 @@ def load(name: str | os.PathLike[str], head: Head | None = None) -> tuple[PreTra
     one, and new otherwise. Raises `ModelError` where the model can't be found or read, or its body is not whole.
     """
     model, tokenizer = load_model(name, head), load_tokenizer(name)
-    model.config.pad_token_id = tokenizer.pad_token_id  # decoders look for it to find a sentence's end
+    if head_kind(model) == "classification":
+        model.config.pad_token_id = tokenizer.pad_token_id  # decoders look for it to find a sentence's end
     return model, tokenizer
 
 
@@ -119,18 +120,19 @@ def load_model(
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer alone, padding on the right; without a padding token (GPT-2), the end-of-sequence token pads."""
+    """The tokenizer alone, padding on the right; without a padding token (GPT-2), the end-of-sequence token pads.
+
+    `save` writes it with the padding that it was loaded with.
+    """
     path, local_only = _located(name)
     with _explained(name, path), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
     # without its files, transformers makes a tokenizer of the special tokens alone
     if len(tokenizer) < len(set(tokenizer.all_special_ids)) + 2:
         raise ModelError(f"{name}: its tokenizer has no vocabulary: tokenizer.json or its like is missing or empty")
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ModelError(f"{name}: its tokenizer has neither a padding nor an end-of-sequence token")
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"  # on the left, as for generation, it would move absolute positions
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise ModelError(f"{name}: its tokenizer has neither a padding nor an end-of-sequence token")
+    set_padding(tokenizer)
     return tokenizer
 
 
@@ -151,15 +153,32 @@ def has_tokenizer(name: str | os.PathLike[str]) -> bool:
     return not Path(path).is_dir() or any(any(Path(path).glob(pattern)) for pattern in patterns)
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: str | os.PathLike[str]) -> None:
-    """Writes a checkpoint folder, whole or not at all, packed where the model is compressed.
+def stored_dtypes(name: str) -> StoredDtypes:
+    """The dtypes that the model's checkpoint has its weights in, to which a model that was changed goes back.
 
-    Raises `AerogelError` where it exists.
+    Raises `ModelError` as `load` does.
     """
-    with files.new_folder(output) as folder, quiet_transformers():
-        model.save_pretrained(folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+    path, local_only = _located(name)
+    config, folder = _load_config(name, path, local_only), local_folder(name)
+    with _explained(name, path):
+        return StoredDtypes.of(stored_tensors(folder) if folder else {}, config.dtype)
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder on this machine behind a name: for a hub id that in the hub's cache, if it is there."""
+    if os.path.isdir(name) or (name in ZOO and ZOO[name].offline):
+        return Path(_located(name)[0])
+    with contextlib.suppress(ValueError):  # no name that a repository can have
+        cached = try_to_load_from_cache(ZOO[name].locate() if name in ZOO else name, "config.json")
+        return Path(cached).parent if isinstance(cached, str) else None
+    return None
+
+
+def base_name(name: str) -> str:
+    """What a model card calls a model: its name or hub id; of a local folder the last part of its path."""
+    if name in ZOO:
+        return name if ZOO[name].offline else ZOO[name].locate()
+    return Path(name).resolve().name if os.path.isdir(name) else name
 
 
 def architecture(config: PretrainedConfig) -> Architecture:

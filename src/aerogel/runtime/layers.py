@@ -14,10 +14,11 @@ from transformers.pytorch_utils import Conv1D
 from aerogel.errors import AerogelWarning, ModelError
 from aerogel.models import PackedLayer
 from aerogel.runtime.codec import STORED_TYPES, decode, encode
-from aerogel.runtime.operators import not_on
+from aerogel.runtime.operators import not_exported, not_on
 from aerogel.runtime.packed import Format, PackedWeight, pack
 from aerogel.runtime.placeholder import WeightPlaceholder
 
+REMEDY = "dense after aerogel.decompress(model)"  # shown by libraries that can't adapt the layer, such as peft
 ARRAYS = ("values", "index", "order", "offsets")
 
 
@@ -130,13 +131,21 @@ class SparseLinear(PackedLayer):
         return torch.ops.aerogel.linear(x, self.arrays, self.block)
 
     def check_input(self, x: Tensor) -> None:
-        """The kernels go by the layer's width, so what they read must have it. Raises `ModelError`."""
+        """The kernels go by the layer's width, so what they read must have it.
+
+        Raises `ModelError`, also where the model is exported to ONNX, which has no operators for packed weights.
+        """
+        if torch.onnx.is_in_onnx_export():
+            raise not_exported("ONNX")
+        if torch.jit.is_tracing():  # runs where aerogel is imported; OpenVINO traces too, and can't read the result
+            warnings.warn(str(not_exported("OpenVINO")), stacklevel=2)
         if x.shape[-1] != self.in_features:
             raise ModelError(f"a layer of {self.in_features} features was given {x.shape[-1]}")
 
     def extra_repr(self) -> str:
         density = self.values.numel() / (self.in_features * self.out_features)
-        return f"in_features={self.in_features}, out_features={self.out_features}, sparsity={1 - density:.3f}"
+        size = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{size}, sparsity={1 - density:.3f}, {REMEDY}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
         dense = fn(torch.empty(0, dtype=self.dtype, device="cpu"))  # what the dense weight would become

@@ -26,12 +26,24 @@ def not_on(device: torch.device) -> ModelError:
     )
 
 
+def not_exported(form: str) -> ModelError:
+    return ModelError(
+        f"{form} has no operators for packed weights: call aerogel.decompress(model) before it is exported"
+    )
+
+
 def _define(schema: str, run: Any, shape: Any) -> None:
     """Registers `run` for the CPU, `shape` to trace with, and a backward pass and other devices that say what to do."""
     name = schema.split("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.needs_fixed_stride_order, torch.Tag.pt2_compliant_tag))
+
+    def traced(*inputs: Any) -> Any:
+        if torch.onnx.is_in_onnx_export():
+            raise not_exported("ONNX")
+        return shape(*inputs)
+
     LIBRARY.impl(name, run, "CPU")
-    torch.library.register_fake(f"aerogel::{name}", shape, lib=LIBRARY)
+    torch.library.register_fake(f"aerogel::{name}", traced, lib=LIBRARY)
 
     def elsewhere(x: Tensor, *others: Any) -> Any:
         raise not_on(x.device)

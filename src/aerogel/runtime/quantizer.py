@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -88,6 +89,13 @@ class PackedQuantizer(HfQuantizer):
                 )
         return super().get_state_dict_and_metadata(model)
 
+    def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        """`model.dequantize()`: the dense model, in place, in its own dtype or in `dtype`."""
+        from aerogel.runtime.conversion import decompress
+
+        dense = decompress(model)
+        return dense if dtype is None else dense.to(dtype)
+
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         if dtype not in codec.STORED_TYPES:
             raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose float32, bfloat16 or float16")
@@ -148,6 +156,7 @@ class PackedQuantizer(HfQuantizer):
                 put_layer(model, path, SparseLinear(packed, module.bias, was).train(module.training))
         self.awaited = {}
         model.is_quantized = False  # else transformers refuses `half` and `float`, which sparse layers follow
+        _count_packed(model)
         fuse(model)
         return model
 
@@ -156,12 +165,28 @@ def mark(model: Any, values: Literal["bfloat16"] | None = None) -> None:
     """Has `save_pretrained` write the model as a packed checkpoint. Raises `ModelError` for other `values`."""
     model.hf_quantizer = PackedQuantizer(PackedConfig(values=values))
     model.config.quantization_config = model.hf_quantizer.quantization_config
+    _count_packed(model)
 
 
 def unmark(model: Any) -> None:
     """The inverse of `mark`."""
+    vars(model).pop("num_parameters", None)
     if isinstance(getattr(model, "hf_quantizer", None), PackedQuantizer):
         model.hf_quantizer.remove_quantization_config(model)
+
+
+def _count_packed(model: Any) -> None:
+    """Has `model.num_parameters` count packed weights: transformers counts parameters alone, which these are not."""
+    model.num_parameters = partial(num_parameters, model)  # unlike a method, copied and pickled with the model
+
+
+def num_parameters(model: Any, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+    """Parameters of a packed model: as many as of the dense one; packed ones are not among the trainable."""
+    from aerogel.runtime.layers import sparse_layers
+
+    packed = 0 if only_trainable else sum(layer.out_features * layer.in_features for _, layer in sparse_layers(model))
+    count: int = type(model).num_parameters(model, only_trainable, exclude_embeddings)
+    return count + packed
 
 
 def _tensors(checkpoint_files: Iterable[str]) -> tuple[dict[str, str], list[str]]:

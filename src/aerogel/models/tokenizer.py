@@ -1,0 +1,53 @@
+"""What aerogel changes in a tokenizer while it computes, so that a saved tokenizer is as it was."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """The settings of a tokenizer that `load_tokenizer`, or a call with padding and truncation, changes."""
+
+    padding_side: str
+    pad_token: str | None
+    padding: dict[str, Any] | None  # of the Rust tokenizer, which writes them into tokenizer.json
+    truncation: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> TokenizerSettings:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        padding, truncation = (backend.padding, backend.truncation) if backend is not None else (None, None)
+        return cls(tokenizer.padding_side, tokenizer.pad_token, padding, truncation)
+
+
+def set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Has a tokenizer pad on the right, with its end-of-sequence token where it has none to pad with."""
+    tokenizer.aerogel_original = TokenizerSettings.of(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # on the left, as for generation, it would move absolute positions
+
+
+def without_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A copy with the settings that `set_padding` found, where they have not been changed since."""
+    original = getattr(tokenizer, "aerogel_original", None)
+    if original is None:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    if tokenizer.padding_side == "right":
+        tokenizer.padding_side = original.padding_side
+    if original.pad_token is None and tokenizer.pad_token == tokenizer.eos_token:
+        tokenizer.pad_token = None
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        backend.no_padding()
+        backend.no_truncation()
+        if original.padding:
+            backend.enable_padding(**original.padding)
+        if original.truncation:
+            backend.enable_truncation(**original.truncation)
+    return tokenizer
