@@ -126,7 +126,7 @@ def test_onnx_export_says_what_to_do(dynamo: bool, tmp_path: Path) -> None:
         torch.onnx.export(layer, (x,), tmp_path / "model.onnx", dynamo=dynamo)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")
 def test_a_trace_says_where_it_runs() -> None:
     """OpenVINO traces a model too, and its own error names an operator that it does not know."""
     model = ag.compress(pruned("bert"))

@@ -286,14 +286,38 @@ def test_bytes_of_another_type_are_refused(saved: Path) -> None:
         load_model(str(saved))
 
 
-def test_without_aerogel_nothing_starts_at_random(saved: Path) -> None:
-    """The bytes have the weight's name and another shape, which transformers refuses."""
+@pytest.mark.parametrize("hint", [True, False])
+def test_without_aerogel_the_last_line_says_to_import_it(hint: bool, saved: Path) -> None:
+    """Without the hint, as in older folders, the bytes have the weight's name and another shape: refused as well."""
+    if not hint:
+        configure(saved, lambda config: config.pop("transformers_weights"))
     script = "import sys, transformers\ntransformers.AutoModel.from_pretrained(sys.argv[1])\n"
     telling = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
     done = subprocess.run([sys.executable, "-c", script, str(saved)], capture_output=True, text=True, env=telling)
     assert done.returncode == 1
     assert "Unknown quantization type, got aerogel" in done.stderr
-    assert "ignore_mismatched_sizes" in done.stderr
+    assert ("import aerogel" if hint else "ignore_mismatched_sizes") in done.stderr.strip().splitlines()[-1]
+
+
+def configure(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def test_a_folder_without_the_hint_loads(saved: Path, tmp_path: Path) -> None:
+    expected = transformers.BertForMaskedLM.from_pretrained(saved)
+    assert not hasattr(expected.config, "transformers_weights")
+    configure(saved, lambda config: config.pop("transformers_weights"))
+    loaded = transformers.BertForMaskedLM.from_pretrained(saved)
+    assert alike(loaded, expected)
+    assert alike(load_model(str(saved)), expected)
+    for model in (loaded, copy.deepcopy(expected), pickle.loads(pickle.dumps(expected))):
+        model.save_pretrained(tmp_path / "again")
+        assert "import aerogel" in json.loads((tmp_path / "again" / "config.json").read_text())["transformers_weights"]
+        ag.decompress(model).save_pretrained(tmp_path / "dense")
+        assert "transformers_weights" not in json.loads((tmp_path / "dense" / "config.json").read_text())
 
 
 def test_a_misspelt_method_is_named(saved: Path) -> None:
@@ -301,7 +325,7 @@ def test_a_misspelt_method_is_named(saved: Path) -> None:
     path.write_text(path.read_text().replace('"aerogel"', '"aerogle"'))
     with pytest.raises(ModelError, match=r"unknown quant_method .*'aerogle': did you mean aerogel"):
         load_model(str(saved))
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+    with pytest.raises(ValueError, match="import aerogel"):
         AutoModel.from_pretrained(saved)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +37,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 
 from aerogel.errors import ModelError, expect, first_line, nearest, unknown_name
 from aerogel.hub import look_up
+from aerogel.models.bounds import check_layers, check_memory
 from aerogel.models.checkpoint import StoredDtypes, is_optional, stored_tensors
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.tokenizer import set_padding
@@ -97,6 +100,9 @@ def load_model(
         factory = LANGUAGE_CLASSES[architecture(config)]
     with _explained(name, path), quiet_transformers():
         _check_quantization(config)
+        folder = local_folder(name)
+        if folder is not None and not hasattr(config, "quantization_config"):  # packed: checked by its quantizer
+            check_memory(folder, partial(_from_config, factory, config))
 
         def from_pretrained(factory: Any, **options: Any) -> tuple[PreTrainedModel, dict]:
             model, report = factory.from_pretrained(
@@ -246,6 +252,8 @@ def _load_config(name: str | os.PathLike[str], path: str, local_only: bool) -> P
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
         raise ModelError(f"{name}: the folder has no config.json, so it is not a model")
     with _explained(name, path):
+        if (folder := local_folder(name)) is not None:
+            check_layers(folder)
         return AutoConfig.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
 
 
@@ -258,6 +266,12 @@ def _checkpoint_class(config: PretrainedConfig) -> Any:
         if isinstance(found, type) and issubclass(found, PreTrainedModel):
             return found
     return AutoModel
+
+
+def _from_config(factory: Any, config: PretrainedConfig) -> PreTrainedModel:
+    config = copy.deepcopy(config)
+    built: PreTrainedModel = factory.from_config(config) if hasattr(factory, "from_config") else factory(config)
+    return built
 
 
 def _can_leave_out_pooler(model: PreTrainedModel) -> bool:
@@ -301,6 +315,8 @@ def _explained(name: str | os.PathLike[str], path: str) -> Iterator[None]:
 
     try:
         yield
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
     except SafetensorError as error:
         raise ModelError(f"{name}: its safetensors file is damaged or cut off ({first_line(error)})") from error
     except json.JSONDecodeError as error:

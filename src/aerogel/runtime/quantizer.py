@@ -8,9 +8,12 @@ of transformers, and what builds on them, when they are used.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import re
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,11 +23,15 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from aerogel import files
 from aerogel.errors import ModelError, first_line
 from aerogel.runtime import codec
 from aerogel.runtime.packable import packable_layers
 
 METHOD, VERSION = "aerogel", 2
+# transformers quotes this field of config.json where it names no weight file, and nothing else that a checkpoint says
+HINT_FIELD = "transformers_weights"
+HINT = "the weights are packed, so `import aerogel` (pip install aerogel) before loading the model"
 
 
 @register_quantization_config(METHOD)
@@ -96,6 +103,20 @@ class PackedQuantizer(HfQuantizer):
         dense = decompress(model)
         return dense if dtype is None else dense.to(dtype)
 
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Called before the model is built. Raises `ModelError` where its layers are out of proportion to the files."""
+        from aerogel.models.bounds import check_layers
+
+        folder = Path(config.name_or_path)
+        if folder.is_dir():
+            try:
+                check_layers(folder, config.to_dict())
+            except (SafetensorError, OSError, ValueError) as error:
+                raise ModelError(f"{folder}: its weight files are not whole ({first_line(error)})") from error
+        if getattr(config, HINT_FIELD, None) == HINT:
+            delattr(config, HINT_FIELD)
+        return super().update_attn_implementation(config)
+
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         if dtype not in codec.STORED_TYPES:
             raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose float32, bfloat16 or float16")
@@ -115,9 +136,10 @@ class PackedQuantizer(HfQuantizer):
         """Finds the packed layers in the files, checks that no tensor is missing, and sets their weights aside."""
         if not checkpoint_files:
             raise ModelError("a packed checkpoint is loaded from its files, not from a state_dict")
-        files, packed = _tensors(checkpoint_files)
-        names = _names_in_model(model, files)
+        tensors, packed = _tensors(checkpoint_files)
+        names = _names_in_model(model, tensors)
         _check_whole(model, names)
+        _check_memory(model, checkpoint_files, {name for key in packed for name in names[key]})
         precise = model._get_dtype_plan(dtype)
         packable, state = packable_layers(model), model.state_dict()
         for key in packed:
@@ -130,7 +152,7 @@ class PackedQuantizer(HfQuantizer):
                     )
                 kept = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", path) for part in precise)
                 weight = _set_aside(model.get_submodule(path))
-                self.awaited[path] = files[key], key, torch.float32 if kept else weight.dtype
+                self.awaited[path] = tensors[key], key, torch.float32 if kept else weight.dtype
         ignored = model._keys_to_ignore_on_load_unexpected or ()
         model._keys_to_ignore_on_load_unexpected = {
             *ignored,
@@ -156,7 +178,7 @@ class PackedQuantizer(HfQuantizer):
                 put_layer(model, path, SparseLinear(packed, module.bias, was).train(module.training))
         self.awaited = {}
         model.is_quantized = False  # else transformers refuses `half` and `float`, which sparse layers follow
-        _count_packed(model)
+        _adapt(model)
         fuse(model)
         return model
 
@@ -165,19 +187,30 @@ def mark(model: Any, values: Literal["bfloat16"] | None = None) -> None:
     """Has `save_pretrained` write the model as a packed checkpoint. Raises `ModelError` for other `values`."""
     model.hf_quantizer = PackedQuantizer(PackedConfig(values=values))
     model.config.quantization_config = model.hf_quantizer.quantization_config
-    _count_packed(model)
+    _adapt(model)
 
 
 def unmark(model: Any) -> None:
     """The inverse of `mark`."""
-    vars(model).pop("num_parameters", None)
+    for name in ("num_parameters", "save_pretrained"):
+        vars(model).pop(name, None)
     if isinstance(getattr(model, "hf_quantizer", None), PackedQuantizer):
         model.hf_quantizer.remove_quantization_config(model)
 
 
-def _count_packed(model: Any) -> None:
-    """Has `model.num_parameters` count packed weights: transformers counts parameters alone, which these are not."""
-    model.num_parameters = partial(num_parameters, model)  # unlike a method, copied and pickled with the model
+def _adapt(model: Any) -> None:
+    """Replaces methods of transformers that do not see packed weights; partials are copied and pickled with a model."""
+    model.num_parameters = partial(num_parameters, model)
+    model.save_pretrained = partial(save_pretrained, model)
+
+
+def save_pretrained(model: Any, save_directory: str | os.PathLike[str], **options: Any) -> None:
+    """As transformers has it, with a hint in config.json for those who load the checkpoint without aerogel."""
+    type(model).save_pretrained(model, save_directory, **options)
+    path = Path(save_directory) / "config.json"
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8")) | {HINT_FIELD: HINT}
+        files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def num_parameters(model: Any, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
@@ -265,6 +298,17 @@ def _check_whole(model: Any, names: dict[str, set[str]]) -> None:
     ]
     if surplus:
         raise ModelError(f"the checkpoint has {len(surplus)} tensors too many for the model, the first is {surplus[0]}")
+
+
+def _check_memory(model: Any, checkpoint_files: Iterable[str], packed: set[str]) -> None:
+    from aerogel.models.bounds import Contents
+
+    shapes = {}
+    for name, parameter in model.named_parameters():
+        if name in packed and parameter.dim() == 2:
+            is_linear = isinstance(model.get_submodule(name.removesuffix(".weight")), nn.Linear)
+            shapes[name] = tuple(parameter.shape if is_linear else parameter.shape[::-1])
+    Contents({}, sum(os.path.getsize(file) for file in checkpoint_files)).check_memory(model, shapes)
 
 
 def _ignored(key: str, patterns: Iterable[str] | None) -> bool:

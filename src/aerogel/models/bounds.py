@@ -1,0 +1,93 @@
+"""How much a checkpoint may ask for in proportion to its files, checked before memory is allocated."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aerogel.errors import ModelError
+from aerogel.models.checkpoint import StoredTensor, stored_tensors, weight_files
+
+# A layer has tensors, but some models call one layer several times (ALBERT): so many are quick to build in any case.
+FREE_LAYERS = 1024
+# Positions of zeros and buffers that are computed (masks of all positions) take memory that the files do not show; at
+# a sparsity of 99.9% a packed layer takes 3 times its bytes.
+FREE_BYTES, BYTES_PER_BYTE = 2**28, 16
+COUNTS_LAYERS = re.compile(r"(^|_)(n_)?(layers?|depths?|blocks)$")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the weight files of a checkpoint hold."""
+
+    tensors: Mapping[str, StoredTensor]
+    size: int  # bytes
+
+    @classmethod
+    def of(cls, folder: Path) -> Contents:
+        """Raises as `stored_tensors` does."""
+        files = weight_files(folder) or sorted(folder.glob("*.bin"))
+        return cls(stored_tensors(folder), sum(file.stat().st_size for file in files))
+
+    def check_layers(self, config: Mapping[str, Any]) -> None:
+        """Raises `ModelError` where the content of a config.json asks for more layers than there are tensors."""
+        most = max(FREE_LAYERS, len(self.tensors) or self.size // 256)
+        for name, count in _layer_counts(config):
+            if count > most:
+                raise ModelError(
+                    f"config.json asks for {count} layers ({name}), and the checkpoint has {len(self.tensors)} tensors"
+                )
+
+    def check_memory(self, model: nn.Module, packed: Mapping[str, tuple[int, int]]) -> None:
+        """Raises `ModelError` where a model on the meta device asks for memory out of proportion to the files.
+
+        `packed` has the rows and columns of each packed layer by the name of its weight.
+        """
+        dense = [tensor for name, tensor in model.named_parameters() if name not in packed]
+        needed = sum(tensor.nbytes for tensor in (*dense, *model.buffers()))
+        needed += sum(4 * rows * -(-columns // 128) for rows, columns in packed.values())  # the order of its rows
+        if needed > FREE_BYTES + BYTES_PER_BYTE * self.size:
+            size = f"{self.size / 1e6:.1f} MB"
+            raise ModelError(f"config.json asks for a model of {needed / 1e9:.1f} GB, and its weight files have {size}")
+
+
+def check_layers(folder: Path, config: Mapping[str, Any] | None = None) -> None:
+    """Checks a configuration, or the folder's config.json before transformers reads it.
+
+    Raises as `Contents.check_layers` and `stored_tensors` do.
+    """
+    if config is None:
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # transformers says what is wrong with it
+            stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = stored if isinstance(stored, dict) else None
+    if any(count > FREE_LAYERS for _, count in _layer_counts(config or {})):
+        Contents.of(folder).check_layers(config or {})
+
+
+def check_memory(folder: Path, build: Any) -> None:
+    """Checks the model that `build` makes, here on the meta device. Raises as `Contents.check_memory` does."""
+    contents = Contents.of(folder)
+    with torch.device("meta"):
+        model = build()
+    contents.check_memory(model, {})
+
+
+def _layer_counts(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:
+    for name, value in config.items():
+        if isinstance(value, dict) and depth < 8:
+            yield from _layer_counts(value, depth + 1)
+        elif COUNTS_LAYERS.search(str(name)):
+            if isinstance(value, int):
+                yield name, value
+            elif isinstance(value, list):  # layers of each stage, or numbers of layers
+                counts = [count for count in value if isinstance(count, int)]
+                total = sum(counts) if "depth" in name else max(counts, default=0)
+                yield name, max(total, len(value))
