@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -35,13 +34,12 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 
-from aerogel.errors import ModelError, expect, first_line, nearest, unknown_name
-from aerogel.hub import look_up
+from aerogel.errors import ModelError, expect, first_line, unknown_name
 from aerogel.models.bounds import check_layers, check_memory
 from aerogel.models.checkpoint import StoredDtypes, is_optional, stored_tensors
+from aerogel.models.location import local_folder, located
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.tokenizer import set_padding
-from aerogel.models.zoo import ZOO, check_path, offline_names
 
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
 LANGUAGE_CLASSES = {
@@ -83,7 +81,7 @@ def load_model(
     """The model alone: see `load`. With `dtype` "auto" it stays in the type that its configuration names."""
     if head is not None:
         expect(head, Head, ModelError, "a Head (aerogel.load_task(...).task.head gives one)")
-    path, local_only = _located(name)
+    path, local_only = located(name)
     config = _load_config(name, path, local_only)
     factory: Any
     if head is None:
@@ -130,7 +128,7 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
     `save` writes it with the padding that it was loaded with.
     """
-    path, local_only = _located(name)
+    path, local_only = located(name)
     with _explained(name, path), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
     # without its files, transformers makes a tokenizer of the special tokens alone
@@ -147,44 +145,27 @@ def prepare(name: str | os.PathLike[str]) -> str:
 
     Raises `ModelError`.
     """
-    path, local_only = _located(name)
+    path, local_only = located(name)
     found: str = _checkpoint_class(_load_config(name, path, local_only)).__name__
     return found
 
 
 def has_tokenizer(name: str | os.PathLike[str]) -> bool:
     """Whether a local folder, zoo entry or hub id brings a tokenizer along."""
-    path, _ = _located(name)
+    path, _ = located(name)
     patterns = ("tokenizer*", "vocab.*", "*.model")
     return not Path(path).is_dir() or any(any(Path(path).glob(pattern)) for pattern in patterns)
 
 
-def stored_dtypes(name: str) -> StoredDtypes:
+def stored_dtypes(name: str | os.PathLike[str]) -> StoredDtypes:
     """The dtypes that the model's checkpoint has its weights in, to which a model that was changed goes back.
 
     Raises `ModelError` as `load` does.
     """
-    path, local_only = _located(name)
+    path, local_only = located(name)
     config, folder = _load_config(name, path, local_only), local_folder(name)
     with _explained(name, path):
         return StoredDtypes.of(stored_tensors(folder) if folder else {}, config.dtype)
-
-
-def local_folder(name: str) -> Path | None:
-    """The folder on this machine behind a name: for a hub id that in the hub's cache, if it is there."""
-    if os.path.isdir(name) or (name in ZOO and ZOO[name].offline):
-        return Path(_located(name)[0])
-    with contextlib.suppress(ValueError):  # no name that a repository can have
-        cached = try_to_load_from_cache(ZOO[name].locate() if name in ZOO else name, "config.json")
-        return Path(cached).parent if isinstance(cached, str) else None
-    return None
-
-
-def base_name(name: str) -> str:
-    """What a model card calls a model: its name or hub id; of a local folder the last part of its path."""
-    if name in ZOO:
-        return name if ZOO[name].offline else ZOO[name].locate()
-    return Path(name).resolve().name if os.path.isdir(name) else name
 
 
 def architecture(config: PretrainedConfig) -> Architecture:
@@ -207,45 +188,6 @@ def head_kind(model: PreTrainedModel) -> str:
     if not names.isdisjoint(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()):
         return "classification"
     return "none" if all(names.isdisjoint(table.values()) for table in LANGUAGE_TABLES) else "language-modelling"
-
-
-def _located(name: str | os.PathLike[str]) -> tuple[str, bool]:
-    """The folder or hub id behind a name, and whether only local files may be used."""
-    expect(name, str | os.PathLike, ModelError, "the name or folder of a model")
-    name = os.fspath(name)
-    if name in ZOO and ZOO[name].offline:
-        return ZOO[name].locate(), True
-    if os.path.isdir(name):  # pathlib raises for a name that no file could have
-        return name, True
-    if os.path.exists(name):
-        raise ModelError(f"{name} is a file: a model is a folder with config.json and its weights, or a name")
-    hub_id = ZOO[name].locate() if name in ZOO else name
-    check_path(name)
-    try:
-        look_up(hub_id, "model")
-    except (LookupError, ConnectionError) as error:
-        if not _in_hub_cache(hub_id):
-            raise ModelError(_not_found(name, hub_id, error)) from error
-        return hub_id, True
-    return hub_id, False
-
-
-def _in_hub_cache(hub_id: str) -> bool:
-    with contextlib.suppress(ValueError):  # no name that a repository can have
-        return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
-    return False
-
-
-def _not_found(name: str, hub_id: str, error: Exception) -> str:
-    """What was asked for, why it is not to be had, and which names work offline."""
-    offline = f"names that work offline: {', '.join(offline_names())}"
-    near = "" if name in ZOO else nearest(name, ZOO)
-    hint = f", {near}" if near else ";"
-    if isinstance(error, LookupError):
-        return f"{name} is neither a zoo name nor a local folder, and {error}{hint} {offline}"
-    asked = name if name == hub_id else f"{name} ({hub_id})"
-    reached = f"the Hugging Face hub could not be reached ({error})"
-    return f"model {asked} is no local folder and {reached}{hint} {offline}"
 
 
 def _load_config(name: str | os.PathLike[str], path: str, local_only: bool) -> PretrainedConfig:

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aerogel import files
 from aerogel.models.card import Provenance, write_card
 from aerogel.models.companions import companions
-from aerogel.models.loading import base_name, has_tokenizer, local_folder
+from aerogel.models.loading import has_tokenizer
+from aerogel.models.location import base_name, local_folder
 from aerogel.models.prunable import PackedLayer
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.tokenizer import without_padding
@@ -22,7 +23,7 @@ def save(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     output: str | os.PathLike[str],
-    source: str | None = None,
+    source: str | os.PathLike[str] | None = None,
     provenance: Provenance | None = None,
 ) -> list[str]:
     """Writes a checkpoint folder, whole or not at all, packed where the model is compressed.

@@ -1,0 +1,71 @@
+"""Where a model is that was asked for by a name: a zoo name, a local folder, or a Hugging Face hub id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+
+from aerogel.errors import ModelError, expect, nearest
+from aerogel.hub import look_up
+from aerogel.models.zoo import ZOO, check_path, offline_names
+
+
+def located(name: str | os.PathLike[str]) -> tuple[str, bool]:
+    """The folder or hub id behind a name, and whether only local files may be used."""
+    expect(name, str | os.PathLike, ModelError, "the name or folder of a model")
+    name = os.fspath(name)
+    if name in ZOO and ZOO[name].offline:
+        return ZOO[name].locate(), True
+    if os.path.isdir(name):  # pathlib raises for a name that no file could have
+        return name, True
+    if os.path.exists(name):
+        raise ModelError(f"{name} is a file: a model is a folder with config.json and its weights, or a name")
+    hub_id = ZOO[name].locate() if name in ZOO else name
+    check_path(name)
+    try:
+        look_up(hub_id, "model")
+    except (LookupError, ConnectionError) as error:
+        if not _in_hub_cache(hub_id):
+            raise ModelError(_not_found(name, hub_id, error)) from error
+        return hub_id, True
+    return hub_id, False
+
+
+def _in_hub_cache(hub_id: str) -> bool:
+    with contextlib.suppress(ValueError):  # no name that a repository can have
+        return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
+    return False
+
+
+def _not_found(name: str, hub_id: str, error: Exception) -> str:
+    """What was asked for, why it is not to be had, and which names work offline."""
+    offline = f"names that work offline: {', '.join(offline_names())}"
+    near = "" if name in ZOO else nearest(name, ZOO)
+    hint = f", {near}" if near else ";"
+    if isinstance(error, LookupError):
+        return f"{name} is neither a zoo name nor a local folder, and {error}{hint} {offline}"
+    asked = name if name == hub_id else f"{name} ({hub_id})"
+    reached = f"the Hugging Face hub could not be reached ({error})"
+    return f"model {asked} is no local folder and {reached}{hint} {offline}"
+
+
+def local_folder(name: str | os.PathLike[str]) -> Path | None:
+    """The folder on this machine behind a name: for a hub id that in the hub's cache, if it is there."""
+    name = os.fspath(name)
+    if os.path.isdir(name) or (name in ZOO and ZOO[name].offline):
+        return Path(located(name)[0])
+    with contextlib.suppress(ValueError):  # no name that a repository can have
+        cached = try_to_load_from_cache(ZOO[name].locate() if name in ZOO else name, "config.json")
+        return Path(cached).parent if isinstance(cached, str) else None
+    return None
+
+
+def base_name(name: str | os.PathLike[str]) -> str:
+    """What a model card calls a model: its name or hub id; of a local folder the last part of its path."""
+    name = os.fspath(name)
+    if name in ZOO:
+        return name if ZOO[name].offline else ZOO[name].locate()
+    return Path(name).resolve().name if os.path.isdir(name) else name
