@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # the tests of what touches other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
+TOOLS := hypothesis peft pytest pytest-xdist
 TOUCHING := tests/runtime tests/models tests/training tests/data tests/test_architectures.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -18,17 +19,27 @@ study: $(READY)  ## run the starter study and write runs/starter/report.html
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-newest: ENDS := newest
-lowest: ENDS := lowest
-newest lowest:  ## run the tests of what touches other libraries, on the newest versions there are, or the lowest allowed
-	$(PYTHON) -m venv --clear $(VENV)-$(ENDS)
-	$(VENV)-$(ENDS)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade \
-		$$($(PYTHON) tools/versions.py $(ENDS)) hypothesis peft pytest pytest-xdist
-	$(VENV)-$(ENDS)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps .
-	$(VENV)-$(ENDS)/bin/python tools/versions.py installed
-	$(VENV)-$(ENDS)/bin/python -m pytest --numprocesses 2 --dist worksteal $(TOUCHING) \
+newest: $(VENV)-newest  ## run the tests of what touches other libraries, on the newest versions that there are
+lowest: $(VENV)-lowest  ## the same on the lowest versions that the ranges allow
+newest lowest:
+	$</bin/python -m pip --disable-pip-version-check install --quiet --no-deps .
+	$</bin/python tools/versions.py installed
+	$</bin/python -m pytest --numprocesses 2 --dist worksteal $(TOUCHING) \
 		--override-ini filterwarnings= --pythonwarnings error::aerogel.errors.AerogelWarning
-	$(VENV)-$(ENDS)/bin/python tools/versions.py installed
+	$</bin/python tools/versions.py installed
+
+# beyond the ranges too: there is something to mend when that fails
+$(VENV)-newest: .FORCE
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet --upgrade $$($(PYTHON) tools/versions.py names) $(TOOLS)
+
+$(VENV)-lowest: .FORCE
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet uv
+	$@/bin/uv pip install --quiet --python $@/bin/python --resolution lowest-direct --requirement pyproject.toml
+	$@/bin/python -m pip --disable-pip-version-check install --quiet $(TOOLS)
+
+.FORCE:
 
 check: $(READY) sanitize  ## format, lint, types, imports, sanitizers
 	$(BIN)/ruff format --check .

@@ -186,7 +186,7 @@ READ = {
     "FalconMambaForCausalLM": "mixer.dt_proj",
     "JambaForCausalLM": "mamba.dt_proj",
     "MambaForCausalLM": "mixer.dt_proj",
-    "RwkvForCausalLM": "attention.output",
+    "RwkvForCausalLM": "attention.output|feed_forward.value",
     "WavLMModel": "attention",
 }
 GENERATION: dict[str, dict[str, Any]] = {

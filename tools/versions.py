@@ -24,7 +24,7 @@ def ranges() -> dict[str, str]:
 
 def pinned() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if "==" in line)
+    return dict(line.lower().split("==") for line in lines if "==" in line)
 
 
 def installed(name: str) -> str:
@@ -35,10 +35,8 @@ def installed(name: str) -> str:
 
 
 def main(what: str) -> None:
-    if what == "newest":
+    if what == "names":
         print("\n".join(ranges()))
-    elif what == "lowest":
-        print("\n".join(re.sub(r"^.*>=([\w.]+).*$", rf"{name}==\1", text) for name, text in ranges().items()))
     elif what == "installed":
         print(f"{'package':20}{'installed':22}{'pinned':18}range")
         for name, text in ranges().items():
