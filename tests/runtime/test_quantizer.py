@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 import aerogel as ag
-from aerogel.errors import ModelError
+from aerogel.errors import AerogelWarning, ModelError
 from aerogel.models import load_model, prunable_weights
 from aerogel.runtime import codec, fused, kernel, packed
 from aerogel.runtime.codec import decode
@@ -126,7 +126,9 @@ def test_shards(tmp_path: Path) -> None:
 def test_layers_that_gain_nothing_stay_dense(tmp_path: Path) -> None:
     model = ARCHITECTURES["bert"].build()
     ag.prune(model, sparsity=0.8, exclude=["*.query", "*.intermediate.dense"])
-    ag.compress(model).save_pretrained(tmp_path / "packed")
+    with pytest.warns(AerogelWarning, match="query"):
+        ag.compress(model)
+    model.save_pretrained(tmp_path / "packed")
     loaded = type(model).from_pretrained(tmp_path / "packed")
     assert alike(loaded, model)
     assert len(sparse_layers(loaded)) == 8
@@ -416,8 +418,8 @@ def test_what_a_sparse_layer_says_of_its_weight() -> None:
         layer = ag.compress(dense).get_submodule(path)
         assert isinstance(layer, SparseLinear)
         assert (layer.weight.shape, layer.weight.dtype) == (expected.shape, expected.dtype)
-        with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
-            layer.weight.sum().item()
+        with pytest.warns(AerogelWarning, match="read by its model"):
+            assert torch.equal(layer.weight.sum(), expected.sum())
 
 
 def test_fine_tuning_asks_for_the_dense_model(saved: Path) -> None:
