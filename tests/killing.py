@@ -79,16 +79,18 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
         command = [sys.executable, "-c", script, "study", str(spec), "--output", str(output)]
         kept: dict[str, Result] = {}
         while tally.kills < kills:
-            process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+            process = subprocess.Popen(
+                command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
             _wait(output, process, draw.choice([None, 0, 1, 1, 1, 2]))
             time.sleep(draw.uniform(0, LATEST))
             if process.poll() is None:
                 process.kill()
                 tally.kills += 1
                 tally.after_a_result += bool(_finished(output))
-            process.communicate()
+            said = process.communicate()[1].decode("utf-8", "replace")
             ended = process.returncode != -signal.SIGKILL
-            tally.require(not ended or process.returncode == 0, f"it ended with {process.returncode}")
+            tally.require(not ended or process.returncode == 0, f"it ended with {process.returncode}: {said}")
             tally.require(not alive_in_session(process.pid), "a process is left")
             kept = _check(tally, output, kept)
             if ended:
