@@ -46,9 +46,12 @@ def read_values(name: str) -> dict[str, Any]:
     except ValueError as error:  # beside those of TOML itself: an integer of thousands of digits
         raise StudyError(f"{name}: {first_line(error)}") from error
     sparsities = values.get("sparsities")
-    for sparsity in sparsities if isinstance(sparsities, list) else ():
+    for place, sparsity in enumerate(sparsities if isinstance(sparsities, list) else ()):
         if isinstance(sparsity, int | float) and 1 <= sparsity <= 100:  # told at once; what is left needs torch
-            check_sparsity(sparsity, StudyError)
+            try:
+                check_sparsity(sparsity, StudyError)
+            except StudyError as error:
+                raise StudyError(f"{name}: sparsities.{place}: {error}") from error
     return values
 
 
