@@ -102,7 +102,7 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
     places = (scratch, home / "tuned", *folder.glob("study-*"))
     tally.left = {
         str(path.relative_to(folder)): sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        for place in places
+        for place in filter(Path.is_dir, places)
         for path in place.iterdir()
         if place == scratch or path.name.startswith(".") or path.name == "scratch"
     }

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from aerogel.errors import AerogelError, excerpt, first_line, writing
+from aerogel.errors import AerogelError, first_line, writing
 
 UNFINISHED = ".unfinished"  # how the name of a folder ends that is being filled
 SETTLED = 10.0  # seconds after which the process that made such a folder has locked it, if it is alive
@@ -23,7 +23,7 @@ def resolved(path: str | os.PathLike[str]) -> Path:
     try:
         place = Path(path).resolve()
     except (RuntimeError, ValueError) as error:  # Python 3.13 and later raise nothing for links in a circle
-        raise AerogelError(f"{excerpt(os.fspath(path))} is not a path: {first_line(error)}") from error
+        raise AerogelError(f"{os.fspath(path)!r} is not a path: {first_line(error)}") from error
     if any(map(os.path.islink, (place, *place.parents))):
         raise AerogelError(f"{path} is not a path: its links lead in a circle")
     return place

@@ -278,7 +278,7 @@ def test_a_configuration_and_keywords_say_the_same() -> None:
         (dict(sparsity=nan), PruningError, "sparsity nan is outside"),
         (dict(), PruningError, r"pattern unstructured needs a sparsity, in \[0, 1\)"),
         (dict(pattern="block:4x1"), PruningError, "pattern block:4x1 needs a sparsity"),
-        (dict(pattern="2:4", sparsity=0.6), PruningError, r"^layer bert\.\S+: sparsity 0.6 contradicts pattern 2:4"),
+        (dict(pattern="2:4", sparsity=0.6), PruningError, "sparsity 0.6 contradicts pattern 2:4"),
         (dict(pattern="3:5"), PruningError, r"^layer bert\.\S+: pattern 3:5 does not divide the 32 inputs"),
         (dict(pattern="block:64x1", sparsity=0.5), PruningError, r"block:64x1 does not divide a 32x32 matrix"),
         (dict(pattern="2;4"), PruningError, "pattern '2;4' is none of"),

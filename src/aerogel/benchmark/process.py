@@ -68,13 +68,35 @@ class Worker:
 
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes that start meanwhile never hear of Ctrl-C: their server imports before it would learn to ignore it."""
+    """For starting processes: they never hear of Ctrl-C, since their server imports before it could learn to ignore it.
+
+    What interrupts or ends this process meanwhile is handled at the end: in the midst it would leave a process half
+    started, which then fails with a traceback.
+    """
     resource_tracker.ensure_running()  # which lets interrupts through when it has started
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _deferred(signal.SIGINT, signal.SIGTERM):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _deferred(*signals: signal.Signals) -> Iterator[None]:
+    """Handles signals that come during the block at its end."""
+    if threading.current_thread() is not threading.main_thread():  # the only one that handles any
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda found, frame: came.append(found)) for number in signals}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for found in came:
+            signal.raise_signal(found)
 
 
 def _run(connection: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -93,6 +115,7 @@ def die_with_parent() -> None:
     A pipe alone does not tell: processes forked later hold its other end as well.
     """
     parent: Any = multiprocessing.parent_process()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked one has its parent's handler
 
     def wait() -> None:
         parent.join()
