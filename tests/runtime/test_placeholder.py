@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 import aerogel as ag
-from aerogel.errors import AerogelWarning
+from aerogel.errors import AerogelWarning, ModelError
 from aerogel.runtime.layers import SparseLinear
 from builders import ARCHITECTURES
 
@@ -49,6 +52,11 @@ READS: dict[str, Callable[[Tensor], Tensor]] = {
     "copy": lambda weight: weight.detach().clone(),
     "cast": lambda weight: weight.to(torch.bfloat16),
     "numpy": lambda weight: torch.tensor(weight.detach().numpy()),
+    "list": lambda weight: torch.tensor(weight.tolist()),
+    "dlpack": lambda weight: torch.from_dlpack(weight.detach()).clone(),
+    "array": lambda weight: torch.tensor(numpy.asarray(weight.detach())),
+    "deep copy": lambda weight: copy.deepcopy(weight).detach(),
+    "pickle": lambda weight: pickle.loads(pickle.dumps(weight)).detach(),
     "in place": lambda weight: weight.detach().mul_(2),
     "masked": lambda weight: torch.where(weight == 0, 1.0, weight),
 }
@@ -68,6 +76,51 @@ def test_reading_values_gives_those_of_the_dense_layer(kind: type[nn.Module], re
     assert layer.state_dict().keys() == dense.state_dict().keys()
     x = torch.randn(3, 48)
     assert torch.equal(layer(x), dense(x))
+
+
+# These reach the memory of a tensor without an operation of torch.
+DIRECT: dict[str, Callable[[Tensor], Any]] = {
+    "list": lambda weight: weight.tolist(),
+    "numpy": lambda weight: weight.numpy().tolist(),
+    "array": lambda weight: numpy.asarray(weight).tolist(),
+    "pickle": lambda weight: pickle.loads(pickle.dumps(weight)).tolist(),
+    "dlpack": lambda weight: torch.from_dlpack(weight).tolist(),
+    "bytes": lambda weight: bytes(weight.untyped_storage()),
+}
+
+
+@pytest.mark.parametrize("read", DIRECT)
+def test_memory_is_that_of_the_dense_layer(read: str) -> None:
+    dense, layer = sparse()
+    for module in (dense, layer):
+        module.requires_grad_(False)
+    with pytest.warns(AerogelWarning):
+        found = DIRECT[read](layer.weight)
+    assert found == DIRECT[read](dense.weight)
+
+
+def test_data_that_is_replaced_is_not_lost() -> None:
+    _, layer = sparse()
+    with pytest.warns(AerogelWarning):
+        layer.weight.data = torch.ones(32, 48)
+    assert bool((layer.weight == 1).all())
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda layer: setattr(layer, "weight", nn.Parameter(torch.zeros(32, 48))),
+        lambda layer: setattr(layer, "weight", torch.zeros(32, 48)),
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+)
+def test_a_packed_layer_refuses_another_weight(replace: Callable[[nn.Module], None]) -> None:
+    _, layer = sparse()
+    layer.name = "blocks.3.mixer.out"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AerogelWarning)
+        with pytest.raises(ModelError, match=r"blocks\.3\.mixer\.out.*decompress"):
+            replace(layer)
 
 
 def test_a_weight_may_be_kept_and_read_later() -> None:

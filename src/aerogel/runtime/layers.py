@@ -82,6 +82,21 @@ class SparseLinear(PackedLayer):
         shape = (self.out_features, self.in_features)
         return WeightPlaceholder(shape[::-1] if self.was is Conv1D else shape, self.dtype, self._become_dense)
 
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        raise self._fixed("weight")
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Raises `ModelError` for all but a bias: masks and `layer.weight = ...` would replace the packed weight."""
+        if name != "bias":
+            raise self._fixed(name)
+        super().register_parameter(name, param)
+
+    def _fixed(self, name: str) -> ModelError:
+        return ModelError(
+            f"layer {self.name} is packed and can't be given a {name}: call aerogel.decompress(model) first"
+        )
+
     def _become_dense(self) -> Tensor:
         """Turns into the layer that was, in place, and returns its weight."""
         if SparseLinear in type(self).__mro__:  # a placeholder of before may be read again

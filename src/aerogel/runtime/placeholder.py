@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# These read the memory of a tensor without an operation that `__torch_dispatch__` would see.
+DIRECT = {
+    *(Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.__reduce_ex__),
+    *(Tensor.data_ptr, Tensor.untyped_storage, Tensor.share_memory_),
+}
 
 
 class WeightPlaceholder(Tensor):
@@ -26,10 +33,28 @@ class WeightPlaceholder(Tensor):
         return made
 
     @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in DIRECT:
+            args = (args[0].restore().detach(), *args[1:])
+        with torch._C.DisableTorchFunctionSubclass():  # as torch's documentation has it; results are plain tensors
+            return func(*args, **kwargs or {})
+
+    @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # torch declares it without the operation
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return func(*_restored(args), **_restored(kwargs or {}))
+
+    @property
+    def data(self) -> Tensor:
+        return self.restore().data
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        self.restore().data = value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return copy.deepcopy(self.restore(), memo)
 
     def __repr__(self) -> str:  # type: ignore[override]  # torch adds an argument for its own use
         return f"{type(self).__name__}(shape={tuple(self.shape)}, dtype={self.dtype})"

@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 import aerogel as ag
 from aerogel.errors import AerogelWarning
@@ -138,6 +139,44 @@ def test_hooks_inside_a_block_are_called(family: str) -> None:
         packed(tokens)
     linear = [name for name, module in block.named_modules() if type(module).__name__ == "SparseLinear"]
     assert sorted(called) == sorted(linear)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_replaced_forwards_inside_a_block_are_called(family: str) -> None:
+    dense, packed = both(family)
+    tokens = torch.randint(3, 100, (2, 9))
+    with torch.inference_mode():
+        before = dense(tokens).logits
+        for model in (dense, packed):
+            for module in model.modules():
+                if type(module).__name__ in ("BertSelfAttention", "GPT2Attention", "LlamaAttention"):
+                    module.forward = _doubled(module.forward)
+        after = dense(tokens).logits
+        assert not close(after, before)
+        assert close(packed(tokens).logits, after)
+
+
+def test_blocks_with_a_module_from_elsewhere_are_not_fused() -> None:
+    """It may differ where the comparison of blocks does not look, such as after many tokens."""
+    model = pruned("llama")
+    model.model.layers[0].self_attn.__class__ = _Attention
+    ag.compress(model)
+    assert [isinstance(layer, FusedBlock) for layer in model.model.layers] == [False] + [True] * (
+        len(model.model.layers) - 1
+    )
+
+
+class _Attention(LlamaAttention):
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        return super().forward(*arguments, **keywords)
+
+
+def _doubled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def doubled(*arguments: Any, **keywords: Any) -> Any:
+        output, *others = forward(*arguments, **keywords)
+        return (output * 2, *others)
+
+    return doubled
 
 
 def test_the_tokens_of_continuous_batching_are_the_dense_models() -> None:

@@ -39,12 +39,17 @@ def fuse(model: PreTrainedModel) -> None:
         family = FAMILIES.get(type(module).__name__)
         if family:
             fused = getattr(importlib.import_module(f"aerogel.runtime.fused.{family}"), f"Fused{type(module).__name__}")
-            if issubclass(fused, type(module)):
+            if issubclass(fused, type(module)) and all(map(_has_known_forward, module.modules())):
                 module.__class__ = fused
     check_blocks(model)
     head = model.get_output_embeddings()
     if type(head) is nn.Linear:
         head.__class__ = FusedHead
+
+
+def _has_known_forward(module: nn.Module) -> bool:
+    """Whether it computes what its library wrote: not a subclass or a patch with another forward."""
+    return getattr(module.forward, "__module__", "").partition(".")[0] in ("aerogel", "torch", "transformers")
 
 
 def unfuse(model: nn.Module) -> None:

@@ -44,8 +44,8 @@ NAMES = set(BlockArguments.__dataclass_fields__) - {"cache", "others"}
 class FusedBlock(nn.Module):
     """Mixed into a block of transformers: `fused` computes a call where it can, and the family's own code any other.
 
-    That is a call with an argument that is unknown here, a cache of another kind than transformers' own, or hooks on
-    the modules inside the block, which fused operators would not call.
+    That is a call with an argument that is unknown here, a cache of another kind than transformers' own, or hooks and
+    replaced forwards of the modules inside the block, which fused operators would not call.
     """
 
     parameter_names: tuple[str, ...]  # of the family's own forward, in order, without self
@@ -98,11 +98,11 @@ def cache_name(parameters: tuple[str, ...]) -> str | None:
 
 
 def has_inner_hooks(block: nn.Module) -> bool:
-    """Whether a hook is registered on a module inside the block, apart from those that only collect its outputs."""
+    """Whether a module inside the block has a hook that does more than collect its outputs, or a forward of its own."""
     if torch.compiler.is_compiling():
         return False
     return any(
-        module._forward_pre_hooks or any(map(_acts, module._forward_hooks.values()))
+        module._forward_pre_hooks or "forward" in vars(module) or any(map(_acts, module._forward_hooks.values()))
         for module in block.modules()
         if module is not block
     )
