@@ -212,13 +212,19 @@ def test_models_inside_the_folder_are_not_part_of_it(source: Path, tmp_path: Pat
     assert not (source / "again" / "pruned").exists()
 
 
-def test_links_are_followed_within_the_folder_alone(source: Path, tmp_path: Path) -> None:
+def test_links_are_followed_within_the_folder_alone(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path, "secret", "secrets/key")
     write(source, "inside.txt")
     (source / "linked.txt").symlink_to("inside.txt")
     (source / "out.txt").symlink_to(tmp_path / "secret")
     (source / "outside").symlink_to(tmp_path / "secrets")
     (source / "loop").symlink_to("loop")
+    (source / "README.md").unlink(missing_ok=True)
+    (source / "README.md").symlink_to(tmp_path / "secret")
+    write(source, "odd/config.json")
+    (source / "odd" / "config.json").write_text("[" * 100_000)
     os.mkfifo(source / "pipe")
     found = companions(source)
     assert {str(file) for file in found.left_out} == {"out.txt", "outside", "loop"}
@@ -226,6 +232,8 @@ def test_links_are_followed_within_the_folder_alone(source: Path, tmp_path: Path
     assert (output / "linked.txt").read_text() == "content of inside.txt"
     assert not (output / "linked.txt").is_symlink()
     assert not any((output / name).exists() for name in ("out.txt", "outside", "loop", "pipe"))
+    assert "secret" not in (output / "README.md").read_text()
+    assert "README.md" in capsys.readouterr().err
 
 
 def test_the_hubs_cache_is_such_links(source: Path, tmp_path: Path) -> None:

@@ -304,4 +304,4 @@ def _note_left_out(names: Sequence[str], model: str) -> None:
 
 
 def _weight_files(folder: Path) -> str:
-    return f"{size(sum(file.stat().st_size for file in folder.glob('*.safetensors')))} of weights"
+    return f"{size(sum(file.stat().st_size for file in files.resolved(folder).glob('*.safetensors')))} of weights"

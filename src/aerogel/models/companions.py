@@ -52,7 +52,7 @@ def companions(source: Path) -> Companions:
         file = path.relative_to(source)
         if not path.is_symlink() and not path.is_file():
             continue  # a pipe, a socket
-        size = path.stat().st_size if _is_inside(path, source) else LARGEST_FILE + 1
+        size = path.stat().st_size if is_inside(path, source) else LARGEST_FILE + 1
         if size > LARGEST_FILE or total + size > LARGEST_SUM:
             left_out.append(file)
         elif len(files) == MOST_FILES:
@@ -84,7 +84,7 @@ def _is_skipped(name: str) -> bool:
 
 def _is_model(folder: Path) -> bool:
     """Whether the folder is a model of its own, such as one that was made from this one."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return isinstance(config, dict) and "model_type" in config
     return False
@@ -92,7 +92,7 @@ def _is_model(folder: Path) -> bool:
 
 def _module_folders(source: Path) -> set[PurePath]:
     """Folders of the modules that sentence-transformers runs after the model: they keep their weights."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
         if isinstance(modules, list):
             paths = [module.get("path") for module in modules if isinstance(module, dict)]
@@ -100,7 +100,7 @@ def _module_folders(source: Path) -> set[PurePath]:
     return set()
 
 
-def _is_inside(path: Path, source: Path) -> bool:
+def is_inside(path: Path, source: Path) -> bool:
     """Whether a path, its links followed, is a file of the folder, or of the hub's cache that the folder is in."""
     file = Path(os.path.realpath(path))  # which leaves a loop of links as it is
     blobs = source.parent.parent / "blobs"

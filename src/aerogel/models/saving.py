@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import PurePath
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import files
 from aerogel.models.card import Provenance, write_card
-from aerogel.models.companions import companions
+from aerogel.models.companions import companions, is_inside
 from aerogel.models.loading import has_tokenizer
 from aerogel.models.location import base_name, local_folder
 from aerogel.models.prunable import PackedLayer
@@ -45,8 +46,10 @@ def save(
             found = companions(folder)
             found.copy(folder, new)
             left_out = found.left_out
-            if (folder / CARD).is_file():
-                (new / CARD).write_bytes((folder / CARD).read_bytes())
+            if is_inside(folder / CARD, folder.resolve()):
+                shutil.copyfile(folder / CARD, new / CARD)
+            elif (folder / CARD).is_symlink():
+                left_out = (*left_out, PurePath(CARD))
         packed = any(isinstance(module, PackedLayer) for module in model.modules())
         write_card(new / CARD, base_name(source), provenance, packed)
     return [str(file) for file in left_out]

@@ -100,5 +100,5 @@ def _run_of_trainer(file: Path) -> str:
     """The identity in the state that the Trainer wrote, empty where there is none."""
     try:
         return _origin(json.loads(file.read_text(encoding="utf-8")).get("stateful_callbacks"))["run"]
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, RecursionError):  # of any content
         return ""
