@@ -44,8 +44,9 @@ class TaskData:
         if len(self.splits) > 1:
             return self
         [(name, content)] = self.splits.items()
-        splits = _divided_examples(content) if isinstance(content, Examples) else _divided_text(content)
-        return TaskData(self.task, splits, f"{self.source.removesuffix(WHOLE)} ({name} alone, a fifth of it held out)")
+        source = self.source.removesuffix(WHOLE)
+        splits = _divided_examples(content, source) if isinstance(content, Examples) else _divided_text(content, source)
+        return TaskData(self.task, splits, f"{source} ({name} alone, a fifth of it held out)")
 
     @cached_property
     def digest(self) -> str:
@@ -135,17 +136,17 @@ def _from_files(task: Task, files: dict[str, Path], source: str) -> TaskData:
     return TaskData(task, {split: read_examples(path, task) for split, path in files.items()}, source)
 
 
-def _divided_text(text: str) -> dict[str, str]:
+def _divided_text(text: str, source: str) -> dict[str, str]:
     """The beginning for training, the end for validation, cut at a line."""
     cut = text.find("\n", int(len(text) * (1 - HELD_OUT_SHARE))) + 1
     if not text[:cut].strip() or not text[cut:].strip():
         raise DataError(
-            f"the text has {len(text)} characters, too few or too few lines to hold a part out for validation"
+            f"{source}: the text has {len(text)} characters, too few or too few lines to hold a part out for validation"
         )
     return {"train": text[:cut], "validation": text[cut:]}
 
 
-def _divided_examples(examples: Examples) -> dict[str, Examples]:
+def _divided_examples(examples: Examples, source: str) -> dict[str, Examples]:
     """Rows held out by a hash of their text, so that the same row always falls on the same side."""
     splits = {"train": Examples([], []), "validation": Examples([], [])}
     for texts, label in zip(examples.texts, examples.labels, strict=True):
@@ -154,7 +155,7 @@ def _divided_examples(examples: Examples) -> dict[str, Examples]:
         chosen.texts.append(texts)
         chosen.labels.append(label)
     if not all(len(part) for part in splits.values()):
-        raise DataError(f"{len(examples)} rows are too few to hold a part out for validation")
+        raise DataError(f"{source}: {len(examples)} rows are too few to hold a part out for validation")
     return splits
 
 
