@@ -70,6 +70,18 @@ def test_a_training_that_was_resumed_is_resumed_again(tmp_path: Path) -> None:
     assert all(torch.equal(found, zeros(model)[name]) for name, found in zeros(pruned(0)).items())
 
 
+def test_a_training_is_resumed_with_its_own_configuration(tmp_path: Path) -> None:
+    def callback(sparsity: float) -> SparsityCallback:
+        return SparsityCallback(sparsity=sparsity, score="magnitude", schedule="constant")
+
+    train(pruned(0), tmp_path, callback(0.8), max_steps=2, **OFTEN)
+    with pytest.raises(PruningError, match=rf"checkpoint-2/{FILE}.*0\.8.*0\.9"):
+        train(pruned(0), tmp_path, callback(0.9), resume=True, **OFTEN)
+    with pytest.raises(PruningError, match=FILE):
+        train(pruned(0), tmp_path, SparsityCallback(), resume=True, **OFTEN)
+    train(pruned(0), tmp_path, callback(0.8), resume=True, **OFTEN)
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "another run", "another model"])
 def test_a_file_that_does_not_belong_to_the_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
     for place, seed in (("a", 0), ("b", 1)):

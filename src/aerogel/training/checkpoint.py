@@ -31,8 +31,11 @@ def begin_run(args: TrainingArguments, state: TrainerState) -> None:
     state.stateful_callbacks[KEY] = {"args": {}, "attributes": origin}
 
 
-def save_state(tensors: Mapping[str, Tensor], args: TrainingArguments, state: TrainerState) -> None:
-    """Writes our file into the checkpoint that the Trainer has just written, aside and renamed."""
+def save_state(tensors: Mapping[str, Tensor], settings: str, args: TrainingArguments, state: TrainerState) -> None:
+    """Writes our file into the checkpoint that the Trainer has just written, aside and renamed.
+
+    `settings` are those of the callback, with which alone the training can be resumed.
+    """
     run = _origin(state.stateful_callbacks)["run"]
     folders = list(_folders(args.output_dir, state))
     folder = next((folder for folder in folders if _run_of_trainer(folder / TRAINER_STATE_NAME) == run), None)
@@ -43,15 +46,16 @@ def save_state(tensors: Mapping[str, Tensor], args: TrainingArguments, state: Tr
     file = folder / STATE
     with writing(file):
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, file.with_suffix(".part"), {"run": run})
+        save_file(contiguous, file.with_suffix(".part"), {"run": run, "settings": settings})
         file.with_suffix(".part").replace(file)
 
 
-def load_state(args: TrainingArguments, state: TrainerState) -> tuple[Path, dict[str, Tensor]]:
+def load_state(settings: str, args: TrainingArguments, state: TrainerState) -> tuple[Path, dict[str, Tensor]]:
     """Our file of the checkpoint from which the Trainer resumes, and its tensors.
 
     It is looked for in `args.resume_from_checkpoint`, and in the output folders of this training and of the one that
-    wrote the checkpoint. Raises `PruningError` where none of them has the file of that run.
+    wrote the checkpoint. Raises `PruningError` where none of them has the file of that run, and where the callback had
+    other `settings`.
     """
     origin = _origin(state.stateful_callbacks)
     folders = [*_folders(args.output_dir, state), *_folders(origin["output_dir"], state)]
@@ -62,7 +66,9 @@ def load_state(args: TrainingArguments, state: TrainerState) -> tuple[Path, dict
         if path.is_file():
             try:
                 with safe_open(path, framework="pt") as file:
-                    if (file.metadata() or {}).get("run", "") == origin["run"]:
+                    written = file.metadata() or {}
+                    if written.get("run", "") == origin["run"]:
+                        _check_settings(path, written.get("settings", ""), settings)
                         return path, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             except SafetensorError as error:
                 raise PruningError(f"{path}: the file is damaged or cut off ({first_line(error)})") from error
@@ -70,6 +76,11 @@ def load_state(args: TrainingArguments, state: TrainerState) -> tuple[Path, dict
         f"{folders[0] / STATE} is missing or belongs to another training than the one that is resumed: if its "
         "checkpoint was moved, also name it by TrainingArguments(resume_from_checkpoint=...)"
     )
+
+
+def _check_settings(file: Path, written: str, settings: str) -> None:
+    if written != settings:
+        raise PruningError(f"{file}: the training had SparsityCallback({written}), and is resumed with ({settings})")
 
 
 def check_zeros(name: str, held: Tensor, zeros: Tensor, file: Path) -> None:

@@ -36,8 +36,8 @@ class SparsityCallback(TrainerCallback):
 
     Each checkpoint gets a file with what is needed to resume from it bit-exactly; it is written last, so that a
     checkpoint that has it is whole. Raises `PruningError` as the configuration does, where it does not fit the model or
-    the length of the training, and where a checkpoint to resume from has no such file, or that of another training or
-    model.
+    the length of the training, and where a checkpoint to resume from has no such file, or that of another training,
+    model or configuration.
     """
 
     def __init__(
@@ -68,6 +68,11 @@ class SparsityCallback(TrainerCallback):
     def is_final(self) -> bool:
         """Whether no pruning is left to come."""
         return self.schedule is None or self.step > self.schedule.times[-1]
+
+    @property
+    def _settings(self) -> str:
+        """What identifies the pruning of a run, for the checkpoints."""
+        return repr(self.config) if self.config else ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
         if self.config and args.load_best_model_at_end and not self.best_is_pruned:
@@ -110,7 +115,7 @@ class SparsityCallback(TrainerCallback):
         tensors = {f"held/{name}": zeros for name, zeros in self.held.items()}
         for name, memory in self.memories.items():
             tensors |= {f"memory/{name}/{key}": value for key, value in memory.items()}
-        save_state(tensors, args, state)
+        save_state(tensors, self._settings, args, state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if not self.is_final:
@@ -179,7 +184,7 @@ class SparsityCallback(TrainerCallback):
         return pattern.spread(pattern.units((~held).float()) == 0)
 
     def _restore(self, args: Any, state: Any) -> None:
-        file, tensors = load_state(args, state)
+        file, tensors = load_state(self._settings, args, state)
         homes = {weight.name: weight.matrix.device for weight in self.weights}
         self.held = {
             name: tensors[f"held/{name}"].to(home) for name, home in homes.items() if f"held/{name}" in tensors
