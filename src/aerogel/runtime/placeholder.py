@@ -28,9 +28,9 @@ class WeightPlaceholder(Tensor):
     @staticmethod
     def __new__(cls, shape: tuple[int, int], dtype: torch.dtype, restore: Callable[[], Tensor]) -> WeightPlaceholder:
         # the one way to a tensor on a device without memory there
-        made = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=torch.device("cpu"))
-        made.restore = restore
-        return made
+        placeholder = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=torch.device("cpu"))
+        placeholder.restore = restore
+        return placeholder
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
