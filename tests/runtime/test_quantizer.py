@@ -280,6 +280,8 @@ def test_an_unknown_configuration_is_refused(change: dict[str, Any], said: str, 
         AutoModel.from_pretrained(saved)
 
 
+# transformers before 5.23 refuses them after the blocks were compared
+@pytest.mark.filterwarnings("ignore:fused blocks:aerogel.errors.AerogelWarning")
 def test_bytes_of_another_type_are_refused(saved: Path) -> None:
     edit(saved, lambda t: t.update({KEY: t[KEY].to(torch.int32)}))
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):  # transformers' own

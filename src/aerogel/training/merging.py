@@ -26,8 +26,9 @@ def merge(model: nn.Module) -> PreTrainedModel:
     It is `adapted.merge_and_unload()`, in place, with the zeros of pruned weights (see `aerogel.training.zeros`) kept:
     W + M ⊙ ΔW, where M is 0 at those zeros. What the adapter would add there is lost, so score the model again; a
     training of the merged model with `SparsityCallback` may win it back. Adapters that write into the weights when they
-    are attached (PiSSA, OLoRA) have filled the zeros by then, and `compress` names those matrices. Raises `ModelError` for another model, for an
-    adapter that peft can't merge, and for one that it has merged before, when the zeros are gone.
+    are attached (PiSSA, OLoRA) have filled the zeros by then, and `compress` names those matrices. Raises `ModelError`
+    for another model, for an adapter that peft can't merge, and for one that it has merged before, when the zeros are
+    gone.
     """
     peft: Any = sys.modules.get("peft")  # whoever has such a model has imported it
     if peft is None or not isinstance(model, peft.PeftModel | peft.PeftMixedModel):
