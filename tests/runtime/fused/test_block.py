@@ -221,3 +221,14 @@ def test_comparing_changes_nothing() -> None:
     ag.compress(model)
     assert torch.equal(torch.rand(4), expected)
     assert all(module.training for module in model.modules() if not isinstance(module, ag.runtime.layers.SparseLinear))
+
+
+def test_hooks_inside_a_block_count_in_a_compiled_model_too() -> None:
+    dense, packed = pruned("bert"), ag.compress(pruned("bert"))
+    for model in (dense, packed):
+        model.encoder.layer[0].intermediate.register_forward_hook(lambda module, inputs, output: 2 * output)
+    tokens = torch.randint(3, 100, (2, 9))
+    with torch.no_grad():
+        expected = dense(tokens)[0]
+        assert close(packed(tokens)[0], expected)
+        assert close(torch.compile(packed, backend="aot_eager")(tokens)[0], expected)

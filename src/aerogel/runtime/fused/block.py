@@ -99,8 +99,6 @@ def cache_name(parameters: tuple[str, ...]) -> str | None:
 
 def has_inner_hooks(block: nn.Module) -> bool:
     """Whether a module inside the block has a hook that does more than collect its outputs, or a forward of its own."""
-    if torch.compiler.is_compiling():
-        return False
     return any(
         module._forward_pre_hooks or "forward" in vars(module) or any(map(_acts, module._forward_hooks.values()))
         for module in block.modules()
