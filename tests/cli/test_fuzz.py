@@ -118,7 +118,7 @@ def command_lines() -> st.SearchStrategy[list[str]]:
     return draw()
 
 
-@settings(max_examples=300)
+@settings(derandomize=True, max_examples=300)
 @given(command_lines())
 def test_options(arguments: list[str]) -> None:
     assert answered(*arguments) in ((0, 2) if arguments[0] == "models" else (1, 2))
@@ -152,7 +152,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@settings(max_examples=150)
+@settings(derandomize=True, max_examples=150)
 @given(
     changes=st.lists(
         st.tuples(
@@ -179,7 +179,7 @@ def test_toml(folder: Path, changes: list[tuple[tuple[str, str], str]], end: str
 CELLS = ("", "0", "1", "9" * 5000, "-1", "1e400", "nan", "a", "é", '"', "\0", "\x0b", "९", "sentence", "label", " ")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.lists(st.sampled_from(CELLS), max_size=3), max_size=12), st.binary(max_size=3))
 @example([["word", label] for label in ("9" * 5000, "1") * 9], b"")
 def test_tsv(folder: Path, rows: list[list[str]], end: bytes) -> None:
@@ -215,7 +215,7 @@ def changed(draw: Any, value: Any) -> Any:
     return draw(st.sampled_from(HOSTILE))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data(), table=st.sampled_from(["spec", "trial", "result", "result"]))
 def test_stores(store: Path, data: st.DataObject, table: str) -> None:
     with closing(sqlite3.connect(store / "study.sqlite", isolation_level=None)) as connection:
@@ -240,7 +240,7 @@ def test_stores(store: Path, data: st.DataObject, table: str) -> None:
             connection.execute(update, [text, key])
 
 
-@settings(max_examples=10)
+@settings(derandomize=True, max_examples=10)
 @given(place=st.integers(0, 40_000), new=st.binary(min_size=1, max_size=64), cut=st.booleans())
 def test_damaged_stores(
     store: Path, tmp_path_factory: pytest.TempPathFactory, place: int, new: bytes, cut: bool

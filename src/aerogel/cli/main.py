@@ -71,6 +71,8 @@ def _sentence(error: Exception) -> str:
     """What became of the command, in one line."""
     if isinstance(error, AerogelError | OSError):
         return " ".join(str(error).split("\n"))
+    if isinstance(error, UnicodeEncodeError):  # which only a caller in Python can pass
+        return f"{ascii(error.object)[:80]} is not text that a file name can have ({error.reason})"
     name, said = type(error).__name__, first_line(error)
     said = said if said.startswith(name) else f"{name}: {said}"
     if isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said:
