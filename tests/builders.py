@@ -175,6 +175,16 @@ SMALL: dict[str, Any] = dict(
 )
 WIDE: dict[str, Any] = dict(initializer_range=0.3)  # so that nothing is lost among rounding errors
 SPECIAL: dict[str, Any] = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+BART: dict[str, Any] = dict(
+    d_model=96,
+    encoder_layers=2,
+    decoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=200,
+    vocab_size=100,
+    init_std=0.3,
+)
 
 WIDE_FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: transformers.BertModel(transformers.BertConfig(**SMALL, **WIDE)),
@@ -185,19 +195,7 @@ WIDE_FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
         )
     ),
     # more rows than a panel holds
-    "bart": lambda: transformers.BartModel(
-        transformers.BartConfig(
-            d_model=96,
-            encoder_layers=2,
-            decoder_layers=2,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
-            encoder_ffn_dim=200,
-            decoder_ffn_dim=1700,
-            vocab_size=100,
-            init_std=0.3,
-        )
-    ),
+    "bart": lambda: transformers.BartModel(transformers.BartConfig(**BART, decoder_ffn_dim=1700)),
     "llama": lambda: transformers.LlamaForCausalLM(
         transformers.LlamaConfig(num_key_value_heads=2, **SMALL, **WIDE, **SPECIAL)
     ),

@@ -5,17 +5,13 @@ Names are imported when they are first used: `aerogel.runtime.quantizer` is impo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from aerogel.lazy import lazy_names
 
 if TYPE_CHECKING:
     from aerogel.runtime.conversion import compress, decompress
 
 __all__ = ["compress", "decompress"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'aerogel.runtime' has no attribute {name!r}")
-    from aerogel.runtime import conversion
-
-    return getattr(conversion, name)
+__getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "conversion"))

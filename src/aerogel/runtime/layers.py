@@ -99,7 +99,7 @@ class SparseLinear(PackedLayer):
 
     def _become_dense(self) -> Tensor:
         """Turns into the layer that was, in place, and returns its weight."""
-        if SparseLinear in type(self).__mro__:  # a placeholder of before may be read again
+        if isinstance(self, SparseLinear):  # a placeholder of before may be read again
             everywhere = re.sub(r"\.\d+(?=\.)", ".*", self.name)  # one warning for all blocks
             warnings.warn(
                 f"layer {everywhere} is read by its model instead of called: it becomes dense and is not smaller",

@@ -20,7 +20,7 @@ from aerogel.errors import AerogelWarning
 from aerogel.runtime.fused.block import FusedBlock, cache_name
 from aerogel.runtime.fused.llama import FusedLlamaDecoderLayer
 from aerogel.runtime.kernel import native
-from builders import SMALL, SPECIAL, WIDE, pruned
+from builders import BART, SMALL, SPECIAL, WIDE, pruned
 
 pytestmark = pytest.mark.skipif(native() is None, reason="blocks are fused where the kernels are")
 
@@ -32,18 +32,7 @@ GENERATORS: dict[str, Callable[[], PreTrainedModel]] = {
     "roberta": lambda: _pruned(transformers.RobertaForCausalLM(transformers.RobertaConfig(**DECODER))),
     "bart": lambda: _pruned(
         transformers.BartForConditionalGeneration(
-            transformers.BartConfig(
-                d_model=96,
-                encoder_layers=2,
-                decoder_layers=2,
-                encoder_attention_heads=4,
-                decoder_attention_heads=4,
-                encoder_ffn_dim=200,
-                decoder_ffn_dim=200,
-                vocab_size=100,
-                init_std=0.3,
-                forced_eos_token_id=None,
-            )
+            transformers.BartConfig(**BART, decoder_ffn_dim=200, forced_eos_token_id=None)
         )
     ),
 }
