@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aerogel.lazy import lazy_names
 from aerogel.registration import register
 
 if TYPE_CHECKING:
@@ -67,12 +68,13 @@ __all__ = [
 register()
 
 
+_find = lazy_names(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("aerogel")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'aerogel' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"aerogel.{_HOMES[name]}"), name)
+    return _find(name)
 
 
 def __dir__() -> list[str]:
