@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from aerogel.analysis import inspect
-from aerogel.data import load_task
 from aerogel.evaluation import PERPLEXITIES, evaluate, score
 from aerogel.models import architecture, load, load_tokenizer, prunable_weights, save
 from aerogel.pruning import prune
+from aerogel.tasks import load_task
 from aerogel.training import TrainingConfig, finetune
 from builders import ARCHITECTURES, prose, sentences, write_tsv
 

@@ -30,7 +30,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from aerogel.data.noise import IGNORED, MASK_RATE, infill, mask_tokens
+from aerogel.tasks.noise import IGNORED, MASK_RATE, infill, mask_tokens
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 BOS, PAD, EOS, UNK, MASK = range(5)

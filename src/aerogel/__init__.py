@@ -14,13 +14,14 @@ from aerogel.registration import register
 if TYPE_CHECKING:
     from aerogel.analysis import WeightReport, inspect
     from aerogel.benchmark import bench
-    from aerogel.data import load_task
     from aerogel.errors import AerogelError
     from aerogel.evaluation import evaluate
     from aerogel.models import load, prunable_weights
-    from aerogel.pruning import Pattern, PruneConfig, prune
+    from aerogel.pruning import Pattern
     from aerogel.pruning.calibration import calibration
+    from aerogel.pruning.prune import PruneConfig, prune
     from aerogel.runtime import compress, decompress
+    from aerogel.tasks import load_task
     from aerogel.training import SparsityCallback, SparsityConfig, finetune, merge
 
 _HOMES = {
@@ -38,7 +39,7 @@ _HOMES = {
     "finetune": "training",
     "inspect": "analysis",
     "load": "models",
-    "load_task": "data",
+    "load_task": "tasks",
     "merge": "training",
     "prunable_weights": "models",
     "prune": "pruning",

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aerogel.data import Task, TaskData
 from aerogel.evaluation import PERPLEXITIES, Flips, Interval, evaluate, score
 from aerogel.evaluation.scoring import language_batches, token_logits
 from aerogel.models import Head, architecture, load
 from aerogel.pruning import prune
+from aerogel.tasks import Task, TaskData
 from builders import prose, sentences
 
 STORY = TaskData(Task("story"), {"train": "", "validation": prose(120)}, "made")
@@ -58,7 +58,7 @@ def test_classes_tell_what_flipped() -> None:
     dense, _ = load("tiny-bert", Head("classification", ("sad", "glad")))
     dense.load_state_dict(model.state_dict())
     prune(model, sparsity=0.8)
-    from aerogel.data import Examples
+    from aerogel.tasks import Examples
 
     data = TaskData(task, {"train": Examples([], []), "validation": Examples(texts, [mood for _, mood in rows])}, "")
     found = evaluate(model, tokenizer, [data], reference=dense)["moods"]

@@ -14,12 +14,12 @@ import transformers
 from transformers import PreTrainedModel
 
 from aerogel import progress
-from aerogel.data import IGNORED, TASKS, Examples, Task, TaskData, language_windows
 from aerogel.errors import DataError, ModelError
 from aerogel.evaluation import PERPLEXITIES, evaluate, score
 from aerogel.evaluation.scoring import EVALUATION_SEED, KEPT_TOKENS
 from aerogel.models import architecture, load, load_tokenizer, save
 from aerogel.pruning import prune
+from aerogel.tasks import IGNORED, TASKS, Examples, Task, TaskData, language_windows
 from builders import ARCHITECTURES, BERT_LIKE, prose, sentences
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]

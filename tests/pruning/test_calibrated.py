@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel import progress
-from aerogel.data import load_task
 from aerogel.errors import ModelError, PruningError
 from aerogel.evaluation import evaluate
 from aerogel.models import Head, PrunableWeight, load, load_tokenizer, prunable_weights
+from aerogel.models.logits import kl_divergence, prediction_logits
 from aerogel.pruning import Calibration, Pattern, prune
-from aerogel.pruning.answers import Reference, answers, divergence, few, output_gradients, surprise
 from aerogel.pruning.blocks import walk
+from aerogel.pruning.kl import Reference, output_gradients, sampled_nll, subsample
+from aerogel.tasks import load_task
 from aerogel.training import SparsityConfig
 from builders import ARCHITECTURES, BERT_LIKE, prose
 
@@ -120,8 +121,8 @@ def test_the_divergence_is_the_sum_over_words() -> None:
     first, second = torch.randn(5, 7), torch.randn(5, 7)
     p, q = first.softmax(-1), second.softmax(-1)
     expected = (p * (p / q).log()).sum(-1)
-    torch.testing.assert_close(divergence(first, second), expected, rtol=1e-4, atol=1e-5)
-    assert divergence(first, first).abs().max() < 1e-6
+    torch.testing.assert_close(kl_divergence(first, second), expected, rtol=1e-4, atol=1e-5)
+    assert kl_divergence(first, first).abs().max() < 1e-6
 
 
 def test_the_reference_does_not_move_with_the_model() -> None:
@@ -149,7 +150,7 @@ def test_gradients_are_those_of_autograd_and_leave_nothing_behind(name: str) -> 
     assert any(values.max() > 0 for values in found.values())
     again = output_gradients(model, weights, batches, 10_000, seed=0)
     assert all(torch.equal(found[name], again[name]) for name in found)
-    for name, values in by_autograd(model, weights, few(batches, 10_000)).items():
+    for name, values in by_autograd(model, weights, subsample(batches, 10_000)).items():
         torch.testing.assert_close(found[name], values, rtol=1e-3, atol=1e-8)
 
 
@@ -170,7 +171,7 @@ def by_autograd(
     for weight in weights:
         weight.module.register_forward_hook(keep(weight.name))
     for text in texts:
-        found = answers(model, text)
+        found = prediction_logits(model, text)
         drawn = torch.multinomial(found.detach().softmax(-1), 1, generator=generator)
         torch.nn.functional.cross_entropy(found, drawn[:, 0], reduction="sum").backward()
     gradients = {name: [output.grad.flatten(0, -2) for output in kept] for name, kept in outputs.items()}
@@ -183,7 +184,7 @@ def test_the_square_of_a_gradient_is_the_fisher_information() -> None:
         (torch.tensor([0.8, 0.2]).log(), torch.tensor([0.16, 0.16])),  # p (1 − p)
     ):
         rows = logits.repeat(20_000, 1).requires_grad_()
-        surprise(rows, torch.Generator().manual_seed(0)).backward()
+        sampled_nll(rows, torch.Generator().manual_seed(0)).backward()
         torch.testing.assert_close(rows.grad.square().mean(0), expected, rtol=0.05, atol=0)
 
 
@@ -194,10 +195,10 @@ def test_a_number_is_an_answer_that_can_move() -> None:
     found = output_gradients(model, weights, batches, 256, seed=0)
     assert all(values.max() > 0 for values in found.values())
     reference = Reference(model, batches, 256)
-    before = torch.cat([answers(model, batch).detach() for batch in reference.batches])
+    before = torch.cat([prediction_logits(model, batch).detach() for batch in reference.batches])
     assert reference.divergence(model) == pytest.approx(0, abs=1e-6)
     prune(model, sparsity=0.8)
-    after = torch.cat([answers(model, batch).detach() for batch in reference.batches])
+    after = torch.cat([prediction_logits(model, batch).detach() for batch in reference.batches])
     assert reference.divergence(model) == pytest.approx(float((after - before).square().mean() / 2), rel=1e-2)
 
 
@@ -216,10 +217,10 @@ def test_nothing_is_dropped_out_while_answers_are_measured() -> None:
 
 def test_a_few_texts_are_spread_over_all() -> None:
     batches = [{"input_ids": torch.full((4, 8), place)} for place in range(5)]
-    chosen = few(batches, 5 * 8)
+    chosen = subsample(batches, 5 * 8)
     assert [int(row["input_ids"][0, 0]) for row in chosen] == [0, 1, 2, 3, 4]
-    assert len(few(batches, 10_000)) == 20
-    assert len(few(batches, 1)) == 1
+    assert len(subsample(batches, 10_000)) == 20
+    assert len(subsample(batches, 1)) == 1
 
 
 def test_gradients_are_means_over_tokens_whatever_is_padded() -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from aerogel.data import Examples
 from aerogel.errors import DataError, PruningError
 from aerogel.models import Head, load, load_tokenizer
 from aerogel.pruning import PruneConfig
 from aerogel.pruning.calibration import BATCH_TOKENS, Batch, Calibration, calibration
+from aerogel.tasks import Examples
 from builders import ARCHITECTURES, prose, sentences, write_tsv
 
 TEXT = prose(400)

@@ -14,7 +14,7 @@ from torch import Tensor
 import aerogel.pruning
 from aerogel.errors import PruningError
 from aerogel.pruning import Pattern, Statistics, all_methods, method
-from aerogel.pruning.solve import damped, inverse, refit
+from aerogel.pruning.least_squares import damped, inverse, refit
 
 FILES = importlib.import_module("aerogel.pruning.methods")
 METHODS = sorted(all_methods())

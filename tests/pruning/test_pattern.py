@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aerogel.errors import PruningError
 from aerogel.pruning import Pattern
-from aerogel.pruning.pattern import highest
+from aerogel.pruning.pattern import topk_mask
 
 SPARSITIES = st.one_of(st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.99, 1 / 3]), st.floats(0, 1, exclude_max=True))
 
@@ -167,7 +167,7 @@ def test_scores_of_other_kinds(kind: torch.dtype) -> None:
 def test_the_highest_are_a_stable_sort(values: list[float], data: st.DataObject) -> None:
     kept = data.draw(st.integers(0, len(values)))
     order = sorted(range(len(values)), key=lambda place: -values[place])
-    assert highest(torch.tensor(values), kept).nonzero().flatten().tolist() == sorted(order[:kept])
+    assert topk_mask(torch.tensor(values), kept).nonzero().flatten().tolist() == sorted(order[:kept])
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_the_highest_are_a_stable_sort(values: list[float], data: st.DataObject)
 @pytest.mark.parametrize("kept", [1, 2, 777, 25_000, 49_000, 49_999])
 def test_the_highest_of_many_are_a_stable_sort(values: Tensor, kept: int) -> None:
     order = values.sort(descending=True, stable=True).indices[:kept]
-    assert highest(values.view(1, -1), kept).nonzero()[:, 1].equal(order.sort().values)
+    assert topk_mask(values.view(1, -1), kept).nonzero()[:, 1].equal(order.sort().values)
 
 
 # contradictions

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from aerogel.data import load_task
 from aerogel.errors import PruningError
 from aerogel.models import load, prunable_weights
 from aerogel.pruning import Calibration, Sensitivity, prune
-from aerogel.pruning.answers import Reference
+from aerogel.pruning.kl import Reference
 from aerogel.pruning.sensitivity import TOKENS, sensitivity
+from aerogel.tasks import load_task
 
 TEXT = load_task("python-reference").text("train")
 

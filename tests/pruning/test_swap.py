@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from aerogel.pruning import Pattern
-from aerogel.pruning.solve import damped
+from aerogel.pruning.least_squares import damped
 from aerogel.pruning.swap import DAMPING, swap
 
 

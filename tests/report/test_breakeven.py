@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from aerogel.benchmark import Measurement
 from aerogel.report.breakeven import BreakEven, break_even
 from aerogel.report.collect import Cost
-from aerogel.report.way import Way
+from aerogel.report.variant import Variant
 
 
 def measured(seconds: float) -> Measurement:
@@ -18,7 +18,7 @@ def found(speeds: dict[float, float]) -> BreakEven:
     """Of a model that is so many times as fast as the dense one."""
     return break_even(
         [
-            Cost("bert", Way("magnitude"), sparsity, measured(1 / speed), measured(1.0))
+            Cost("bert", Variant("magnitude"), sparsity, measured(1 / speed), measured(1.0))
             for sparsity, speed in speeds.items()
         ]
     )

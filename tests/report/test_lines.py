@@ -7,16 +7,16 @@ import pytest
 
 from aerogel.charts import figure, svg
 from aerogel.report.lines import Line, Look, Point, against_sparsity
-from aerogel.report.way import Way
+from aerogel.report.variant import Variant
 
-LOOK = Look(("bert", "gpt2"), (Way("magnitude"), Way("random")))
+LOOK = Look(("bert", "gpt2"), (Variant("magnitude"), Variant("random")))
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99)
 
 
 def line(*values: float, model: str = "bert", half: float | None = None) -> Line:
     return Line(
         model,
-        Way("magnitude"),
+        Variant("magnitude"),
         {
             sparsity: Point(value, None if half is None else value - half, None if half is None else value + half)
             for sparsity, value in zip(SPARSITIES, values, strict=False)
@@ -33,7 +33,7 @@ def test_sparsities_are_evenly_spaced_and_written_as_percentages() -> None:
 def test_a_missing_sparsity_leaves_a_gap() -> None:
     whole = line(1, 2, 3, 4, 5)
     points = {sparsity: point for sparsity, point in whole.points.items() if sparsity != 0.5}
-    drawn = against_sparsity(SPARSITIES, [Line("bert", Way("magnitude"), points)], LOOK).axes[0].lines[0]
+    drawn = against_sparsity(SPARSITIES, [Line("bert", Variant("magnitude"), points)], LOOK).axes[0].lines[0]
     assert math.isnan(drawn.get_ydata()[2])
 
 
@@ -63,14 +63,14 @@ def test_any_values_can_be_drawn(values: tuple[float, ...]) -> None:
 
 
 def test_a_model_keeps_its_look_and_models_differ() -> None:
-    many = Look(tuple(f"model-{place}" for place in range(20)), (Way("magnitude"),))
+    many = Look(tuple(f"model-{place}" for place in range(20)), (Variant("magnitude"),))
     looks = {(many.colour(model), many.marker(model)) for model in many.models}
     assert len(looks) == 20
 
 
 def test_methods_differ_by_their_line() -> None:
-    assert LOOK.dashes(Way("magnitude")) != LOOK.dashes(Way("random"))
-    assert LOOK.dashes(Way()) == LOOK.dashes(Way("magnitude"))
+    assert LOOK.dashes(Variant("magnitude")) != LOOK.dashes(Variant("random"))
+    assert LOOK.dashes(Variant()) == LOOK.dashes(Variant("magnitude"))
 
 
 def test_swatches_have_the_colour_of_the_charts() -> None:

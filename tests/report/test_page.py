@@ -16,7 +16,7 @@ from aerogel.evaluation import PERPLEXITIES
 from aerogel.report import build
 from aerogel.report.breakeven import break_evens
 from aerogel.report.collect import Findings
-from aerogel.report.words import metric_name, metric_value
+from aerogel.report.verdicts import metric_name, metric_value
 from aerogel.study import Store
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -12,7 +12,7 @@ from aerogel.report.estimate import Estimate
 from aerogel.report.figures import Figures
 from aerogel.report.recovery import ranks, recovered
 from aerogel.report.tables import every_seed, scores
-from aerogel.report.way import Way
+from aerogel.report.variant import Variant
 from aerogel.study import Store
 
 NAMES = ("no recovery", "fine-tuning", "gradual + distillation")
@@ -105,7 +105,7 @@ def test_the_opening_says_which_recovery_is_better(findings: Findings) -> None:
 
 def test_costs_stand_for_all_recoveries(findings: Findings) -> None:
     assert {answer.way for answer in answers(findings)} == {
-        Way("magnitude", "none"),
-        Way("magnitude", "finetune"),
-        Way(None, "gradual"),
+        Variant("magnitude", "none"),
+        Variant("magnitude", "finetune"),
+        Variant(None, "gradual"),
     }

@@ -8,9 +8,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aerogel.data import Examples, Task, TaskData
 from aerogel.study import Trial, parse_spec
 from aerogel.study.plan import plan
+from aerogel.tasks import Examples, Task, TaskData
 from aerogel.training import SparsityConfig
 
 SENTENCES = TaskData(

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_collator
 
-from aerogel.data import IGNORED, Examples, encode_examples, language_windows
 from aerogel.errors import ModelError
 from aerogel.models import Head, load
 from aerogel.pruning import prune
+from aerogel.tasks import IGNORED, Examples, encode_examples, language_windows
 from aerogel.training.distillation import Distillation, DistillationConfig
 from builders import prose, sentences
 

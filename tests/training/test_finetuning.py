@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import progress
-from aerogel.data import Examples, Task, TaskData, load_task
 from aerogel.errors import AerogelError, DataError, ModelError
 from aerogel.evaluation import score
 from aerogel.models import Head, load, prunable_weights
 from aerogel.pruning import Calibration, prune
 from aerogel.runtime import compress
+from aerogel.tasks import Examples, Task, TaskData, load_task
 from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, checkpoint, finetune
 from aerogel.training.distillation import DistillationConfig
 from builders import ARCHITECTURES, prose, sentences, write_tsv

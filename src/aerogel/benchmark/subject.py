@@ -16,13 +16,13 @@ from transformers import PreTrainedModel
 
 from aerogel import models
 from aerogel.benchmark.machine import peak_memory
-from aerogel.data import context_length
 from aerogel.errors import ModelError, expect
 from aerogel.models import Head
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress, decompress
 from aerogel.runtime.layers import sparse_layers
+from aerogel.tasks import context_length
 
 
 @dataclass(frozen=True)

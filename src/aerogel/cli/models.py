@@ -11,8 +11,8 @@ import click
 from aerogel import files
 from aerogel.cli import options
 from aerogel.cli.output import note, print_json, print_table, progress_bar
-from aerogel.data import check_task
 from aerogel.models.zoo import ZOO, check_path
+from aerogel.tasks import check_task
 
 if TYPE_CHECKING:
     from aerogel.analysis import WeightStatistics

@@ -9,8 +9,8 @@ import click
 
 from aerogel.cli import options
 from aerogel.cli.output import note, print_json, print_table, progress_bar, size
-from aerogel.data import check_task, load_task
 from aerogel.models.zoo import check_path
+from aerogel.tasks import check_task, load_task
 
 
 @click.command()

@@ -12,9 +12,9 @@ from rich.progress import TaskID
 from aerogel import progress
 from aerogel.cli import options
 from aerogel.cli.output import Step, bars, duration, lines, note, progress_bar, stdout
-from aerogel.data import check_task
 from aerogel.models.zoo import check_path
 from aerogel.study.source import read_values, store_path
+from aerogel.tasks import check_task
 
 if TYPE_CHECKING:
     from aerogel.study import State

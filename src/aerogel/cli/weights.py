@@ -13,8 +13,8 @@ import click
 from aerogel import bounds, files
 from aerogel.cli import options
 from aerogel.cli.output import note, progress_bar, size
-from aerogel.data import check_task, load_task
 from aerogel.models.zoo import check_path
+from aerogel.tasks import check_task, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -233,7 +233,7 @@ def finetune(
 
         start = model
         if teacher == "dense":
-            teacher = start = str(training.tuned(model, found, config, validate).folder)
+            teacher = start = str(training.cached_finetune(model, found, config, validate).folder)
         torch.manual_seed(seed)  # a new head starts from it
         loaded, tokenizer = models.load(start, found.task.head)
         checkpoints = Path(f"{output.resolve()}.checkpoints")

@@ -11,7 +11,6 @@ import torch
 from scipy.stats import binomtest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aerogel.data import TaskData, load_task
 from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
 from aerogel.evaluation.scoring import (
     PERPLEXITIES,
@@ -25,7 +24,8 @@ from aerogel.evaluation.scoring import (
     token_logits,
 )
 from aerogel.models import architecture
-from aerogel.pruning.answers import divergence
+from aerogel.models.logits import kl_divergence
+from aerogel.tasks import TaskData, load_task
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -101,7 +101,7 @@ def evaluate(
 
     `tasks` are names, files or data that `aerogel.load_task` gave, or one of these. Data with one split is scored
     whole; `load_task(...).divided()` scores what was held out of a training on it. `data` is a folder of tasks, see
-    `aerogel.data.load_task`.
+    `aerogel.tasks.load_task`.
 
     With a dense `reference` of the same tokenizer, each task but regression also tells what its metric may hide: "kl",
     the mean KL(dense ‖ model) of the answers in nats; "agreement", the share of equal answers; the reference's own
@@ -157,7 +157,7 @@ def _compare_labels(
     return {
         **scored.metrics,
         **{f"dense_{name}": before.metrics[name] for name in data.task.metrics},
-        **Interval.of(divergence(torch.from_numpy(dense), torch.from_numpy(logits)).numpy()).named("kl"),
+        **Interval.of(kl_divergence(torch.from_numpy(dense), torch.from_numpy(logits)).numpy()).named("kl"),
         **Interval.of(predicted == expected).named("agreement"),
         **Flips.of(predicted, expected, true).named(),
     }
@@ -180,7 +180,7 @@ def _compare_language(
         own.add(logits, labels, windows)
         dense.add(expected, labels, windows)
         parts = zip(expected.split(1024), logits.split(1024), strict=True)
-        moved = torch.cat([divergence(before, after) for before, after in parts])
+        moved = torch.cat([kl_divergence(before, after) for before, after in parts])
         divergences += torch.bincount(windows, moved.double()).tolist()
         equals += torch.bincount(windows, (logits.argmax(-1) == expected.argmax(-1)).double()).tolist()
     return {

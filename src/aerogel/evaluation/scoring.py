@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from aerogel import progress
-from aerogel.data import IGNORED, Task, TaskData, encode_examples, language_windows
 from aerogel.errors import ModelError
 from aerogel.evaluation.metrics import METRICS
 from aerogel.models import architecture, evaluating
+from aerogel.tasks import IGNORED, Task, TaskData, encode_examples, language_windows
 
 PERPLEXITIES = {
     "decoder": "perplexity",

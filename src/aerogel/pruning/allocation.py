@@ -17,7 +17,7 @@ from aerogel import progress
 from aerogel.errors import PruningError
 from aerogel.models import PrunableWeight
 from aerogel.pruning.method import Allocation
-from aerogel.pruning.pattern import Pattern, flushed, highest
+from aerogel.pruning.pattern import Pattern, flushed, topk_mask
 
 FLOOR = 0.1  # of the density asked for: the least that is left in a matrix, since one pruned whole cuts the network
 OUTLIER = 5  # times the mean score of its block makes an outlier, and
@@ -103,7 +103,7 @@ class Allocator:
         ranks = []
         for weight, floor in zip(self.weights, self.floors, strict=True):
             scores = self._scores(weight).flatten()
-            ranks.append(scores.masked_fill(highest(scores, floor), torch.inf))
+            ranks.append(scores.masked_fill(topk_mask(scores, floor), torch.inf))
         threshold = _threshold(ranks, sum(self.units) - self.dropped)
         return [1 - int((scores > threshold).sum()) / len(scores) for scores in ranks]
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.errors import ModelError, PruningError
 from aerogel.models import PrunableWeight
+from aerogel.pruning.block_inputs import ActivationStore, Call, enter, plain
 from aerogel.pruning.calibration import Batch
-from aerogel.pruning.entry import Call, Shelf, enter, plain
 
 
 @dataclass
@@ -65,7 +65,7 @@ def walk(
     done = 0
     with plain(model), tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
         for name, blocks in lists:
-            shelf = Shelf(scratch)
+            shelf = ActivationStore(scratch)
             states, calls = enter(model, name, blocks, batches, shelf)
             for place, block in enumerate(blocks):
                 progress.tell(f"{doing}: {name}.{place}", done, total)
@@ -87,7 +87,7 @@ def check_followed(model: PreTrainedModel, weights: Sequence[PrunableWeight], ba
     lists = block_lists(model, weights)
     with plain(model), tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
         for name, blocks in lists:
-            enter(model, name, blocks, batches[:1], Shelf(scratch))
+            enter(model, name, blocks, batches[:1], ActivationStore(scratch))
 
 
 def block_lists(model: nn.Module, weights: Sequence[PrunableWeight]) -> list[tuple[str, nn.ModuleList]]:

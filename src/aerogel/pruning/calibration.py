@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aerogel.data import Examples, context_length, encode_examples, language_windows, load_task
 from aerogel.errors import DataError, check_seed, expect
 from aerogel.models import architecture, head_kind
+from aerogel.tasks import Examples, context_length, encode_examples, language_windows, load_task
 
 BATCH_TOKENS = 2048
 Batch = Mapping[str, Tensor]
@@ -103,7 +103,7 @@ def calibration(
     """Calibration text by the name of a task or a user's own .txt or .tsv file: always its training split.
 
     Of a lone file that is the part that training would use, so that what would be held out stays unseen. `data` is a
-    folder of tasks, see `aerogel.data.load_task`. Raises `DataError`.
+    folder of tasks, see `aerogel.tasks.load_task`. Raises `DataError`.
     """
     expect(tokenizer, PreTrainedTokenizerBase, DataError, "a tokenizer of transformers (aerogel.load gives one)")
     for number in (samples, length):

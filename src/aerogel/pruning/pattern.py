@@ -115,10 +115,10 @@ class Pattern:
         if units.amin().isnan():
             raise PruningError("scores hold values that are not numbers (NaN)")
         if self.group:
-            return highest(scores.reshape(-1, self.group), self.kept).view(scores.shape)
+            return topk_mask(scores.reshape(-1, self.group), self.kept).view(scores.shape)
         competing = units if self.per_row else units.reshape(1, -1)
         size = competing.shape[-1]
-        return self.spread(highest(competing, size - round(sparsity * size)).view(units.shape))
+        return self.spread(topk_mask(competing, size - round(sparsity * size)).view(units.shape))
 
     def approach(self, scores: Tensor, sparsity: float) -> Tensor:
         """A mask on the way to the pattern, with any share of zeros up to the pattern's own: see `mask`.
@@ -128,7 +128,7 @@ class Pattern:
         if self.fixed_sparsity is None:
             return self.mask(scores, sparsity)
         ranks = scores.masked_fill(self.mask(scores, self.fixed_sparsity), torch.inf).view(-1)
-        return highest(ranks, len(ranks) - round(sparsity * len(ranks))).view_as(scores)
+        return topk_mask(ranks, len(ranks) - round(sparsity * len(ranks))).view_as(scores)
 
     def units(self, scores: Tensor) -> Tensor:
         """What is kept or dropped as one: the scores themselves, or (d_out/R, d_in/C) sums over blocks."""
@@ -144,7 +144,7 @@ class Pattern:
         return mask.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
 
 
-def highest(scores: Tensor, kept: int) -> Tensor:
+def topk_mask(scores: Tensor, kept: int) -> Tensor:
     """Marks exactly `kept` of the highest scores along the last dimension; ties go to the earliest."""
     scores = flushed(scores)
     dropped = scores.shape[-1] - kept

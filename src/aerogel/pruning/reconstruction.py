@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from aerogel import progress
 from aerogel.models import PrunableWeight
 from aerogel.pruning.blocks import Block
-from aerogel.pruning.dense import put_back
+from aerogel.pruning.masking import put_back
 
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.95)

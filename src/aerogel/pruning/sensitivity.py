@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, check_sparsity, expect
 from aerogel.models import on_cpu, prunable_weights
-from aerogel.pruning.answers import Reference, output_gradients
 from aerogel.pruning.calibration import Calibration
-from aerogel.pruning.dense import damage, dense_scores
+from aerogel.pruning.kl import Reference, output_gradients
+from aerogel.pruning.masking import dense_scores, masked_kl
 from aerogel.pruning.method import PruningMethod, method
 from aerogel.pruning.pattern import Pattern
 
@@ -95,7 +95,7 @@ def _measure(
     found: dict[str, list[float]] = {group: [] for group in (*layers, *kinds)}
     for group, sparsity in progress.track(cells, "measuring sensitivity"):
         shares = {weight.name: sparsity for weight in weights if group in (weight.layer, weight.kind)}
-        found[group].append(damage(model, shares, weights, score, pattern, reference))
+        found[group].append(masked_kl(model, shares, weights, score, pattern, reference))
     return Sensitivity(
         name or type(model).__name__,
         chosen.name,

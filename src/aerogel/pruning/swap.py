@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aerogel.pruning.least_squares import damped, refit
 from aerogel.pruning.pattern import Pattern
-from aerogel.pruning.solve import damped, refit
 
 ROUNDS = 40  # swaps at most of each output row, or row of blocks
 DAMPING = 0.01

@@ -13,8 +13,8 @@ from aerogel.report.breakeven import break_evens
 from aerogel.report.collect import Cost, Findings, Realised
 from aerogel.report.estimate import listing, percent, significant
 from aerogel.report.recovery import recovered
-from aerogel.report.way import RECOVERY_NAMES, Way, measured_way, scored_ways, series_name, way_name
-from aerogel.report.words import (
+from aerogel.report.variant import RECOVERY_NAMES, Variant, measured_variant, scored_variants, series_name, variant_name
+from aerogel.report.verdicts import (
     TOLERANCE,
     Verdict,
     is_faster,
@@ -31,7 +31,7 @@ class Answer:
     """How one model stands that became sparse in one way, task by task."""
 
     model: str
-    way: Way
+    way: Variant
     name: str
     verdicts: dict[str, Verdict]
 
@@ -56,16 +56,16 @@ def answers(findings: Findings) -> list[Answer]:
             {task: _verdict(findings, model, way, task) for task in spec.tasks},
         )
         for model in spec.models
-        for way in scored_ways(spec)
+        for way in scored_variants(spec)
     ]
 
 
 def cards(findings: Findings, found: list[Answer]) -> list[Card]:
     """One for each model and method: recoveries from the same zeros save alike."""
     spec = findings.spec
-    groups: dict[tuple[str, Way], list[Answer]] = defaultdict(list)
+    groups: dict[tuple[str, Variant], list[Answer]] = defaultdict(list)
     for answer in found:
-        groups[answer.model, measured_way(spec, answer.way)].append(answer)
+        groups[answer.model, measured_variant(spec, answer.way)].append(answer)
     made = []
     for (model, way), members in groups.items():
         said: list[tuple[str, list[Markup | str]]] = [
@@ -78,7 +78,7 @@ def cards(findings: Findings, found: list[Answer]) -> list[Card]:
     return made
 
 
-def _head(task: str, way: Way) -> str:
+def _head(task: str, way: Variant) -> str:
     return f"{task}, {RECOVERY_NAMES[way.recovery]}" if way.recovery else task
 
 
@@ -132,7 +132,7 @@ def unequal_zeros(findings: Findings) -> list[str]:
     for (model, sparsity), rows in groups.items():
         most, least = max(rows, key=lambda row: row.prunable), min(rows, key=lambda row: row.prunable)
         if most.prunable != least.prunable:
-            more, fewer = (way_name(findings.spec, row.way) for row in (most, least))
+            more, fewer = (variant_name(findings.spec, row.way) for row in (most, least))
             what = "recoveries" if findings.spec.recoveries else "methods"
             said.append(
                 f"{model} at {percent(sparsity)}: the {what} are not compared at equal zeros, since {more} has "
@@ -141,14 +141,14 @@ def unequal_zeros(findings: Findings) -> list[str]:
     return said
 
 
-def _verdict(findings: Findings, model: str, way: Way, task: str) -> Verdict:
+def _verdict(findings: Findings, model: str, way: Variant, task: str) -> Verdict:
     rows = [row for row in findings.scores if (row.task, row.model) == (task, model)]
     dense = next((row for row in rows if row.way == way.dense and not row.sparsity), None)
     return judge(dense, [row for row in rows if row.way == way and row.sparsity], findings.spec.sparsities)
 
 
 def _savings(
-    findings: Findings, model: str, way: Way, verdicts: Sequence[Verdict]
+    findings: Findings, model: str, way: Variant, verdicts: Sequence[Verdict]
 ) -> list[tuple[str, list[Markup | str]]]:
     """At each sparsity that some task allows; at the highest one measured where none does."""
     series = (model, way)
@@ -228,7 +228,7 @@ def _bargain(findings: Findings, found: list[Answer]) -> list[str]:
     for answer in found:
         judged = [verdict for verdict in answer.verdicts.values() if verdict.says_something]
         allowed = min((verdict.allowed.sparsity if verdict.allowed else 0.0 for verdict in judged), default=0.0)
-        asked = (answer.model, measured_way(findings.spec, answer.way), allowed)
+        asked = (answer.model, measured_variant(findings.spec, answer.way), allowed)
         cost = packed.get(asked)
         if cost and cost.dense:
             said.append(

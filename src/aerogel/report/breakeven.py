@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aerogel.report.collect import Cost, Findings
 from aerogel.report.estimate import percent
-from aerogel.report.way import Way, measured_ways
+from aerogel.report.variant import Variant, measured_variants
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class BreakEven:
     """
 
     model: str
-    way: Way
+    way: Variant
     below: float | None
     above: float | None
     sparsity: float | None
@@ -43,10 +43,10 @@ class BreakEven:
 
 def break_evens(findings: Findings) -> list[BreakEven]:
     """One for each model and method that was measured compressed, in the order of the specification."""
-    found: dict[tuple[str, Way], list[Cost]] = defaultdict(list)
+    found: dict[tuple[str, Variant], list[Cost]] = defaultdict(list)
     for cost in findings.compressed:
         found[cost.model, cost.way].append(cost)
-    series = [(model, way) for model in findings.spec.models for way in measured_ways(findings.spec)]
+    series = [(model, way) for model in findings.spec.models for way in measured_variants(findings.spec)]
     return [break_even(found[key]) for key in series if key in found]
 
 

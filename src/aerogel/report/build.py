@@ -18,7 +18,7 @@ from aerogel.report.answer import answers, cards, notes, summary
 from aerogel.report.collect import Findings, collect
 from aerogel.report.estimate import listing, percent
 from aerogel.report.figures import Figures
-from aerogel.report.way import RECOVERY_NAMES, Way, measured_ways, scored_ways, way_name
+from aerogel.report.variant import RECOVERY_NAMES, Variant, measured_variants, scored_variants, variant_name
 from aerogel.study import Store
 
 FILE = "report.html"
@@ -48,8 +48,8 @@ def render(findings: Findings) -> str:
         notes=notes(findings),
         reading=reading(findings),
         look=figures.look,
-        scored_ways=named(findings, scored_ways(findings.spec)),
-        measured_ways=named(findings, measured_ways(findings.spec)),
+        scored_variants=named(findings, scored_variants(findings.spec)),
+        measured_variants=named(findings, measured_variants(findings.spec)),
         charts={
             "weights": figures.weights(),
             "sensitivities": figures.sensitivities(),
@@ -74,9 +74,9 @@ def render(findings: Findings) -> str:
     )
 
 
-def named(findings: Findings, ways: Sequence[Way]) -> dict[Way, str]:
+def named(findings: Findings, ways: Sequence[Variant]) -> dict[Variant, str]:
     """The ways that a key has to tell apart, by name."""
-    return {way: way_name(findings.spec, way) for way in ways} if len(ways) > 1 else {}
+    return {way: variant_name(findings.spec, way) for way in ways} if len(ways) > 1 else {}
 
 
 def what_was_run(findings: Findings) -> str:

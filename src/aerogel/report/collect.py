@@ -17,10 +17,10 @@ from aerogel.analysis import WeightReport, WeightStatistics
 from aerogel.benchmark import Measurement
 from aerogel.errors import StudyError
 from aerogel.evaluation import PERPLEXITIES, Flips
+from aerogel.models.logits import kl_divergence
 from aerogel.pruning import Sensitivity
-from aerogel.pruning.answers import divergence
 from aerogel.report.estimate import Estimate
-from aerogel.report.way import Way, way_of
+from aerogel.report.variant import Variant, variant_of
 from aerogel.study import Result, Store, StudySpec, Trial
 from aerogel.study.values import COUNTS
 
@@ -40,7 +40,7 @@ class Scored:
 
     task: str
     model: str
-    way: Way
+    way: Variant
     sparsity: float
     seeds: tuple[int, ...]
     metrics: dict[str, Estimate]
@@ -68,7 +68,7 @@ class Cost:
     """What one model costs at one sparsity, stored dense or compressed, beside the dense model, round by round."""
 
     model: str
-    way: Way
+    way: Variant
     sparsity: float
     own: Measurement
     dense: Measurement | None
@@ -95,7 +95,7 @@ class Realised:
     """
 
     model: str
-    way: Way
+    way: Variant
     sparsity: float
     prunable: float
     whole: float
@@ -110,8 +110,8 @@ class Run:
     values: dict[str, Any]
 
     @property
-    def group(self) -> tuple[str, str, Way, float]:
-        return str(self.trial.task), self.trial.model, way_of(self.trial), self.trial.sparsity
+    def group(self) -> tuple[str, str, Variant, float]:
+        return str(self.trial.task), self.trial.model, variant_of(self.trial), self.trial.sparsity
 
     @property
     def seed(self) -> int:
@@ -225,7 +225,7 @@ def weight_report(values: dict[str, Any]) -> WeightReport:
 
 
 def _scores(runs: list[Run]) -> list[Scored]:
-    groups: dict[tuple[str, str, Way, float], dict[int, dict[str, Any]]] = defaultdict(dict)
+    groups: dict[tuple[str, str, Variant, float], dict[int, dict[str, Any]]] = defaultdict(dict)
     for run in runs:
         groups[run.group][run.seed] = run.values
     made = []
@@ -284,7 +284,9 @@ def _divergence(seeds: dict[int, Any], dense: dict[int, Any]) -> Estimate | None
     pairs = [(values.get("logits"), dense[seed].get("logits")) for seed, values in seeds.items() if seed in dense]
     if not pairs or not all(after and before for after, before in pairs):
         return None
-    return Estimate.of(float(divergence(torch.tensor(before), torch.tensor(after)).mean()) for after, before in pairs)
+    return Estimate.of(
+        float(kl_divergence(torch.tensor(before), torch.tensor(after)).mean()) for after, before in pairs
+    )
 
 
 def _flips(seeds: dict[int, Any], dense: dict[int, Any]) -> tuple[Flips, ...]:
@@ -307,13 +309,13 @@ def _costs(trial: Trial, result: Result) -> list[Cost]:
         measured = list(dropwhile(lambda own: own.compressed, others))
     else:
         dense, measured = None, [own for own in measured if not own.compressed]
-    return [Cost(trial.model, way_of(trial), trial.sparsity, own, dense) for own in measured]
+    return [Cost(trial.model, variant_of(trial), trial.sparsity, own, dense) for own in measured]
 
 
 def _realised(runs: list[Run], weights: dict[str, WeightReport]) -> list[Realised]:
-    groups: dict[tuple[str, Way, float], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, Variant, float], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.trial.model, way_of(run.trial), run.trial.sparsity].append(run)
+        groups[run.trial.model, variant_of(run.trial), run.trial.sparsity].append(run)
     made = []
     for (model, way, sparsity), members in groups.items():
         described = weights.get(model)

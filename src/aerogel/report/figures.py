@@ -18,8 +18,8 @@ from aerogel.evaluation import PERPLEXITIES
 from aerogel.report.collect import Cost, Findings, Realised, Scored, is_perplexity
 from aerogel.report.estimate import Estimate, significant
 from aerogel.report.lines import LARGEST, Line, Look, Point, against_sparsity
-from aerogel.report.way import Way, measured_ways, scored_ways
-from aerogel.report.words import metric_name
+from aerogel.report.variant import Variant, measured_variants, scored_variants
+from aerogel.report.verdicts import metric_name
 
 Rows = Sequence[Scored]
 CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")
@@ -45,7 +45,7 @@ class Figures:
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
-        ways = dict.fromkeys([*scored_ways(findings.spec), *measured_ways(findings.spec)])
+        ways = dict.fromkeys([*scored_variants(findings.spec), *measured_variants(findings.spec)])
         self.look = Look(findings.spec.models, tuple(ways))
         self.sparsities = sorted(findings.spec.sparsities)
 
@@ -278,7 +278,7 @@ class Figures:
 
     def _lines(self, rows: Iterable, point: Callable) -> list[Line]:
         """A line for each model and way, which starts at the dense model trained alike."""
-        found: dict[tuple[str, Way], dict[float, Point]] = defaultdict(dict)
+        found: dict[tuple[str, Variant], dict[float, Point]] = defaultdict(dict)
         for row in rows:
             if value := point(row):
                 found[row.model, row.way][row.sparsity] = value

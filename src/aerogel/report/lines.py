@@ -16,7 +16,7 @@ from matplotlib.ticker import Formatter, LogLocator, NullLocator
 
 from aerogel.charts import INK, MARKERS, PALETTE, PAPER, figure, styled
 from aerogel.report.estimate import minus, percent
-from aerogel.report.way import Way
+from aerogel.report.variant import Variant
 
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (5, 1.5, 1, 1.5, 1, 1.5)))
 DODGE = 0.07  # of the distance between two sparsities, so that intervals stand beside each other
@@ -30,7 +30,7 @@ class Look:
     """How a model and the way to its zeros are drawn, the same all through the page."""
 
     models: tuple[str, ...]
-    ways: tuple[Way, ...]
+    ways: tuple[Variant, ...]
 
     def colour(self, model: str) -> str:
         return PALETTE[self.models.index(model) % len(PALETTE)]
@@ -39,7 +39,7 @@ class Look:
         place = self.models.index(model)
         return MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
 
-    def dashes(self, way: Way) -> str | tuple[int, tuple[float, ...]]:
+    def dashes(self, way: Variant) -> str | tuple[int, tuple[float, ...]]:
         """The dense model's are those of the first way that it was trained like; costs, without recovery, have a key
         of their own."""
         alike = [known for known in self.ways if bool(known.recovery) == bool(way.recovery)]
@@ -58,7 +58,7 @@ class Look:
             '<polygon points="{1}" fill="{0}"/></svg>'
         ).format(variable, points)
 
-    def stroke(self, way: Way) -> Markup:
+    def stroke(self, way: Variant) -> Markup:
         """The way's kind of line, likewise."""
         dashes = self.dashes(way)
         pattern = " ".join(f"{1.6 * length:g}" for length in dashes[1]) if isinstance(dashes, tuple) else "none"
@@ -83,7 +83,7 @@ class Line:
     """The values of one model and way by sparsity; a pale line stands back behind the others."""
 
     model: str
-    way: Way
+    way: Variant
     points: dict[float, Point]
     pale: bool = False
 

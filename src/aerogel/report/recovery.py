@@ -8,7 +8,7 @@ from math import inf
 
 from aerogel.report.collect import Findings, Scored, is_perplexity
 from aerogel.report.estimate import listing, percent
-from aerogel.report.way import way_name
+from aerogel.report.variant import variant_name
 
 
 def recovered(findings: Findings) -> list[str]:
@@ -54,7 +54,7 @@ def _of_task(findings: Findings, task: str) -> str:
 
 def _order(findings: Findings, rows: Sequence[Scored]) -> str:
     ranked = ranks(rows)
-    names = [listing([way_name(findings.spec, row.way) for row in rank]) for rank in ranked]
+    names = [listing([variant_name(findings.spec, row.way) for row in rank]) for rank in ranked]
     if len(names) == 1:
         return f"{names[0]} can't be told apart"
     first, second, *others = names

@@ -16,8 +16,8 @@ from aerogel.report.collect import Cost, Findings, Realised, Scored, metrics_of
 from aerogel.report.estimate import Estimate, change, megabytes, minus, percent, significant, with_interval
 from aerogel.report.figures import panels
 from aerogel.report.table import Column, Table
-from aerogel.report.way import RECOVERY_NAMES, Way, series_name, way_of
-from aerogel.report.words import metric_digits, metric_name
+from aerogel.report.variant import RECOVERY_NAMES, Variant, series_name, variant_of
+from aerogel.report.verdicts import metric_digits, metric_name
 
 Row = TypeVar("Row", Scored, Cost, Realised, BreakEven)
 COSTS = (
@@ -192,7 +192,7 @@ def every_seed(findings: Findings) -> list[Table]:
         (
             run.trial.task,
             run.trial.model,
-            *_way(findings, way_of(run.trial)),
+            *_way(findings, variant_of(run.trial)),
             run.trial.sparsity,
             run.seed,
             metric,
@@ -276,7 +276,7 @@ def _setting_of(findings: Findings, row: Row) -> tuple[Any, ...]:
     return row.model, *_way(findings, row.way), row.sparsity
 
 
-def _way(findings: Findings, way: Way) -> list[str | None]:
+def _way(findings: Findings, way: Variant) -> list[str | None]:
     return ([way.method] if len(findings.spec.methods) > 1 else []) + ([way.recovery] if way.recovery else [])
 
 

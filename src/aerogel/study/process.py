@@ -20,9 +20,9 @@ from transformers.utils import logging as transformers_logging
 from aerogel import progress
 from aerogel.benchmark import environment
 from aerogel.benchmark.process import deaf_to_interrupts, die_with_parent
-from aerogel.data import TaskData
 from aerogel.errors import AerogelError
 from aerogel.study.trial import Result, Trial, run_trial
+from aerogel.tasks import TaskData
 
 LOG, SCRATCH = "trials.log", "scratch"  # in the study's folder
 MESSAGE_EVERY = 0.1  # seconds between two words of progress

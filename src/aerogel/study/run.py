@@ -11,7 +11,6 @@ from pathlib import Path
 
 from aerogel import progress
 from aerogel.benchmark import usable_cores
-from aerogel.data import TaskData, load_task
 from aerogel.errors import writing
 from aerogel.models import prepare
 from aerogel.study.lock import sole
@@ -20,6 +19,7 @@ from aerogel.study.process import LOG, SCRATCH, TrialProcess
 from aerogel.study.spec import StudySpec
 from aerogel.study.store import Store
 from aerogel.study.trial import Result, Trial
+from aerogel.tasks import TaskData, load_task
 
 
 @dataclass

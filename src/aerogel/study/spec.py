@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from aerogel import bounds
 from aerogel.errors import SEEDS, AerogelError, StudyError, check_sparsity, first_line, read_sparsity, unknown_name
 from aerogel.pruning import Pattern, method
-from aerogel.pruning.apply import Scope
 from aerogel.pruning.method import Allocation
+from aerogel.pruning.prune import Scope
 from aerogel.study.source import read_values
 from aerogel.study.trial import RECOVERIES
 from aerogel.study.values import first_problem

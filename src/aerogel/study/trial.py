@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aerogel import models
 from aerogel.analysis import inspect
 from aerogel.benchmark import BenchConfig, Measurement, Subject, bench
-from aerogel.data import TaskData
 from aerogel.errors import StudyError, excerpt
 from aerogel.evaluation import score
 from aerogel.models import Head, prunable_weights
@@ -23,7 +22,8 @@ from aerogel.pruning import Calibration, PruneConfig, prune
 from aerogel.pruning.sensitivity import sensitivity
 from aerogel.runtime import decompress
 from aerogel.study.values import first_problem
-from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, finetune, tuned
+from aerogel.tasks import TaskData
+from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, cached_finetune, finetune
 
 WINDOWS, SENSITIVITY_WINDOWS, LENGTH = 64, 8, 128  # of calibration text; LENGTH in tokens
 BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
@@ -169,7 +169,7 @@ def _trained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TrainingResult, float | None]:
     """The trial's model, what its training took, and the seconds of the tuned model's where it starts from one."""
     recovery = trial.recovery
-    dense = tuned(trial.model, data, training, load=_load) if recovery else None
+    dense = cached_finetune(trial.model, data, training, load=_load) if recovery else None
     start = str(dense.folder) if dense else trial.model
     torch.manual_seed(training.seed)  # new heads start from it
     model, tokenizer = _load(start, data.task.head)

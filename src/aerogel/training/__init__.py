@@ -5,7 +5,7 @@ from aerogel.training.finetuning import TrainingConfig, TrainingResult, finetune
 from aerogel.training.masks import SparsityCallback
 from aerogel.training.merging import merge
 from aerogel.training.sparsity import SparsityConfig
-from aerogel.training.teacher import Tuned, tuned
+from aerogel.training.teacher import Tuned, cached_finetune
 
 __all__ = [
     "DistillationConfig",
@@ -14,7 +14,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "Tuned",
+    "cached_finetune",
     "finetune",
     "merge",
-    "tuned",
 ]

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
-from aerogel.data import IGNORED
 from aerogel.errors import DataError, ModelError, expect
 from aerogel.models import architecture, head_kind
-from aerogel.pruning.answers import divergence
+from aerogel.models.logits import kl_divergence
+from aerogel.tasks import IGNORED
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class DistillationConfig:
         temperature: divides the logits of both before they are compared.
         hidden: weight of the distance of the hidden states between blocks, in units of the teacher's mean square.
         augmentation: share of a task's texts that, each epoch anew, give way to others made of them; see
-            `aerogel.data.augment`. Only where the labels have no share in the loss, with hardness 1.
+            `aerogel.tasks.augment`. Only where the labels have no share in the loss, with hardness 1.
 
     Raises `DataError` for shares outside 0 to 1, a weight below 0, and a temperature that is not above 0.
     """
@@ -99,7 +99,7 @@ class Distillation:
                 student, teacher, labels = student[:, :-1], teacher[:, :-1], labels[:, 1:]
             student, teacher = student[labels != IGNORED], teacher[labels != IGNORED]
         temperature = self.config.temperature
-        return temperature**2 * divergence(teacher / temperature, student / temperature).mean()
+        return temperature**2 * kl_divergence(teacher / temperature, student / temperature).mean()
 
 
 def _distance(output: Any, target: Any, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -30,13 +30,13 @@ from transformers import (
 )
 
 from aerogel import files, progress
-from aerogel.data import TaskData, encode_examples, language_windows
-from aerogel.data.augment import AugmentedExamples
 from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, check_seed, expect, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
 from aerogel.pruning.blocks import check_followed
+from aerogel.tasks import TaskData, encode_examples, language_windows
+from aerogel.tasks.augment import AugmentedExamples
 from aerogel.training.checkpoint import STATE
 from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.masks import SparsityCallback
@@ -121,7 +121,7 @@ def finetune(
 ) -> TrainingResult:
     """Trains a model in place on a task's training split; zeros of pruned weights stay zeros.
 
-    Of data with one split a fifth is held out for validation, see `aerogel.data.TaskData.divided`. With `sparsity`
+    Of data with one split a fifth is held out for validation, see `aerogel.tasks.TaskData.divided`. With `sparsity`
     more weights become zeros on the way; with a `teacher` the model learns its answers and hidden states as
     `distillation` says. `validate` scores the model after each epoch. A folder of `checkpoints` gets one each
     epoch, and training goes on from the last whole one that it finds there. Remove it when the model is safe.

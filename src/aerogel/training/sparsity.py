@@ -10,8 +10,8 @@ from torch import nn
 from aerogel.errors import PruningError, check_sparsity, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.pruning import Pattern
-from aerogel.pruning.apply import naming
 from aerogel.pruning.method import all_methods
+from aerogel.pruning.prune import error_context
 from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule
 from aerogel.training.score import all_scores
 
@@ -73,7 +73,7 @@ class SparsityConfig:
         """The weights to prune. Raises `PruningError` or `ModelError` where the pattern or the names don't fit them."""
         weights = prunable_weights(model, self.targets, self.exclude)
         for weight in weights:
-            with naming(weight):
+            with error_context(weight):
                 Pattern.parse(self.pattern).check(weight.matrix.shape, self.final)
         return weights
 

@@ -15,9 +15,9 @@ from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import files, models
-from aerogel.data import TaskData
 from aerogel.models import ZOO, Head
 from aerogel.models.wheel import cache_home
+from aerogel.tasks import TaskData
 from aerogel.training.finetuning import TrainingConfig, finetune
 from aerogel.training.trainer import Validate
 
@@ -32,7 +32,7 @@ class Tuned:
     seconds: float
 
 
-def tuned(
+def cached_finetune(
     name: str, data: TaskData, config: TrainingConfig, validate: Validate | None = None, load: Load = models.load
 ) -> Tuned:
     """The model `name`, as `load` gives it, fine-tuned on the task: out of the cache, or trained and put there.

@@ -12,8 +12,8 @@ from aerogel.evaluation import PERPLEXITIES
 from aerogel.report.answer import answers, cards
 from aerogel.report.collect import Cost, Findings, Scored
 from aerogel.report.estimate import Estimate
-from aerogel.report.way import Way
-from aerogel.report.words import (
+from aerogel.report.variant import Variant
+from aerogel.report.verdicts import (
     TOLERANCE,
     Verdict,
     is_faster,
@@ -35,7 +35,7 @@ def scored(
     row = Scored(
         task="sst2",
         model="bert",
-        way=Way("magnitude") if sparsity else Way(),
+        way=Variant("magnitude") if sparsity else Variant(),
         sparsity=sparsity,
         seeds=tuple(range(len(values))),
         metrics={metric: Estimate.of(values)},
@@ -194,7 +194,7 @@ def test_a_pruned_model_that_gives_one_answer_is_named() -> None:
 
 
 def test_no_words_on_a_model_name_two_kinds_of_perplexity(findings: Findings) -> None:
-    from aerogel.report.words import metric_name
+    from aerogel.report.verdicts import metric_name
 
     kinds = sorted(map(metric_name, PERPLEXITIES.values()), key=len, reverse=True)
     for card in cards(findings, answers(findings)):
@@ -212,7 +212,7 @@ def measured(seconds: tuple[float, ...], file_bytes: int = 1000, memory: int = 5
 
 
 def cost(own: Measurement, dense: Measurement) -> Cost:
-    return Cost("bert", Way("magnitude"), 0.9, own, dense)
+    return Cost("bert", Variant("magnitude"), 0.9, own, dense)
 
 
 def test_what_is_as_large_as_before_saves_nothing() -> None:

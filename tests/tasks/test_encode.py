@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
 
-from aerogel.data import IGNORED, Examples, context_length, encode_examples, language_windows
-from aerogel.data.encode import _parts, _token_ids
 from aerogel.errors import DataError, ModelError
 from aerogel.models import load_tokenizer
+from aerogel.tasks import IGNORED, Examples, context_length, encode_examples, language_windows
+from aerogel.tasks.encode import _parts, _token_ids
 from builders import ARCHITECTURES, prose, sentences
 
 TEXT = prose(150)

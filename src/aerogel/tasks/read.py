@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from aerogel.data.tasks import Task
 from aerogel.errors import DataError, excerpt, expect
+from aerogel.tasks.table import Task
 
 
 def check_limit(limit: int | None, of: str) -> None:

@@ -58,7 +58,7 @@ class Call:
 
 
 def enter(
-    model: PreTrainedModel, name: str, blocks: nn.ModuleList, batches: Sequence[Batch], shelf: Shelf
+    model: PreTrainedModel, name: str, blocks: nn.ModuleList, batches: Sequence[Batch], shelf: ActivationStore
 ) -> tuple[list[Tensor], list[list[Call]]]:
     """The states that go into the first block, by batch, and how every block is called: `calls[block][batch]`.
 
@@ -187,7 +187,7 @@ def plain(model: PreTrainedModel) -> Iterator[None]:
 
 
 @dataclass
-class Shelf:
+class ActivationStore:
     """Keeps activations: in memory up to a limit, then in files that are mapped into it."""
 
     folder: str

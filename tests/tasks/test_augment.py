@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 
-from aerogel.data import Examples, encode_examples
-from aerogel.data.augment import AugmentedExamples
 from aerogel.models import Head, load
+from aerogel.tasks import Examples, encode_examples
+from aerogel.tasks.augment import AugmentedExamples
 from builders import sentences
 
 SINGLE = Examples([(text,) for text, _ in sentences(60)], [float(label) for _, label in sentences(60)])

@@ -9,7 +9,7 @@ from aerogel.study import StudySpec, Trial
 RECOVERY_NAMES = {"none": "no recovery", "finetune": "fine-tuning", "gradual": "gradual + distillation"}
 
 
-class Way(NamedTuple):
+class Variant(NamedTuple):
     """The method that pruned, and the recovery where the study has them.
 
     Without a method it is the dense model, or one that was pruned while it trained, by a score of its own.
@@ -19,43 +19,43 @@ class Way(NamedTuple):
     recovery: str | None = None
 
     @property
-    def dense(self) -> Way:
+    def dense(self) -> Variant:
         """That of the dense model which was trained alike."""
-        return Way(None, self.recovery)
+        return Variant(None, self.recovery)
 
 
-def way_of(trial: Trial) -> Way:
-    return Way(trial.pruning.method if trial.pruning else None, trial.recovery.name if trial.recovery else None)
+def variant_of(trial: Trial) -> Variant:
+    return Variant(trial.pruning.method if trial.pruning else None, trial.recovery.name if trial.recovery else None)
 
 
-def scored_ways(spec: StudySpec) -> tuple[Way, ...]:
+def scored_variants(spec: StudySpec) -> tuple[Variant, ...]:
     """In the order of the specification."""
     if not spec.recoveries:
-        return measured_ways(spec)
+        return measured_variants(spec)
     return tuple(
-        Way(method, recovery)
+        Variant(method, recovery)
         for recovery in spec.recoveries
         for method in (spec.methods if recovery != "gradual" else (None,))
     )
 
 
-def measured_ways(spec: StudySpec) -> tuple[Way, ...]:
+def measured_variants(spec: StudySpec) -> tuple[Variant, ...]:
     """Time, memory and bytes hang on how many zeros there are, not on how they were recovered from."""
-    return tuple(Way(method) for method in spec.methods)
+    return tuple(Variant(method) for method in spec.methods)
 
 
-def measured_way(spec: StudySpec, way: Way) -> Way:
+def measured_variant(spec: StudySpec, way: Variant) -> Variant:
     """The one whose time, memory and bytes stand for it."""
-    return Way(way.method or spec.methods[0])
+    return Variant(way.method or spec.methods[0])
 
 
-def way_name(spec: StudySpec, way: Way) -> str:
+def variant_name(spec: StudySpec, way: Variant) -> str:
     """What tells it from the study's others; empty where there is nothing to tell."""
     method = way.method if len(spec.methods) > 1 else None
     return ", ".join(part for part in (method, RECOVERY_NAMES.get(way.recovery or "")) if part)
 
 
-def series_name(spec: StudySpec, model: str, way: Way) -> str:
+def series_name(spec: StudySpec, model: str, way: Variant) -> str:
     """The model, with the way where there are several."""
-    name = way_name(spec, way)
+    name = variant_name(spec, way)
     return f"{model} ({name})" if name else model

@@ -23,10 +23,10 @@ from aerogel.errors import (
 )
 from aerogel.models import PrunableWeight, on_cpu, prunable_weights
 from aerogel.pruning.allocation import Allocator
-from aerogel.pruning.answers import Reference, output_gradients
 from aerogel.pruning.blocks import block_lists, walk
 from aerogel.pruning.calibration import Batch, Calibration
-from aerogel.pruning.dense import damage, dense_scores, plain_statistics
+from aerogel.pruning.kl import Reference, output_gradients
+from aerogel.pruning.masking import dense_scores, masked_kl, plain_statistics
 from aerogel.pruning.method import Allocation, PruningMethod, method
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.reconstruction import reconstruct
@@ -102,7 +102,7 @@ def prune(
     sparsity = pattern.settle(config.sparsity)
     weights = prunable_weights(model, config.targets, config.exclude)
     for weight in weights:
-        with naming(weight):
+        with error_context(weight):
             pattern.check(weight.matrix.shape, sparsity)
             if not torch.isfinite(weight.matrix).all():
                 raise PruningError("its weights are not all finite numbers")
@@ -185,7 +185,7 @@ def _prune_plainly(
 ) -> dict[str, Tensor]:
     masks = {}
     for weight, share in progress.track(list(zip(weights, shares, strict=True)), f"pruning ({chosen.name})"):
-        with naming(weight), torch.no_grad():
+        with error_context(weight), torch.no_grad():
             before = weight.matrix.float()
             mask, values = chosen.prune(before, plain_statistics(weight, config.seed), pattern, share)
             _put(weight, mask, None if values is before else values)
@@ -207,7 +207,7 @@ def _prune_by_block(job: _Job, shares: Mapping[str, float]) -> dict[str, Tensor]
                 hessian=moments.hessian,
                 gradients=job.gradients.get(weight.name),
             )
-            with naming(weight), torch.no_grad():
+            with error_context(weight), torch.no_grad():
                 mask, values = chosen.prune(before, statistics, job.pattern, shares[weight.name])
                 if config.swap:
                     mask, values = swap(before, values, mask, statistics.input_hessian(), job.pattern)
@@ -240,14 +240,14 @@ def _allocate(job: _Job, allocation: Allocation) -> dict[str, float]:
 
         def judge(shares: list[float]) -> float:
             by_name = dict(zip(names, shares, strict=True))
-            return damage(job.model, by_name, job.weights, score, job.pattern, reference)
+            return masked_kl(job.model, by_name, job.weights, score, job.pattern, reference)
 
     shares = Allocator(job.weights, score, job.pattern, job.sparsity, judge).shares(allocation)
     return dict(zip(names, shares, strict=True))
 
 
 @contextmanager
-def naming(weight: PrunableWeight) -> Iterator[None]:
+def error_context(weight: PrunableWeight) -> Iterator[None]:
     """Puts the weight's name before what is said against it."""
     try:
         yield

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from aerogel.models import PrunableWeight
-from aerogel.pruning.answers import Reference
 from aerogel.pruning.blocks import walk
 from aerogel.pruning.calibration import Batch
+from aerogel.pruning.kl import Reference
 from aerogel.pruning.method import PruningMethod, Statistics
 from aerogel.pruning.pattern import Pattern
 
@@ -45,7 +45,7 @@ def dense_scores(
 
 
 @torch.no_grad()
-def damage(
+def masked_kl(
     model: PreTrainedModel,
     shares: Mapping[str, float],
     weights: Sequence[PrunableWeight],

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aerogel.data import TASKS, load_task
 from aerogel.errors import DataError
+from aerogel.tasks import TASKS, load_task
 from builders import prose, sentences, write_tsv
 
 LABEL = ("sentence", "label")

@@ -2,8 +2,8 @@
 
 from pydoc_data.topics import topics
 
-from aerogel.data import load_task
-from aerogel.data.starter import movie_reviews, python_reference
+from aerogel.tasks import load_task
+from aerogel.tasks.starter import movie_reviews, python_reference
 
 
 def test_movie_reviews_are_fair() -> None:

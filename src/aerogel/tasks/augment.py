@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aerogel.data.read import Examples
+from aerogel.tasks.read import Examples
 
 SHORTEST = 0.3  # of a text's words: the shortest part that stands for it
 JOINED = 0.5  # of the new texts are put together of two parts

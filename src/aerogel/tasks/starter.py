@@ -9,8 +9,8 @@ import zlib
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from aerogel.data.read import Examples
 from aerogel.models.wheel import Package, fetched
+from aerogel.tasks.read import Examples
 
 VADER = Package("vaderSentiment", "0.5", "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a", 3)
 REVIEWS = "movieReviewSnippets_GroundTruth.txt"

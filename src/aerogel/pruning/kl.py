@@ -12,22 +12,12 @@ from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import ModelError
-from aerogel.models import PrunableWeight, evaluating, head_kind
+from aerogel.models import PrunableWeight, head_kind
+from aerogel.models.logits import kl_divergence, prediction_logits
 from aerogel.pruning.calibration import Batch
 
 
-def divergence(reference: Tensor, logits: Tensor) -> Tensor:
-    """KL(reference ‖ model) of each answer, in nats; both are logits (answers, classes), the result is (answers).
-
-    An answer that is a number, one logit, stands for a Gaussian of variance 1 about it.
-    """
-    if reference.shape[-1] == 1:
-        return (reference.float() - logits.float()).square().sum(-1) / 2
-    expected, found = torch.log_softmax(reference.float(), -1), torch.log_softmax(logits.float(), -1)
-    return (expected.exp() * (expected - found)).sum(-1)
-
-
-def surprise(logits: Tensor, generator: torch.Generator) -> Tensor:
+def sampled_nll(logits: Tensor, generator: torch.Generator) -> Tensor:
     """The sum of −log p(y) over answers, but for a constant, with each y drawn from the model's own answer."""
     if logits.shape[-1] == 1:
         return (logits - (logits.detach() + torch.randn(logits.shape, generator=generator))).square().sum() / 2
@@ -35,33 +25,21 @@ def surprise(logits: Tensor, generator: torch.Generator) -> Tensor:
     return -found.gather(1, torch.multinomial(found.detach().exp(), 1, generator=generator)).sum()
 
 
-def answers(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Logits (answers, classes): one answer a token that is not padding, or with a classifier one a text.
-
-    Whatever mode the model is in, nothing is dropped out.
-    """
-    with evaluating(model):
-        logits = model(**batch).logits
-    if logits.dim() == 2:
-        return logits
-    side = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
-    return logits[batch[side].bool()] if side in batch else logits.flatten(0, 1)
-
-
 class Reference:
     """The answers of the dense model on a little text, to measure against while weights change."""
 
     def __init__(self, model: PreTrainedModel, batches: Sequence[Batch], tokens: int) -> None:
         check_head(model)
-        self.batches = few(batches, tokens)
+        self.batches = subsample(batches, tokens)
         with torch.no_grad():
-            self.answers = [answers(model, batch).to(torch.float16) for batch in self.batches]
+            self.answers = [prediction_logits(model, batch).to(torch.float16) for batch in self.batches]
 
     @torch.no_grad()
     def divergence(self, model: PreTrainedModel) -> float:
         """The mean KL(dense ‖ model), in nats an answer."""
         found = [
-            divergence(dense, answers(model, batch)) for dense, batch in zip(self.answers, self.batches, strict=True)
+            kl_divergence(dense, prediction_logits(model, batch))
+            for dense, batch in zip(self.answers, self.batches, strict=True)
         ]
         return float(torch.cat(found).mean())
 
@@ -74,7 +52,7 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def few(batches: Sequence[Batch], tokens: int) -> list[Batch]:
+def subsample(batches: Sequence[Batch], tokens: int) -> list[Batch]:
     """Single texts out of all batches, without padding, evenly spread, that hold about so many tokens."""
     rows = [_one(batch, place) for batch in batches for place in range(len(batch["input_ids"]))]
     total = sum(row["input_ids"].numel() for row in rows)
@@ -105,9 +83,9 @@ def output_gradients(
     sums = {weight.name: torch.zeros(len(weight.matrix)) for weight in weights}
     counts = dict.fromkeys(sums, 0)
     with _gradients_at(model, weights, sums, counts):
-        for row in progress.track(few(batches, tokens), "weighing outputs"):
+        for row in progress.track(subsample(batches, tokens), "weighing outputs"):
             with torch.enable_grad():
-                surprise(answers(model, row).float(), generator).backward()
+                sampled_nll(prediction_logits(model, row).float(), generator).backward()
     return {name: (total / max(1, counts[name])).sqrt() for name, total in sums.items()}
 
 

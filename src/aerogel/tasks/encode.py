@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from aerogel.data.noise import IGNORED, infill, mask_tokens
-from aerogel.data.read import Examples, check_limit
 from aerogel.errors import DataError, ModelError
 from aerogel.models import architecture
+from aerogel.tasks.noise import IGNORED, infill, mask_tokens
+from aerogel.tasks.read import Examples, check_limit
 
 WINDOW = 512  # tokens, where the model has room for as many
 BEHIND_PADDING = (  # model types that count positions from behind their padding token's

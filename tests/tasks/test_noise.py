@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aerogel.data.noise import IGNORED, infill, mask_tokens
+from aerogel.tasks.noise import IGNORED, infill, mask_tokens
 
 MASK = 4
 TOKENS = st.integers(0, 400).map(lambda count: torch.arange(10, 10 + count))

@@ -1,7 +1,7 @@
 """The table of tasks agrees with GLUE and with the metrics that there are."""
 
-from aerogel.data import TASKS
 from aerogel.evaluation.metrics import METRICS
+from aerogel.tasks import TASKS
 
 GLUE = {"cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"}
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from aerogel.data.read import Examples, labels_of, read_examples, read_text
-from aerogel.data.starter import movie_reviews, python_reference
-from aerogel.data.tasks import TASKS, Split, Task
 from aerogel.errors import DataError, expect, first_line, unknown_name
+from aerogel.tasks.read import Examples, labels_of, read_examples, read_text
+from aerogel.tasks.starter import movie_reviews, python_reference
+from aerogel.tasks.table import TASKS, Split, Task
 
 STARTER: dict[str, Callable[[], Mapping[str, Examples | str]]] = {
     "movie-reviews": movie_reviews,

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aerogel.data.read import Examples, labels_of, read_examples, read_rows, read_text
-from aerogel.data.tasks import TASKS, Task
 from aerogel.errors import DataError
+from aerogel.tasks.read import Examples, labels_of, read_examples, read_rows, read_text
+from aerogel.tasks.table import TASKS, Task
 
 MOOD = Task("mood", ("sentence",), ("sad", "glad"), ("accuracy",))
 FIELD = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]))

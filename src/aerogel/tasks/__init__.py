@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 from aerogel.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from aerogel.data.encode import context_length, encode_examples, language_windows
-    from aerogel.data.load import TaskData, check_task, load_task
-    from aerogel.data.noise import IGNORED
-    from aerogel.data.read import Examples
-    from aerogel.data.tasks import TASKS, Task
+    from aerogel.tasks.encode import context_length, encode_examples, language_windows
+    from aerogel.tasks.load import TaskData, check_task, load_task
+    from aerogel.tasks.noise import IGNORED
+    from aerogel.tasks.read import Examples
+    from aerogel.tasks.table import TASKS, Task
 
 _HOMES = {
     "IGNORED": "noise",
-    "TASKS": "tasks",
+    "TASKS": "table",
     "Examples": "read",
-    "Task": "tasks",
+    "Task": "table",
     "TaskData": "load",
     "check_task": "load",
     "context_length": "encode",
