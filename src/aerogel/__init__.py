@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from aerogel.errors import AerogelError
     from aerogel.evaluation import evaluate
     from aerogel.models import load, prunable_weights
-    from aerogel.pruning import Pattern
+    from aerogel.pruning import Pattern, PruneConfig, prune
     from aerogel.pruning.calibration import calibration
-    from aerogel.pruning.prune import PruneConfig, prune
     from aerogel.runtime import compress, decompress
     from aerogel.tasks import load_task
     from aerogel.training import SparsityCallback, SparsityConfig, finetune, merge

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.errors import ModelError, PruningError
 from aerogel.models import Head, load, load_tokenizer, prunable_weights
-from aerogel.pruning import entry
+from aerogel.pruning import block_inputs
 from aerogel.pruning.blocks import block_lists, walk
 from aerogel.pruning.calibration import Batch, Calibration
 from builders import ARCHITECTURES, prose
@@ -150,7 +150,7 @@ def test_activations_beyond_the_limit_go_to_disk(monkeypatch: pytest.MonkeyPatch
         return [sums.sums for block in found for sums in block.moments.values()]
 
     in_memory = moments()
-    monkeypatch.setattr(entry, "IN_MEMORY", 5000)
+    monkeypatch.setattr(block_inputs, "IN_MEMORY", 5000)
     assert all(torch.equal(one, other) for one, other in zip(in_memory, moments(), strict=True))
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from aerogel import bounds, registry
+from aerogel import bounds
 from aerogel.errors import SEEDS, DataError, PruningError, read_sparsity, unknown_name
+from aerogel.pruning import METHODS
 
-METHODS = registry.names("aerogel.pruning.methods")
 Parameter = click.Parameter | None
 Context = click.Context | None
 

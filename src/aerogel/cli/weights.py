@@ -14,13 +14,13 @@ from aerogel import bounds, files
 from aerogel.cli import options
 from aerogel.cli.output import note, progress_bar, size
 from aerogel.models.zoo import check_path
+from aerogel.pruning import ALLOCATIONS, METHODS, SCOPES, SCORES
 from aerogel.tasks import check_task, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from aerogel.pruning import Scope
-    from aerogel.pruning.method import Allocation
+    from aerogel.pruning import Allocation, Scope
 
 TUNING_EPOCHS, RECOVERY_EPOCHS = 3.0, 10.0
 VALIDATION_WINDOWS = 32  # of running text, after each epoch
@@ -35,17 +35,17 @@ VALIDATION_WINDOWS = 32  # of running text, after each epoch
     default="magnitude",
     show_default=True,
     type=options.METHOD,
-    help=f"How to choose the weights that go: {', '.join(options.METHODS)}.",
+    help=f"How to choose the weights that go: {', '.join(METHODS)}.",
 )
 @click.option("--pattern", default="unstructured", show_default=True, help="unstructured, N:M or block:RxC.")
 @click.option(
     "--scope",
-    type=click.Choice(["layer", "row", "global"]),
+    type=click.Choice(SCOPES),
     help="Which weights compete: of a matrix, of an output row, or all [default: as the method defines].",
 )
 @click.option(
     "--allocation",
-    type=click.Choice(["uniform", "global", "mixed", "owl", "progression", "search"]),
+    type=click.Choice(ALLOCATIONS),
     help="How the sparsity is shared out among the matrices [default: as the method defines].",
 )
 @click.option("--swap", is_flag=True, help="Refine each mask by swaps.")
@@ -168,7 +168,7 @@ def unpack(folder: Path, output: Path) -> None:
 @click.option("--schedule", type=click.Choice(["gradual", "constant"]), help="Step by step [default], or at once.")
 @click.option(
     "--score",
-    type=click.Choice(["best", "magnitude", "movement", "platon", "obs"]),
+    type=click.Choice(SCORES),
     help="Which weights go first; best [default] looks at the training text, as in aerogel prune.",
 )
 @click.option("--pattern", help="unstructured [default], N:M or block:RxC.")

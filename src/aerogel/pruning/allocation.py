@@ -16,7 +16,7 @@ from torch import Tensor
 from aerogel import progress
 from aerogel.errors import PruningError
 from aerogel.models import PrunableWeight
-from aerogel.pruning.method import Allocation
+from aerogel.pruning.choices import Allocation
 from aerogel.pruning.pattern import Pattern, flushed, topk_mask
 
 FLOOR = 0.1  # of the density asked for: the least that is left in a matrix, since one pruned whole cuts the network

@@ -15,8 +15,8 @@ from aerogel.models import PrunableWeight
 from aerogel.pruning.blocks import walk
 from aerogel.pruning.calibration import Batch
 from aerogel.pruning.kl import Reference
-from aerogel.pruning.method import PruningMethod, Statistics
 from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.pruning_method import PruningMethod, Statistics
 
 SHARE = 4  # one batch in so many tells the norms of the dense model's inputs well enough to compare matrices
 

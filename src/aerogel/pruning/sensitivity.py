@@ -15,8 +15,8 @@ from aerogel.models import on_cpu, prunable_weights
 from aerogel.pruning.calibration import Calibration
 from aerogel.pruning.kl import Reference, output_gradients
 from aerogel.pruning.masking import dense_scores, masked_kl
-from aerogel.pruning.method import PruningMethod, method
 from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.pruning_method import PruningMethod, one_shot_method
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.9)
 TOKENS = 1024  # of the calibration text that every cell is measured on
@@ -64,15 +64,15 @@ def sensitivity(
 ) -> Sensitivity:
     """Prunes each layer and each kind of matrix alone, at each sparsity, by the scores of method `by`.
 
-    The model is left as it was. Raises `PruningError` for a sparsity outside [0, 1), `ModelError` for a model without
-    a head, `DataError` for too short a text.
+    The model is left as it was. Raises `PruningError` for a method that needs training and for a sparsity outside
+    [0, 1), `ModelError` for a model without a head, `DataError` for too short a text.
     """
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
     for sparsity in sparsities:
         check_sparsity(sparsity, PruningError)
     with on_cpu(model):
-        return _measure(model, calibration, name, method(by), sparsities, seed)
+        return _measure(model, calibration, name, one_shot_method(by), sparsities, seed)
 
 
 def _measure(

@@ -9,9 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from aerogel import bounds
 from aerogel.errors import SEEDS, AerogelError, StudyError, check_sparsity, first_line, read_sparsity, unknown_name
-from aerogel.pruning import Pattern, method
-from aerogel.pruning.method import Allocation
-from aerogel.pruning.prune import Scope
+from aerogel.pruning import Allocation, Pattern, Scope, one_shot_method
 from aerogel.study.source import read_values
 from aerogel.study.trial import RECOVERIES
 from aerogel.study.values import first_problem
@@ -155,7 +153,7 @@ class StudySpec(_Part):
     @field_validator("methods")
     @classmethod
     def _methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(method(name).name for name in names)
+        return tuple(one_shot_method(name).name for name in names)
 
     @field_validator("recoveries")
     @classmethod

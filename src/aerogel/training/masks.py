@@ -12,11 +12,11 @@ from transformers import TrainerCallback
 from aerogel.errors import PruningError, expect
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
-from aerogel.pruning import Calibration, Pattern, PruneConfig, prune
+from aerogel.pruning import Calibration, Pattern, PruneConfig, ScoreState, all_methods, method, prune
 from aerogel.pruning.allocation import Allocator
+from aerogel.pruning.masking import plain_statistics
 from aerogel.training.checkpoint import begin_run, check_zeros, load_state, save_state
 from aerogel.training.schedule import Schedule
-from aerogel.training.score import Memory, all_scores, score
 from aerogel.training.sparsity import SparsityConfig
 from aerogel.training.zeros import zero_masks
 
@@ -50,13 +50,14 @@ class SparsityCallback(TrainerCallback):
         if settings:
             config = replace(config, **settings) if config else SparsityConfig(**settings)
         if config and config.calibrates and calibration is None:
+            others = [name for name, entry in all_methods().items() if not entry.looks_at_text]
             raise PruningError(
                 f"{config.score} looks at text to choose weights: give calibration=aerogel.calibration(...), or take "
-                f"a score that needs none: {', '.join(all_scores())}"
+                f"a score that needs none: {', '.join(others)}"
             )
         self.config, self.calibration = config, calibration
         self.held: dict[str, Tensor] = {}
-        self.memories: dict[str, Memory] = {}
+        self.memories: dict[str, ScoreState] = {}
         self.weights: list[PrunableWeight] = []
         self.pruned: list[PrunableWeight] = []
         self.schedule: Schedule | None = None
@@ -97,7 +98,7 @@ class SparsityCallback(TrainerCallback):
 
     @torch.no_grad()
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        observe = score(self.config.score).observe if self.config and not self.config.calibrates else None
+        observe = method(self.config.score).observe if self.config else None
         if observe and not self.is_final:
             for weight in self.pruned:
                 if (gradient := weight.gradient) is not None:
@@ -152,7 +153,7 @@ class SparsityCallback(TrainerCallback):
     @torch.no_grad()
     def _by_rank(self, config: SparsityConfig, sparsity: float) -> None:
         """Adds the lowest scores to the zeros held."""
-        pattern, chosen = Pattern.parse(config.pattern), score(config.score)
+        pattern, chosen = Pattern.parse(config.pattern), method(config.score)
 
         def scores(weight: PrunableWeight) -> Tensor:
             memory = self.memories[weight.name]
@@ -162,7 +163,8 @@ class SparsityCallback(TrainerCallback):
                     "pruning: train for more epochs, in smaller batches, or let the layer learn"
                 )
             # the lowest possible where all is zero already, so that it stays
-            return chosen.score(weight.matrix.float(), memory).masked_fill(self._dead(weight, pattern), -torch.inf)
+            statistics = replace(plain_statistics(weight, 0), state=memory)
+            return chosen.score(weight.matrix.float(), statistics).masked_fill(self._dead(weight, pattern), -torch.inf)
 
         if pattern.fixed_sparsity is not None:
             masks = [pattern.approach(scores(weight), sparsity) for weight in self.pruned]

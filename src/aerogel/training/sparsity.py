@@ -9,11 +9,9 @@ from torch import nn
 
 from aerogel.errors import PruningError, check_sparsity, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
-from aerogel.pruning import Pattern
-from aerogel.pruning.method import all_methods
-from aerogel.pruning.prune import error_context
+from aerogel.pruning import Pattern, all_methods, method
+from aerogel.pruning.one_shot import error_context
 from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule
-from aerogel.training.score import all_scores
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class SparsityConfig:
         if self.sparsity is not None:
             check_sparsity(self.sparsity, PruningError)
         for what, found, known in (
-            ("score", self.score, (*all_scores(), *_calibrated())),
+            ("score", self.score, all_methods()),
             ("schedule", self.schedule, SCHEDULES),
             ("scope", self.scope, ("layer", "global")),
         ):
@@ -62,7 +60,7 @@ class SparsityConfig:
     @property
     def calibrates(self) -> bool:
         """Whether a pruning method that looks at text chooses the weights."""
-        return self.score in _calibrated()
+        return method(self.score).looks_at_text
 
     def course(self, steps: int) -> Schedule:
         """The schedule over so many optimizer steps. Raises `PruningError` where they are too few."""
@@ -76,8 +74,3 @@ class SparsityConfig:
             with error_context(weight):
                 Pattern.parse(self.pattern).check(weight.matrix.shape, self.final)
         return weights
-
-
-def _calibrated() -> list[str]:
-    """The pruning methods that look at text."""
-    return [name for name, method in all_methods().items() if method.looks_at_text]

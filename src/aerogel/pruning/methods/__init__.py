@@ -1,1 +1,1 @@
-"""One pruning method a file; each defines `METHOD` and is found by itself."""
+"""One one-shot pruning method a file; each defines `METHOD`, and the registry finds it."""

@@ -2,9 +2,9 @@ import torch
 from torch import Tensor
 
 from aerogel.pruning.least_squares import refit
-from aerogel.pruning.method import PruningMethod, Statistics
 from aerogel.pruning.methods.wanda import score
 from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.pruning_method import PruningMethod, Statistics
 
 ITERATIONS = 48
 ANNEALED = 44  # of them, in which the sparsity rises and the support may move

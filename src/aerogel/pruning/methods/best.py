@@ -1,8 +1,8 @@
 from torch import Tensor
 
-from aerogel.pruning.method import PruningMethod, Statistics
 from aerogel.pruning.methods import admm
 from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.pruning_method import PruningMethod, Statistics
 
 FLOOR = 1e-2  # of the mean: outputs that hardly matter on this text may matter on another
 

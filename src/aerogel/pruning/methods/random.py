@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from aerogel.pruning.method import Statistics, ranking
+from aerogel.pruning.pruning_method import Statistics, ranking
 
 
 def score(weight: Tensor, statistics: Statistics) -> Tensor:

@@ -2,9 +2,9 @@ import torch
 from torch import Tensor
 
 from aerogel.pruning.least_squares import inverse
-from aerogel.pruning.method import PruningMethod, Statistics
 from aerogel.pruning.methods.wanda import score
 from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.pruning_method import PruningMethod, Statistics
 
 COLUMNS = 128  # that are pruned together: within them a weight's place is free
 DAMPING = 0.01

@@ -5,8 +5,11 @@ import torch
 from torch import Tensor
 
 from aerogel.errors import PruningError
-from aerogel.training.score import Memory, all_scores, score
-from aerogel.training.scores import obs, platon
+from aerogel.pruning import METHODS, SCORES, ScoreState, Statistics, all_methods, method, prune
+from aerogel.pruning.scores import obs, platon
+from builders import ARCHITECTURES
+
+TRAINED = [name for name, entry in all_methods().items() if entry.needs == "training"]
 
 
 def matrices(steps: int = 6, shape: tuple[int, int] = (5, 19)) -> tuple[Tensor, list[Tensor]]:
@@ -18,52 +21,59 @@ def matrices(steps: int = 6, shape: tuple[int, int] = (5, 19)) -> tuple[Tensor, 
 
 def observed(name: str) -> tuple[Tensor, list[Tensor], Tensor]:
     weight, gradients = matrices()
-    memory: Memory = {}
-    observe = score(name).observe
+    state: ScoreState = {}
+    observe = method(name).observe
     assert observe
     for gradient in gradients:
-        observe(weight, gradient, memory)
-    return weight, gradients, score(name).score(weight, memory)
+        observe(weight, gradient, state)
+    return weight, gradients, method(name).score(weight, Statistics(torch.Generator(), state=state))
 
 
-def test_the_four_scores_are_found() -> None:
-    assert set(all_scores()) == {"magnitude", "movement", "platon", "obs"}
-    with pytest.raises(PruningError, match="unknown score 'momentum': did you mean movement"):
-        score("momentum")
+def test_scores_and_methods_are_one_registry() -> None:
+    assert set(SCORES) == set(all_methods()) == {*METHODS, *TRAINED}
+    assert set(TRAINED) == {"movement", "platon", "obs"}
+    assert not set(TRAINED) & set(METHODS)
+    assert all((entry.observe is None) == (name in METHODS) for name, entry in all_methods().items())
+    with pytest.raises(PruningError, match=r"'momentum'.* movement"):
+        method("momentum")
 
 
-@pytest.mark.parametrize("name", ["magnitude", "movement", "platon", "obs"])
-def test_scores_are_finite_and_nothing_changes_weights_or_gradients(name: str) -> None:
-    weight, gradients = matrices()
-    before, memory = weight.clone(), {}
-    kept = [gradient.clone() for gradient in gradients]
-    for gradient in gradients:
-        if observe := score(name).observe:
-            observe(weight, gradient, memory)
-    found = score(name).score(weight, memory)
-    assert found.shape == weight.shape
-    assert torch.isfinite(found).all()
-    assert torch.equal(weight, before)
-    assert all(torch.equal(gradient, was) for gradient, was in zip(gradients, kept, strict=True))
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_score_of_training_does_not_prune_in_one_shot(name: str) -> None:
+    model = ARCHITECTURES["bert"].build()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(PruningError, match=f"aerogel finetune --score {name}"):
+        prune(model, method=name, sparsity=0.5)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_scores_are_finite_and_change_neither_weights_nor_gradients(name: str) -> None:
+    weight, gradients, scores = observed(name)
+    assert scores.shape == weight.shape
+    assert torch.isfinite(scores).all()
+    original, originals = matrices()
+    assert torch.equal(weight, original)
+    assert all(map(torch.equal, gradients, originals))
 
 
 def test_movement_sums_weight_times_descent() -> None:
-    weight, gradients, found = observed("movement")
-    torch.testing.assert_close(found, -weight * sum(gradients))
+    weight, gradients, scores = observed("movement")
+    torch.testing.assert_close(scores, -weight * sum(gradients))
 
 
 def test_platon_is_smoothed_sensitivity_times_smoothed_uncertainty() -> None:
-    weight, gradients, found = observed("platon")
+    weight, gradients, scores = observed("platon")
     mean = doubt = torch.zeros(())
     for gradient in gradients:
         sensitivity = (weight[2, 3] * gradient[2, 3]).abs()
         mean = platon.BETA_1 * mean + (1 - platon.BETA_1) * sensitivity
         doubt = platon.BETA_2 * doubt + (1 - platon.BETA_2) * (sensitivity - mean).abs()
-    torch.testing.assert_close(found[2, 3], mean * doubt)
+    torch.testing.assert_close(scores[2, 3], mean * doubt)
 
 
 def test_obs_is_what_the_quadratic_model_gains_when_the_rest_of_the_block_makes_up() -> None:
-    weight, gradients, found = observed("obs")
+    weight, gradients, scores = observed("obs")
     row, first = 3, 8  # the second block of a row
     block = slice(first, first + obs.BLOCK)
     fisher = torch.zeros(obs.BLOCK, obs.BLOCK, dtype=torch.float64)
@@ -79,4 +89,4 @@ def test_obs_is_what_the_quadratic_model_gains_when_the_rest_of_the_block_makes_
     change = torch.zeros(obs.BLOCK, dtype=torch.float64)
     change[place] = -w[place]
     change[others] = torch.linalg.solve(fisher[others][:, others], -fisher[others, place] * change[place])
-    torch.testing.assert_close(found[row, first + place].double(), change @ fisher @ change / 2, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(scores[row, first + place].double(), change @ fisher @ change / 2, rtol=1e-3, atol=1e-7)

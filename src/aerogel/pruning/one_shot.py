@@ -5,81 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel import progress
-from aerogel.errors import (
-    TRANSFORMERS_MODEL,
-    ModelError,
-    PruningError,
-    check_seed,
-    check_sparsity,
-    expect,
-    unknown_name,
-)
+from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
 from aerogel.models import PrunableWeight, on_cpu, prunable_weights
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.blocks import block_lists, walk
 from aerogel.pruning.calibration import Batch, Calibration
+from aerogel.pruning.choices import Allocation
+from aerogel.pruning.config import SEARCHED, PruneConfig
 from aerogel.pruning.kl import Reference, output_gradients
 from aerogel.pruning.masking import dense_scores, masked_kl, plain_statistics
-from aerogel.pruning.method import Allocation, PruningMethod, method
 from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.pruning_method import PruningMethod, one_shot_method
 from aerogel.pruning.reconstruction import reconstruct
 from aerogel.pruning.swap import swap
 
-Scope = Literal["layer", "row", "global"]
 GRADIENT_TOKENS = 4096  # of the calibration text, for the gradients at the outputs
 JUDGED_TOKENS = 2048  # and for the divergence that a search of sparsities goes by
-SEARCHED = ("progression", "search")  # allocations that go by it
-
-
-@dataclass(frozen=True)
-class PruneConfig:
-    """What to prune, by which method, and how much.
-
-    Attributes:
-        sparsity: share of zeros among the targeted weights, in [0, 1); an N:M pattern fixes it by itself.
-        pattern: "unstructured", "N:M" or "block:RxC".
-        scope: which weights compete: those of one matrix ("layer"), of one output row ("row"), or all ("global",
-            which is scope "layer" with allocation "global"). `None` is the method's own.
-        targets: kinds of weights, see `aerogel.models.prunable_weights`.
-        exclude: shell patterns on names of weights to leave dense.
-        seed: for methods that draw at random.
-        allocation: how the sparsity is shared out among the matrices. `None` is the method's own.
-        swap: refine each mask by swaps, see `aerogel.pruning.swap`.
-        reconstruct: epochs of bringing each sub-module back to its dense outputs, see `aerogel.pruning.reconstruction`.
-
-    Raises `PruningError` for a sparsity outside [0, 1), a seed outside 0 to 2³² − 1, and epochs below 0.
-    """
-
-    method: str = "magnitude"
-    sparsity: float | None = None
-    pattern: str = "unstructured"
-    scope: Scope | None = None
-    targets: tuple[str, ...] = ("blocks",)
-    exclude: tuple[str, ...] = ()
-    seed: int = 0
-    allocation: Allocation | None = None
-    swap: bool = False
-    reconstruct: int = 0
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed, PruningError)
-        if self.sparsity is not None:
-            check_sparsity(self.sparsity, PruningError)
-        if self.reconstruct < 0:
-            raise PruningError(f"{self.reconstruct} epochs of reconstruction: expected 0 or more")
-
-    @property
-    def needs_calibration(self) -> bool:
-        allocation = self.allocation or method(self.method).allocation
-        calibrated = method(self.method).looks_at_text or self.swap or self.reconstruct > 0
-        return calibrated or allocation in SEARCHED
 
 
 def prune(
@@ -97,7 +45,7 @@ def prune(
     if calibration is not None:
         expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
     config = replace(config or PruneConfig(), **settings)
-    chosen = method(config.method)
+    chosen = one_shot_method(config.method)
     pattern = Pattern.parse(config.pattern)
     sparsity = pattern.settle(config.sparsity)
     weights = prunable_weights(model, config.targets, config.exclude)
@@ -164,13 +112,7 @@ def _settled(
     config: PruneConfig, chosen: PruningMethod, pattern: Pattern
 ) -> tuple[Literal["layer", "row"], Allocation]:
     """The scope and the allocation: what is asked for, else the method's own, else what the pattern allows."""
-    if config.scope is not None and config.scope not in get_args(Scope):
-        raise PruningError(unknown_name("scope", config.scope, get_args(Scope)))
-    if config.allocation is not None and config.allocation not in get_args(Allocation):
-        raise PruningError(unknown_name("allocation", config.allocation, get_args(Allocation)))
     if config.scope == "global":
-        if config.allocation not in (None, "global"):
-            raise PruningError(f"scope global is allocation global, which contradicts allocation {config.allocation}")
         return "layer", "uniform" if pattern.fixed_sparsity is not None else "global"
     own = "uniform" if pattern.fixed_sparsity is not None else chosen.allocation
     return config.scope or chosen.scope, config.allocation or own

@@ -1,1 +1,0 @@
-"""One score a file; each defines `SCORE` and is found by itself."""
