@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerogel.errors import AerogelError
-from aerogel.files import check_new, new_folder, write_text
+from aerogel.files import cache_home, check_new, new_folder, write_text
 
 
 def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -180,3 +180,14 @@ def test_a_folder_is_not_replaced_by_a_text(tmp_path: Path) -> None:
     with pytest.raises(AerogelError, match="can't be written"):
         write_text(tmp_path / "text", "new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["text"]
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AEROGEL_HOME", str(tmp_path / "home"))
+    assert cache_home() == tmp_path / "home"
+    monkeypatch.setenv("AEROGEL_HOME", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_home() == tmp_path / "aerogel"
+    for unset in (lambda: monkeypatch.setenv("XDG_CACHE_HOME", ""), lambda: monkeypatch.delenv("XDG_CACHE_HOME")):
+        unset()
+        assert cache_home() == Path.home() / ".cache" / "aerogel"

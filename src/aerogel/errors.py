@@ -12,8 +12,6 @@ from numbers import Real
 from pathlib import Path
 from types import UnionType
 
-SEEDS = range(2**32)  # what every generator takes: NumPy's no more, and transformers seeds it with the others
-
 
 class AerogelError(Exception):
     """Base of every error that aerogel raises on purpose; its text is fit to show to a person."""
@@ -37,12 +35,6 @@ class StudyError(AerogelError):
 
 class AerogelWarning(UserWarning):
     """Base of every warning of aerogel's own: results are right, but slower or larger than one would expect."""
-
-
-def check_seed(seed: int, kind: type[AerogelError]) -> None:
-    """Raises an error of this kind for a seed that is none."""
-    if seed not in SEEDS:
-        raise kind(f"seed {seed}: expected one from 0 to {SEEDS[-1]}")
 
 
 TRANSFORMERS_MODEL = "a model of transformers (aerogel.load gives one; of one with an adapter, model.get_base_model())"

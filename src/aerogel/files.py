@@ -12,10 +12,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from aerogel.errors import AerogelError, first_line, writing
 
 UNFINISHED = ".unfinished"  # how the name of a folder ends that is being filled
 SETTLED = 10.0  # seconds after which the process that made such a folder has locked it, if it is alive
+
+
+def cache_home() -> Path:
+    """`AEROGEL_HOME`, else `aerogel` in the user's cache folder."""
+    home = os.environ.get("AEROGEL_HOME")
+    return Path(home) if home else user_cache_path("aerogel", appauthor=False)
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:

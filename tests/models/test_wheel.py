@@ -9,7 +9,7 @@ import pytest
 
 from aerogel import progress
 from aerogel.errors import AerogelError, ModelError
-from aerogel.models.wheel import Package, cache_home, fetched
+from aerogel.models.wheel import Package, fetched
 
 # the wheel of a small package that has not changed for years
 SIX = Package("six", "1.16.0", "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254", 1)
@@ -87,13 +87,3 @@ def test_a_cache_that_cannot_be_written_is_said(home: Path) -> None:
     home.write_text("a file")
     with pytest.raises(AerogelError, match="can't be written"):
         fetched(SIX, keep)
-
-
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert cache_home() == tmp_path / "home"
-    monkeypatch.setenv("AEROGEL_HOME", "")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_home() == tmp_path / "aerogel"
-    for unset in (lambda: monkeypatch.setenv("XDG_CACHE_HOME", ""), lambda: monkeypatch.delenv("XDG_CACHE_HOME")):
-        unset()
-        assert cache_home() == Path.home() / ".cache" / "aerogel"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aerogel.files import cache_home
 from aerogel.models import (
     ZOO,
     Head,
@@ -17,7 +18,6 @@ from aerogel.models import (
     offline_names,
     prepare,
 )
-from aerogel.models.wheel import cache_home
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 

@@ -38,19 +38,6 @@ def layers(report: WeightReport, colour: str = PALETTE[0], title: str | None = N
 
 
 @styled
-def distribution_and_layers(report: WeightReport) -> Figure:
-    """Both charts, one above the other."""
-    made = figure(6.0, 4.0 + _height(report))
-    made.clear()
-    above, below = made.subplots(2, 1, height_ratios=[3, 1 + _height(report)])
-    _draw_distribution(above, report, PALETTE[0])
-    above.set_title(report.model)
-    _draw_layers(below, report, PALETTE[0])
-    below.set_title(f"{report.model}, by layer")
-    return made
-
-
-@styled
 def heat_map(
     rows: Sequence[tuple[str, tuple[float, ...]]], sparsities: Sequence[float], title: str, split: int | None = None
 ) -> Figure:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import nn
 
 from aerogel import progress
@@ -62,12 +61,6 @@ class WeightReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and strings, fit for JSON."""
         return asdict(self)
-
-    def plot(self) -> Figure:
-        """The whole distribution above one ridge a layer."""
-        from aerogel.analysis.plot import distribution_and_layers
-
-        return distribution_and_layers(self)
 
 
 def inspect(model: nn.Module, name: str = "", targets: Collection[str] = ("blocks",)) -> WeightReport:

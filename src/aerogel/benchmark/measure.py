@@ -15,7 +15,8 @@ import torch
 from aerogel import bounds, progress
 from aerogel.benchmark.process import Start, Worker
 from aerogel.benchmark.subject import Checkpoint, Subject, prepare, serve
-from aerogel.errors import AerogelError, ModelError, check_seed, excerpt, expect
+from aerogel.bounds import check_seed
+from aerogel.errors import AerogelError, ModelError, excerpt, expect
 
 
 @dataclass(frozen=True)

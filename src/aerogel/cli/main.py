@@ -14,9 +14,11 @@ from typing import Any
 
 import click
 
-from aerogel.cli.models import inspect, list_models
+from aerogel.cli.bench import bench
+from aerogel.cli.evaluate import evaluate
+from aerogel.cli.inspect import inspect
+from aerogel.cli.models import list_models
 from aerogel.cli.output import note
-from aerogel.cli.score import bench, evaluate
 from aerogel.cli.study import report, study
 from aerogel.cli.weights import finetune, prune, unpack
 from aerogel.errors import AerogelError, AerogelWarning, first_line

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from aerogel import bounds
-from aerogel.errors import SEEDS, DataError, PruningError, read_sparsity, unknown_name
+from aerogel.errors import DataError, PruningError, read_sparsity, unknown_name
 from aerogel.pruning import METHODS
 
 Parameter = click.Parameter | None
@@ -68,5 +68,5 @@ METHOD = _Method()
 data = click.option("--data", type=_DataFolder(), help="Folder with <task>/<split>.tsv or .txt.")
 limit = click.option("--limit", type=COUNT, help="Use the first so many examples or windows.")
 output = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
-seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(SEEDS[0], SEEDS[-1]))
+seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(bounds.SEEDS[0], bounds.SEEDS[-1]))
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

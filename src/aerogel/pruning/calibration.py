@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aerogel.errors import DataError, check_seed, expect
+from aerogel.bounds import check_seed
+from aerogel.errors import DataError, expect
 from aerogel.models import architecture, head_kind
 from aerogel.tasks import Examples, context_length, encode_examples, language_windows, load_task
 

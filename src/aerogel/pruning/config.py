@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aerogel.errors import PruningError, check_seed, check_sparsity, unknown_name
+from aerogel.bounds import check_seed
+from aerogel.errors import PruningError, check_sparsity, unknown_name
 from aerogel.pruning.choices import ALLOCATIONS, SCOPES, Allocation, Scope
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.pruning_method import method

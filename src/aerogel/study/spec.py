@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aerogel import bounds
-from aerogel.errors import SEEDS, AerogelError, StudyError, check_sparsity, first_line, read_sparsity, unknown_name
+from aerogel.errors import AerogelError, StudyError, check_sparsity, first_line, read_sparsity, unknown_name
 from aerogel.pruning import Allocation, Pattern, Scope, one_shot_method
 from aerogel.study.source import read_values
 from aerogel.study.trial import RECOVERIES
@@ -34,7 +34,7 @@ def _sparsity(value: Any) -> Any:
 Count = Annotated[int, Field(ge=1, le=bounds.COUNT)]
 Size = Annotated[int, Field(ge=1, le=bounds.SIZE)]
 Epochs = Annotated[float, Field(gt=0, le=bounds.EPOCHS)]
-Seed = Annotated[int, Field(ge=SEEDS[0], le=SEEDS[-1])]
+Seed = Annotated[int, Field(ge=bounds.SEEDS[0], le=bounds.SEEDS[-1])]
 Sparsity = Annotated[float, BeforeValidator(_sparsity)]
 
 

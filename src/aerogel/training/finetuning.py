@@ -30,7 +30,8 @@ from transformers import (
 )
 
 from aerogel import files, progress
-from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, check_seed, expect, unknown_name
+from aerogel.bounds import check_seed
+from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration

@@ -15,8 +15,8 @@ from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import files, models
+from aerogel.files import cache_home
 from aerogel.models import ZOO, Head
-from aerogel.models.wheel import cache_home
 from aerogel.tasks import TaskData
 from aerogel.training.finetuning import TrainingConfig, finetune
 from aerogel.training.trainer import Validate

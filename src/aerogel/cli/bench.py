@@ -1,70 +1,14 @@
-"""`aerogel evaluate` and `aerogel bench`: commands that measure."""
+"""`aerogel bench`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
 from aerogel.cli import options
 from aerogel.cli.output import note, print_json, print_table, progress_bar, size
 from aerogel.models.zoo import check_path
-from aerogel.tasks import check_task, load_task
-
-
-@click.command()
-@click.argument("model")
-@click.option("--tasks", required=True, help="Task names or files, separated by commas.")
-@options.data
-@click.option("--reference", metavar="MODEL", help="The dense model: also say how far the answers moved from its own.")
-@options.limit
-@options.as_json
-def evaluate(
-    model: str, tasks: str, data: Path | None, reference: str | None, limit: int | None, as_json: bool
-) -> None:
-    """Score MODEL on the validation split of tasks."""
-    names = [task.strip() for task in tasks.split(",")]
-    for path in filter(None, (model, reference)):
-        check_path(path)
-    for task in names:
-        check_task(task, data)
-    with progress_bar():
-        loaded = [load_task(task, data) for task in names]
-        from aerogel import models
-        from aerogel.errors import ModelError
-        from aerogel.evaluation import evaluate as score_tasks
-
-        subject, tokenizer = models.load(model)
-        other, its = models.load(reference) if reference else (None, tokenizer)
-        if its.get_vocab() != tokenizer.get_vocab():
-            raise ModelError(f"{reference} has another tokenizer than {model}: their answers can't be compared")
-        results = score_tasks(subject, tokenizer, loaded, limit=limit, reference=other)
-    if as_json:
-        sources = {found.task.name: {"data": found.source} for found in loaded}
-        print_json({task: {**metrics, **sources[task]} for task, metrics in results.items()})
-        return
-    rows = [
-        (task, metric, _shown(metric, value), _interval(metrics, metric))
-        for task, metrics in results.items()
-        for metric, value in metrics.items()
-        if not metric.endswith(("_low", "_high"))
-    ]
-    columns = ("task", "metric", "value", "95% interval")
-    print_table(model, columns if reference else columns[:3], [row[: 4 if reference else 3] for row in rows], 2)
-    for found in loaded:
-        note(f"{found.task.name}: {found.source}")
-
-
-def _shown(metric: str, value: float) -> str:
-    whole = metric in ("examples", "tokens", "flipped", "lost", "gained")
-    return f"{value:,.0f}" if whole else f"{value:.4f}"
-
-
-def _interval(metrics: dict[str, float], metric: str) -> str:
-    if f"{metric}_low" not in metrics:
-        return ""
-    return f"{metrics[f'{metric}_low']:.4f} to {metrics[f'{metric}_high']:.4f}"
 
 
 @click.command()
