@@ -2,7 +2,7 @@
 
 import contextlib
 
-from aerogel.progress import listening, tell, track
+from aerogel.progress import listening, track, update
 
 
 def test_every_item_is_told_and_passed_on() -> None:
@@ -10,7 +10,7 @@ def test_every_item_is_told_and_passed_on() -> None:
     with listening(lambda *news: told.append(news)):
         assert list(track("abc", "spelling")) == ["a", "b", "c"]
         assert list(track(iter("ab"), "streaming")) == ["a", "b"]
-        tell("done")
+        update("done")
     assert told[:4] == [("spelling", place, 3) for place in range(4)]
     assert told[4:] == [("streaming", 0, 0), ("streaming", 1, 0), ("streaming", 2, 0), ("done", 0, 0)]
 
@@ -20,8 +20,8 @@ def test_listeners_nest_and_end() -> None:
     inner: list[str] = []
     with listening(lambda doing, *_: outer.append(doing)):
         with contextlib.suppress(KeyError), listening(lambda doing, *_: inner.append(doing)):
-            tell("inside")
+            update("inside")
             raise KeyError
-        tell("outside")
-    tell("to nobody")
+        update("outside")
+    update("to nobody")
     assert (outer, inner) == (["outside"], ["inside"])

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub answers: asked once with a short limit, since its clients retry for half a minute."""
+"""Looks up a repository on the Hugging Face hub with one short request, since its clients retry for half a minute."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ TIMEOUT = 5.0  # seconds
 
 
 def look_up(repository: str, kind: Literal["model", "dataset"]) -> None:
-    """Returns where the hub has the repository.
+    """Return if the hub has the repository.
 
-    Raises `LookupError` where the hub has none of that name, and `ConnectionError`, with the reason, where it
-    could not be asked.
+    Raises `LookupError` if it has no such repository, and `ConnectionError` with the reason if the request fails.
     """
     if is_offline_mode():
         raise ConnectionError("offline mode is set")
     try:
         HfApi().repo_info(repository, repo_type=kind, timeout=TIMEOUT)
-    except (RepositoryNotFoundError, ValueError) as error:  # a ValueError: no name that a repository can have
+    except (RepositoryNotFoundError, ValueError) as error:  # ValueError: not a valid repository name
         raise LookupError(f"the hub has no {kind} {repository!r}") from error
     except HfHubHTTPError as error:
-        raise ConnectionError(f"it answered {error.response.status_code}") from error
-    except Exception as error:  # the client's own kinds differ between its versions
+        raise ConnectionError(f"status {error.response.status_code}") from error
+    except Exception as error:  # the client's own classes differ between versions
         raise ConnectionError(first_line(error)) from error

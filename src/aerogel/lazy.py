@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used, so that what needs no torch does without it."""
+"""Packages that import a name when it is first used, so that code without torch starts fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for the package, which finds each name in the submodule that `homes` gives for it."""
+    """A `__getattr__` for the package that imports each name from the submodule given in `homes`."""
 
     def find(name: str) -> Any:
         if name not in homes:

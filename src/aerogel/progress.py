@@ -1,4 +1,4 @@
-"""Progress of long work, told to whoever listens: a bar in a terminal, a pipe out of a trial, or nobody."""
+"""Progress of long work, sent to a listener: a bar in a terminal, or a pipe to the process that started a trial."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Listener = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done, and how many there are (0: not known)."""
+"""Called with a description of the current step, the units done, and their total (0 if unknown)."""
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Sends the progress of all work inside the `with` block to `listener`."""
+    """Send the progress of all work inside the `with` block to `listener`."""
     token = _listener.set(listener)
     try:
         yield
@@ -24,16 +24,16 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-def tell(doing: str, done: int = 0, total: int = 0) -> None:
+def update(description: str, done: int = 0, total: int = 0) -> None:
     listener = _listener.get()
     if listener:
-        listener(doing, done, total)
+        listener(description, done, total)
 
 
-def track(items: Iterable[Item], doing: str) -> Iterator[Item]:
-    """Yields the items, telling the listener of each one finished."""
+def track(items: Iterable[Item], description: str) -> Iterator[Item]:
+    """Yield the items and report each one as done."""
     total = len(items) if isinstance(items, Sized) else 0
-    tell(doing, 0, total)
+    update(description, 0, total)
     for done, item in enumerate(items, start=1):
         yield item
-        tell(doing, done, total)
+        update(description, done, total)

@@ -1,4 +1,4 @@
-"""What a package holds one of in each file, found by itself: pruning methods, scores."""
+"""Registries without a table: every module of a package defines one entry (a pruning method, a kind of task)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 
 
 def names(package: str) -> list[str]:
-    """The names of the entries, which their modules have too, without importing any."""
+    """The names of the entries, which are those of their modules. Imports none of them."""
     folder = resources.files("aerogel").joinpath(*package.split(".")[1:])
-    return sorted(entry.name for entry in pkgutil.iter_modules([str(folder)]))
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
 
 
 def entries(package: str, attribute: str) -> dict[str, Any]:
-    """By name, the `attribute` of every module in the package."""
-    path = importlib.import_module(package).__path__
-    modules = (importlib.import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(path))
-    found = (getattr(module, attribute) for module in modules)
-    return {entry.name: entry for entry in found}
+    """The `attribute` of every module in the package, by the entry's `name`."""
+    modules = (importlib.import_module(f"{package}.{name}") for name in names(package))
+    return {entry.name: entry for entry in (getattr(module, attribute) for module in modules)}

@@ -159,7 +159,7 @@ def test_a_weight_that_is_no_number_names_its_layer(value: float) -> None:
     third = prunable_weights(model)[2]
     with torch.no_grad():
         third.matrix[0, 0] = value
-    with pytest.raises(ModelError, match=f"layer {third.name}: its weights are not all finite numbers"):
+    with pytest.raises(ModelError, match=f"layer {third.name} .*finite"):
         inspect(model)
 
 

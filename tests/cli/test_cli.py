@@ -309,7 +309,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 def test_an_output_that_exists_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     assert aerogel("prune", "tiny-bert", "--sparsity", "0.5", "--output", tmp_path) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -55,7 +55,7 @@ def test_lines_come_while_nothing_is_told(monkeypatch: pytest.MonkeyPatch, capsy
     wrote = threading.Event()
     monkeypatch.setattr(output, "note", lambda text, note=output.note: (note(text), wrote.set()))
     with output.progress_bar():
-        progress.tell("weighing", 2, 9)
+        progress.update("weighing", 2, 9)
         wrote.clear()
         assert wrote.wait(60)
         assert "weighing: 2 of 9" in capsys.readouterr().err.splitlines()[-1]
@@ -65,7 +65,7 @@ def test_lines_come_while_nothing_is_told(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_quick_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with output.progress_bar():
-        progress.tell("weighing", 2, 9)
+        progress.update("weighing", 2, 9)
     assert capsys.readouterr().err == ""
 
 

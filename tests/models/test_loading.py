@@ -351,7 +351,7 @@ def test_a_save_does_not_touch_what_is_there(tmp_path: Path) -> None:
     model = ARCHITECTURES["bert"].build()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "kept").write_text("kept")
-    with pytest.raises(AerogelError, match="out exists already"):
+    with pytest.raises(AerogelError, match="out already exists"):
         save(model, None, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "kept"]
 

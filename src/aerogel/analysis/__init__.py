@@ -1,4 +1,4 @@
-"""What the weights look like, before and after pruning."""
+"""Weight distributions."""
 
 from aerogel.analysis.weights import WeightReport, WeightStatistics, inspect
 

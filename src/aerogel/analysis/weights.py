@@ -1,4 +1,4 @@
-"""What the weights of a model look like: whole, by layer, by kind of matrix, and one by one."""
+"""Statistics of a model's weights: all of them, by layer, by kind of matrix, and by matrix."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from aerogel.errors import ModelError
 from aerogel.models import PrunableWeight, parameter_count, prunable_weights
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-BINS = 101  # odd, so that zero lies in the middle of a bin
-REACH = 0.9995  # the histogram spans the smallest interval around zero that holds this share of the weights
+BINS = 101  # odd: zero is the centre of a bin
+REACH = 0.9995  # share of the weights inside the histogram's span, which is symmetric about zero
 
 
 @dataclass(frozen=True)
 class WeightStatistics:
-    """What is known of one group of weights.
+    """Statistics of one group of weights.
 
-    `zeros`, `below_1e_3` and `below_1e_2` are shares of the group in [0, 1]; `kurtosis` is the excess
-    (0 for a normal distribution); `quantiles` are those of |w| at `QUANTILES`; `histogram` counts the weights
-    that are not zero in `BINS` equal bins over the report's `span`, clipped into the outermost bins.
+    `zeros`, `below_1e_3` and `below_1e_2` are shares of the group in [0, 1]; `kurtosis` is excess kurtosis
+    (0 for a normal distribution); `quantiles` are those of |w| at `QUANTILES`; `histogram` counts nonzero
+    weights in `BINS` equal bins over the report's `span`, with values outside in the outermost bins.
     """
 
     name: str
@@ -41,10 +41,10 @@ class WeightStatistics:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """The weights of a model, described: `whole`, and by `layers`, `kinds` and single `matrices`.
+    """Statistics of a model's prunable weights: `whole`, by `layers`, by `kinds` and by `matrices`.
 
-    `sparsity` is the share of zeros among the prunable weights, `model_sparsity` the same zeros over all
-    `parameters` of the model; `span` is the histograms' (low, high).
+    `sparsity` is the share of zeros among the `prunable` weights, `model_sparsity` the same zeros divided by all
+    `parameters` of the model; `span` is the (low, high) of the histograms.
     """
 
     model: str
@@ -59,19 +59,20 @@ class WeightReport:
     matrices: tuple[WeightStatistics, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings, fit for JSON."""
+        """As numbers, lists and strings, for JSON."""
         return asdict(self)
 
 
 def inspect(model: nn.Module, name: str = "", targets: Collection[str] = ("blocks",)) -> WeightReport:
-    """Describes the prunable weights of a model, in one pass over them.
+    """Compute statistics of a model's prunable weights in one pass.
 
-    Raises `ModelError` where it has none, or one holds values that are not finite.
+    `targets` are those of `aerogel.prunable_weights`. Raises `ModelError` if the model has no prunable weights, or
+    weights that are not finite.
     """
     weights = prunable_weights(model, targets, to_read=True)
     whole = _Summary()
     groups: dict[str, dict[str, _Summary]] = {"layer": {}, "kind": {}, "name": {}}
-    for weight in progress.track(weights, "describing weights"):
+    for weight in progress.track(weights, "inspecting weights"):
         summary = _Summary.of(weight)
         whole.add(summary)
         for by, members in groups.items():
@@ -96,16 +97,15 @@ def inspect(model: nn.Module, name: str = "", targets: Collection[str] = ("block
     )
 
 
-SHIFT = 13  # bits of a float32 that the counts leave out: bins of 0.1% of their value
+SHIFT = 13  # low bits of a float32 that the counts ignore, for bins of 0.1% of the value
 VALUES = ((np.arange(2 ** (32 - SHIFT), dtype=np.uint32) << SHIFT) | (1 << (SHIFT - 1))).view(np.float32)
-HALF = len(VALUES) // 2  # positive floats come first, in rising order; then the negative ones
+HALF = len(VALUES) // 2  # positive floats in rising order, then the negative ones
 
 
 class _Summary:
-    """Sums that can be added up over matrices: moments, and how many weights share their leading bits.
+    """Sums that can be added over matrices: moments, and counts of weights by the leading bits of the float.
 
-    Counting by the leading bits of the float sorts without sorting: quantiles and histograms follow
-    to 0.1% of the value, from one fast pass.
+    The counts give quantiles and histograms to within 0.1% of the value in one pass, without sorting.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class _Summary:
     def of(cls, weight: PrunableWeight) -> _Summary:
         values = np.ascontiguousarray(weight.matrix.float().cpu().numpy()).ravel()
         if not np.isfinite(values).all():
-            raise ModelError(f"layer {weight.name}: its weights are not all finite numbers")
+            raise ModelError(f"layer {weight.name} has weights that are not finite")
         summary = cls()
         exact = values.astype(np.float64)
         square = exact * exact
@@ -143,15 +143,15 @@ class _Summary:
     def quantile(self, share: float) -> float:
         """The quantile of |w|."""
         cumulative = (self.bits[:HALF] + self.bits[HALF:]).cumsum()
-        place = int(np.searchsorted(cumulative, share * cumulative[-1]))
-        return float(VALUES[place]) if place else 0.0
+        index = int(np.searchsorted(cumulative, share * cumulative[-1]))
+        return float(VALUES[index]) if index else 0.0
 
     def statistics(self, name: str, span: tuple[float, float]) -> WeightStatistics:
         mean, second, third, fourth = self.powers[1:] / self.count
         variance = max(second - mean**2, 0.0)
         central = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
         counts = self.bits.copy()
-        counts[0], counts[HALF] = counts[0] + counts[HALF] - self.zeros, 0  # zeros have a number of their own
+        counts[0], counts[HALF] = counts[0] + counts[HALF] - self.zeros, 0  # zeros are counted apart
         used = np.flatnonzero(counts)
         histogram, _ = np.histogram(np.clip(VALUES[used], *span), BINS, span, weights=counts[used])
         zeros, below_1e_3, below_1e_2 = self.below / self.count
@@ -160,7 +160,7 @@ class _Summary:
             count=self.count,
             mean=float(mean),
             std=float(variance**0.5),
-            # of weights that are all but alike, rounding leaves nothing to tell
+            # rounding errors dominate if the weights are almost equal
             kurtosis=float(central / variance**2 - 3) if variance > 1e-6 * second else 0.0,
             quantiles=tuple(self.quantile(share) for share in QUANTILES),
             below_1e_3=float(below_1e_3),

@@ -32,7 +32,7 @@ class Worker:
             context.set_forkserver_preload(["aerogel.benchmark.subject"])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_run, args=(theirs, work, arguments), daemon=True)
-        with deaf_to_interrupts():
+        with ignore_interrupts():
             self.process.start()
         theirs.close()
 
@@ -67,7 +67,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
+def ignore_interrupts() -> Iterator[None]:
     """For starting processes: they never hear of Ctrl-C, since their server imports before it could learn to ignore it.
 
     What interrupts or ends this process meanwhile is handled at the end: in the midst it would leave a process half

@@ -31,7 +31,7 @@ def fetched(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
     folder = files.cache_home() / f"{package.name}-{package.version}"
     if folder.is_dir():
         return folder
-    progress.tell(f"fetching {package.name} ({package.megabytes} MB)")
+    progress.update(f"fetching {package.name} ({package.megabytes} MB)")
     with tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
         archive = _download(package, Path(scratch))
         try:

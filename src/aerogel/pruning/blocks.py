@@ -68,7 +68,7 @@ def walk(
             shelf = ActivationStore(scratch)
             states, calls = enter(model, name, blocks, batches, shelf)
             for place, block in enumerate(blocks):
-                progress.tell(f"{doing}: {name}.{place}", done, total)
+                progress.update(f"{doing}: {name}.{place}", done, total)
                 prefix = f"{name}.{place}."
                 inside = [weight for weight in weights if weight.name.startswith(prefix)]
                 if inside:
@@ -78,7 +78,7 @@ def walk(
                     for number, call in enumerate(calls[place]):
                         states[number].copy_(call.run(block, states[number]))
                 done += 1
-                progress.tell(f"{doing}: {name}.{place}", done, total)
+                progress.update(f"{doing}: {name}.{place}", done, total)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from aerogel import progress
 from aerogel.benchmark import environment
-from aerogel.benchmark.process import deaf_to_interrupts, die_with_parent
+from aerogel.benchmark.process import die_with_parent, ignore_interrupts
 from aerogel.errors import AerogelError
 from aerogel.study.trial import Result, Trial, run_trial
 from aerogel.tasks import TaskData
@@ -44,7 +44,7 @@ class TrialProcess:
         self.process = context.Process(
             target=_serve, args=(theirs, trial, data, threads, folder / LOG, self.scratch), daemon=False
         )
-        with deaf_to_interrupts():  # the parent hears of one and stops the trials
+        with ignore_interrupts():  # the parent hears of one and stops the trials
             self.process.start()
         theirs.close()
 

@@ -162,7 +162,7 @@ class Store:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
-            progress.tell(f"waiting for {self.path}, which another process holds locked")
+            progress.update(f"waiting for {self.path}, which another process holds locked")
 
 
 def _check_belongs(trial: Trial, spec: StudySpec) -> None:

@@ -340,4 +340,4 @@ class _Telling(TrainerCallback):
         details = [f"{name} {value:.3f}" for name, value in self.details.items()]
         if self.holding.pruned:
             details.append(f"{self.holding.sparsity:.0%} zeros")
-        progress.tell(", ".join([self.doing, *details]), state.global_step, state.max_steps)
+        progress.update(", ".join([self.doing, *details]), state.global_step, state.max_steps)
