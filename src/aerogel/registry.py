@@ -16,5 +16,6 @@ def names(package: str) -> list[str]:
 
 def entries(package: str, attribute: str) -> dict[str, Any]:
     """The `attribute` of every module in the package, by the entry's `name`."""
-    modules = (importlib.import_module(f"{package}.{name}") for name in names(package))
+    path = importlib.import_module(package).__path__
+    modules = (importlib.import_module(f"{package}.{module.name}") for module in pkgutil.iter_modules(path))
     return {entry.name: entry for entry in (getattr(module, attribute) for module in modules)}
