@@ -80,7 +80,7 @@ def test_from_a_model_to_a_sparse_one_that_is_right(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AEROGEL_HOME", str(tmp_path / "home"))
-    recovery = ("--task", "moods", "--data", data, "--teacher", "dense", "--sparsity", 0.8)
+    recovery = ("--task", "moods", "--data", data, "--teacher", "self", "--sparsity", 0.8)
     tuning = ("--epochs", 10, "--learning-rate", 1e-3, "--batch-size", 8, "--max-length", 16)
     assert aerogel("finetune", "tiny-bert", *recovery, *tuning, "--output", tmp_path / "sparse") == 0
     assert "accuracy" in capsys.readouterr().err
@@ -95,7 +95,7 @@ def test_from_a_model_to_a_sparse_one_that_is_right(
     # another pattern, from the same teacher, saved dense
     monkeypatch.chdir(tmp_path)
     assert (
-        aerogel("finetune", "tiny-bert", *recovery[:-2], "--pattern", "2:4", *tuning, "--dense", "--output", "half")
+        aerogel("finetune", "tiny-bert", *recovery[:-2], "--pattern", "2:4", *tuning, "--no-pack", "--output", "half")
         == 0
     )
     assert (teacher / "model.safetensors").stat().st_mtime_ns == trained
@@ -105,7 +105,7 @@ def test_from_a_model_to_a_sparse_one_that_is_right(
 
 def test_from_pruning_to_scores(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pruned, tuned = tmp_path / "pruned", tmp_path / "tuned"
-    assert aerogel("prune", "tiny-bert", "--sparsity", "0.5", "--dense", "--output", pruned) == 0
+    assert aerogel("prune", "tiny-bert", "--sparsity", "0.5", "--no-pack", "--output", pruned) == 0
     assert "50.00%" in capsys.readouterr().err
     assert aerogel("prune", pruned, "--sparsity", "0.3", "--output", tmp_path / "still") == 0
     assert "50.00%" in capsys.readouterr().err  # which it was before
@@ -132,7 +132,7 @@ def test_from_pruning_to_scores(tmp_path: Path, data: Path, capsys: pytest.Captu
 
 def test_from_packing_to_unpacking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dense, packed, unpacked = tmp_path / "dense", tmp_path / "packed", tmp_path / "unpacked"
-    for output, flags in ((dense, ["--dense"]), (packed, [])):
+    for output, flags in ((dense, ["--no-pack"]), (packed, [])):
         assert aerogel("prune", "tiny-gpt2", "--sparsity", "0.9", "--output", output, *flags) == 0
         assert "90.00% of" in capsys.readouterr().err
     weights = {folder: (folder / "model.safetensors").stat().st_size for folder in (dense, packed)}

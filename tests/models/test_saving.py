@@ -70,7 +70,7 @@ def dtypes(folder: Path) -> set[torch.dtype]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_checkpoint_keeps_its_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     ARCHITECTURES["gpt2"].build().to(dtype).save_pretrained(tmp_path / "source")
-    dense = prune(tmp_path / "source", tmp_path / "dense", "--dense")
+    dense = prune(tmp_path / "source", tmp_path / "dense", "--no-pack")
     packed = prune(tmp_path / "source", tmp_path / "packed")
     unpacked = unpack(packed, tmp_path / "unpacked")
     name = str(dtype).removeprefix("torch.")
@@ -92,7 +92,7 @@ def test_the_tensors_say_the_dtype_and_not_the_configuration(named: torch.dtype 
     save_file(mixed, path, metadata={"format": "pt"})
     name = None if named is None else str(named).removeprefix("torch.")
     change(tmp_path / "source" / "config.json", lambda config: config.update(dtype=name))
-    dense = prune(tmp_path / "source", tmp_path / "dense", "--dense")
+    dense = prune(tmp_path / "source", tmp_path / "dense", "--no-pack")
     unpacked = unpack(prune(tmp_path / "source", tmp_path / "packed"), tmp_path / "unpacked")
     for folder in (dense, unpacked):
         tensors = load_file(folder / "model.safetensors")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from aerogel.pruning import Allocation, Scope
+    from aerogel.runtime.writing import Saved
 
-TUNING_EPOCHS, RECOVERY_EPOCHS = 3.0, 10.0
 VALIDATION_WINDOWS = 32  # of running text, after each epoch
 
 
@@ -62,7 +61,7 @@ VALIDATION_WINDOWS = 32  # of running text, after each epoch
 @click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Prune these too.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
 @options.seed
-@click.option("--dense", is_flag=True, help="Save zeros like other weights, to fine-tune the model further.")
+@click.option("--no-pack", is_flag=True, help="Save zeros like other weights, to fine-tune the model further.")
 def prune(
     model: str,
     output: Path,
@@ -79,7 +78,7 @@ def prune(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     seed: int,
-    dense: bool,
+    no_pack: bool,
 ) -> None:
     """Prune MODEL and save it packed: smaller, and it runs sparse."""
     files.check_new(output)
@@ -92,16 +91,13 @@ def prune(
         from aerogel.pruning import Pattern, PruneConfig
         from aerogel.pruning import prune as prune_in_place
         from aerogel.pruning.calibration import calibration as read_calibration
-        from aerogel.runtime import compress
-        from aerogel.runtime.conversion import LEAST_SPARSITY
-        from aerogel.runtime.layers import sparse_layers
+        from aerogel.runtime.writing import save_pruned
 
-        config = PruneConfig(
-            method, sparsity, pattern, scope, ("blocks", *include), exclude, seed, allocation, swap, reconstruct
-        )
+        targets = ("blocks", *include)
+        config = PruneConfig(method, sparsity, pattern, scope, targets, exclude, seed, allocation, swap, reconstruct)
         Pattern.parse(pattern).settle(sparsity)
         if config.needs_calibration and calibration is None:
-            raise PruningError(f"method {method} as asked needs text: name a task or a file by --calibration")
+            raise PruningError(f"method {method} needs text with these options: name a task or a file by --calibration")
         text = None
         if calibration:
             loaded, tokenizer = models.load(model)
@@ -110,17 +106,11 @@ def prune(
             loaded = models.load_model(model)
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         prune_in_place(loaded, config, text)
-        models.stored_dtypes(model).apply(loaded)
-        zeros = ZeroCount.of(loaded, config.targets, exclude)
-        if not dense:
-            compress(loaded)
-        provenance = models.Provenance(method=method, pattern=pattern, sparsity=zeros.sparsity)
-        left_out = models.save(loaded, tokenizer, output, model, provenance)
-    note(str(zeros))
-    _note_left_out(left_out, model)
-    if not dense and not sparse_layers(loaded):
-        note(f"no linear layer that can be packed has {LEAST_SPARSITY:.0%} zeros, from which it gains: saved dense")
-    note(f"wrote {output}, {_weight_files(output)}")
+        provenance = models.Provenance(method=method, pattern=pattern)
+        saved = save_pruned(
+            loaded, tokenizer, output, model, provenance, pack=not no_pack, targets=targets, exclude=exclude
+        )
+    _note_saved(saved, model, output, packs=not no_pack)
 
 
 @click.command()
@@ -131,21 +121,10 @@ def unpack(folder: Path, output: Path) -> None:
     files.check_new(output)
     check_path(str(folder))
     with progress_bar():
-        import torch
+        from aerogel.runtime.writing import unpack as write_unpacked
 
-        from aerogel import models
-        from aerogel.errors import ModelError
-        from aerogel.runtime import decompress
-        from aerogel.runtime.layers import sparse_layers
-
-        stored = models.stored_dtypes(str(folder))
-        loaded = models.load_model(str(folder), dtype=torch.float32 if stored.others else stored.main)
-        if not sparse_layers(loaded):
-            raise ModelError(f"{folder} is not a packed checkpoint; nothing to unpack")
-        stored.apply(decompress(loaded))
-        left_out = models.save(loaded, None, output, str(folder))
-    _note_left_out(left_out, str(folder))
-    note(f"wrote {output}, {_weight_files(output)}")
+        left_out = write_unpacked(str(folder), output)
+    _note_written(left_out, str(folder), output)
 
 
 @click.command()
@@ -174,15 +153,15 @@ def unpack(folder: Path, output: Path) -> None:
 @click.option("--pattern", help="unstructured [default], N:M or block:RxC.")
 @click.option(
     "--teacher",
-    metavar="dense|MODEL",
-    help="Learn from this model; dense: from MODEL itself, fine-tuned first (for 3 epochs, or found in the cache).",
+    metavar="self|MODEL",
+    help="Learn from this model; self: from MODEL itself, fine-tuned first (for 3 epochs, or found in the cache).",
 )
 @click.option("--patience", type=options.SIZE, help="Stop after so many epochs without a better score.")
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16"]), help="[default: bfloat16 on a GPU that has it]"
 )
 @options.seed
-@click.option("--dense", is_flag=True, help="Save what --sparsity pruned like other weights.")
+@click.option("--no-pack", is_flag=True, help="Save what --sparsity pruned like other weights.")
 def finetune(
     model: str,
     task: str,
@@ -201,11 +180,11 @@ def finetune(
     patience: int | None,
     precision: Literal["float32", "bfloat16"] | None,
     seed: int,
-    dense: bool,
+    no_pack: bool,
 ) -> None:
     """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros.
 
-    With --sparsity it is pruned on the way, and saved packed. The same command goes on where an interrupted one was.
+    With --sparsity it is pruned while it trains, and saved packed. An interrupted command resumes when it is run again.
     """
     files.check_new(output)
     for name in filter(None, (model, teacher)):
@@ -213,17 +192,20 @@ def finetune(
     check_task(task, data)
     with progress_bar():
         found = load_task(task, data).divided()
-        import torch
-
         from aerogel import models, training
         from aerogel.evaluation import score as score_task
-        from aerogel.runtime import compress
+        from aerogel.runtime.writing import save_pruned
 
-        asked = {"sparsity": sparsity, "schedule": schedule, "score": score, "pattern": pattern}
-        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        becoming = training.SparsityConfig(**given) if given else None
+        options_given = {"sparsity": sparsity, "schedule": schedule, "score": score, "pattern": pattern}
+        settings: dict[str, Any] = {name: value for name, value in options_given.items() if value is not None}
+        pruning = training.SparsityConfig(**settings) if settings else None
         config = training.TrainingConfig(
-            TUNING_EPOCHS, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed, precision=precision
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            max_length=max_length,
+            limit=limit,
+            seed=seed,
+            precision=precision,
         )
         tokenizer = models.load_tokenizer(model)
 
@@ -231,77 +213,38 @@ def finetune(
             windows = VALIDATION_WINDOWS if found.task.is_language_modelling else None
             return score_task(trained, tokenizer, found, windows, max_length).metrics
 
-        start = model
-        if teacher == "dense":
-            teacher = start = str(training.cached_finetune(model, found, config, validate).folder)
-        torch.manual_seed(seed)  # a new head starts from it
-        loaded, tokenizer = models.load(start, found.task.head)
+        recovery = training.Recovery(pruning, teacher, epochs=epochs, patience=patience)
         checkpoints = Path(f"{output.resolve()}.checkpoints")
-        result = training.finetune(
-            loaded,
-            tokenizer,
-            found,
-            replace(config, epochs=epochs or (RECOVERY_EPOCHS if becoming else TUNING_EPOCHS), patience=patience),
-            sparsity=becoming,
-            teacher=models.load(teacher)[0] if teacher else None,
-            validate=validate,
-            checkpoints=checkpoints,
-        )
-        stored = models.stored_dtypes(model)
-        stored.apply(loaded)
-        zeros = ZeroCount.of(loaded)
-        if becoming and not dense:
-            compress(loaded)
+        recovered = training.recover(model, found, config, recovery, validate=validate, checkpoints=checkpoints)
+        result = recovered.training
         provenance = models.Provenance(
-            method=f"{becoming.schedule} pruning by {becoming.score}" if becoming else None,
-            pattern=becoming.pattern if becoming else None,
-            sparsity=zeros.sparsity,
+            method=f"{pruning.schedule} pruning by {pruning.score}" if pruning else None,
+            pattern=pruning.pattern if pruning else None,
             metrics=result.kept,
         )
-        left_out = models.save(loaded, tokenizer, output, model, provenance)
+        packs = pruning is not None and not no_pack
+        saved = save_pruned(recovered.model, recovered.tokenizer, output, model, provenance, pack=packs)
         shutil.rmtree(checkpoints)
     last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
     note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {found.source}")
     for name, value in list(result.kept.items())[: len(found.task.metrics) or 1]:
         note(f"{name} {value:.4f} on the validation split")
-    note(str(zeros))
-    if stored.main != torch.float32:
-        note(f"weights are saved in {str(stored.main).removeprefix('torch.')}, as {model} has them")
-    _note_left_out(left_out, model)
-    note(f"wrote {output}, {_weight_files(output)}")
+    _note_saved(saved, model, output, packs)
 
 
-@dataclass(frozen=True)
-class ZeroCount:
-    """Zeros among the prunable weights of a model, and how many weights there are in all."""
+def _note_saved(saved: Saved, model: str, output: Path, packs: bool) -> None:
+    from aerogel.runtime.conversion import LEAST_SPARSITY
 
-    zeros: int
-    prunable: int
-    weights: int
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, targets: Sequence[str] = ("blocks",), exclude: Sequence[str] = ()) -> ZeroCount:
-        from aerogel import models
-
-        masks = [weight.zeros for weight in models.prunable_weights(model, targets, exclude)]
-        zeros = sum(int(mask.sum()) for mask in masks)
-        return cls(zeros, sum(mask.numel() for mask in masks), models.parameter_count(model))
-
-    @property
-    def sparsity(self) -> float:
-        return self.zeros / self.prunable
-
-    def __str__(self) -> str:
-        whole = self.zeros / self.weights
-        return (
-            f"{self.zeros:,} zeros: {self.sparsity:.2%} of {self.prunable:,} prunable weights, {whole:.2%} of the model"
-        )
+    note(str(saved.zeros))
+    if saved.dtype != "float32":
+        note(f"weights are saved in {saved.dtype}, as {model} has them")
+    if packs and not saved.is_packed:
+        note(f"no linear layer that can be packed has {LEAST_SPARSITY:.0%} zeros, from which it gains: saved dense")
+    _note_written(saved.left_out, model, output)
 
 
-def _note_left_out(names: Sequence[str], model: str) -> None:
-    for name in names:
+def _note_written(left_out: Sequence[str], model: str, output: Path) -> None:
+    for name in left_out:
         note(f"{name} of {model} was not copied: too large, not readable, or a link that leads out of the folder")
-
-
-def _weight_files(folder: Path) -> str:
-    return f"{size(sum(file.stat().st_size for file in files.resolved(folder).glob('*.safetensors')))} of weights"
+    weights = sum(file.stat().st_size for file in files.resolved(output).glob("*.safetensors"))
+    note(f"wrote {output}, {size(weights)} of weights")

@@ -69,3 +69,14 @@ def base_name(name: str | os.PathLike[str]) -> str:
     if name in ZOO:
         return name if ZOO[name].offline else ZOO[name].locate()
     return Path(name).resolve().name if os.path.isdir(name) else name
+
+
+def folder_files(name: str) -> tuple[tuple[str, int, int], ...]:
+    """The files of a model's folder by name, size and time, to tell when another model has taken its place.
+
+    Empty for a name that is not a folder's.
+    """
+    if (name in ZOO and ZOO[name].offline) or not os.path.isdir(name):  # pathlib raises for some names
+        return ()
+    paths = sorted(path for path in Path(name).iterdir() if path.is_file())
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aerogel.benchmark import BenchConfig
+from aerogel.models.location import folder_files
 from aerogel.pruning import PruneConfig, method
 from aerogel.study.spec import StudySpec
 from aerogel.study.trial import Recovery, Trial
 from aerogel.tasks import TaskData
 from aerogel.training import SparsityConfig, TrainingConfig
-from aerogel.training.teacher import folder_files
 
 
 def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:

@@ -8,24 +8,23 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aerogel import models
+from aerogel import models, training
 from aerogel.analysis import inspect
 from aerogel.benchmark import BenchConfig, Measurement, Subject, bench
 from aerogel.errors import StudyError, excerpt
 from aerogel.evaluation import score
 from aerogel.models import Head, prunable_weights
-from aerogel.pruning import Calibration, PruneConfig, prune
+from aerogel.pruning import Calibration, PruneConfig
 from aerogel.pruning.sensitivity import sensitivity
 from aerogel.runtime import decompress
 from aerogel.study.values import first_problem
 from aerogel.tasks import TaskData
-from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, cached_finetune, finetune
+from aerogel.training import SparsityConfig, TrainingConfig
 
-WINDOWS, SENSITIVITY_WINDOWS, LENGTH = 64, 8, 128  # of calibration text; LENGTH in tokens
+SENSITIVITY_WINDOWS, LENGTH = 8, 128  # of calibration text; LENGTH in tokens
 BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
 RECOVERIES = ("none", "finetune", "gradual")
 
@@ -130,17 +129,12 @@ def run_trial(trial: Trial, data: TaskData | None) -> dict[str, Any]:
         raise StudyError(f"trial {trial.label}: it needs the data of its task")
     if trial.kind == "sensitivity":
         model, tokenizer = _load(trial.model, data.task.head)
-        text = _calibration(data, tokenizer, SENSITIVITY_WINDOWS, LENGTH, 0)
+        split = data.splits["train"]
+        text = Calibration(data.task.name, split, tokenizer, SENSITIVITY_WINDOWS, LENGTH, at_most=True)
         return {"sensitivity": sensitivity(model, text, trial.model).to_dict()}
     if trial.training is None:
         raise StudyError(f"trial {trial.label}: a task to score needs its training")
     return _score(trial, trial.training, data)
-
-
-def _calibration(
-    data: TaskData, tokenizer: PreTrainedTokenizerBase, samples: int, length: int, seed: int
-) -> Calibration:
-    return Calibration(data.task.name, data.splits["train"], tokenizer, samples, length, seed, at_most=True)
 
 
 def _load(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -164,33 +158,19 @@ def _unknown_field(values: dict[str, Any], known: dict[str, Any]) -> str | None:
     return None
 
 
-def _trained(
-    trial: Trial, training: TrainingConfig, data: TaskData
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, TrainingResult, float | None]:
-    """The trial's model, what its training took, and the seconds of the tuned model's where it starts from one."""
-    recovery = trial.recovery
-    dense = cached_finetune(trial.model, data, training, load=_load) if recovery else None
-    start = str(dense.folder) if dense else trial.model
-    torch.manual_seed(training.seed)  # new heads start from it
-    model, tokenizer = _load(start, data.task.head)
-    if trial.pruning:
-        text = None
-        if trial.pruning.needs_calibration:
-            text = _calibration(data, tokenizer, WINDOWS, training.max_length, trial.pruning.seed)
-        prune(model, trial.pruning, text)
-    if recovery is None or dense is None:
-        return model, tokenizer, finetune(model, tokenizer, data, training), None
-    if recovery.name == "none":
-        return model, tokenizer, TrainingResult(0.0, 0, ()), dense.seconds
-    more = replace(training, epochs=recovery.epochs)
-    teacher = models.load(start)[0] if recovery.name == "gradual" else None
-    trained = finetune(model, tokenizer, data, more, sparsity=recovery.sparsity, teacher=teacher)
-    return model, tokenizer, trained, dense.seconds
+def _recovered(trial: Trial, config: TrainingConfig, data: TaskData) -> training.Recovered:
+    recovery = training.Recovery(trial.pruning)
+    if trial.recovery:
+        gradual = trial.recovery.sparsity
+        teacher = training.SELF if gradual else None
+        recovery = training.Recovery(trial.pruning or gradual, teacher, True, trial.recovery.epochs)
+    return training.recover(trial.model, data, config, recovery, load=_load)
 
 
-def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, Any]:
-    model, tokenizer, trained, dense_seconds = _trained(trial, training, data)
-    scored = score(model, tokenizer, data, trial.evaluation_limit, training.max_length)
+def _score(trial: Trial, config: TrainingConfig, data: TaskData) -> dict[str, Any]:
+    recovered = _recovered(trial, config, data)
+    model, trained = recovered.model, recovered.training
+    scored = score(model, recovered.tokenizer, data, trial.evaluation_limit, config.max_length)
     weights = prunable_weights(model, trial.zeros.targets if trial.zeros else ("blocks",))
     zeros = {weight.name: int(weight.zeros.sum()) for weight in weights}
     prunable = sum(weight.matrix.numel() for weight in weights)
@@ -201,7 +181,7 @@ def _score(trial: Trial, training: TrainingConfig, data: TaskData) -> dict[str, 
         "true": scored.true,
         "logits": scored.logits,
         "training_seconds": trained.seconds,
-        "dense_seconds": dense_seconds,
+        "dense_seconds": recovered.dense_seconds,
         "training_steps": trained.steps,
         "losses": trained.losses,
         "sparsity": sum(zeros.values()) / prunable,

@@ -4,17 +4,20 @@ from aerogel.training.distillation import DistillationConfig
 from aerogel.training.finetuning import TrainingConfig, TrainingResult, finetune
 from aerogel.training.masks import SparsityCallback
 from aerogel.training.merging import merge
+from aerogel.training.recovery import SELF, Recovered, Recovery, cached_finetune, recover
 from aerogel.training.sparsity import SparsityConfig
-from aerogel.training.teacher import Tuned, cached_finetune
 
 __all__ = [
+    "SELF",
     "DistillationConfig",
+    "Recovered",
+    "Recovery",
     "SparsityCallback",
     "SparsityConfig",
     "TrainingConfig",
     "TrainingResult",
-    "Tuned",
     "cached_finetune",
     "finetune",
     "merge",
+    "recover",
 ]

@@ -1,0 +1,86 @@
+"""Writing models that were changed: pruned ones packed, packed ones as dense checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from aerogel import models
+from aerogel.errors import ModelError
+from aerogel.runtime.conversion import compress, decompress
+from aerogel.runtime.layers import sparse_layers
+
+
+@dataclass(frozen=True)
+class ZeroCount:
+    """The zeros among the prunable weights of a model, and the number of all its weights."""
+
+    zeros: int
+    prunable: int
+    weights: int
+
+    @property
+    def sparsity(self) -> float:
+        return self.zeros / self.prunable
+
+    def __str__(self) -> str:
+        whole = self.zeros / self.weights
+        return (
+            f"{self.zeros:,} zeros: {self.sparsity:.2%} of {self.prunable:,} prunable weights, {whole:.2%} of the model"
+        )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was written: the `zeros`, the `dtype` of the weights by name, whether some layers are packed, and the files
+    of the source that were `left_out`, see `aerogel.models.save`.
+    """
+
+    zeros: ZeroCount
+    dtype: str
+    is_packed: bool
+    left_out: Sequence[str]
+
+
+def save_pruned(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    output: str | os.PathLike[str],
+    source: str,
+    provenance: models.Provenance,
+    *,
+    pack: bool,
+    targets: Sequence[str] = ("blocks",),
+    exclude: Sequence[str] = (),
+) -> Saved:
+    """Saves a pruned model with weights of the types that its `source` has, packed unless `pack` is false.
+
+    The `sparsity` of `provenance` becomes that of the weights that `targets` and `exclude` name.
+    """
+    stored = models.stored_dtypes(source)
+    stored.apply(model)
+    masks = [weight.zeros for weight in models.prunable_weights(model, targets, exclude)]
+    zeros = ZeroCount(
+        sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks), models.parameter_count(model)
+    )
+    if pack:
+        compress(model)
+    left_out = models.save(model, tokenizer, output, source, replace(provenance, sparsity=zeros.sparsity))
+    return Saved(zeros, str(stored.main).removeprefix("torch."), bool(sparse_layers(model)), left_out)
+
+
+def unpack(folder: str, output: str | os.PathLike[str]) -> Sequence[str]:
+    """Writes a packed checkpoint as a dense one, bit for bit, and returns the files of it that were left out.
+
+    Raises `ModelError` for a folder that is not a packed checkpoint.
+    """
+    stored = models.stored_dtypes(folder)
+    model = models.load_model(folder, dtype=torch.float32 if stored.others else stored.main)
+    if not sparse_layers(model):
+        raise ModelError(f"{folder} is not a packed checkpoint; nothing to unpack")
+    stored.apply(decompress(model))
+    return models.save(model, None, output, folder)

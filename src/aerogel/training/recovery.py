@@ -1,0 +1,149 @@
+"""The way from a model to a recovered one: fine-tune it on the task, prune it, and train it further."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from aerogel import files, models
+from aerogel.files import cache_home
+from aerogel.models import Head
+from aerogel.models.location import folder_files
+from aerogel.pruning import Calibration, PruneConfig, prune
+from aerogel.tasks import TaskData
+from aerogel.training.finetuning import TrainingConfig, TrainingResult, finetune
+from aerogel.training.sparsity import SparsityConfig
+from aerogel.training.trainer import Validate
+
+SELF = "self"  # as a teacher: the model itself, fine-tuned on the task
+RECOVERY_EPOCHS = 10.0  # by default, for a model that is pruned while it trains
+WINDOWS = 64  # of the training split, to calibrate a method that prunes before training
+
+Load = Callable[[str, Head], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a model is pruned and recovered.
+
+    Attributes:
+        pruning: a `PruneConfig` prunes before training, a `SparsityConfig` while training; `None` keeps the model as
+            it is, with its zeros.
+        teacher: a model to learn from, by name; "self" is the model itself, fine-tuned on the task.
+        finetune_first: start from the dense model fine-tuned on the task. Teacher "self" implies it.
+        epochs: of training, 0 for none. `None` is 10 with a `SparsityConfig`, and otherwise those of the
+            `TrainingConfig`.
+        patience: of that training, see `TrainingConfig`.
+    """
+
+    pruning: PruneConfig | SparsityConfig | None = None
+    teacher: str | None = None
+    finetune_first: bool = False
+    epochs: float | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A recovered model, what its training took, and the seconds of the dense fine-tuning that it started from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    training: TrainingResult
+    dense_seconds: float | None = None
+
+
+def recover(
+    name: str,
+    data: TaskData,
+    training: TrainingConfig,
+    recovery: Recovery,
+    *,
+    validate: Validate | None = None,
+    checkpoints: Path | None = None,
+    load: Load = models.load,
+) -> Recovered:
+    """Prunes and trains the model `name` on a task, as `recovery` says.
+
+    The dense fine-tuning and the training after it share the settings of `training`; the first of them is cached, see
+    `cached_finetune`. `validate` scores the model after each epoch. `checkpoints` are written and resumed as in
+    `finetune`: remove the folder once the model is saved. Raises as `aerogel.load`, `prune` and `finetune` do.
+    """
+    data, pruning, teacher = data.divided(), recovery.pruning, recovery.teacher
+    dense, start = None, name
+    if recovery.finetune_first or teacher == SELF:
+        dense = cached_finetune(name, data, training, validate, load)
+        start = str(dense.folder)
+    torch.manual_seed(training.seed)  # for the initial weights of a new head
+    model, tokenizer = load(start, data.task.head)
+    if isinstance(pruning, PruneConfig):
+        text = None
+        if pruning.needs_calibration:
+            split, length = data.splits["train"], training.max_length
+            text = Calibration(data.task.name, split, tokenizer, WINDOWS, length, pruning.seed, at_most=True)
+        prune(model, pruning, text)
+    gradual = pruning if isinstance(pruning, SparsityConfig) else None
+    epochs = recovery.epochs
+    if epochs is None:
+        epochs = RECOVERY_EPOCHS if gradual else training.epochs
+    result = TrainingResult(0.0, 0, ())
+    if epochs:
+        result = finetune(
+            model,
+            tokenizer,
+            data,
+            replace(training, epochs=epochs, patience=recovery.patience),
+            sparsity=gradual,
+            teacher=models.load(start if teacher == SELF else teacher)[0] if teacher else None,
+            validate=validate,
+            checkpoints=checkpoints,
+        )
+    return Recovered(model, tokenizer, result, dense.seconds if dense else None)
+
+
+@dataclass(frozen=True)
+class FinetunedModel:
+    """A dense model fine-tuned on a task: its `folder`, and the `seconds` that its training took."""
+
+    folder: Path
+    seconds: float
+
+
+def cached_finetune(
+    name: str, data: TaskData, config: TrainingConfig, validate: Validate | None = None, load: Load = models.load
+) -> FinetunedModel:
+    """The model `name`, as `load` gives it, fine-tuned on the task: read from the cache, or trained and cached.
+
+    The cache is `tuned` in `AEROGEL_HOME`. Its keys are the model, the content of the data and the configuration.
+    Processes that need the same entry wait for the first of them. Raises as `aerogel.load` and `finetune` do.
+    """
+    data, model_files = data.divided(), folder_files(name)
+    settings = [
+        [str(Path(name).resolve()), *model_files] if model_files else [name],
+        data.task.name,
+        data.digest,
+        asdict(config),
+    ]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    folder = cache_home() / "tuned" / f"{Path(name).name}-{data.task.name}-{key}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    cost, lock, checkpoints = (
+        folder.with_name(f"{folder.name}.{suffix}") for suffix in ("json", "lock", "checkpoints")
+    )
+    with FileLock(lock):
+        if not folder.is_dir():
+            torch.manual_seed(config.seed)  # for the initial weights of a new head
+            model, tokenizer = load(name, data.task.head)
+            result = finetune(model, tokenizer, data, config, validate=validate, checkpoints=checkpoints)
+            files.write_text(cost, json.dumps({"seconds": result.seconds}))
+            models.save(model, tokenizer, folder)
+            shutil.rmtree(checkpoints)
+    return FinetunedModel(folder, json.loads(cost.read_text(encoding="utf-8"))["seconds"])
