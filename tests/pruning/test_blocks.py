@@ -1,4 +1,4 @@
-"""What each block is given: equal to a slow computation, on every architecture, and out of pruned blocks."""
+"""The inputs of each block: equal to a slow computation on every architecture, and the outputs of pruned blocks."""
 
 from typing import Any
 
@@ -31,16 +31,16 @@ def slow_moments(model: PreTrainedModel, batches: list[Batch]) -> dict[str, Tens
 
     def add(name: str) -> Any:
         def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            given = arguments[0].detach().reshape(-1, arguments[0].shape[-1]).double()
-            sums[name] = sums.get(name, 0) + given.T @ given
+            inputs = arguments[0].detach().reshape(-1, arguments[0].shape[-1]).double()
+            sums[name] = sums.get(name, 0) + inputs.T @ inputs
 
         return hook
 
     handles = [weight.module.register_forward_pre_hook(add(weight.name)) for weight in prunable_weights(model)]
     with torch.no_grad():
         for batch in batches:
-            for place in range(len(batch["input_ids"])):
-                row = {name: values[place : place + 1] for name, values in batch.items()}
+            for index in range(len(batch["input_ids"])):
+                row = {name: values[index : index + 1] for name, values in batch.items()}
                 if "attention_mask" in row:
                     length = int(row["attention_mask"].sum())
                     row |= {name: row[name][:, :length] for name in ("input_ids", "attention_mask")}
@@ -66,7 +66,7 @@ def test_moments_are_those_of_whole_passes_without_padding(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "bart", "t5", "bert"])
-def test_each_block_is_given_what_the_pruned_ones_before_it_make(name: str) -> None:
+def test_the_inputs_of_a_block_are_the_outputs_of_pruned_blocks(name: str) -> None:
     model = ARCHITECTURES[name].build()
     batches = batches_for(name, model)
     weights = prunable_weights(model)
@@ -86,7 +86,7 @@ def test_each_block_is_given_what_the_pruned_ones_before_it_make(name: str) -> N
         torch.testing.assert_close(hessian.double(), after[weight], rtol=1e-3, atol=1e-3)
 
 
-def test_cross_attention_keys_and_values_are_given_the_encoder() -> None:
+def test_cross_attention_keys_and_values_get_the_encoder_states() -> None:
     model, _ = load("tiny-bart")
     batches = Calibration("story", prose(200), load_tokenizer("tiny-bart"), 3, 64).batches(model)
     found = {}
@@ -104,7 +104,7 @@ def test_cross_attention_keys_and_values_are_given_the_encoder() -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "bart", "t5", "gpt2", "distilbert"])
-def test_classifiers_are_followed_too(name: str, tmp_path: Any) -> None:
+def test_classifiers_are_walked_too(name: str, tmp_path: Any) -> None:
     from aerogel.models import load_model, save
 
     save(ARCHITECTURES[name].build(), load_tokenizer("tiny-gpt2" if name == "gpt2" else "tiny-bart"), tmp_path / name)
@@ -116,20 +116,20 @@ def test_classifiers_are_followed_too(name: str, tmp_path: Any) -> None:
     assert sorted(names) == sorted(weight.name for weight in prunable_weights(model))
 
 
-def test_the_model_is_left_as_it_was() -> None:
+def test_the_model_is_unchanged_afterwards() -> None:
     model = ARCHITECTURES["llama"].build().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     config = model.config.to_dict()
-    told: list[tuple[int, int]] = []
-    with progress.listening(lambda doing, done, total: told.append((done, total))):
+    steps: list[tuple[int, int]] = []
+    with progress.listening(lambda doing, done, total: steps.append((done, total))):
         for _ in walk(model, prunable_weights(model), batches_for("llama", model), True, "test"):
             pass
     assert model.training
     assert model.config.to_dict() == config
     assert all("forward" not in module.__dict__ and not module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert told[0] == (0, 2)
-    assert told[-1] == (2, 2)
+    assert steps[0] == (0, 2)
+    assert steps[-1] == (2, 2)
 
 
 def test_layers_with_the_same_input_share_one_sum() -> None:
@@ -159,19 +159,19 @@ def test_activations_beyond_the_limit_go_to_disk(monkeypatch: pytest.MonkeyPatch
 
 def test_shared_blocks_are_refused() -> None:
     model = ARCHITECTURES["albert"].build()
-    with pytest.raises(ModelError, match=r"block albert.encoder.albert_layer_groups.0 runs 3 times in one pass"):
+    with pytest.raises(ModelError, match=r"block albert\.encoder\.albert_layer_groups\.0 .*3 times"):
         next(walk(model, prunable_weights(model), batches_for("albert", model), True, "test"))
 
 
-def test_blocks_that_do_not_hand_on_their_states_are_refused() -> None:
+def test_blocks_that_change_the_states_between_them_are_refused() -> None:
     torch.manual_seed(0)
     model = transformers.XLMWithLMHeadModel(transformers.XLMConfig(vocab_size=8000, emb_dim=32, n_layers=2, n_heads=2))
     batches = batches_for("bert", ARCHITECTURES["bert"].build())
-    with pytest.raises(ModelError, match=r"block transformer\.attentions\.1 is given something else"):
+    with pytest.raises(ModelError, match=r"block transformer\.attentions\.1 "):
         next(walk(model, prunable_weights(model), batches, True, "test"))
 
 
-def test_a_forward_that_others_put_on_a_block_stays_there() -> None:
+def test_a_forward_that_is_set_on_a_block_stays() -> None:
     model = ARCHITECTURES["llama"].build()
     block, times = model.model.layers[1], 0
     before = block.forward
@@ -191,7 +191,7 @@ def test_a_forward_that_others_put_on_a_block_stays_there() -> None:
 def test_weights_outside_a_list_of_blocks_are_refused() -> None:
     model = ARCHITECTURES["llama"].build()
     weights = prunable_weights(model, ("blocks", "heads"))
-    with pytest.raises(ModelError, match=r"layer lm_head: calibration looks for an nn.ModuleList of blocks"):
+    with pytest.raises(ModelError, match=r"layer lm_head .*nn\.ModuleList"):
         block_lists(model, weights)
 
 
@@ -202,5 +202,5 @@ def test_a_layer_whose_inputs_are_not_finite_is_named() -> None:
         model.model.layers[1].post_attention_layernorm.weight[3] = torch.inf
     walked = walk(model, prunable_weights(model), batches, True, "test")
     next(walked)
-    with pytest.raises(PruningError, match=r"layer model.layers.1.mlp.gate_proj: its inputs .* not all finite"):
+    with pytest.raises(PruningError, match=r"layer model\.layers\.1\.mlp\.gate_proj: .*not all finite"):
         next(walked)

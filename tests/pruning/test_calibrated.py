@@ -16,7 +16,8 @@ from aerogel.models import Head, PrunableWeight, load, load_tokenizer, prunable_
 from aerogel.models.logits import kl_divergence, prediction_logits
 from aerogel.pruning import Calibration, Pattern, prune
 from aerogel.pruning.blocks import walk
-from aerogel.pruning.kl import Reference, output_gradients, sampled_nll, subsample
+from aerogel.pruning.fisher import output_gradients, sampled_nll
+from aerogel.pruning.kl import Reference, subsample
 from aerogel.tasks import load_task
 from aerogel.training import SparsityConfig
 from builders import ARCHITECTURES, BERT_LIKE, prose
@@ -38,12 +39,9 @@ def pruned(name: str, **settings: Any) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", TINY)
 def test_the_methods_come_in_order(name: str) -> None:
-    damage = {
-        method: pruned(name, method=method, sparsity=0.6)["kl"]
-        for method in ("random", "magnitude", "sparsegpt", "admm")
-    }
-    damage["best"] = pruned(name, method="best", sparsity=0.6)["kl"]
-    assert damage["random"] > damage["magnitude"] > damage["sparsegpt"] > damage["admm"] > damage["best"]
+    methods = ("random", "magnitude", "sparsegpt", "admm", "best")
+    kls = [pruned(name, method=method, sparsity=0.6)["kl"] for method in methods]
+    assert kls == sorted(kls, reverse=True)
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt", "best"])
@@ -76,7 +74,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_allocation_the_same_zeros
     assert kept[0] == kept[1]
 
 
-def test_swap_and_reconstruction_lessen_the_damage_of_a_plain_method() -> None:
+def test_swap_and_reconstruction_lower_the_kl_of_a_simple_method() -> None:
     plain = pruned("tiny-gpt2", method="magnitude", sparsity=0.6)["kl"]
     assert pruned("tiny-gpt2", method="magnitude", sparsity=0.6, swap=True)["kl"] < plain
     assert pruned("tiny-gpt2", method="magnitude", sparsity=0.6, reconstruct=2)["kl"] < plain
@@ -128,9 +126,9 @@ def test_the_divergence_is_the_sum_over_words() -> None:
 def test_the_reference_does_not_move_with_the_model() -> None:
     model, _ = load("tiny-gpt2")
     reference = Reference(model, manual("tiny-gpt2", 4).batches(model), 256)
-    assert reference.divergence(model) < 1e-4
+    assert reference.kl(model) < 1e-4
     prune(model, sparsity=0.8)
-    assert reference.divergence(model) > 0.1
+    assert reference.kl(model) > 0.1
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "bart", "t5"])
@@ -188,7 +186,7 @@ def test_the_square_of_a_gradient_is_the_fisher_information() -> None:
         torch.testing.assert_close(rows.grad.square().mean(0), expected, rtol=0.05, atol=0)
 
 
-def test_a_number_is_an_answer_that_can_move() -> None:
+def test_a_regression_output_has_gradients_and_a_kl() -> None:
     model, _ = load("tiny-bert", Head("classification", ("similarity",)))
     batches = manual("tiny-bert", 2).batches(model)
     weights = prunable_weights(model)
@@ -196,27 +194,27 @@ def test_a_number_is_an_answer_that_can_move() -> None:
     assert all(values.max() > 0 for values in found.values())
     reference = Reference(model, batches, 256)
     before = torch.cat([prediction_logits(model, batch).detach() for batch in reference.batches])
-    assert reference.divergence(model) == pytest.approx(0, abs=1e-6)
+    assert reference.kl(model) == pytest.approx(0, abs=1e-6)
     prune(model, sparsity=0.8)
     after = torch.cat([prediction_logits(model, batch).detach() for batch in reference.batches])
-    assert reference.divergence(model) == pytest.approx(float((after - before).square().mean() / 2), rel=1e-2)
+    assert reference.kl(model) == pytest.approx(float((after - before).square().mean() / 2), rel=1e-2)
 
 
-def test_nothing_is_dropped_out_while_answers_are_measured() -> None:
+def test_logits_are_measured_without_dropout() -> None:
     model = ARCHITECTURES["bert"].build()
     batches = Calibration("story", prose(100), load_tokenizer("tiny-bert"), 3, 32).batches(model)
     quiet = Reference(model, batches, 10_000)
     model.train()
     model.bert.embeddings.eval()
     found = Reference(model, batches, 10_000)
-    assert all(torch.equal(one, other) for one, other in zip(quiet.answers, found.answers, strict=True))
-    assert found.divergence(model) < 1e-4
+    assert all(torch.equal(one, other) for one, other in zip(quiet.logits, found.logits, strict=True))
+    assert found.kl(model) < 1e-4
     modes = {name: module.training for name, module in model.named_modules()}
     assert all(mode != name.startswith("bert.embeddings") for name, mode in modes.items())
 
 
 def test_a_few_texts_are_spread_over_all() -> None:
-    batches = [{"input_ids": torch.full((4, 8), place)} for place in range(5)]
+    batches = [{"input_ids": torch.full((4, 8), index)} for index in range(5)]
     chosen = subsample(batches, 5 * 8)
     assert [int(row["input_ids"][0, 0]) for row in chosen] == [0, 1, 2, 3, 4]
     assert len(subsample(batches, 10_000)) == 20
@@ -247,27 +245,27 @@ def test_gradients_are_means_over_tokens_whatever_is_padded() -> None:
 def test_without_text_the_error_says_what_is_needed(settings: dict[str, Any]) -> None:
     model, _ = load("tiny-gpt2")
     before = {weight.name: weight.matrix.clone() for weight in prunable_weights(model)}
-    with pytest.raises(PruningError, match="needs calibration text: a task or file"):
+    with pytest.raises(PruningError, match=f"{settings.get('allocation', settings.get('method'))} .*calibration text"):
         prune(model, sparsity=0.5, **settings)
     assert all(torch.equal(weight.matrix, before[weight.name]) for weight in prunable_weights(model))
 
 
 def test_contradictions_are_refused() -> None:
     model, _ = load("tiny-gpt2")
-    with pytest.raises(PruningError, match="scope global is allocation global, which contradicts allocation owl"):
+    with pytest.raises(PruningError, match=r"scope global .*allocation owl"):
         prune(model, sparsity=0.5, scope="global", allocation="owl")
-    with pytest.raises(PruningError, match="unknown allocation 'serch': did you mean search"):
+    with pytest.raises(PruningError, match=r"allocation 'serch': .*search"):
         prune(model, sparsity=0.5, allocation="serch")
-    with pytest.raises(PruningError, match="pattern 2:4 fixes the sparsity of every matrix"):
+    with pytest.raises(PruningError, match=r"2:4 .*uniform"):
         prune(model, method="best", pattern="2:4", allocation="owl", calibration=manual("tiny-gpt2", 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_reconstruction_in_half_precision_is_refused(dtype: torch.dtype) -> None:
     model = load("tiny-gpt2")[0].to(dtype)
-    with pytest.raises(PruningError, match=r"layer transformer\.h\.0\..* is in b?float16, too coarse"):
+    with pytest.raises(PruningError, match=rf"layer transformer\.h\.0\..*float32.* {str(dtype)[6:]}"):
         prune(model, method="wanda", sparsity=0.5, reconstruct=1, calibration=manual("tiny-gpt2", 4))
-    with pytest.raises(PruningError, match="-1 epochs of reconstruction: expected 0 or more"):
+    with pytest.raises(PruningError, match="-1 epochs"):
         prune(model, sparsity=0.5, reconstruct=-1)
 
 
@@ -292,7 +290,7 @@ def test_layers_that_see_more_than_the_text_are_pruned_on_all_of_it(shared: bool
     name = "query_proj" if shared else "pos_query_proj"
     seen: list[Tensor] = []
     layer = getattr(model.deberta.encoder.layer[0].attention.self, name)
-    handle = layer.register_forward_pre_hook(lambda module, given: seen.append(given[0].flatten(0, -2)))
+    handle = layer.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].flatten(0, -2)))
     with torch.no_grad():
         model(**batches[0])
     handle.remove()
@@ -308,19 +306,17 @@ def test_layers_that_see_more_than_the_text_are_pruned_on_all_of_it(shared: bool
 @pytest.mark.parametrize("method", ["wanda", "best"])
 def test_weights_outside_the_blocks_are_refused_before_anything_is_computed(method: str) -> None:
     model, _ = load("tiny-gpt2")
-    told: list[str] = []
+    steps: list[str] = []
     with (
-        progress.listening(lambda doing, *_: told.append(doing)),
-        pytest.raises(
-            ModelError, match=r"layer transformer\.wte: calibration looks for .* stands in none: leave it out"
-        ),
+        progress.listening(lambda doing, *_: steps.append(doing)),
+        pytest.raises(ModelError, match=r"layer transformer\.wte "),
     ):
         prune(model, method=method, sparsity=0.5, targets=("blocks", "embeddings"), calibration=manual("tiny-gpt2", 4))
-    assert not told
+    assert not steps
 
 
-def test_a_bare_body_has_no_answers_to_weigh() -> None:
+def test_a_model_without_a_head_has_no_predictions() -> None:
     body = load("tiny-gpt2")[0].base_model
-    with pytest.raises(ModelError, match="GPT2Model has no head, and what pruning does to a model's answers"):
+    with pytest.raises(ModelError, match="GPT2Model has no head"):
         prune(body, method="best", sparsity=0.5, calibration=manual("tiny-gpt2", 4))
     prune(body, method="admm", sparsity=0.5, calibration=manual("tiny-gpt2", 4))

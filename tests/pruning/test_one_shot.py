@@ -1,4 +1,4 @@
-"""Pruning a model: exact counts, the right weights, and nothing changed by a failure."""
+"""One-shot pruning: exact counts, the right weights, and no change after a failure."""
 
 from math import inf, nan
 from typing import Any
@@ -145,10 +145,10 @@ def test_any_shapes_and_sparsity(
         assert all(mask.any() for mask in masks.values())
 
 
-def test_a_large_matrix_beside_many_small_ones_must_fit_its_floor_too() -> None:
+def test_the_floor_of_a_large_matrix_counts_among_many_small_ones() -> None:
     model = Blocks((100, 100), *[(1, 2)] * 95)
     before = state(model)
-    with pytest.raises(PruningError, match=r"sparsity 0.99 keeps 102 units, fewer than the 105 that 96 matrices need"):
+    with pytest.raises(PruningError, match=r"0\.99 .* 102 .* 105 .* 96 matrices"):
         prune(model, sparsity=0.99, scope="global")
     assert alike(model, before)
     prune(model, sparsity=0.989, scope="global")
@@ -212,7 +212,7 @@ def test_magnitude_needs_no_seed() -> None:
     assert all(torch.equal(mask, other[name]) for name, mask in first.items())
 
 
-def test_what_is_not_asked_for_stays() -> None:
+def test_other_weights_stay() -> None:
     model = build("bart")
     before = state(model)
     masks = prune(model, sparsity=0.9, targets=("blocks", "embeddings"), exclude=("*.encoder.layers.0.*", "*positions"))
@@ -253,7 +253,7 @@ def test_other_number_formats_are_kept(kind: torch.dtype) -> None:
         assert torch.equal(weight.matrix[masks[weight.name]], old[masks[weight.name]])
 
 
-def test_a_configuration_and_keywords_say_the_same() -> None:
+def test_a_configuration_and_keywords_are_equivalent() -> None:
     config = PruneConfig(method="random", sparsity=0.3, seed=4, exclude=("*.output.dense",))
     first = prune(build("bert"), config)
     second = prune(build("bert"), method="random", sparsity=0.3, seed=4, exclude=("*.output.dense",))
@@ -267,45 +267,59 @@ def test_a_configuration_and_keywords_say_the_same() -> None:
         prune(build("bert"), sparsty=0.5)
 
 
+def test_a_resolved_configuration_has_the_defaults_of_the_method_and_pattern() -> None:
+    def resolved(*arguments: Any, **settings: Any) -> tuple[Any, ...]:
+        config = PruneConfig(*arguments, **settings).resolved()
+        assert config.resolved() == config
+        return config.sparsity, config.scope, config.allocation
+
+    assert resolved("wanda", 0.9) == (0.9, "row", "uniform")
+    assert resolved("best", 0.9) == (0.9, "layer", "mixed")
+    assert resolved("best", pattern="2:4") == (0.5, "layer", "uniform")
+    assert resolved(scope="global", sparsity=0.3) == (0.3, "layer", "global")
+    assert resolved(scope="global", pattern="2:4") == (0.5, "layer", "uniform")
+    assert resolved("wanda", pattern="2:4", allocation="owl") == (0.5, "row", "owl")
+
+
 # failures
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "said"),
+    ("settings", "error", "message"),
     [
-        (dict(sparsity=1.0), PruningError, r"sparsity 1 is outside \[0, 1\)"),
-        (dict(sparsity=-0.5), PruningError, "sparsity -0.5 is outside"),
-        (dict(sparsity=nan), PruningError, "sparsity nan is outside"),
-        (dict(), PruningError, r"pattern unstructured needs a sparsity, in \[0, 1\)"),
-        (dict(pattern="block:4x1"), PruningError, "pattern block:4x1 needs a sparsity"),
-        (dict(pattern="2:4", sparsity=0.6), PruningError, "sparsity 0.6 contradicts pattern 2:4"),
-        (dict(pattern="3:5"), PruningError, r"^layer bert\.\S+: pattern 3:5 does not divide the 32 inputs"),
-        (dict(pattern="block:64x1", sparsity=0.5), PruningError, r"block:64x1 does not divide a 32x32 matrix"),
-        (dict(pattern="2;4"), PruningError, "pattern '2;4' is none of"),
-        (dict(sparsity=0.5, method="magnitud"), PruningError, "unknown method 'magnitud': did you mean magnitude"),
-        (dict(sparsity=0.5, scope="globl"), PruningError, "unknown scope 'globl': did you mean global"),
-        (dict(sparsity=0.5, targets=("blokcs",)), ModelError, "unknown target 'blokcs': did you mean blocks"),
-        (dict(sparsity=0.5, exclude=("*.nowhere",)), ModelError, r"exclude '\*.nowhere' matches no prunable weight"),
+        (dict(sparsity=1.0), PruningError, r"sparsity 1 .*\[0, 1\)"),
+        (dict(sparsity=-0.5), PruningError, "sparsity -0.5 "),
+        (dict(sparsity=nan), PruningError, "sparsity nan "),
+        (dict(), PruningError, r"unstructured .*\[0, 1\)"),
+        (dict(pattern="block:4x1"), PruningError, r"block:4x1 .*\[0, 1\)"),
+        (dict(pattern="2:4", sparsity=0.6), PruningError, r"0\.6 .*pattern 2:4"),
+        (dict(pattern="3:5"), PruningError, r"^layer bert\.\S+: pattern 3:5 .* 32 "),
+        (dict(pattern="block:64x1", sparsity=0.5), PruningError, r"^layer bert\.\S+: .*block:64x1 .* 32x32"),
+        (dict(pattern="2;4"), PruningError, "pattern '2;4'"),
+        (dict(sparsity=0.5, method="magnitud"), PruningError, r"method 'magnitud': .* magnitude"),
+        (dict(sparsity=0.5, scope="globl"), PruningError, r"scope 'globl': .* global"),
+        (dict(sparsity=0.5, targets=("blokcs",)), ModelError, r"target 'blokcs': .* blocks"),
+        (dict(sparsity=0.5, exclude=("*.nowhere",)), ModelError, r"exclude '\*.nowhere'"),
         (dict(sparsity=0.5, exclude=("*",)), ModelError, "no prunable weights"),
-        (dict(sparsity=0.9999, scope="global"), PruningError, "sparsity 0.9999 keeps 2 units, .* 12 matrices"),
+        (dict(sparsity=0.9999, scope="global"), PruningError, r"0\.9999 .* 2 units.* 12 matrices"),
     ],
 )
-def test_a_failed_check_changes_nothing(settings: dict[str, Any], error: type[AerogelError], said: str) -> None:
+def test_a_failed_check_changes_nothing(settings: dict[str, Any], error: type[AerogelError], message: str) -> None:
     model = build("bert")
     before = state(model)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         prune(model, **settings)
     assert alike(model, before)
 
 
 @pytest.mark.parametrize("value", [nan, inf, -inf])
-def test_a_weight_that_is_no_number_names_its_layer(value: float) -> None:
+def test_a_weight_that_is_not_finite_is_named(value: float) -> None:
     model = build("bert")
     last = prunable_weights(model)[-1]
     with torch.no_grad():
         last.matrix[3, 4] = value
     before = state(model)
-    with pytest.raises(PruningError, match=f"^layer {last.name}: its weights are not all finite numbers"):
+    with pytest.raises(PruningError, match=f"^layer {last.name}: .*finite"):
         prune(model, sparsity=0.5)
     del before[f"{last.name}.weight"]
     assert all(torch.equal(model.state_dict()[name], old) for name, old in before.items())

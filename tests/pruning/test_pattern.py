@@ -51,7 +51,7 @@ def assert_the_highest_are_kept(scores: Tensor, mask: Tensor) -> None:
 
 
 @given(st.one_of(st.just("unstructured"), st.builds("block:{}x{}".format, st.integers(1, 64), st.integers(2, 64))))
-def test_what_is_parsed_is_written_alike(text: str) -> None:
+def test_parse_and_str_are_inverse(text: str) -> None:
     assert str(Pattern.parse(text)) == text
     assert str(Pattern.parse(text).within_rows()) == text
     assert Pattern.parse(text).fixed_sparsity is None
@@ -65,22 +65,20 @@ def test_n_of_m_fixes_the_sparsity(kept: int, more: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "dense", "2:4:8", "2/4", "-2:4", "2:", "block:4", "block:4x", "block:x4", "2:4 "])
-def test_another_text_is_no_pattern(text: str) -> None:
-    with pytest.raises(
-        PruningError, match=f"^pattern {re.escape(repr(text))} is none of unstructured, N:M .* block:RxC"
-    ):
+def test_any_other_text_is_refused(text: str) -> None:
+    with pytest.raises(PruningError, match=f"pattern {re.escape(repr(text))}.* unstructured, N:M .* block:RxC"):
         Pattern.parse(text)
 
 
 @pytest.mark.parametrize("text", ["0:4", "4:4", "5:4", "0:0"])
 def test_n_lies_between_0_and_m(text: str) -> None:
-    with pytest.raises(PruningError, match=f"pattern '{text}': N:M keeps N of every M weights, so 0 < N < M"):
+    with pytest.raises(PruningError, match=f"pattern '{text}' .*0 < N < M"):
         Pattern.parse(text)
 
 
 @pytest.mark.parametrize("text", ["block:1x1", "block:0x4", "block:4x0"])
 def test_a_block_holds_two_weights(text: str) -> None:
-    with pytest.raises(PruningError, match=f"pattern '{text}': a block holds at least two weights"):
+    with pytest.raises(PruningError, match=f"pattern '{text}': .*two"):
         Pattern.parse(text)
 
 
@@ -194,38 +192,38 @@ def test_the_highest_of_many_are_a_stable_sort(values: Tensor, kept: int) -> Non
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, nan, inf])
 @pytest.mark.parametrize("text", ["unstructured", "2:4", "block:2x2"])
 def test_a_sparsity_lies_between_0_and_1(text: str, sparsity: float) -> None:
-    with pytest.raises(PruningError, match=rf"sparsity {sparsity:g} is outside \[0, 1\)"):
+    with pytest.raises(PruningError, match=rf"sparsity {sparsity:g} .*\[0, 1\)"):
         Pattern.parse(text).mask(torch.ones(4, 4), sparsity)
 
 
 def test_a_contradiction_names_both_sides() -> None:
-    with pytest.raises(PruningError, match=r"sparsity 0\.6 contradicts pattern 2:4, which fixes it at 0\.5"):
+    with pytest.raises(PruningError, match=r"0\.6 .*pattern 2:4.* 0\.5"):
         Pattern.parse("2:4").mask(torch.ones(4, 4), 0.6)
-    with pytest.raises(PruningError, match="pattern 2:4 does not divide the 6 inputs of a 4x6 matrix"):
+    with pytest.raises(PruningError, match=r"pattern 2:4 .* 6 .* 4x6"):
         Pattern.parse("2:4").mask(torch.ones(4, 6), 0.5)
     for shape in ((6, 4), (4, 6)):
-        with pytest.raises(PruningError, match=f"pattern block:4x4 does not divide a {shape[0]}x{shape[1]} matrix"):
+        with pytest.raises(PruningError, match=f"pattern block:4x4 .* {shape[0]}x{shape[1]}"):
             Pattern.parse("block:4x4").mask(torch.ones(shape), 0.5)
 
 
 @pytest.mark.parametrize("text", ["unstructured", "2:4", "block:2x2"])
-def test_scores_that_are_no_numbers_are_refused(text: str) -> None:
+def test_nan_scores_are_refused(text: str) -> None:
     scores = torch.ones(4, 4)
     scores[2, 1] = nan
-    with pytest.raises(PruningError, match="not numbers"):
+    with pytest.raises(PruningError, match="NaN"):
         Pattern.parse(text).mask(scores, 0.5)
 
 
 def test_a_block_of_opposite_infinities_has_no_score() -> None:
     scores = torch.ones(4, 4)
     scores[0, 0], scores[1, 1] = inf, -inf
-    with pytest.raises(PruningError, match="not numbers"):
+    with pytest.raises(PruningError, match="NaN"):
         Pattern.parse("block:2x2").mask(scores, 0.5)
     assert int(Pattern.parse("unstructured").mask(scores, 0.5).sum()) == 8
 
 
 @pytest.mark.parametrize("text", ["2:4", "1:8", "unstructured", "block:2x2"])
-def test_on_the_way_to_a_pattern_only_what_it_drops_is_dropped(text: str) -> None:
+def test_approach_drops_only_what_the_pattern_drops(text: str) -> None:
     pattern = Pattern.parse(text)
     scores = torch.rand(16, 32, generator=torch.Generator().manual_seed(0))
     final = pattern.fixed_sparsity or 0.75
@@ -242,7 +240,7 @@ def test_on_the_way_to_a_pattern_only_what_it_drops_is_dropped(text: str) -> Non
 def test_counts_are_exact_where_threads_differ_in_flushing_denormals(text: str, sign: int) -> None:
     generator = torch.Generator().manual_seed(0)
     values, chance = torch.rand(2, 512, 512, generator=generator)
-    found = sign * values.where(chance < 0.3, values * 1e-41).masked_fill(chance > 0.8, 0)
+    scores = sign * values.where(chance < 0.3, values * 1e-41).masked_fill(chance > 0.8, 0)
     pattern = Pattern.parse(text)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -250,7 +248,7 @@ def test_counts_are_exact_where_threads_differ_in_flushing_denormals(text: str, 
         assert (values > 0).any()  # the second thread starts here, and does not flush
         torch.set_flush_denormal(True)
         for sparsity in (0.1, 0.5, 0.6, 0.69, 0.9) if pattern.fixed_sparsity is None else (0.5,):
-            mask = pattern.mask(found, sparsity)
+            mask = pattern.mask(scores, sparsity)
             size = pattern.rows * pattern.columns
             assert int((~mask).sum()) == size * round(sparsity * mask.numel() / size)
     finally:

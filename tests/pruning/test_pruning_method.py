@@ -1,4 +1,4 @@
-"""A method is one file, found by itself, says what it is, and keeps exactly what it should."""
+"""The registry finds every method and score; methods keep exact counts and compute their formulas."""
 
 import importlib
 import logging
@@ -170,7 +170,7 @@ def test_sparsegpt_of_one_row_is_the_optimal_brain_surgeon_from_left_to_right() 
     mask, values = method("sparsegpt").prune(weight, statistics, Pattern.parse("unstructured"), 0.5)
     hessian = damped(statistics.input_hessian(), 0.01).double()
     row = weight[0].double().masked_fill(statistics.input_hessian().diagonal() == 0, 0)
-    for column in range(8):  # each dropped weight is made good by those to its right, by the exact inverse
+    for column in range(8):  # the weights to the right compensate for each dropped one, by the exact inverse
         if not mask[0, column]:
             rest = torch.linalg.inv(hessian[column:, column:])
             row[column:] = row[column:] - row[column] / rest[0, 0] * rest[0]
@@ -181,9 +181,9 @@ def test_the_refit_is_least_squares_on_the_support() -> None:
     weight, statistics = problem()
     hessian = damped(statistics.input_hessian(), 0.01)
     mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(3)) < 0.5
-    found = refit(weight, torch.zeros_like(weight), mask, hessian, 60)
-    assert not found[~mask].any()
-    for row, keep, values in zip(weight.double(), mask, found.double(), strict=True):
+    solution = refit(weight, torch.zeros_like(weight), mask, hessian, 60)
+    assert not solution[~mask].any()
+    for row, keep, values in zip(weight.double(), mask, solution.double(), strict=True):
         exact = torch.linalg.solve(hessian.double()[keep][:, keep], (row @ hessian.double())[keep])
         torch.testing.assert_close(values[keep], exact, rtol=1e-2, atol=1e-2)
 
@@ -198,7 +198,7 @@ def test_more_work_leaves_less_error() -> None:
     assert errors["random"] > errors["magnitude"] > errors["sparsegpt"] > errors["admm"]
 
 
-def test_best_with_equal_outputs_is_admm_and_else_spends_where_it_matters() -> None:
+def test_best_is_admm_for_equal_gradients_and_else_keeps_more_in_rows_with_larger_ones() -> None:
     weight, statistics = problem()
     pattern = Pattern.parse("unstructured")
     equal = Statistics(statistics.generator, statistics.norms, statistics.hessian, torch.full((24,), 0.3))
@@ -213,13 +213,13 @@ def test_best_with_equal_outputs_is_admm_and_else_spends_where_it_matters() -> N
     assert mask[:12].sum() > 1.2 * mask[12:].sum()
 
 
-def test_a_singular_hessian_is_damped_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_singular_hessian_is_damped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     twins = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).repeat(1, 2)
     hessian = twins.T @ twins
     with caplog.at_level(logging.WARNING):
-        found = inverse(hessian, 0.0)
-    assert torch.isfinite(found).all()
-    assert "a singular Hessian of 8 inputs was damped" in caplog.text
+        result = inverse(hessian, 0.0)
+    assert torch.isfinite(result).all()
+    assert "Hessian of 8 inputs" in caplog.text
     caplog.clear()
     inverse(hessian, 0.01)
     assert not caplog.text

@@ -1,4 +1,4 @@
-"""Reconstruction brings sub-modules nearer to their dense outputs and touches nothing but the surviving weights."""
+"""Reconstruction moves sub-modules towards their dense outputs and changes only the remaining weights."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_outputs_come_nearer_and_zeros_stay(name: str) -> None:
     def outputs(module: nn.Module) -> Tensor:
         with torch.no_grad():
             return torch.cat(
-                [call.run(module, given)[call.tokens] for call, given in zip(block.calls, block.states, strict=True)]
+                [call.run(module, hidden)[call.tokens] for call, hidden in zip(block.calls, block.states, strict=True)]
             )
 
     wanted = outputs(block.module)

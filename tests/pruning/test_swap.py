@@ -68,7 +68,7 @@ def test_a_single_row_ends_where_no_swap_helps() -> None:
 
 
 @pytest.mark.parametrize("text", ["unstructured", "2:4", "block:1x2"])
-def test_a_bad_mask_is_mended(text: str) -> None:
+def test_a_random_mask_is_improved(text: str) -> None:
     target, hessian = problem(32, 64, 1)
     pattern = Pattern.parse(text)
     mask = pattern.mask(torch.rand(target.shape, generator=torch.Generator().manual_seed(2)), 0.5)

@@ -45,7 +45,7 @@ def inspect(
         check_task(text, data)
     with progress_bar():
         from aerogel.analysis import inspect as describe
-        from aerogel.analysis.plot import distribution, layers
+        from aerogel.analysis.plot import distribution, heat_map, layers
         from aerogel.models import load_model, load_tokenizer
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.pruning.sensitivity import sensitivity
@@ -63,7 +63,9 @@ def inspect(
                 layers(report).savefig(folder / "layers.svg")
                 if found:
                     (folder / "sensitivity.json").write_text(json.dumps(found.to_dict()), encoding="utf-8")
-                    found.plot().savefig(folder / "sensitivity.svg")
+                    groups, title = [*found.layers, *found.kinds], f"{model}, pruned by {method}"
+                    chart = heat_map(groups, found.sparsities, title, split=len(found.layers))
+                    chart.savefig(folder / "sensitivity.svg")
     if as_json:
         print_json(report.to_dict() | ({"sensitivity": found.to_dict()} if found else {}))
         return

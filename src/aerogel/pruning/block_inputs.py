@@ -1,9 +1,9 @@
-"""Entering a model's blocks: how each is called on the calibration text, found by calling them."""
+"""Capture the inputs of each transformer block on the calibration text."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -17,22 +17,27 @@ from aerogel.errors import ModelError, PruningError
 from aerogel.models import evaluating, head_kind
 from aerogel.pruning.calibration import Batch
 
-IN_MEMORY = 2 * 1024**3  # bytes of activations; what is more goes to disk
+IN_MEMORY = 2 * 1024**3  # bytes of activations that stay in memory; the rest goes to disk
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Call:
-    """How a block was called on one batch, hidden states apart.
+    """How a block is called on one batch, apart from its hidden states.
 
-    `tokens` (batch, sequence) is False at padding; `beside` are the other side's states that cross-attention reads,
-    with their own `beside_tokens`.
+    Attributes:
+        arguments: the positional arguments after the hidden states.
+        keywords: the keyword arguments.
+        tokens: (batch, sequence), False at padding.
+        encoder_hidden_states: (batch, sequence, d), the input of cross-attention, `None` without it.
+        encoder_tokens: (batch, sequence), False at the padding of `encoder_hidden_states`.
     """
 
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     tokens: Tensor
-    beside: Tensor | None
-    beside_tokens: Tensor | None
+    encoder_hidden_states: Tensor | None
+    encoder_tokens: Tensor | None
 
     def run(self, block: nn.Module, states: Tensor) -> Tensor:
         if "hidden_states" in self.keywords:
@@ -41,104 +46,106 @@ class Call:
             output = block(states, *self.arguments, **self.keywords)
         return output if isinstance(output, Tensor) else output[0]
 
-    def inputs(self, given: Tensor) -> Tensor:
-        """What a linear layer was given, without padding: (tokens, d_in).
+    def without_padding(self, inputs: Tensor) -> Tensor:
+        """The inputs of a linear layer at the tokens, (tokens, d_in).
 
-        What is not of the texts, such as the relative positions of DeBERTa, comes whole.
+        Inputs that are not of the text, such as DeBERTa's relative positions, have no padding.
         """
-        crossing = self.beside is not None and given.data_ptr() == self.beside.data_ptr()
-        tokens = self.beside_tokens if crossing else self.tokens
-        flat = given.detach().reshape(-1, given.shape[-1]).float()
+        states = self.encoder_hidden_states
+        from_encoder = states is not None and inputs.data_ptr() == states.data_ptr()
+        tokens = self.encoder_tokens if from_encoder else self.tokens
+        flat = inputs.detach().reshape(-1, inputs.shape[-1]).float()
         assert tokens is not None
         if tokens.numel() != len(flat):
-            if len(given) == len(tokens) > 1:
-                raise PruningError(f"it is given {len(flat)} positions where the text has {tokens.numel()}")
+            if len(inputs) == len(tokens) > 1:
+                raise PruningError(f"its input has {len(flat)} positions, expected the {tokens.numel()} of the text")
             return flat
         return flat if tokens.all() else flat[tokens.flatten()]
 
 
-def enter(
-    model: PreTrainedModel, name: str, blocks: nn.ModuleList, batches: Sequence[Batch], shelf: ActivationStore
+def capture(
+    model: PreTrainedModel, name: str, blocks: nn.ModuleList, batches: Sequence[Batch], store: ActivationStore
 ) -> tuple[list[Tensor], list[list[Call]]]:
-    """The states that go into the first block, by batch, and how every block is called: `calls[block][batch]`.
+    """The hidden states that enter the first block, by batch, and how every block is called: `calls[block][batch]`.
 
-    The first block runs, since what it returns may reach the later ones (T5's position bias); the others only note
-    how they are called and hand on what the first one returned.
+    Raises `ModelError` for a model that can't be pruned block by block: see `_record_calls`.
     """
     states: list[Tensor] = []
     calls: list[list[Call]] = [[] for _ in blocks]
-    encoder = _encoder(model)
+    encoder = model.base_model.get_encoder() if model.config.is_encoder_decoder else None
     in_encoder = encoder is not None and any(module is blocks for module in encoder.modules())
-    # a language-model head over a large vocabulary costs more than all the rest of this pass
-    runner: nn.Module
-    runner = (
-        encoder if in_encoder and encoder else model.base_model if head_kind(model) == "language-modelling" else model
-    )
+    runner: nn.Module = model
+    if encoder is not None and in_encoder:
+        runner = encoder
+    elif head_kind(model) == "language-modelling":  # its head costs more than the rest of this pass
+        runner = model.base_model
     for batch in batches:
-        seen = _calls_of(runner, name, blocks, _for_encoder(batch) if in_encoder else batch)
-        for place, found in enumerate(seen):
-            if len(found) != 1:
-                times = f"{len(found)} times" if found else "never"
-                raise ModelError(
-                    f"block {name}.{place} runs {times} in one pass over a text, and calibration block by block "
-                    "follows models that run each block once"
-                )
         tokens = _tokens(batch, in_encoder or encoder is None)
-        for place, [(arguments, keywords)] in enumerate(seen):
+        recorded = _record_calls(runner, name, blocks, _encoder_inputs(batch) if in_encoder else batch)
+        for index, (arguments, keywords) in enumerate(recorded):
             hidden, rest = _split(arguments, keywords)
-            tokens = torch.ones(hidden.shape[:2], dtype=torch.bool) if tokens is None else tokens
+            if tokens is None:
+                tokens = torch.ones(hidden.shape[:2], dtype=torch.bool)
             if hidden.shape[:2] != tokens.shape:
                 raise ModelError(
-                    f"block {name}.{place} is given states of shape {tuple(hidden.shape)} where the text is of shape "
-                    f"{tuple(tokens.shape)}, and calibration block by block looks for (batch, sequence, d)"
+                    f"block {name}.{index} gets hidden states of shape {tuple(hidden.shape)} on text of shape "
+                    f"{tuple(tokens.shape)}: calibration block by block needs (batch, sequence, d)"
                 )
-            beside = next((value for value in chain(rest, keywords.values()) if _like_states(value, hidden)), None)
-            beside_tokens = None if beside is None else _tokens(batch, True)
-            if beside is not None and beside_tokens is None:
-                beside_tokens = torch.ones(beside.shape[:2], dtype=torch.bool)
-            calls[place].append(Call(rest, keywords, tokens, beside, beside_tokens))
-            if place == 0:
-                states.append(shelf.keep(hidden))
+            others = (value for value in chain(rest, keywords.values()) if _like_states(value, hidden))
+            cross, cross_tokens = next(others, None), None
+            if cross is not None:
+                cross_tokens = _tokens(batch, True)
+                if cross_tokens is None:
+                    cross_tokens = torch.ones(cross.shape[:2], dtype=torch.bool)
+            calls[index].append(Call(rest, keywords, tokens, cross, cross_tokens))
+            if index == 0:
+                states.append(store.keep(hidden))
     return states, calls
 
 
-def _calls_of(
-    runner: nn.Module, name: str, blocks: nn.ModuleList, batch: Batch
-) -> list[list[tuple[tuple[Any, ...], dict[str, Any]]]]:
-    """The arguments of each call of each block in one pass.
+def _record_calls(runner: nn.Module, name: str, blocks: nn.ModuleList, batch: Batch) -> list[Arguments]:
+    """The arguments of each block in one pass.
 
-    Raises `ModelError` where one is given other states than the one before it returned.
+    Only the first block runs, since its outputs may be arguments of the later ones (T5's position bias). The others
+    return its output. Raises `ModelError` where a block does not run exactly once, or does not get the output of the
+    block before it.
     """
-    seen: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = [[] for _ in blocks]
-    returned: Any = None
+    recorded: list[list[Arguments]] = [[] for _ in blocks]
+    output: Any = None
     originals = [block.forward for block in blocks]
-    instances = [block.__dict__.get("forward") for block in blocks]  # what others put on the instance
+    overrides = [block.__dict__.get("forward") for block in blocks]  # set on the instance by someone else
 
-    def noting(place: int) -> Any:
+    def recording(index: int) -> Callable[..., Any]:
         def forward(*arguments: Any, **keywords: Any) -> Any:
-            nonlocal returned
-            seen[place].append((arguments, keywords))
-            if returned is not None and not _handed_on(returned, _split(arguments, keywords)[0]):
+            nonlocal output
+            recorded[index].append((arguments, keywords))
+            if output is None:
+                output = originals[index](*arguments, **keywords)
+            elif not _equal_states(output, _split(arguments, keywords)[0]):
                 raise ModelError(
-                    f"block {name}.{place} is given something else than the block before it returned, and calibration "
-                    "block by block follows models whose blocks hand their states on as they are"
+                    f"block {name}.{index} does not get the output of the block before it, which calibration block by "
+                    "block needs: take a method without calibration"
                 )
-            if returned is None:
-                returned = originals[place](*arguments, **keywords)
-            return returned
+            return output
 
         return forward
 
     try:
-        for place, block in enumerate(blocks):
-            block.forward = noting(place)  # on the instance, so that its attributes stay in sight
+        for index, block in enumerate(blocks):
+            block.forward = recording(index)  # on the instance, so that its attributes stay visible
         runner(**batch)
     finally:
-        for block, before in zip(blocks, instances, strict=True):
+        for block, override in zip(blocks, overrides, strict=True):
             block.__dict__.pop("forward", None)
-            if before is not None:
-                block.forward = before
-    return seen
+            if override is not None:
+                block.forward = override
+    for index, found in enumerate(recorded):
+        if len(found) != 1:
+            raise ModelError(
+                f"block {name}.{index} runs {len(found)} times in one pass, and calibration block by block needs "
+                "blocks that run once: take a method without calibration"
+            )
+    return [found[0] for found in recorded]
 
 
 def _split(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...]]:
@@ -148,21 +155,17 @@ def _split(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor
     return arguments[0], arguments[1:]
 
 
-def _handed_on(returned: Any, given: Tensor) -> bool:
-    states = returned if isinstance(returned, Tensor) else returned[0]
-    return given is states or torch.equal(given, states)
+def _equal_states(output: Any, states: Tensor) -> bool:
+    hidden = output if isinstance(output, Tensor) else output[0]
+    return states is hidden or torch.equal(states, hidden)
 
 
 def _like_states(value: Any, hidden: Tensor) -> bool:
-    """Whether an argument of a block is the other side's states: (batch, sequence, d), in floating point."""
+    """Whether an argument of a block has the shape of the encoder's hidden states, (batch, sequence, d)."""
     return isinstance(value, Tensor) and value is not hidden and value.dim() == 3 and value.shape[0] == len(hidden)
 
 
-def _encoder(model: PreTrainedModel) -> nn.Module | None:
-    return model.base_model.get_encoder() if model.config.is_encoder_decoder else None
-
-
-def _for_encoder(batch: Batch) -> dict[str, Tensor]:
+def _encoder_inputs(batch: Batch) -> Batch:
     return {name: values for name, values in batch.items() if name in ("input_ids", "attention_mask")}
 
 
@@ -172,8 +175,8 @@ def _tokens(batch: Batch, is_encoder: bool) -> Tensor | None:
 
 
 @contextmanager
-def plain(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode, without the cache of generation; T5 has a configuration for each side."""
+def evaluating_without_cache(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode, without the cache of generation. T5 has a configuration for each of its two stacks."""
     parts = (module for module in model.modules() if isinstance(module, PreTrainedModel))
     configs = {id(part.config): part.config for part in parts if getattr(part.config, "use_cache", False)}
     try:
@@ -188,7 +191,7 @@ def plain(model: PreTrainedModel) -> Iterator[None]:
 
 @dataclass
 class ActivationStore:
-    """Keeps activations: in memory up to a limit, then in files that are mapped into it."""
+    """Keeps activations in memory up to a limit, then in memory-mapped files."""
 
     folder: str
     used: int = 0
@@ -198,5 +201,5 @@ class ActivationStore:
         if self.used <= IN_MEMORY:
             return states.detach().clone()
         path = tempfile.NamedTemporaryFile(dir=self.folder, delete=False).name  # noqa: SIM115
-        kept = torch.from_file(path, shared=True, size=states.numel(), dtype=states.dtype).view(states.shape)
-        return kept.copy_(states.detach())
+        mapped = torch.from_file(path, shared=True, size=states.numel(), dtype=states.dtype).view(states.shape)
+        return mapped.copy_(states.detach())

@@ -1,4 +1,4 @@
-"""A model block by block: what each is given on the calibration text, as the pruned blocks before it make it."""
+"""A model block by block: the inputs of each block on the calibration text, after the blocks before it are pruned."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.errors import ModelError, PruningError
 from aerogel.models import PrunableWeight
-from aerogel.pruning.block_inputs import ActivationStore, Call, enter, plain
+from aerogel.pruning.block_inputs import ActivationStore, Call, capture, evaluating_without_cache
 from aerogel.pruning.calibration import Batch
 
 
 @dataclass
 class Moments:
-    """Sums over the calibration tokens of one input: XᵀX (d_in, d_in), or its diagonal (d_in) alone."""
+    """Sums over the calibration tokens of one input: XᵀX (d_in, d_in), or only its diagonal (d_in)."""
 
     sums: Tensor
 
@@ -36,9 +36,9 @@ class Moments:
 
 @dataclass
 class Block:
-    """A block about to be pruned: its `weights`, the `moments` of their inputs by weight name, and what it is given.
+    """A block to prune: its `weights`, the `moments` of their inputs by weight name, and the inputs of the block.
 
-    `states[i]` (batch, sequence, d) goes into the block on batch i together with `calls[i]`.
+    On batch i the block is called with the hidden states `states[i]` (batch, sequence, d) and `calls[i]`.
     """
 
     name: str
@@ -53,91 +53,87 @@ class Block:
 def walk(
     model: PreTrainedModel, weights: Sequence[PrunableWeight], batches: Sequence[Batch], hessian: bool, doing: str
 ) -> Iterator[Block]:
-    """Yields every block that holds some of `weights`, in the order that data takes, to be pruned in place.
+    """Yields every block that holds some of `weights`, in the order of the forward pass, to be pruned in place.
 
-    When the caller asks for the next block, the last one's outputs are computed anew, so each block's inputs come
-    out of pruned blocks. Sums are streamed: at any time one block's are held. Activations beyond 2 GB go to disk.
-    Raises `ModelError` where no list of blocks holds the weights, and `PruningError`, naming the layer, where an
-    input is not finite.
+    Before the next block is yielded, the outputs of this one are computed again, so the inputs of each block are the
+    outputs of pruned blocks. The sums of one block are held at a time. Activations beyond 2 GB go to disk.
+    Raises `ModelError` for weights outside lists of blocks and as `capture`, and `PruningError`, naming the layer,
+    for an input that is not finite.
     """
     lists = block_lists(model, weights)
     total = sum(len(blocks) for _, blocks in lists)
     done = 0
-    with plain(model), tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
-        for name, blocks in lists:
-            shelf = ActivationStore(scratch)
-            states, calls = enter(model, name, blocks, batches, shelf)
-            for place, block in enumerate(blocks):
-                progress.update(f"{doing}: {name}.{place}", done, total)
-                prefix = f"{name}.{place}."
-                inside = [weight for weight in weights if weight.name.startswith(prefix)]
+    with evaluating_without_cache(model), tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
+        for list_name, blocks in lists:
+            states, calls = capture(model, list_name, blocks, batches, ActivationStore(scratch))
+            for index, block in enumerate(blocks):
+                name = f"{list_name}.{index}"
+                progress.update(f"{doing}: {name}", done, total)
+                inside = [weight for weight in weights if weight.name.startswith(f"{name}.")]
                 if inside:
-                    moments = observe(block, inside, states, calls[place], hessian)
-                    yield Block(f"{name}.{place}", block, inside, moments, states, calls[place])
-                if place + 1 < len(blocks):
-                    for number, call in enumerate(calls[place]):
-                        states[number].copy_(call.run(block, states[number]))
+                    moments = input_moments(block, inside, states, calls[index], hessian)
+                    yield Block(name, block, inside, moments, states, calls[index])
+                if index + 1 < len(blocks):
+                    for hidden, call in zip(states, calls[index], strict=True):
+                        hidden.copy_(call.run(block, hidden))
                 done += 1
-                progress.update(f"{doing}: {name}.{place}", done, total)
+                progress.update(f"{doing}: {name}", done, total)
 
 
 @torch.no_grad()
-def check_followed(model: PreTrainedModel, weights: Sequence[PrunableWeight], batches: Sequence[Batch]) -> None:
-    """Raises `ModelError` as `walk` would for a model that it can't follow, without the work."""
-    lists = block_lists(model, weights)
-    with plain(model), tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
-        for name, blocks in lists:
-            enter(model, name, blocks, batches[:1], ActivationStore(scratch))
+def check_blocks(model: PreTrainedModel, weights: Sequence[PrunableWeight], batches: Sequence[Batch]) -> None:
+    """Raises `ModelError` where `walk` would, after one batch."""
+    with evaluating_without_cache(model), tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
+        for name, blocks in block_lists(model, weights):
+            capture(model, name, blocks, batches[:1], ActivationStore(scratch))
 
 
 def block_lists(model: nn.Module, weights: Sequence[PrunableWeight]) -> list[tuple[str, nn.ModuleList]]:
-    """The outermost lists of like blocks that hold the weights, by name, in the model's order."""
-    lists: list[tuple[str, nn.ModuleList]] = []
+    """The outermost lists of blocks of one class that hold the weights, by name, in the model's order."""
+    outermost: list[tuple[str, nn.ModuleList]] = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer, _ in lists):
-            lists.append((name, module))
-    held = [
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer, _ in outermost):
+            outermost.append((name, module))
+    lists = [
         (name, blocks)
-        for name, blocks in lists
+        for name, blocks in outermost
         if any(weight.name.startswith(f"{name}.") for weight in weights) and len({type(block) for block in blocks}) == 1
     ]
     for weight in weights:
-        if not any(weight.name.startswith(f"{name}.") for name, _ in held):
+        if not any(weight.name.startswith(f"{name}.") for name, _ in lists):
             raise ModelError(
-                f"layer {weight.name}: calibration looks for an nn.ModuleList of blocks of one class, and this weight "
-                "stands in none: leave it out, or take a method without calibration"
+                f"layer {weight.name} is not in an nn.ModuleList of blocks of one class, which calibration needs: "
+                "exclude it, or take a method without calibration"
             )
-    return held
+    return lists
 
 
-def observe(
+def input_moments(
     block: nn.Module, weights: Sequence[PrunableWeight], states: Sequence[Tensor], calls: Sequence[Call], hessian: bool
 ) -> dict[str, Moments]:
-    """Runs the block on all batches and sums what its linear layers are given, by weight name.
+    """Runs the block on all batches and sums the inputs of its linear layers, by weight name.
 
-    Layers that are given the same tensor (query, key and value) share one sum.
+    Layers with the same input (query, key and value) share one sum, that of the first of them.
     """
     leaders: dict[str, str] = {}
     sums: dict[str, Tensor] = {}
-    for call, given in zip(calls, states, strict=True):
-        with _watched(weights) as seen:
-            call.run(block, given)
-        for weight in weights:
-            if weight.name not in seen:
-                raise ModelError(f"layer {weight.name}: the calibration text never passes through it")
-            own = seen[weight.name]
-            leader = leaders.setdefault(
-                weight.name, next((name for name in leaders if _same(seen[name], own)), weight.name)
-            )
-            if leader == weight.name:
+    for call, hidden in zip(calls, states, strict=True):
+        with _recorded_inputs(weights) as inputs:
+            call.run(block, hidden)
+        for name in (weight.name for weight in weights):
+            if name not in inputs:
+                raise ModelError(f"layer {name} does not run on the calibration text")
+            if name not in leaders:
+                leaders[name] = next((leader for leader in leaders if _same(inputs[leader], inputs[name])), name)
+            if leaders[name] == name:
                 try:
-                    for one in own:
-                        _add(sums, leader, call.inputs(one), hessian)
+                    for tensor in inputs[name]:
+                        _add(sums, name, call.without_padding(tensor), hessian)
                 except PruningError as error:
-                    raise PruningError(f"layer {weight.name}: {error}") from error
+                    raise PruningError(f"layer {name}: {error}") from error
     for name, total in sums.items():
         if not torch.isfinite(total).all():
-            raise PruningError(f"layer {name}: its inputs on the calibration text are not all finite numbers")
+            raise PruningError(f"layer {name}: its inputs on the calibration text are not all finite")
     return {weight.name: Moments(sums[leaders[weight.name]]) for weight in weights}
 
 
@@ -152,22 +148,22 @@ def _add(sums: dict[str, Tensor], name: str, inputs: Tensor, hessian: bool) -> N
 
 
 @contextmanager
-def _watched(weights: Sequence[PrunableWeight]) -> Iterator[dict[str, list[Tensor]]]:
-    """What each linear layer is given inside the block; held until the end, so that no memory is used twice.
+def _recorded_inputs(weights: Sequence[PrunableWeight]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collects the inputs of each linear layer in the `with` block, one a call: DeBERTa's layers run twice.
 
-    That is a tensor for each call: DeBERTa's layers see the text, and then the relative positions.
+    All are held until the end, so that no memory is used twice and equal addresses mean equal tensors.
     """
-    seen: dict[str, list[Tensor]] = {}
+    inputs: dict[str, list[Tensor]] = {}
 
-    def watch(weight: PrunableWeight) -> Any:
+    def register(weight: PrunableWeight) -> Any:
         def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            seen.setdefault(weight.name, []).append(arguments[0])
+            inputs.setdefault(weight.name, []).append(arguments[0])
 
         return weight.module.register_forward_pre_hook(keep)
 
-    handles = [watch(weight) for weight in weights]
+    handles = [register(weight) for weight in weights]
     try:
-        yield seen
+        yield inputs
     finally:
         for handle in handles:
             handle.remove()
@@ -175,7 +171,6 @@ def _watched(weights: Sequence[PrunableWeight]) -> Iterator[dict[str, list[Tenso
 
 def _same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     return len(first) == len(second) and all(
-        one is other
-        or (one.data_ptr() == other.data_ptr() and one.shape == other.shape and one._version == other._version)
+        one.data_ptr() == other.data_ptr() and one.shape == other.shape
         for one, other in zip(first, second, strict=True)
     )

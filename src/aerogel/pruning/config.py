@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aerogel.bounds import check_seed
 from aerogel.errors import PruningError, check_sparsity, unknown_name
@@ -67,3 +67,21 @@ class PruneConfig:
     def needs_calibration(self) -> bool:
         calibrated = method(self.method).looks_at_text or self.swap or self.reconstruct > 0
         return calibrated or (self.allocation or method(self.method).allocation) in SEARCHED
+
+    def resolved(self) -> PruneConfig:
+        """This configuration with the method's defaults: a sparsity, scope "layer" or "row", and an allocation.
+
+        Raises `PruningError` where the pattern contradicts the sparsity, or needs one and none is given.
+
+        >>> config = PruneConfig("wanda", 0.9).resolved()
+        >>> config.scope, config.allocation
+        ('row', 'uniform')
+        """
+        pattern, defaults = Pattern.parse(self.pattern), method(self.method)
+        scope: Scope = self.scope or defaults.scope
+        allocation: Allocation = self.allocation or defaults.allocation
+        if scope == "global":
+            scope, allocation = "layer", "global"
+        if pattern.fixed_sparsity is not None and (self.scope == "global" or self.allocation is None):
+            allocation = "uniform"
+        return replace(self, sparsity=pattern.settle(self.sparsity), scope=scope, allocation=allocation)

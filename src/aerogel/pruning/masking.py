@@ -1,4 +1,4 @@
-"""The dense model before anything is pruned: what its scores are, and what masking its weights would do."""
+"""The scores of the dense model, and the KL divergence that masking its weights by them causes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from aerogel.pruning.kl import Reference
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.pruning_method import PruningMethod, Statistics
 
-SHARE = 4  # one batch in so many tells the norms of the dense model's inputs well enough to compare matrices
+STRIDE = 4  # every fourth batch is enough for input norms that compare matrices
 
 
 def plain_statistics(weight: PrunableWeight, seed: int) -> Statistics:
-    """Each matrix draws from its own stream, so that the order and the number of matrices change nothing."""
-    hashed = zlib.crc32(f"{seed} {weight.name}".encode())  # the generator looks at 32 bits of its seed
+    """A generator of its own for each matrix, so that draws don't depend on the order and number of matrices."""
+    hashed = zlib.crc32(f"{seed} {weight.name}".encode())  # the generator uses 32 bits of its seed
     return Statistics(generator=torch.Generator().manual_seed(hashed))
 
 
@@ -32,16 +32,16 @@ def dense_scores(
     weights: Sequence[PrunableWeight],
     batches: Sequence[Batch],
     gradients: Mapping[str, Tensor],
-    chosen: PruningMethod,
+    method: PruningMethod,
     seed: int,
 ) -> Callable[[PrunableWeight], Tensor]:
-    """A function that gives the scores of a matrix, (d_out, d_in), by which the method would rank its dense weights."""
+    """A function that returns the method's scores of a dense matrix, (d_out, d_in)."""
     statistics = {weight.name: plain_statistics(weight, seed) for weight in weights}
-    if chosen.looks_at_text:
-        for block in walk(model, weights, batches[::SHARE], False, "comparing the matrices"):
+    if method.looks_at_text:
+        for block in walk(model, weights, batches[::STRIDE], False, "comparing the matrices"):
             for name, moments in block.moments.items():
                 statistics[name] = replace(statistics[name], norms=moments.norms, gradients=gradients.get(name))
-    return lambda weight: chosen.score(weight.matrix.float(), statistics[weight.name])
+    return lambda weight: method.score(weight.matrix.float(), statistics[weight.name])
 
 
 @torch.no_grad()
@@ -53,20 +53,20 @@ def masked_kl(
     pattern: Pattern,
     reference: Reference,
 ) -> float:
-    """The KL divergence to the dense model with weights masked at the sparsities of `shares`, by name.
+    """The KL divergence to the dense model with weights masked at the sparsities `shares`, by name.
 
-    All weights are put back as they were.
+    The weights are restored afterwards.
     """
-    chosen = [weight for weight in weights if shares.get(weight.name)]
-    with put_back(chosen):
-        for weight in chosen:
+    masked = [weight for weight in weights if shares.get(weight.name)]
+    with restore_weights(masked):
+        for weight in masked:
             weight.matrix.mul_(pattern.mask(score(weight), shares[weight.name]))
-        return reference.divergence(model)
+        return reference.kl(model)
 
 
 @contextmanager
-def put_back(weights: Sequence[PrunableWeight]) -> Iterator[None]:
-    """Whatever happens to the weights meanwhile, they are as before at the end."""
+def restore_weights(weights: Sequence[PrunableWeight]) -> Iterator[None]:
+    """Restores the weights at the end of the `with` block."""
     before = [weight.matrix.clone() for weight in weights]
     try:
         yield

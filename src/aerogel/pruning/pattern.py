@@ -1,4 +1,4 @@
-"""Where zeros may stand: anywhere, N kept of every M in a row, or in whole blocks."""
+"""Sparsity patterns: unstructured, N:M and block, and exact masks for each."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from aerogel.errors import PruningError, check_sparsity, expect
 
-NARROW = 16  # places to choose from, as in N:M groups
-SAMPLED = 61  # one value in so many; a prime, since matrices repeat themselves in even steps
+NARROW = 16  # scores in a row, as in N:M groups: comparing all pairs is faster than sorting
+STRIDE = 61  # of the sample that estimates a quantile; a prime, since matrices may be periodic
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A sparsity pattern; `Pattern.parse` reads the three forms that people write.
+    """A sparsity pattern, see `Pattern.parse`.
 
     - `unstructured`: single weights;
-    - `2:4`: in every group of 4 neighbours along a row, 2 are kept (NVIDIA's sense of N:M);
+    - `2:4`: of every 4 neighbours along a row, 2 are kept (N:M in NVIDIA's order);
     - `block:4x1`: blocks of 4 output rows by 1 input column are kept or dropped whole.
 
-    `per_row` makes unstructured weights, or blocks, compete within their own output row (or row of
-    blocks) rather than within the whole matrix; N:M groups are never wider than a row.
+    With `per_row`, weights or blocks compete within their output row (or row of blocks) instead of the whole matrix.
+    N:M groups are always within a row.
     """
 
     kept: int = 0
@@ -37,22 +37,26 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Reads `unstructured`, `N:M` or `block:RxC`. Raises `PruningError` for anything else."""
+        """Reads `unstructured`, `N:M` or `block:RxC`. Raises `PruningError` for anything else.
+
+        >>> Pattern.parse("block:4x1")
+        Pattern(kept=0, group=0, rows=4, columns=1, per_row=False)
+        """
         expect(text, str, PruningError, "a pattern: unstructured, N:M or block:RxC")
         if text == "unstructured":
             return cls()
         if match := re.fullmatch(r"(\d+):(\d+)", text):
             kept, group = map(int, match.groups())
             if not 0 < kept < group:
-                raise PruningError(f"pattern {text!r}: N:M keeps N of every M weights, so 0 < N < M")
+                raise PruningError(f"pattern {text!r} keeps N of every M weights: expected 0 < N < M")
             return cls(kept=kept, group=group)
         if match := re.fullmatch(r"block:(\d+)x(\d+)", text):
             rows, columns = map(int, match.groups())
             if rows * columns < 2:
-                raise PruningError(f"pattern {text!r}: a block holds at least two weights")
+                raise PruningError(f"pattern {text!r}: expected a block of at least two weights")
             return cls(rows=rows, columns=columns)
         raise PruningError(
-            f"pattern {text!r} is none of unstructured, N:M (such as 2:4) and block:RxC (such as block:4x1)"
+            f"unknown pattern {text!r}: expected unstructured, N:M (such as 2:4) or block:RxC (such as block:4x1)"
         )
 
     def __str__(self) -> str:
@@ -62,17 +66,18 @@ class Pattern:
 
     @property
     def fixed_sparsity(self) -> float | None:
-        """The one sparsity that an N:M pattern allows; `None` where any will do."""
+        """The only sparsity of an N:M pattern; `None` for the other patterns."""
         return 1 - self.kept / self.group if self.group else None
 
     def allows(self, sparsity: float) -> bool:
-        """Whether the pattern leaves the sparsity free, or fixes it at this one, which may be rounded."""
+        """Whether the pattern can have this sparsity; for N:M it may be rounded to six digits."""
         return self.fixed_sparsity is None or abs(sparsity - self.fixed_sparsity) <= 1e-6
 
     def settle(self, sparsity: float | None) -> float:
-        """The sparsity to prune to: the pattern's own where it fixes one, since what was asked for may be rounded.
+        """The exact sparsity to prune to: that of an N:M pattern, else `sparsity`.
 
-        Raises `PruningError` for one outside [0, 1) or against the pattern, and for none where the pattern needs one.
+        Raises `PruningError` for a sparsity outside [0, 1), one that contradicts an N:M pattern, and `None` with any
+        other pattern.
         """
         fixed = self.fixed_sparsity
         if sparsity is None:
@@ -88,7 +93,7 @@ class Pattern:
         return replace(self, per_row=True)
 
     def check(self, shape: torch.Size, sparsity: float) -> None:
-        """Raises `PruningError` for a sparsity outside [0, 1) or against the pattern, or a shape it can't divide."""
+        """Raises `PruningError` as `settle`, and for a (d_out, d_in) shape that the pattern does not divide."""
         rows, columns = shape
         self.settle(sparsity)
         if self.group and columns % self.group:
@@ -97,7 +102,7 @@ class Pattern:
             raise PruningError(f"pattern {self} does not divide a {rows}x{columns} matrix")
 
     def mask(self, scores: Tensor, sparsity: float) -> Tensor:
-        """Marks the weights to keep: those of the highest scores, by rank, so that counts are exact.
+        """Marks the weights with the highest scores, by rank, so that counts are exact.
 
         Args:
             scores: (d_out, d_in), one score a weight.
@@ -105,15 +110,18 @@ class Pattern:
 
         Returns:
             A bool tensor of the shape of `scores`, True where a weight is kept. Of equal scores the first are
-            kept, row by row. Scores too small for a normal number count as 0.
+            kept, row by row. Subnormal scores count as 0.
 
         Raises:
-            PruningError: as `check`, and for scores that are not numbers.
+            PruningError: as `check`, and for scores that are NaN.
+
+        >>> Pattern.parse("2:4").mask(torch.tensor([[1.0, 4.0, 3.0, 2.0]]), 0.5)
+        tensor([[False,  True,  True, False]])
         """
         self.check(scores.shape, sparsity)
         units = self.units(scores)
         if units.amin().isnan():
-            raise PruningError("scores hold values that are not numbers (NaN)")
+            raise PruningError("its scores contain NaN")
         if self.group:
             return topk_mask(scores.reshape(-1, self.group), self.kept).view(scores.shape)
         competing = units if self.per_row else units.reshape(1, -1)
@@ -121,9 +129,9 @@ class Pattern:
         return self.spread(topk_mask(competing, size - round(sparsity * size)).view(units.shape))
 
     def approach(self, scores: Tensor, sparsity: float) -> Tensor:
-        """A mask on the way to the pattern, with any share of zeros up to the pattern's own: see `mask`.
+        """A mask like `mask`, but with any sparsity up to that of an N:M pattern.
 
-        Of what an N:M pattern would drop, the lowest scores go first, wherever they are.
+        Of the weights that the N:M pattern drops, those with the lowest scores in the matrix are dropped first.
         """
         if self.fixed_sparsity is None:
             return self.mask(scores, sparsity)
@@ -131,14 +139,14 @@ class Pattern:
         return topk_mask(ranks, len(ranks) - round(sparsity * len(ranks))).view_as(scores)
 
     def units(self, scores: Tensor) -> Tensor:
-        """What is kept or dropped as one: the scores themselves, or (d_out/R, d_in/C) sums over blocks."""
+        """The scores of what is kept or dropped as one: single weights, or (d_out/R, d_in/C) sums over blocks."""
         if self.rows * self.columns == 1:
             return scores
         rows, columns = scores.shape
         return scores.reshape(rows // self.rows, self.rows, columns // self.columns, self.columns).sum((1, 3))
 
     def spread(self, mask: Tensor) -> Tensor:
-        """The inverse of `units` for a mask: each block's value for each of its weights."""
+        """The inverse of `units` for a mask: repeats the value of each block for each of its weights."""
         if self.rows * self.columns == 1:
             return mask
         return mask.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
@@ -154,7 +162,7 @@ def topk_mask(scores: Tensor, kept: int) -> Tensor:
         return torch.zeros_like(scores, dtype=torch.bool)
     if scores.shape[-1] <= NARROW:
         return _outranked(scores) < kept
-    threshold = _smallest(scores, dropped)
+    threshold = _kth_lowest(scores, dropped)
     above = scores > threshold
     room = kept - above.sum(-1, keepdim=True)
     if not room.any():
@@ -164,10 +172,10 @@ def topk_mask(scores: Tensor, kept: int) -> Tensor:
 
 
 def flushed(scores: Tensor) -> Tensor:
-    """The scores with those too small for a normal number at zero.
+    """The scores with subnormal values set to zero.
 
-    With `torch.set_flush_denormal` some threads take them for zeros and others don't, so that the passes of a ranking
-    would not agree.
+    With `torch.set_flush_denormal` some threads flush them and others don't, so two passes over the same scores could
+    rank them differently.
     """
     if not scores.is_floating_point():
         return scores
@@ -175,7 +183,7 @@ def flushed(scores: Tensor) -> Tensor:
 
 
 def _outranked(scores: Tensor) -> Tensor:
-    """By how many of its row each score is outranked, each pair compared: faster than sorting where rows are short."""
+    """The number of scores in its row that rank above each score, by comparing all pairs."""
     columns = scores.unbind(-1)
     counts = [torch.zeros_like(column, dtype=torch.uint8) for column in columns]
     for later in range(len(columns)):
@@ -186,24 +194,24 @@ def _outranked(scores: Tensor) -> Tensor:
     return torch.stack(counts, -1)
 
 
-def _smallest(scores: Tensor, place: int) -> Tensor:
-    """The value at that place, counted from 1, of the sorted last dimension, which is kept with size 1."""
+def _kth_lowest(scores: Tensor, k: int) -> Tensor:
+    """The k-th lowest value along the last dimension, counted from 1, with that dimension kept at size 1."""
     one_row = scores.numel() == scores.shape[-1]
     if one_row and scores.device.type == "cpu" and scores.dtype == torch.float32:  # 25 times as fast as kthvalue
-        return torch.full_like(scores[..., :1], _at(scores.detach().flatten().numpy(), place - 1))
-    return scores.kthvalue(place, dim=-1, keepdim=True).values
+        return torch.full_like(scores[..., :1], _partitioned(scores.detach().flatten().numpy(), k - 1))
+    return scores.kthvalue(k, dim=-1, keepdim=True).values
 
 
-def _at(values: NDArray[np.float32], place: int) -> float:
-    """The value at that place, counted from 0, of many values if they were sorted.
+def _partitioned(values: NDArray[np.float32], index: int) -> float:
+    """The value at this index, counted from 0, of the sorted values.
 
-    A sorted sample says between which two it lies, but for chance, and only what lies there is ranked.
+    A sorted sample bounds it with high probability, and only the values within the bounds are partitioned.
     """
-    sample = np.sort(values[::SAMPLED])
-    expected, margin = place // SAMPLED, math.isqrt(4 * len(sample))  # at least four standard deviations
+    sample = np.sort(values[::STRIDE])
+    expected, margin = index // STRIDE, math.isqrt(4 * len(sample))  # at least four standard deviations
     low, high = sample[max(0, expected - margin)], sample[min(len(sample) - 1, expected + margin)]
     near = values[(values >= low) & (values <= high)]
-    rank = place - int(np.count_nonzero(values < low))
+    rank = index - int(np.count_nonzero(values < low))
     if not 0 <= rank < len(near):
-        near, rank = values, place
+        near, rank = values, index
     return float(np.partition(near, rank)[rank])

@@ -1,4 +1,4 @@
-"""Sensitivity: what pruning one layer, or one kind of matrix, alone does to a model's answers."""
+"""Sensitivity: the KL divergence that pruning one layer, or one kind of matrix, causes on its own."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from matplotlib.figure import Figure
 from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, check_sparsity, expect
 from aerogel.models import on_cpu, prunable_weights
 from aerogel.pruning.calibration import Calibration
-from aerogel.pruning.kl import Reference, output_gradients
+from aerogel.pruning.fisher import output_gradients
+from aerogel.pruning.kl import Reference
 from aerogel.pruning.masking import dense_scores, masked_kl
 from aerogel.pruning.pattern import Pattern
-from aerogel.pruning.pruning_method import PruningMethod, one_shot_method
+from aerogel.pruning.pruning_method import one_shot_method
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.9)
-TOKENS = 1024  # of the calibration text that every cell is measured on
+TOKENS = 1024  # of the calibration text, for the KL divergence
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """KL(dense ‖ pruned) in nats an answer, with one group of matrices pruned and all else dense.
+    """KL(dense ‖ pruned) in nats a prediction, with one group of matrices pruned and all others dense.
 
-    `layers` and `kinds` have a row a group: its name, and one value a sparsity.
+    `layers` and `kinds` have one row a group: its name, and one value for each of `sparsities`.
     """
 
     model: str
@@ -42,16 +42,9 @@ class Sensitivity:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Sensitivity:
-        """The inverse of `to_dict`, after a way through JSON."""
+        """The inverse of `to_dict`, also after a round trip through JSON."""
         groups = {by: tuple((name, tuple(cells)) for name, cells in values[by]) for by in ("layers", "kinds")}
         return cls(**{**values, **groups, "sparsities": tuple(values["sparsities"])})
-
-    def plot(self) -> Figure:
-        """A heat map of layers above one of kinds."""
-        from aerogel.analysis.plot import heat_map
-
-        rows = [*self.layers, *self.kinds]
-        return heat_map(rows, self.sparsities, f"{self.model}, pruned by {self.method}", split=len(self.layers))
 
 
 def sensitivity(
@@ -62,45 +55,35 @@ def sensitivity(
     sparsities: Sequence[float] = SPARSITIES,
     seed: int = 0,
 ) -> Sensitivity:
-    """Prunes each layer and each kind of matrix alone, at each sparsity, by the scores of method `by`.
+    """Prunes each layer and each kind of matrix on its own, at each sparsity, by the scores of method `by`.
 
-    The model is left as it was. Raises `PruningError` for a method that needs training and for a sparsity outside
-    [0, 1), `ModelError` for a model without a head, `DataError` for too short a text.
+    The weights are restored afterwards. Raises `PruningError` for a method that needs training and for a sparsity
+    outside [0, 1), `ModelError` for a model without a head, and `DataError` for too short a text.
     """
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
     for sparsity in sparsities:
         check_sparsity(sparsity, PruningError)
+    method = one_shot_method(by)
     with on_cpu(model):
-        return _measure(model, calibration, name, one_shot_method(by), sparsities, seed)
-
-
-def _measure(
-    model: PreTrainedModel,
-    calibration: Calibration,
-    name: str,
-    chosen: PruningMethod,
-    sparsities: Sequence[float],
-    seed: int,
-) -> Sensitivity:
-    weights = prunable_weights(model)
-    batches = calibration.batches(model)
-    reference = Reference(model, batches, TOKENS)
-    gradients = output_gradients(model, weights, batches, TOKENS, seed) if chosen.needs == "gradients" else {}
-    score = dense_scores(model, weights, batches, gradients, chosen, seed)
-    pattern = Pattern(per_row=chosen.scope == "row")
-    layers = list(dict.fromkeys(weight.layer for weight in weights))
-    kinds = list(dict.fromkeys(weight.kind for weight in weights))
-    cells = [(group, sparsity) for group in (*layers, *kinds) for sparsity in sparsities]
-    found: dict[str, list[float]] = {group: [] for group in (*layers, *kinds)}
-    for group, sparsity in progress.track(cells, "measuring sensitivity"):
-        shares = {weight.name: sparsity for weight in weights if group in (weight.layer, weight.kind)}
-        found[group].append(masked_kl(model, shares, weights, score, pattern, reference))
+        weights = prunable_weights(model)
+        batches = calibration.batches(model)
+        reference = Reference(model, batches, TOKENS)
+        gradients = output_gradients(model, weights, batches, TOKENS, seed) if method.needs == "gradients" else {}
+        score = dense_scores(model, weights, batches, gradients, method, seed)
+        pattern = Pattern(per_row=method.scope == "row")
+        layers = list(dict.fromkeys(weight.layer for weight in weights))
+        kinds = list(dict.fromkeys(weight.kind for weight in weights))
+        cells = [(group, sparsity) for group in (*layers, *kinds) for sparsity in sparsities]
+        kls: dict[str, list[float]] = {group: [] for group in (*layers, *kinds)}
+        for group, sparsity in progress.track(cells, "measuring sensitivity"):
+            shares = {weight.name: sparsity for weight in weights if group in (weight.layer, weight.kind)}
+            kls[group].append(masked_kl(model, shares, weights, score, pattern, reference))
     return Sensitivity(
         name or type(model).__name__,
-        chosen.name,
+        method.name,
         calibration.name,
         tuple(sparsities),
-        tuple((layer, tuple(found[layer])) for layer in layers),
-        tuple((kind, tuple(found[kind])) for kind in kinds),
+        tuple((layer, tuple(kls[layer])) for layer in layers),
+        tuple((kind, tuple(kls[kind])) for kind in kinds),
     )

@@ -1,4 +1,4 @@
-"""Swap refinement of a mask: a kept weight against a dropped one of its row, as long as the error falls."""
+"""Refine a mask by swapping a kept weight with a dropped one of its row while the error falls."""
 
 from __future__ import annotations
 
@@ -8,104 +8,106 @@ from torch import Tensor
 from aerogel.pruning.least_squares import damped, refit
 from aerogel.pruning.pattern import Pattern
 
-ROUNDS = 40  # swaps at most of each output row, or row of blocks
+ROUNDS = 40  # the largest number of swaps in each output row, or row of blocks
 DAMPING = 0.01
 REFITS = 8
 
 
 def swap(target: Tensor, weight: Tensor, mask: Tensor, hessian: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
-    """Improves a mask of any method under ‖X (target − weight)ᵀ‖², and the weights with it where the method moved them.
+    """Lowers ‖X (target − weight)ᵀ‖² by swaps, and updates the weights if the method did.
 
-    With e the error of a row and g = eH, to drop p, with weight w, and restore q, with weight v, changes the row's
-    error by 2 w_p g_p + w_p² H_pp − 2 v_q (g_q + w_p H_pq) + v_q² H_qq. Weights that were left as they are come back
-    as they were; where the method moved them, q comes back with its best value and the rows are solved again.
+    With e the error of a row and g = eH, dropping p, of weight w, and restoring q, of weight v, changes the error of
+    the row by 2 w_p g_p + w_p² H_pp − 2 v_q (g_q + w_p H_pq) + v_q² H_qq. If the method kept the dense values, so does
+    a restored weight. If it updated them, q is restored with its best value and the rows are refit at the end.
 
     Args:
-        target: (d_out, d_in), the dense weights; weight: those that the method gave; mask: True where kept.
+        target: (d_out, d_in), the dense weights.
+        weight: (d_out, d_in), the weights that the method returned.
+        mask: (d_out, d_in), True where kept.
         hessian: (d_in, d_in), XᵀX.
-        pattern: swaps stay within an N:M group, else within a row (of blocks), so that all counts stay exact.
+        pattern: swaps stay within an N:M group, or else within a row (of blocks), so that counts stay exact.
 
     Returns:
         The new mask and the weights on it.
     """
     hessian = damped(hessian, DAMPING)
     weight = weight * mask
-    moved = not torch.equal(weight, target * mask)
+    updated = not torch.equal(weight, target * mask)
     kept = pattern.units(mask.float()) > 0
+    rows = torch.arange(len(kept))
     gradient = (target - weight) @ hessian
-    near = _near(hessian, pattern)
-    tried = torch.zeros_like(kept)
+    block_hessian = _block_hessian(hessian, pattern)
+    failed = torch.zeros_like(kept)  # to drop since the last swap of the row
     for _ in range(ROUNDS):
-        drop = pattern.units(2 * weight * gradient + weight * _local(weight, hessian, near))
-        back = gradient / hessian.diagonal() if moved else target
-        restore = pattern.units(back * _local(back, hessian, near) - 2 * back * gradient)
-        drop = drop.masked_fill(~kept | tried, torch.inf)
+        drop = pattern.units(2 * weight * gradient + weight * _within_blocks(weight, hessian, block_hessian))
+        restored = gradient / hessian.diagonal() if updated else target
+        restore = pattern.units(restored * _within_blocks(restored, hessian, block_hessian) - 2 * restored * gradient)
+        drop = drop.masked_fill(~kept | failed, torch.inf)
         restore = restore.masked_fill(kept, torch.inf)
-        out = (drop + _least(restore, pattern)).argmin(1)
-        pulled = gradient + _rows(weight, hessian, out, pattern)
-        back = pulled / hessian.diagonal() if moved else target
-        change = pattern.units(back * _local(back, hessian, near) - 2 * back * pulled)
-        change = change.masked_fill(kept | ~_rivals(out, kept.shape[1], pattern), torch.inf)
+        out = (drop + _lowest_partner(restore, pattern)).argmin(1)
+        after_drop = gradient + _times_hessian(weight, hessian, out, pattern)
+        restored = after_drop / hessian.diagonal() if updated else target
+        change = pattern.units(restored * _within_blocks(restored, hessian, block_hessian) - 2 * restored * after_drop)
+        change = change.masked_fill(kept | ~_partners(out, kept.shape[1], pattern), torch.inf)
         change = change + drop.gather(1, out[:, None])
-        best, into = change.min(1)
-        better = best < -1e-6 * restore.masked_fill(kept, 0).abs().amax(1)
-        tried[torch.arange(len(out)), out] = True
+        lowest, into = change.min(1)
+        better = lowest < -1e-6 * restore.masked_fill(kept, 0).abs().amax(1)
+        failed[rows, out] = True
         if not better.any():
             break
-        tried[better] = False
-        rows = torch.arange(len(out))[better]
-        kept[rows, out[better]] = False
-        kept[rows, into[better]] = True
-        old = pattern.spread(_one(out, better, kept.shape))
-        new = pattern.spread(_one(into, better, kept.shape))
-        difference = torch.where(new, back, 0) - torch.where(old, weight, 0)
-        weight = weight + difference
-        gradient = torch.where(
-            better.repeat_interleave(pattern.rows)[:, None], pulled - _rows(weight, hessian, into, pattern), gradient
-        )
+        failed[better] = False
+        swapped = rows[better]
+        kept[swapped, out[better]] = False
+        kept[swapped, into[better]] = True
+        old = pattern.spread(_marked(out, swapped, kept.shape))
+        new = pattern.spread(_marked(into, swapped, kept.shape))
+        weight = weight + (torch.where(new, restored, 0) - torch.where(old, weight, 0))
+        after_swap = after_drop - _times_hessian(weight, hessian, into, pattern)
+        gradient = torch.where(better.repeat_interleave(pattern.rows)[:, None], after_swap, gradient)
     mask = pattern.spread(kept)
-    return mask, refit(target, weight, mask, hessian, REFITS) if moved else weight
+    return mask, refit(target, weight, mask, hessian, REFITS) if updated else weight
 
 
-def _near(hessian: Tensor, pattern: Pattern) -> Tensor | None:
-    """H within the columns of each block; `None` where blocks are one column wide, and it is the diagonal."""
+def _block_hessian(hessian: Tensor, pattern: Pattern) -> Tensor | None:
+    """H within the columns of each block; `None` for blocks one column wide, where it is the diagonal."""
     if pattern.columns == 1:
         return None
-    place = torch.arange(len(hessian)) // pattern.columns
-    return hessian * (place == place[:, None])
+    block = torch.arange(len(hessian)) // pattern.columns
+    return hessian * (block == block[:, None])
 
 
-def _local(weight: Tensor, hessian: Tensor, near: Tensor | None) -> Tensor:
-    return weight * hessian.diagonal() if near is None else weight @ near
+def _within_blocks(weight: Tensor, hessian: Tensor, block_hessian: Tensor | None) -> Tensor:
+    """The weights times H within the columns of each block, (d_out, d_in)."""
+    return weight * hessian.diagonal() if block_hessian is None else weight @ block_hessian
 
 
-def _least(restore: Tensor, pattern: Pattern) -> Tensor:
-    """The best that can come back, for each place that may go."""
+def _lowest_partner(restore: Tensor, pattern: Pattern) -> Tensor:
+    """For each unit that may be dropped, the lowest change of the error by a unit that may be restored for it."""
     if not pattern.group:
         return restore.amin(1, keepdim=True)
     groups = restore.view(len(restore), -1, pattern.group)
     return groups.amin(2, keepdim=True).expand_as(groups).reshape(restore.shape)
 
 
-def _rivals(out: Tensor, width: int, pattern: Pattern) -> Tensor:
-    """The places that may come back for `out`."""
+def _partners(out: Tensor, width: int, pattern: Pattern) -> Tensor:
+    """Marks the units of each row that may be restored when unit `out` is dropped."""
     if not pattern.group:
         return torch.ones(len(out), width, dtype=torch.bool)
     return torch.arange(width) // pattern.group == out[:, None] // pattern.group
 
 
-def _rows(weight: Tensor, hessian: Tensor, chosen: Tensor, pattern: Pattern) -> Tensor:
-    """What one chosen unit of each row adds to the gradient: w_p H_p·, (d_out, d_in)."""
-    first = (chosen * pattern.columns).repeat_interleave(pattern.rows)
-    added = torch.zeros_like(weight)
+def _times_hessian(weight: Tensor, hessian: Tensor, units: Tensor, pattern: Pattern) -> Tensor:
+    """The weights of one unit of each row times their rows of H: w_p H_p·, (d_out, d_in)."""
+    first = (units * pattern.columns).repeat_interleave(pattern.rows)
+    product = torch.zeros_like(weight)
     for offset in range(pattern.columns):
-        place = first + offset
-        added += weight.gather(1, place[:, None]) * hessian[place]
-    return added
+        column = first + offset
+        product += weight.gather(1, column[:, None]) * hessian[column]
+    return product
 
 
-def _one(chosen: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
-    """Marks the chosen unit of each of `rows`."""
+def _marked(units: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
+    """Marks one unit of each of `rows`."""
     marked = torch.zeros(shape, dtype=torch.bool)
-    marked[torch.arange(len(chosen))[rows], chosen[rows]] = True
+    marked[rows, units[rows]] = True
     return marked

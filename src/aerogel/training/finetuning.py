@@ -35,7 +35,7 @@ from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect, un
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
-from aerogel.pruning.blocks import check_followed
+from aerogel.pruning.blocks import check_blocks
 from aerogel.tasks import TaskData, encode_examples, language_windows
 from aerogel.tasks.augment import AugmentedExamples
 from aerogel.training.checkpoint import STATE
@@ -172,7 +172,7 @@ def finetune(
         )
         text = _calibration(data, tokenizer, config, dataset) if sparsity and sparsity.calibrates else None
         if sparsity and text:
-            check_followed(model, sparsity.weights(model), text.batches(model))
+            check_blocks(model, sparsity.weights(model), text.batches(model))
         holding = SparsityCallback(sparsity, text)
         trainer = RecoveryTrainer(
             model,

@@ -7,18 +7,18 @@ from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.pruning_method import PruningMethod, Statistics
 
 ITERATIONS = 48
-ANNEALED = 44  # of them, in which the sparsity rises and the support may move
+ANNEALED = 44  # iterations in which the sparsity rises and the support may change
 RIDGE = 0.01
 PENALTY = 0.5
 REFITS = 8
 
 
 def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: float) -> tuple[Tensor, Tensor]:
-    """Alternates the least-squares weights and their projection on the pattern, then solves on the support found.
+    """Alternates between least-squares weights and their projection on the pattern, then refits on the final support.
 
     In coordinates scaled by the input norms (Boža 2024, algorithm 1): Z = top-k(V + U), U += V − Z,
-    V = (H + ρI)⁻¹(H V₀ + ρ(Z − U)), while the sparsity rises as s(1 − (1 − t/T)³). The solve on the fixed support
-    is by conjugate gradients (Meng et al. 2024, algorithm 2).
+    V = (H + ρI)⁻¹(H V₀ + ρ(Z − U)), while the sparsity rises as s(1 − (1 − t/T)³). The refit uses conjugate gradients
+    (Meng et al. 2024, algorithm 2).
     """
     hessian = statistics.input_hessian()
     norms = hessian.diagonal().sqrt()
@@ -26,7 +26,7 @@ def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: fl
     hessian = hessian / norms / norms[:, None]
     hessian.diagonal().add_(RIDGE)
     target = (weight * norms).masked_fill(statistics.input_hessian().diagonal() == 0, 0)
-    pulled = target @ hessian
+    target_product = target @ hessian
     solver = torch.cholesky_inverse(torch.linalg.cholesky(hessian + PENALTY * torch.eye(len(hessian))))
     values, dual = target, torch.zeros_like(target)
     mask = torch.ones_like(target, dtype=torch.bool)
@@ -37,7 +37,7 @@ def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: fl
             mask = pattern.approach(proposed.square(), annealed)
         projected = proposed * mask
         dual = proposed - projected
-        values = torch.add(pulled, projected - dual, alpha=PENALTY) @ solver
+        values = torch.add(target_product, projected - dual, alpha=PENALTY) @ solver
     return mask, refit(target, values + dual, mask, hessian, REFITS) / norms
 
 
@@ -45,8 +45,8 @@ METHOD = PruningMethod(
     "admm",
     prune,
     needs="hessian",
-    description="least squares under the sparsity by alternating directions, annealed, then solved on the support; "
-    "weights compete within the matrix",
+    description="sparse least squares by the alternating direction method of multipliers with rising sparsity, then a "
+    "refit; weights compete within the matrix",
     paper="Boža 2024, Fast and Effective Weight Update for Pruned Large Language Models; "
     "Meng et al. 2024, ALPS: Improved Optimization for Highly Sparse One-Shot Pruning",
     score=score,

@@ -5,7 +5,7 @@ from aerogel.pruning.pruning_method import Statistics, ranking
 
 
 def score(weight: Tensor, statistics: Statistics) -> Tensor:
-    """Uniform in [0, 1), whatever the weights."""
+    """Uniform in [0, 1)."""
     return torch.rand(weight.shape, generator=statistics.generator).to(weight.device)
 
 
@@ -13,6 +13,6 @@ METHOD = ranking(
     "random",
     score,
     needs="nothing",
-    description="keeps weights drawn at random: the floor under every other method",
+    description="keeps random weights: a lower bound for every other method",
     paper="Gale et al. 2019, The State of Sparsity in Deep Neural Networks (as a baseline)",
 )

@@ -6,12 +6,12 @@ from aerogel.pruning.methods.wanda import score
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.pruning_method import PruningMethod, Statistics
 
-COLUMNS = 128  # that are pruned together: within them a weight's place is free
+COLUMNS = 128  # whose weights compete with each other
 DAMPING = 0.01
 
 
 def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: float) -> tuple[Tensor, Tensor]:
-    """Columns from left to right; each one's error is made good by the columns to its right, algorithm 1."""
+    """Prunes columns from left to right; the columns to the right compensate for each one's error, algorithm 1."""
     hessian = statistics.input_hessian()
     weight = weight.masked_fill(hessian.diagonal() == 0, 0)
     root = torch.linalg.cholesky(inverse(hessian, DAMPING), upper=True)
@@ -23,7 +23,7 @@ def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: fl
                 stop = min(column + pattern.group, end) if pattern.group else end
                 scores = (weight[:, column:stop] / root.diagonal()[column:stop]) ** 2
                 share = sparsity if pattern.group else _share(weight.shape, pattern, sparsity, column, stop)
-                # a narrow last block may have to go whole
+                # a narrow last block may be dropped whole
                 mask[:, column:stop] = pattern.mask(scores, share) if share < 1 else False
             dropped = weight[:, column].masked_fill(mask[:, column], 0)
             errors[:, column - start] = dropped / root[column, column]
@@ -33,14 +33,14 @@ def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: fl
 
 
 def _spans(columns: int, pattern: Pattern) -> list[tuple[int, int]]:
-    """Column blocks that cut no group and no block of the pattern."""
+    """Blocks of about 128 columns that don't divide a group or block of the pattern."""
     unit = max(pattern.group, pattern.columns)
     width = max(COLUMNS // unit, 1) * unit
     return [(start, min(start + width, columns)) for start in range(0, columns, width)]
 
 
 def _share(shape: torch.Size, pattern: Pattern, sparsity: float, start: int, end: int) -> float:
-    """The share to drop of columns `start` to `end`, so that the counts of all column blocks add up exactly."""
+    """The sparsity of columns `start` to `end`, such that the counts of all column blocks have the exact sum."""
 
     def dropped(columns: int) -> int:
         units = columns // pattern.columns
@@ -54,8 +54,8 @@ METHOD = PruningMethod(
     "sparsegpt",
     prune,
     needs="hessian",
-    description="drops the smallest second-order error in blocks of 128 columns over all rows of the matrix "
-    "and lets the columns to the right make it good",
+    description="drops the weights of the smallest second-order error, in blocks of 128 columns over all rows of the "
+    "matrix, and updates the columns to the right to compensate",
     paper="Frantar and Alistarh 2023, SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
     score=score,
 )
