@@ -67,7 +67,7 @@ def test_packed_values_stay_as_they_were_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("batch", "length"), [(10**12, 8), (2**40, 128)])
 def test_a_batch_beyond_the_memory_is_an_error_in_one_sentence(batch: int, length: int) -> None:
-    with pytest.raises(AerogelError, match="try a smaller batch size"):
+    with pytest.raises(AerogelError, match=r"tiny-bert.*memory"):
         bench([Subject("tiny-bert")], BenchConfig(batch, length, rounds=1, training_steps=0))
 
 

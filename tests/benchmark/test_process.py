@@ -37,10 +37,10 @@ def test_killing_the_parent_in_the_midst_of_a_round_leaves_no_process(start: str
 def test_a_process_that_has_trained_gives_the_memory_back(tmp_path: Path) -> None:
     (checkpoint,) = _prepared(Subject("tiny-gpt2", head=Head("classification", ("0", "1"))), tmp_path)
     with Worker("tiny-gpt2", "forkserver", serve, checkpoint, 64, 64, 1, 0) as worker:
-        worker.answer()
+        worker.receive()
         loaded = _held(worker)["VmRSS"]
         for _ in range(2):
-            worker.ask("training")
+            worker.request("training")
         held = _held(worker)
     assert held["VmHWM"] - loaded > 100_000  # kB
     assert held["VmRSS"] - loaded < 0.5 * (held["VmHWM"] - loaded)
@@ -48,7 +48,7 @@ def test_a_process_that_has_trained_gives_the_memory_back(tmp_path: Path) -> Non
 
 def _prepared(subject: Subject, scratch: Path) -> list[Checkpoint]:
     with Worker(subject.name, "forkserver", prepare, subject, scratch, 1, 0) as worker:
-        return worker.answer()
+        return worker.receive()
 
 
 def _held(worker: Worker) -> dict[str, int]:

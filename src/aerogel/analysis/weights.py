@@ -12,9 +12,11 @@ from torch import nn
 from aerogel import progress
 from aerogel.errors import ModelError
 from aerogel.models import PrunableWeight, parameter_count, prunable_weights
+from aerogel.tables import html_table
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 101  # odd: zero is the centre of a bin
+COLUMNS = ("", "weights", "mean", "std", "kurtosis", "median |w|", "< 1e-3", "< 1e-2", "zeros")
 REACH = 0.9995  # share of the weights inside the histogram's span, which is symmetric about zero
 
 
@@ -37,6 +39,20 @@ class WeightStatistics:
     below_1e_2: float
     zeros: float
     histogram: tuple[int, ...]
+
+    def row(self) -> tuple[str, ...]:
+        """A row of a table with `COLUMNS`."""
+        return (
+            self.name,
+            f"{self.count:,}",
+            f"{self.mean:+.2e}",
+            f"{self.std:.4f}",
+            f"{self.kurtosis:+.2f}",
+            f"{self.quantiles[3]:.4f}",
+            f"{self.below_1e_3:.1%}",
+            f"{self.below_1e_2:.1%}",
+            f"{self.zeros:.2%}",
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,9 @@ class WeightReport:
     def to_dict(self) -> dict[str, Any]:
         """As numbers, lists and strings, for JSON."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(COLUMNS, [group.row() for group in (self.whole, *self.layers, *self.kinds)])
 
 
 def inspect(model: nn.Module, name: str = "", targets: Collection[str] = ("blocks",)) -> WeightReport:

@@ -1,4 +1,4 @@
-"""What it costs: time, memory and bytes, measured in fresh processes."""
+"""Latency, throughput, memory and size of models, measured in fresh processes."""
 
 from aerogel.benchmark.machine import environment, usable_cores
 from aerogel.benchmark.measure import BenchConfig, Measurement, bench

@@ -1,9 +1,10 @@
-"""The machine and the versions that a number belongs to, and what a process holds in memory."""
+"""The machine and library versions that a measurement was taken with, and the memory of a process."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
 from importlib.metadata import version
@@ -17,7 +18,7 @@ LIBRARIES = ("aerogel", "torch", "transformers", "datasets", "accelerate", "nump
 
 
 def environment() -> dict[str, Any]:
-    """Processor, cores, memory, threads and versions, as plain values."""
+    """Processor, cores, memory, threads and versions, as JSON values."""
     return {
         "processor": processor(),
         "cores": usable_cores(),
@@ -31,23 +32,20 @@ def environment() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on, which can be fewer than the machine has."""
+    """The number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """The processor's own name where the system tells it."""
+    """The processor's model name, or its architecture if the system does not say."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.*)", cpuinfo.read_text(), re.M) if cpuinfo.exists() else None
+    return name.group(1).strip() if name else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int:
-    """The most bytes of physical memory that this process has held so far."""
+    """Peak resident memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere but there
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, other systems kilobytes

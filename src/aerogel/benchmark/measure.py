@@ -1,4 +1,4 @@
-"""Time and memory of several models side by side: each in a fresh process, their rounds interleaved."""
+"""Benchmarks several models: each in a fresh process, with interleaved rounds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,23 @@ from aerogel.benchmark.process import Start, Worker
 from aerogel.benchmark.subject import Checkpoint, Subject, prepare, serve
 from aerogel.bounds import check_seed
 from aerogel.errors import AerogelError, ModelError, excerpt, expect
+from aerogel.tables import html_table, size
+
+COLUMNS = (
+    *("model", "median", "p90", "sequences", "speed", "training step"),
+    *("memory", "training memory", "weights", "files"),
+)
 
 
 @dataclass(frozen=True)
 class BenchConfig:
     """What to measure: batches of `batch_size` sequences of `sequence_length` random tokens.
 
-    `rounds` of inference and `training_steps` are timed after one of each that is not; `threads` is PyTorch's
-    own number where it is `None`. Raises `AerogelError` for numbers out of range.
+    `rounds` of inference and `training_steps` are timed, each after one warm-up; `threads` defaults to PyTorch's
+    number. Raises `AerogelError` for numbers out of range.
+
+    >>> BenchConfig(batch_size=1).sequence_length
+    64
     """
 
     batch_size: int = 128
@@ -35,25 +44,26 @@ class BenchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for what, found, least, most in (
+        for name, value, least, most in (
             ("batch size", self.batch_size, 1, 2**40),
             ("sequence length", self.sequence_length, 1, bounds.SIZE),
             ("rounds", self.rounds, 1, bounds.COUNT),
             ("training steps", self.training_steps, 0, bounds.COUNT),
             ("threads", 1 if self.threads is None else self.threads, 1, bounds.THREADS),
         ):
-            if not least <= found <= most:
-                raise AerogelError(f"{what} {excerpt(found)}: expected a number from {least} to {most:,}")
+            if not least <= value <= most:
+                raise AerogelError(f"{name} {excerpt(value)}: expected a number from {least} to {most:,}")
         check_seed(self.seed, AerogelError)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one subject cost, dense or `compressed`.
+    """Time and memory of one model, dense or `compressed`.
 
-    Seconds of an inference batch and of a training step, in the order they were taken; the peak of resident memory
-    over the process's baseline, in bytes, in inference and with training; bytes in memory of parameters and buffers;
-    bytes of the weight files. A compressed model is not trained.
+    `latencies` are the seconds of each inference batch and `training_steps` those of each training step. Memory is in
+    bytes: `inference_memory` and `training_memory` are peak resident memory above the process's baseline,
+    `parameter_bytes` are parameters and buffers in memory, `file_bytes` the weight files. A compressed model is not
+    trained.
     """
 
     name: str
@@ -76,7 +86,7 @@ class Measurement:
 
     @property
     def throughput(self) -> float:
-        """Sequences a second, at the median latency."""
+        """Sequences per second at the median latency."""
         return self.batch_size / self.median
 
     @property
@@ -84,38 +94,66 @@ class Measurement:
         return statistics.median(self.training_steps) if self.training_steps else None
 
 
-def bench(
-    subjects: Sequence[Subject], config: BenchConfig | None = None, start: Start = "forkserver"
-) -> list[Measurement]:
-    """Measures all subjects in one interleaved run: round one of each, round two of each, and so on.
+class Measurements(list[Measurement]):
+    """A list of measurements that notebooks show as a table."""
 
-    A subject that `aerogel.compress` packs layers of is measured twice, dense and then compressed, in two entries.
-    Only one process works at a time. `start` is how processes start: "fork" is for a caller that is itself
-    a fresh child of a fork server and has computed nothing yet, and spares it a server of its own.
-    Raises what a subject's process raised, or `AerogelError` where one died.
+    def rows(self) -> list[tuple[str, ...]]:
+        """Rows of a table with `COLUMNS`; speed is relative to the first model."""
+        return [
+            (
+                f"{entry.name}, compressed" if entry.compressed else entry.name,
+                f"{entry.median:.3f} s",
+                f"{entry.p90:.3f} s",
+                f"{entry.throughput:.1f}/s",
+                f"{self[0].median / entry.median:.2f}x",
+                "" if entry.training_median is None else f"{entry.training_median:.3f} s",
+                size(entry.inference_memory),
+                "" if entry.training_memory is None else size(entry.training_memory),
+                size(entry.parameter_bytes),
+                size(entry.file_bytes),
+            )
+            for entry in self
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(COLUMNS, self.rows())
+
+
+def bench(subjects: Sequence[Subject], config: BenchConfig | None = None, start: Start = "forkserver") -> Measurements:
+    """Measure all subjects in one interleaved run: round one of each, then round two of each, and so on.
+
+    A pruned subject is measured dense and then compressed, if `aerogel.compress` packs any of its layers: two entries.
+    Only one process computes at a time. `start` "fork" is for a caller that is itself a fresh child of a fork server
+    and has computed nothing yet. Raises the errors of the subjects' processes, and `AerogelError` if one dies.
+
+    >>> from aerogel.benchmark import BenchConfig, Subject
+    >>> measurements = bench([Subject("tiny-gpt2")], BenchConfig(1, 8, rounds=3, training_steps=0, threads=1))
+    >>> len(measurements[0].latencies)
+    3
     """
     for subject in subjects:
-        expect(subject, Subject, ModelError, "the models to measure as aerogel.benchmark.Subject(name)")
+        expect(subject, Subject, ModelError, "models as aerogel.benchmark.Subject(name)")
     config = config or BenchConfig()
     threads = config.threads or torch.get_num_threads()
-    serving = config.batch_size, config.sequence_length, threads, config.seed
+    settings = config.batch_size, config.sequence_length, threads, config.seed
     with ExitStack() as stack:
         with TemporaryDirectory(prefix="aerogel-") as scratch:
             checkpoints = _prepare(subjects, Path(scratch), threads, config.seed, start)
             workers = [
-                stack.enter_context(Worker(checkpoint.name, start, serve, checkpoint, *serving))
+                stack.enter_context(Worker(checkpoint.name, start, serve, checkpoint, *settings))
                 for checkpoint in checkpoints
             ]
             for worker in progress.track(workers, "loading"):
-                worker.answer()
-        trained = [worker for worker, of in zip(workers, checkpoints, strict=True) if not of.compressed]
+                worker.receive()
+        pairs = list(zip(workers, checkpoints, strict=True))
+        trained = [worker for worker, checkpoint in pairs if not checkpoint.compressed]
         inference = _rounds(workers, "inference", config.rounds)
         training = _rounds(trained, "training", config.training_steps)
-    made = []
-    for worker, checkpoint in zip(workers, checkpoints, strict=True):
+    measurements = Measurements()
+    for worker, checkpoint in pairs:
         latencies, inference_memory = inference[worker]
         steps, training_memory = training.get(worker, ((), None))
-        made.append(
+        measurements.append(
             Measurement(
                 name=checkpoint.name,
                 latencies=latencies,
@@ -128,26 +166,26 @@ def bench(
                 compressed=checkpoint.compressed,
             )
         )
-    return made
+    return measurements
 
 
 def _prepare(subjects: Sequence[Subject], scratch: Path, threads: int, seed: int, start: Start) -> list[Checkpoint]:
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(Worker(subject.name, start, prepare, subject, scratch / str(place), threads, seed))
-            for place, subject in enumerate(subjects)
+            stack.enter_context(Worker(subject.name, start, prepare, subject, scratch / str(index), threads, seed))
+            for index, subject in enumerate(subjects)
         ]
-        return [checkpoint for worker in progress.track(workers, "preparing") for checkpoint in worker.answer()]
+        return [checkpoint for worker in progress.track(workers, "preparing") for checkpoint in worker.receive()]
 
 
 def _rounds(workers: Sequence[Worker], request: str, count: int) -> dict[Worker, tuple[tuple[float, ...], int]]:
-    """Times `count` rounds after a warm-up: the seconds of each worker, and its peak of memory."""
+    """Time `count` rounds after a warm-up. Returns each worker's seconds and its peak memory."""
     times: dict[Worker, list[float]] = {worker: [] for worker in workers}
     peaks = dict.fromkeys(workers, 0)
-    for number in progress.track(range(count + 1), f"measuring {request}"):
-        # there and back, so that no subject always comes first
-        for worker in workers if number % 2 else reversed(workers):
-            seconds, peaks[worker] = worker.ask(request)
-            if number:
+    for round_number in progress.track(range(count + 1), f"measuring {request}"):
+        # the order alternates, so that no subject always comes first
+        for worker in workers if round_number % 2 else reversed(workers):
+            seconds, peaks[worker] = worker.request(request)
+            if round_number:
                 times[worker].append(seconds)
     return {worker: (tuple(times[worker]), peaks[worker]) for worker in workers}

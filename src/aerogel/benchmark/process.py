@@ -1,4 +1,4 @@
-"""Fresh processes to measure in, which end when whoever asked for them is gone."""
+"""Fresh processes to measure in, which end with the process that started them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any, Literal
 from aerogel.errors import AerogelError
 
 Start = Literal["forkserver", "fork"]
-BEYOND_MEMORY = ("allocate memory", "overflow")  # in the errors of torch, which has no class for them on a CPU
+OUT_OF_MEMORY = ("allocate memory", "overflow")  # in messages of torch, which has no exception class for it on a CPU
 
 
 class Worker:
-    """A fresh process that runs `work(connection, *arguments)` and answers what it is asked.
+    """A fresh process that runs `work(connection, *arguments)` and replies to requests.
 
-    Every answer is ("done", value), or ("failed", exception) to be raised here. Used in a `with` block, at whose end
-    the process is stopped, whatever it does.
+    A reply is ("done", value), or ("failed", exception), which is raised here. The process is stopped at the end of
+    the `with` block.
     """
 
     def __init__(self, name: str, start: Start, work: Callable[..., None], *arguments: Any) -> None:
@@ -30,11 +30,11 @@ class Worker:
         context: Any = multiprocessing.get_context(start)
         if start == "forkserver":
             context.set_forkserver_preload(["aerogel.benchmark.subject"])
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_run, args=(theirs, work, arguments), daemon=True)
+        self.connection, remote = context.Pipe()
+        self.process = context.Process(target=_run, args=(remote, work, arguments), daemon=True)
         with ignore_interrupts():
             self.process.start()
-        theirs.close()
+        remote.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -46,34 +46,34 @@ class Worker:
         self.process.kill()  # still in the middle of a round
         self.process.join()
 
-    def ask(self, request: str) -> Any:
+    def request(self, request: str) -> Any:
         self.connection.send(request)
-        return self.answer()
+        return self.receive()
 
-    def answer(self) -> Any:
+    def receive(self) -> Any:
         try:
             status, value = self.connection.recv()
         except EOFError as error:
             self.process.join()
             raise AerogelError(
-                f"{self.name}: its process died (exit code {self.process.exitcode}), perhaps for want of memory: "
+                f"{self.name}: its process died with exit code {self.process.exitcode}, perhaps out of memory: "
                 "try a smaller batch size"
             ) from error
         if status == "failed":
-            if isinstance(value, MemoryError) or any(sign in str(value) for sign in BEYOND_MEMORY):
-                raise AerogelError(f"{self.name}: memory is too small for it: try a smaller batch size") from value
+            if isinstance(value, MemoryError) or any(words in str(value) for words in OUT_OF_MEMORY):
+                raise AerogelError(f"{self.name} does not fit in memory: try a smaller batch size") from value
             raise value
         return value
 
 
 @contextlib.contextmanager
 def ignore_interrupts() -> Iterator[None]:
-    """For starting processes: they never hear of Ctrl-C, since their server imports before it could learn to ignore it.
+    """Start processes in this block: they ignore Ctrl-C from the beginning, even while their server imports.
 
-    What interrupts or ends this process meanwhile is handled at the end: in the midst it would leave a process half
-    started, which then fails with a traceback.
+    Signals to this process are handled at the end of the block: in between they would leave a half-started process,
+    which fails with a traceback.
     """
-    resource_tracker.ensure_running()  # which lets interrupts through when it has started
+    resource_tracker.ensure_running()  # it unblocks interrupts when it starts
     with _deferred(signal.SIGINT, signal.SIGTERM):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -84,19 +84,19 @@ def ignore_interrupts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _deferred(*signals: signal.Signals) -> Iterator[None]:
-    """Handles signals that come during the block at its end."""
-    if threading.current_thread() is not threading.main_thread():  # the only one that handles any
+    """Handle signals that arrive during the block at its end."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
         yield
         return
-    came: list[int] = []
-    handlers = {number: signal.signal(number, lambda found, frame: came.append(found)) for number in signals}
+    arrived: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, frame: arrived.append(number)) for number in signals}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for found in came:
-            signal.raise_signal(found)
+        for signal_number in arrived:
+            signal.raise_signal(signal_number)
 
 
 def _run(connection: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -104,18 +104,18 @@ def _run(connection: Connection, work: Callable[..., None], arguments: tuple[Any
     try:
         work(connection, *arguments)
     except EOFError:
-        pass  # the asker is gone
+        pass  # the parent is gone
     except Exception as error:
         connection.send(("failed", error))
 
 
 def die_with_parent() -> None:
-    """Ends this process and its children when the process that started it is gone, even by `kill -9`.
+    """End this process and its children when its parent ends, even by `kill -9`.
 
-    A pipe alone does not tell: processes forked later hold its other end as well.
+    A closed pipe is no sign of that: processes that are forked later hold its other end as well.
     """
     parent: Any = multiprocessing.parent_process()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked one has its parent's handler
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process inherits its parent's handler
 
     def wait() -> None:
         parent.join()

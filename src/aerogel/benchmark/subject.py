@@ -1,4 +1,4 @@
-"""What is measured, and the work of the processes in which it is."""
+"""The models to measure, and the functions that run in the measuring processes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ from aerogel.tasks import context_length
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to measure: a name or folder, pruned on loading where `pruning` says so.
+    """A model to measure: a name or folder, and how to prune it after loading.
 
-    `head` replaces the checkpoint's own head; the study measures every model with one for two classes.
+    `head` replaces the head of the checkpoint; a study measures every model with a classifier for two classes.
+
+    >>> Subject("tiny-bert").name
+    'tiny-bert'
     """
 
     name: str
@@ -43,9 +46,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A subject saved in the form that it is measured in: dense, or with its pruned layers compressed.
+    """A subject saved as it will be measured, dense or compressed.
 
-    Bytes of parameters and buffers in memory, and of the weight files on disk.
+    `parameter_bytes` are parameters and buffers in memory, `file_bytes` the weight files.
     """
 
     name: str
@@ -56,32 +59,32 @@ class Checkpoint:
 
 
 def prepare(connection: Connection, subject: Subject, scratch: Path, threads: int, seed: int) -> None:
-    """Saves the subject dense, and compressed where that packs anything, and answers with the checkpoints.
+    """Save the subject dense, and compressed if that packs any layer, and send the checkpoints.
 
-    This has a process of its own, so that pruning and packing leave nothing behind in the memory that is measured.
+    This runs in its own process, so that pruning and packing do not count in the memory that is measured.
     """
-    # first of all: after a fork, transformers' loading threads would race to renew PyTorch's pool
+    # must come first: after a fork, transformers' loading threads would race to recreate PyTorch's thread pool
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     model = models.load_model(subject.name, subject.head)
     values = getattr(getattr(model.config, "quantization_config", None), "values", None)
     model = decompress(model)
-    if model.config.pad_token_id is None:  # GPT-2's: a batch for its classifier needs one, whichever it is
+    if model.config.pad_token_id is None:  # GPT-2's classifier needs one to find the end of a sequence
         model.config.pad_token_id = 0
     if subject.pruning:
         prune(model, subject.pruning)
-    made = [_save(model, subject.name, scratch / "dense", compressed=False)]
+    checkpoints = [_save(model, subject.name, scratch / "dense", compressed=False)]
     if sparse_layers(compress(model, values)):
-        made.append(_save(model, subject.name, scratch / "compressed", compressed=True))
-    connection.send(("done", made))
+        checkpoints.append(_save(model, subject.name, scratch / "compressed", compressed=True))
+    connection.send(("done", checkpoints))
 
 
 def serve(
     connection: Connection, checkpoint: Checkpoint, batch_size: int, length: int, threads: int, seed: int
 ) -> None:
-    """Loads the checkpoint and says so, then times a round at each request until told to stop.
+    """Load the checkpoint, then time one round per request until "stop".
 
-    The answer to a request is its seconds, and the peak of memory so far over that of the process before loading.
+    The reply to a request is its seconds and the peak memory so far, above that of the process before loading.
     """
     torch.set_num_threads(threads)
     baseline = peak_memory()
@@ -96,26 +99,26 @@ def serve(
     while (request := connection.recv()) != "stop":
         seconds = requests[request](model, batch)
         if request == "training":
-            _give_back()
+            _release_memory()
         connection.send(("done", (seconds, peak_memory() - baseline)))
 
 
-def _give_back() -> None:
-    """Hands freed memory back to the system: the next process to train has as many gigabytes of its own to fill."""
-    with contextlib.suppress(AttributeError):  # glibc alone keeps it, and can be told not to
+def _release_memory() -> None:
+    """Return freed memory to the system, for the next process that trains."""
+    with contextlib.suppress(AttributeError):  # only glibc has this function
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _random_batch(model: PreTrainedModel, batch_size: int, length: int) -> dict[str, torch.Tensor]:
-    """Random token ids without special ones, with labels for a training step."""
+    """Random ids of ordinary tokens, with labels for a training step."""
     config = model.config
     positions = context_length(config)
     if positions is not None and length > positions:
-        raise ModelError(f"sequence length {length} is beyond the model's {positions} positions")
+        raise ModelError(f"sequence length {length} exceeds the model's {positions} positions")
     ids = torch.randint(10, config.vocab_size, (batch_size, length))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if config.is_encoder_decoder and config.eos_token_id is not None:
-        ids[:, -1] = config.eos_token_id  # BART's classifier reads the state at the last one
+        ids[:, -1] = config.eos_token_id  # BART's classifier reads the state at the last end-of-sequence token
     kind = models.head_kind(model)
     if kind == "classification":
         batch["labels"] = torch.zeros(batch_size, dtype=torch.long)
@@ -138,7 +141,7 @@ def _infer(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
 
 
 def _train(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
-    """Seconds of one step: forward, backward, AdamW. A model without a head is pulled towards zero."""
+    """Seconds of one step: forward, backward, AdamW. The loss of a model without a head is its mean squared output."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     model.train()
     started = time.perf_counter()
@@ -155,6 +158,6 @@ def _train(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
 def _save(model: PreTrainedModel, name: str, folder: Path, compressed: bool) -> Checkpoint:
     with quiet_transformers():
         model.save_pretrained(folder)
-    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    files = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return Checkpoint(name, folder, compressed, held, files)
+    in_memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    on_disk = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return Checkpoint(name, folder, compressed, in_memory, on_disk)

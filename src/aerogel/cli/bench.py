@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from aerogel.cli import options
-from aerogel.cli.output import note, print_json, print_table, progress_bar, size
+from aerogel.cli.output import note, print_json, print_table, progress_bar
 from aerogel.models.zoo import check_path
 
 
@@ -15,12 +15,13 @@ from aerogel.models.zoo import check_path
 @click.argument("models", nargs=-1, required=True)
 @click.option("--batch-size", default=128, show_default=True, type=options.SIZE)
 @click.option("--sequence-length", default=64, show_default=True, type=options.SIZE)
-@click.option("--rounds", default=7, show_default=True, type=options.SIZE, help="Timed passes of inference.")
+@click.option("--rounds", default=7, show_default=True, type=options.SIZE, help="Timed batches of inference.")
 @click.option("--training-steps", default=3, show_default=True, type=options.SIZE)
 @click.option("--threads", type=options.THREADS, help="Threads of each model [default: PyTorch's].")
 @options.as_json
 def bench(
     models: tuple[str, ...],
+    *,
     batch_size: int,
     sequence_length: int,
     rounds: int,
@@ -28,7 +29,7 @@ def bench(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure time and memory of MODELS side by side, each in a fresh process, rounds interleaved.
+    """Measure time and memory of MODELS, each in a fresh process, with interleaved rounds.
 
     A pruned model is measured dense and compressed.
     """
@@ -37,41 +38,25 @@ def bench(
     with progress_bar():
         from aerogel.benchmark import BenchConfig, Subject, environment
         from aerogel.benchmark import bench as measure
+        from aerogel.benchmark.measure import COLUMNS
         from aerogel.models import prepare
 
         config = BenchConfig(batch_size, sequence_length, rounds, training_steps, threads)
-        kinds = {model: prepare(model) for model in models}
-        measured = measure([Subject(model) for model in models], config)
+        classes = {model: prepare(model) for model in models}
+        measurements = measure([Subject(model) for model in models], config)
         machine = environment()
     if as_json:
         derived = ("median", "p90", "throughput", "training_median")
-        entries = [asdict(entry) | {name: getattr(entry, name) for name in derived} for entry in measured]
+        entries = [asdict(entry) | {name: getattr(entry, name) for name in derived} for entry in measurements]
         print_json({"config": config, "environment": machine, "measurements": entries})
         return
-    rows = [
-        (
-            f"{entry.name}, compressed" if entry.compressed else entry.name,
-            f"{entry.median:.3f} s",
-            f"{entry.p90:.3f} s",
-            f"{entry.throughput:.1f}/s",
-            f"{measured[0].median / entry.median:.2f}x",
-            "" if entry.training_median is None else f"{entry.training_median:.3f} s",
-            size(entry.inference_memory),
-            "" if entry.training_memory is None else size(entry.training_memory),
-            size(entry.parameter_bytes),
-            size(entry.file_bytes),
-        )
-        for entry in measured
-    ]
-    columns = ("model", "median", "p90", "sequences", "speed", "training step")
-    memory = ("memory", "training memory", "weights", "files")
-    print_table(f"Batch {batch_size}, sequence length {sequence_length}", (*columns, *memory), rows)
-    if len(set(kinds.values())) > 1:
-        classes = ", ".join(f"{model} is a {kind}" for model, kind in kinds.items())
-        note(f"other heads take other times: {classes}")
+    print_table(f"Batch {batch_size}, sequence length {sequence_length}", COLUMNS, measurements.rows())
+    if len(set(classes.values())) > 1:
+        heads = ", ".join(f"{model} is a {name}" for model, name in classes.items())
+        note(f"models with different heads take different times: {heads}")
     versions = machine["versions"]
     note(
         f"{machine['processor']}, {config.threads or machine['threads']} threads, {machine['instructions']}, "
         f"torch {versions['torch']}, transformers {versions['transformers']}; "
-        "memory is the peak over the process's start"
+        "memory is the peak above the process's baseline"
     )

@@ -11,9 +11,10 @@ import click
 
 from aerogel import bounds, files
 from aerogel.cli import options
-from aerogel.cli.output import note, progress_bar, size
+from aerogel.cli.output import note, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ALLOCATIONS, METHODS, SCOPES, SCORES
+from aerogel.tables import size
 from aerogel.tasks import check_task, load_task
 
 if TYPE_CHECKING:
