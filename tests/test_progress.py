@@ -1,18 +1,18 @@
-"""Progress reaches the listener of the moment, and nobody else."""
+"""Progress reaches the current listener only."""
 
 import contextlib
 
 from aerogel.progress import listening, track, update
 
 
-def test_every_item_is_told_and_passed_on() -> None:
-    told: list[tuple[str, int, int]] = []
-    with listening(lambda *news: told.append(news)):
+def test_every_item_is_reported_and_yielded() -> None:
+    calls: list[tuple[str, int, int]] = []
+    with listening(lambda *call: calls.append(call)):
         assert list(track("abc", "spelling")) == ["a", "b", "c"]
         assert list(track(iter("ab"), "streaming")) == ["a", "b"]
         update("done")
-    assert told[:4] == [("spelling", place, 3) for place in range(4)]
-    assert told[4:] == [("streaming", 0, 0), ("streaming", 1, 0), ("streaming", 2, 0), ("done", 0, 0)]
+    assert calls[:4] == [("spelling", done, 3) for done in range(4)]
+    assert calls[4:] == [("streaming", 0, 0), ("streaming", 1, 0), ("streaming", 2, 0), ("done", 0, 0)]
 
 
 def test_listeners_nest_and_end() -> None:

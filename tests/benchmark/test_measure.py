@@ -96,12 +96,12 @@ def test_bytes_are_those_of_the_weights_and_the_file(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_process_is_raised_here() -> None:
-    with pytest.raises(ModelError, match="no such folder"):
+    with pytest.raises(ModelError, match=r"./nowhere"):
         bench([Subject("tiny-gpt2"), Subject("./nowhere")], SMALL)
 
 
 def test_a_sequence_beyond_the_models_positions_is_refused() -> None:
-    with pytest.raises(ModelError, match="128 positions"):
+    with pytest.raises(ModelError, match="128"):
         bench([Subject("tiny-gpt2")], BenchConfig(batch_size=1, sequence_length=200, rounds=1, training_steps=1))
 
 

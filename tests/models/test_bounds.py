@@ -47,7 +47,7 @@ def ways(folder: Path) -> list[Callable[[], object]]:
 def test_more_layers_than_tensors_are_refused_before_a_model_is_built(count: int, saved: Path) -> None:
     configure(saved, num_hidden_layers=count)
     for way in ways(saved):
-        with pytest.raises(ModelError, match=rf"{count} layers \(num_hidden_layers\)"):
+        with pytest.raises(ModelError, match=rf"{count} .*num_hidden_layers"):
             way()
 
 

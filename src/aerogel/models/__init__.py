@@ -1,6 +1,6 @@
-"""What comes in: models, tokenizers, and which of their weights can be pruned.
+"""Models, tokenizers, and which of their weights can be pruned.
 
-Names are imported when they are first used: the table of the zoo needs neither torch nor transformers.
+Names are imported when they are first used: the zoo's table does not need torch.
 """
 
 from __future__ import annotations

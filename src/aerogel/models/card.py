@@ -1,4 +1,4 @@
-"""The model card, README.md: a section on what was done to the model, beside what its source says."""
+"""The model card, README.md: adds a section on pruning to the card of the source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import metadata_load, metadata_save
 
 BEGIN, END = "<!-- aerogel: begin -->", "<!-- aerogel: end -->"
-LONGEST = 200  # characters of a value that is taken from a source's card
+LONGEST = 200  # characters of a value from the source's card
 LOAD = """\
 The weights are packed: `import aerogel` before the model is loaded.
 
@@ -27,9 +27,9 @@ model = AutoModel.from_pretrained("path/to/this/model")
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a model comes from and what was done to it.
+    """The base model and what was done to it.
 
-    `sparsity` is the share of zeros among the prunable weights, 0 to 1; `metrics` are those of the validation split.
+    `sparsity` is the share of zeros among the prunable weights, 0 to 1; `metrics` are on the validation split.
     """
 
     base: str | None = None
@@ -40,7 +40,7 @@ class Provenance:
 
     @classmethod
     def read(cls, stored: Any) -> Provenance:
-        """From the header of a card, without what is not of the form that `to_dict` gives."""
+        """From the header of a card. Values that `to_dict` could not have written are ignored."""
         values = stored if isinstance(stored, dict) else {}
         texts = {name: values.get(name) for name in ("base", "method", "pattern")}
         metrics = values.get("metrics")
@@ -59,32 +59,32 @@ class Provenance:
         return {name: value for name, value in values.items() if value is not None and value != {}}
 
     def followed_by(self, later: Provenance) -> Provenance:
-        """Of a model with this provenance to which `later` was done: its metrics are those alone that `later` has."""
+        """This provenance with later changes applied. Only the metrics of `later` are kept."""
         return replace(self, **later.to_dict() | {"metrics": later.metrics})
 
 
 def write_card(path: Path, base: str, changes: Provenance | None, packed: bool) -> None:
-    """Adds the section to the card at `path`, or replaces it, or makes a card; the rest of a card stays as it is.
+    """Add or replace aerogel's section in the card at `path`, or create the card. The rest of a card stays.
 
-    `base` is the name of the model that was changed, unless the card names one. Without `changes` the facts of the card
-    stay. A header that can't be read is left as it is.
+    `base` is the name of the changed model, unless the card names one. Without `changes` the card's facts stay. A
+    header that can't be read is not changed.
     """
     text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
     header: dict[str, Any] | None = None
-    with contextlib.suppress(Exception):  # of the YAML parser, and of what huggingface_hub makes of its result
+    with contextlib.suppress(Exception):  # errors of the YAML parser and of huggingface_hub
         header = (metadata_load(path) or {}) if text else {}
     earlier = Provenance.read((header or {}).get("aerogel"))
-    whole = earlier.followed_by(changes) if changes else earlier
-    whole = replace(whole, base=earlier.base or base)
-    section = _section(whole, packed)
+    provenance = earlier.followed_by(changes) if changes else earlier
+    provenance = replace(provenance, base=earlier.base or base)
+    section = _section(provenance, packed)
     if BEGIN in text and END in text:
         text = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: section, text, flags=re.DOTALL)
     else:
-        title = f"{text.rstrip()}\n" if text.strip() else f"# {whole.base}\n"
+        title = f"{text.rstrip()}\n" if text.strip() else f"# {provenance.base}\n"
         text = f"{title}\n{section}\n"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     if header is not None:
-        metadata_save(path, _with_metadata(header, whole))
+        metadata_save(path, _with_metadata(header, provenance))
 
 
 def _with_metadata(header: dict[str, Any], provenance: Provenance) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the files of a checkpoint hold, read from their headers."""
+"""The tensors of a checkpoint, read from the headers of its files."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-# Parts of a bare body that some checkpoints have and others do not: transformers builds a class with or without them.
+# Optional parts of a body: some checkpoints have them, and transformers builds the class with or without.
 OPTIONAL = {"pooler", "mask_token"}
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def is_optional(key: str) -> bool:
-    """Whether the tensor belongs to a part of a body that heads train or leave out: a pooler, a mask token."""
+    """Whether the tensor belongs to an optional part of a body: a pooler, a mask token."""
     return not OPTIONAL.isdisjoint(key.split("."))
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a checkpoint: the name of its type in safetensors, and its shape."""
+    """A tensor of a checkpoint: the name of its dtype in safetensors, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of the safetensors files in a model's folder, by name; none where the model has other files.
+    """The tensors of the safetensors files in a model's folder, by name; empty if the model has other files.
 
-    Raises as `safetensors.safe_open` does, and `ValueError` for an index that is not one.
+    Raises as `safetensors.safe_open`, and `ValueError` for an invalid index.
     """
     tensors = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as content:
-            for key in content.keys():  # noqa: SIM118  no dictionary
+            for key in content.keys():  # noqa: SIM118  not a dictionary
                 tensor = content.get_slice(key)
                 tensors[key] = StoredTensor(tensor.get_dtype(), tuple(tensor.get_shape()))
     return tensors
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers would load: one, or the shards that an index names."""
+    """The safetensors files that transformers loads: one file, or the shards of an index."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file():
         return [whole]
@@ -61,14 +61,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class StoredDtypes:
-    """The dtypes of a checkpoint: of most of its floats, and of each tensor that has another."""
+    """The dtypes of a checkpoint: `main`, that of most of its weights, and the `others` by tensor name."""
 
     main: torch.dtype
     others: Mapping[str, torch.dtype]
 
     @classmethod
     def of(cls, tensors: Mapping[str, StoredTensor], main: torch.dtype | None) -> StoredDtypes:
-        """With `main` given by the configuration, which is asked where the tensors do not say."""
+        """`main` is the dtype in the configuration, used if there are no tensors."""
         dtypes = {name: FLOATS[tensor.dtype] for name, tensor in tensors.items() if tensor.dtype in FLOATS}
         sizes: Counter[torch.dtype] = Counter()
         for name, dtype in dtypes.items():
@@ -79,7 +79,7 @@ class StoredDtypes:
         return cls(most, {name: dtype for name, dtype in dtypes.items() if dtype != most})
 
     def apply(self, model: PreTrainedModel) -> None:
-        """Casts a model's floating-point weights, in place, to the dtypes that its checkpoint has them in."""
+        """Cast a model's floating-point weights in place to the dtypes of its checkpoint."""
         for name, tensor in model.state_dict(keep_vars=True).items():
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(self.others.get(name, self.main))

