@@ -1,6 +1,6 @@
 """aerogel makes transformers sparse, and makes it count.
 
-Names are imported when they are first used, so that `import aerogel` stays fast.
+Names are imported when they are first used, so that `import aerogel` is fast.
 """
 
 from __future__ import annotations

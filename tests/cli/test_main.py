@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, the last resort, and streams that the caller has closed or filled."""
+"""Exit codes, unexpected errors, and standard streams that are closed or full."""
 
 import os
 import subprocess
@@ -35,16 +35,16 @@ def failing(error: BaseException) -> click.Command:
         (TypeError("first line\nsecond line"), "TypeError: first line"),
     ],
 )
-def test_any_error_is_one_sentence_and_a_traceback_where_it_is_asked_for(
+def test_any_error_is_one_sentence_without_debug(
     error: Exception, named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(aerogel.commands, "fail", failing(error))
     assert run(["fail"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert named in said
-    assert ("--debug" in said) == (not isinstance(error, AerogelError | OSError))
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+    assert ("--debug" in err) == (not isinstance(error, AerogelError | OSError))
     assert run(["--debug", "fail"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -62,7 +62,7 @@ def shell(command: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("stderr", ["2>&-", pytest.param("2>/dev/full", marks=FULL)])
 @pytest.mark.parametrize(("command", "code"), [("models", 0), ("inspect ./nowhere", 1), ("bench", 2), ("--version", 0)])
-def test_stderr_that_takes_nothing_changes_nothing(command: str, code: int, stderr: str) -> None:
+def test_a_closed_or_full_stderr_changes_nothing(command: str, code: int, stderr: str) -> None:
     done = shell(f"{command} {stderr}")
     assert done.returncode == code
     assert (done.stdout != "") == (code == 0)
@@ -70,13 +70,13 @@ def test_stderr_that_takes_nothing_changes_nothing(command: str, code: int, stde
 
 @FULL
 @pytest.mark.parametrize("stderr", ["", "2>&-", "2>/dev/full"])
-def test_stdout_that_takes_nothing_is_an_error(stderr: str) -> None:
+def test_a_full_stdout_is_an_error(stderr: str) -> None:
     done = shell(f"models >/dev/full {stderr}")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") == (not stderr)
 
 
-def test_files_that_are_opened_later_get_no_stream_s_number(tmp_path: Path) -> None:
+def test_files_opened_later_do_not_get_the_number_of_a_stream(tmp_path: Path) -> None:
     script = (
         "import sys; from aerogel.cli.main import main; sys.argv = ['aerogel', '--version']\n"
         "try: main()\n"
@@ -86,8 +86,8 @@ def test_files_that_are_opened_later_get_no_stream_s_number(tmp_path: Path) -> N
     assert int((tmp_path / "number").read_text()) > 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
-def test_a_folder_whose_name_is_no_text_is_printed() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text on other systems")
+def test_a_folder_name_that_is_not_utf8_is_printed() -> None:
     script = "from aerogel.cli.main import _open_streams; _open_streams(); print('a\\udcffb')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env={**os.environ, "PYTHONUTF8": "1"})
     assert done.returncode == 0
@@ -116,7 +116,7 @@ LIGHT = [
 ]
 
 
-def test_what_needs_no_torch_imports_none(tmp_path: Path) -> None:
+def test_commands_without_a_model_import_no_torch(tmp_path: Path) -> None:
     script = (
         f"import sys; from aerogel.cli.main import run; [run(arguments) for arguments in {LIGHT!r}]\n"
         "heavy = {'torch', 'transformers', 'datasets', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules)\n"
@@ -124,16 +124,13 @@ def test_what_needs_no_torch_imports_none(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr.splitlines()[-1]
-    assert "did you mean 0.9?" in done.stderr
-    assert "did you mean 0.5?" in done.stderr
-    assert "did you mean wanda?" in done.stderr
-    assert "did you mean sst2?" in done.stderr
+    assert all(hint in done.stderr for hint in ("0.9?", "0.5?", "wanda?", "sst2?"))
     assert not list(tmp_path.iterdir())
 
 
-def test_aerogel_s_own_warnings_are_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_of_aerogel_are_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["prune", "tiny-bert", "--sparsity", "0.5", "--exclude", "*.layer.0.*", "--output", str(tmp_path / "out")]
     assert run(command) == 0
-    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
-    assert len(warned) == 1
-    assert "bert.encoder.layer.0.attention.self.query" in warned[0]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 1
+    assert "bert.encoder.layer.0.attention.self.query" in warnings[0]

@@ -1,4 +1,4 @@
-"""Progress off a terminal: lines of long work, and none of quick work."""
+"""Progress lines if stderr is not a terminal."""
 
 import re
 import threading
@@ -14,7 +14,7 @@ from builders import sentences, write_tsv
 SMALL = ("--batch-size", "2", "--sequence-length", "8", "--rounds", "3", "--training-steps", "1")
 CALIBRATION = ("--calibration", "TASK", "--samples", "2")
 SPEC = """
-name = "told"
+name = "progress"
 models = ["tiny-gpt2"]
 tasks = ["TASK"]
 sparsities = [0]
@@ -30,7 +30,7 @@ training_steps = 1
 """
 
 
-def test_a_step_says_how_far_it_is_and_how_long_it_may_take() -> None:
+def test_a_step_estimates_the_time_left() -> None:
     step = output.Step()
     assert str(step).startswith("starting")
     step.update("training, loss 0.3", 0, 80)
@@ -50,22 +50,22 @@ def test_durations(seconds: float, written: str) -> None:
     assert output.duration(seconds) == written
 
 
-def test_lines_come_while_nothing_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_printed_between_updates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(output, "EVERY", 0.01)
     wrote = threading.Event()
     monkeypatch.setattr(output, "note", lambda text, note=output.note: (note(text), wrote.set()))
     with output.progress_bar():
-        progress.update("weighing", 2, 9)
+        progress.update("counting", 2, 9)
         wrote.clear()
         assert wrote.wait(60)
-        assert "weighing: 2 of 9" in capsys.readouterr().err.splitlines()[-1]
+        assert "counting: 2 of 9" in capsys.readouterr().err.splitlines()[-1]
     capsys.readouterr()
     assert threading.active_count() == 1 or not any("write" in thread.name for thread in threading.enumerate())
 
 
-def test_quick_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with output.progress_bar():
-        progress.update("weighing", 2, 9)
+        progress.update("counting", 2, 9)
     assert capsys.readouterr().err == ""
 
 
@@ -75,7 +75,7 @@ def task(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "line"),
     [
         (
             ("prune", "tiny-bert", "--sparsity", "0.5", "--swap", *CALIBRATION, "--output", "OUT"),
@@ -88,9 +88,9 @@ def task(tmp_path: Path) -> Path:
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_every_command_tells_what_it_does(
+def test_every_command_reports_progress(
     arguments: tuple[str, ...],
-    told: str,
+    line: str,
     task: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -98,7 +98,7 @@ def test_every_command_tells_what_it_does(
 ) -> None:
     monkeypatch.setattr(output, "EVERY", 0.02)
     (tmp_path / "spec.toml").write_text(SPEC.replace("TASK", str(task)))
-    places = {"TASK": str(task), "OUT": str(tmp_path / "out"), "SPEC": str(tmp_path / "spec.toml")}
-    assert run([places.get(argument, argument) for argument in arguments]) == 0
+    paths = {"TASK": str(task), "OUT": str(tmp_path / "out"), "SPEC": str(tmp_path / "spec.toml")}
+    assert run([paths.get(argument, argument) for argument in arguments]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert any(re.search(told, line) and "so far" in line for line in lines), lines
+    assert any(re.search(line, printed) and "so far" in printed for printed in lines), lines

@@ -1,4 +1,4 @@
-"""The door: commands without logic, and the only package that prints."""
+"""The command line: commands without logic. Only this package prints."""
 
 from aerogel.cli.main import main
 

@@ -16,13 +16,13 @@ from aerogel.tasks import check_task, load_task
 @click.argument("model")
 @click.option("--tasks", required=True, help="Task names or files, separated by commas.")
 @options.data
-@click.option("--reference", metavar="MODEL", help="The dense model: also say how far the answers moved from its own.")
+@click.option("--reference", metavar="MODEL", help="Dense model to compare with: KL, agreement and flips.")
 @options.limit
 @options.as_json
 def evaluate(
-    model: str, tasks: str, data: Path | None, reference: str | None, limit: int | None, as_json: bool
+    model: str, *, tasks: str, data: Path | None, reference: str | None, limit: int | None, as_json: bool
 ) -> None:
-    """Score MODEL on the validation split of tasks."""
+    """Score MODEL on the validation split of each task."""
     names = [task.strip() for task in tasks.split(",")]
     for path in filter(None, (model, reference)):
         check_path(path)
@@ -34,28 +34,28 @@ def evaluate(
         from aerogel.errors import ModelError
         from aerogel.evaluation import evaluate as score_tasks
 
-        subject, tokenizer = models.load(model)
-        other, its = models.load(reference) if reference else (None, tokenizer)
-        if its.get_vocab() != tokenizer.get_vocab():
-            raise ModelError(f"{reference} has another tokenizer than {model}: their answers can't be compared")
-        results = score_tasks(subject, tokenizer, loaded, limit=limit, reference=other)
+        loaded_model, tokenizer = models.load(model)
+        dense, dense_tokenizer = models.load(reference) if reference else (None, tokenizer)
+        if dense_tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise ModelError(f"{reference} and {model} have different tokenizers: their predictions can't be compared")
+        results = score_tasks(loaded_model, tokenizer, loaded, limit=limit, reference=dense)
     if as_json:
-        sources = {found.task.name: {"data": found.source} for found in loaded}
+        sources = {entry.task.name: {"data": entry.source} for entry in loaded}
         print_json({task: {**metrics, **sources[task]} for task, metrics in results.items()})
         return
     rows = [
-        (task, metric, _shown(metric, value), _interval(metrics, metric))
+        (task, metric, _format(metric, value), _interval(metrics, metric))
         for task, metrics in results.items()
         for metric, value in metrics.items()
         if not metric.endswith(("_low", "_high"))
     ]
     columns = ("task", "metric", "value", "95% interval")
     print_table(model, columns if reference else columns[:3], [row[: 4 if reference else 3] for row in rows], 2)
-    for found in loaded:
-        note(f"{found.task.name}: {found.source}")
+    for entry in loaded:
+        note(f"{entry.task.name}: {entry.source}")
 
 
-def _shown(metric: str, value: float) -> str:
+def _format(metric: str, value: float) -> str:
     whole = metric in ("examples", "tokens", "flipped", "lost", "gained")
     return f"{value:,.0f}" if whole else f"{value:.4f}"
 

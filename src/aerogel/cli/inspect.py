@@ -31,6 +31,7 @@ from aerogel.tasks import check_task
 @options.as_json
 def inspect(
     model: str,
+    *,
     output: Path | None,
     include: tuple[str, ...],
     text: str | None,

@@ -1,4 +1,4 @@
-"""`aerogel`: the commands together, and what becomes of errors."""
+"""`aerogel`: the group of commands, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ for command in (list_models, inspect, prune, unpack, finetune, evaluate, bench, 
 
 
 def main() -> None:
-    """The console entry point. Exits with 0 done, 1 an error in one sentence, 2 usage, 130 interrupted."""
+    """The console entry point. Exit codes: 0 done, 1 error, 2 usage, 130 interrupted."""
     _open_streams()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # what is half-written is removed on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # exit normally, so that partial outputs are removed
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command and returns its exit code."""
+    """Run one command and return its exit code."""
     debug = "--debug" in arguments
     if not debug:
         _quiet()
@@ -70,35 +70,35 @@ def run(arguments: list[str]) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    """What became of the command, in one line."""
+    """The error message, in one line."""
     if isinstance(error, AerogelError | OSError):
         return " ".join(str(error).split("\n"))
-    if isinstance(error, UnicodeEncodeError):  # which only a caller in Python can pass
+    if isinstance(error, UnicodeEncodeError):  # only a caller in Python can pass such a string
         return f"{ascii(error.object)[:80]} is not text that a file name can have ({error.reason})"
-    name, said = type(error).__name__, first_line(error)
-    said = said if said.startswith(name) else f"{name}: {said}"
-    if isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said:
-        return f"memory is too small for it ({said}): try a smaller batch, or run with aerogel --debug"
-    return f"this is a bug in aerogel ({said}): run with aerogel --debug to see its traceback"
+    name, text = type(error).__name__, first_line(error)
+    text = text if text.startswith(name) else f"{name}: {text}"
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return f"out of memory ({text}): try a smaller batch, or run aerogel --debug for the traceback"
+    return f"this is a bug in aerogel ({text}): run aerogel --debug for the traceback"
 
 
 def _open_streams() -> None:
-    """Makes writing to the standard streams safe, whatever the caller has made of them."""
+    """Make writing to the standard streams safe, even if the caller has closed them."""
     for handle in range(3):
         try:
             os.fstat(handle)
-        except OSError:  # closed: the next file opened would get its number, and what libraries print
+        except OSError:  # closed: the next file opened would get its number, and the output of libraries
             os.open(os.devnull, os.O_RDWR)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be UTF-8
     sys.stderr = _Diagnostics(sys.stderr)
 
 
 class _Diagnostics:
-    """Standard error that drops what can't be written: a full disk under a log does not end the work."""
+    """Standard error that drops what it can't write: a full disk under a log does not stop the command."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -117,10 +117,10 @@ class _Diagnostics:
 
 
 def _quiet() -> None:
-    """Keeps the warnings of libraries off the terminal, and shows aerogel's own as one line."""
+    """Hide the warnings of libraries, and show those of aerogel in one line."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("default", AerogelWarning)
     warnings.showwarning = lambda message, *others, **named: note(f"warning: {message}")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its level when it is imported
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
     for name in ("huggingface_hub", "datasets", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)

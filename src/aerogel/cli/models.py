@@ -12,11 +12,11 @@ from aerogel.models.zoo import ZOO
 @click.command("models")
 @options.as_json
 def list_models(as_json: bool) -> None:
-    """List the models that work by name."""
+    """List the models of the zoo."""
     if as_json:
         fields = ("name", "architecture", "parameters", "source", "offline")
         print_json([{field: getattr(entry, field) for field in fields} for entry in ZOO.values()])
         return
     rows = [(entry.name, entry.architecture, entry.parameters, entry.source) for entry in ZOO.values()]
     print_table("Models", ("name", "architecture", "parameters", "from"), rows, text_columns=4)
-    note("Any local folder or Hugging Face hub id works too.")
+    note("Local folders and Hugging Face hub ids work too.")

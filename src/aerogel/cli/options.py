@@ -1,4 +1,4 @@
-"""The options that commands share, and their types, which refuse a wrong value before anything heavy is imported."""
+"""Shared options and their types, which refuse wrong values before torch is imported."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Context = click.Context | None
 
 
 class _Positive(click.FloatRange):
-    """A finite number above 0 and at most `most`."""
+    """A number above 0 and at most `most`."""
 
     def __init__(self, most: float) -> None:
         super().__init__(min=0, max=most, min_open=True)
 
     def convert(self, value: Any, param: Parameter, ctx: Context) -> Any:
         number = super().convert(value, param, ctx)
-        if math.isnan(number):  # which is in every range
+        if math.isnan(number):  # NaN passes every range check
             self.fail(f"{value} is not a number above 0.", param, ctx)
         return number
 
@@ -66,7 +66,7 @@ SPARSITY = _Sparsity()
 METHOD = _Method()
 
 data = click.option("--data", type=_DataFolder(), help="Folder with <task>/<split>.tsv or .txt.")
-limit = click.option("--limit", type=COUNT, help="Use the first so many examples or windows.")
+limit = click.option("--limit", type=COUNT, help="Number of examples or windows to use, from the start.")
 output = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(bounds.SEEDS[0], bounds.SEEDS[-1]))
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,4 +1,4 @@
-"""The one sink: results to stdout for people or as JSON, everything else to stderr."""
+"""Output: results to stdout as tables or JSON, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from rich.table import Table
 
 from aerogel import progress
 
-EVERY = 30.0  # seconds between lines of progress off a terminal, and before the first
-WIDE = 160  # columns of a table that goes to a file or a pipe, where nothing is gained by squeezing it
+EVERY = 30.0  # seconds between progress lines if stderr is not a terminal
+WIDE = 160  # width of tables in a file or pipe
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         try:
             super().on_broken_pipe()
-        except SystemExit:  # with 1, as after an error, where the reader of our output has seen enough
+        except SystemExit:  # with code 1; but a reader that stops early is not an error
             raise SystemExit(0) from None
 
 
@@ -46,7 +46,7 @@ def stderr() -> Console:
 
 
 def note(text: str) -> None:
-    """One line for the person, on stderr."""
+    """Print one line to stderr."""
     stderr().print(text)
 
 
@@ -55,33 +55,33 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> None:
-    """A table whose first `text_columns` columns are text, the others numbers."""
+    """Print a table. The first `text_columns` columns are text, the others numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < text_columns else "right", overflow="fold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < text_columns else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = stdout()
-    # on a narrow terminal lines run over, where broken numbers could not be read
+    # on a narrow terminal long lines wrap, rather than numbers within columns
     console.width = max(console.width, console.measure(table, options=console.options.update(width=WIDE)).maximum)
     console.print(table)
 
 
 class Step:
-    """The step that work has come to, and how long it may still take."""
+    """The current step of a command, and an estimate of the time left."""
 
     def __init__(self) -> None:
         self.started = self.since = time.monotonic()
-        self.doing, self.done, self.total, self.first = "starting", 0, 0, 0
+        self.description, self.done, self.total, self.first = "starting", 0, 0, 0
 
-    def update(self, doing: str, done: int, total: int) -> None:
-        if total != self.total or done < self.done:  # something else: its pace is its own
+    def update(self, description: str, done: int, total: int) -> None:
+        if total != self.total or done < self.done:  # another step, with its own pace
             self.since, self.first = time.monotonic(), done
-        self.doing, self.done, self.total = doing, done, total
+        self.description, self.done, self.total = description, done, total
 
     def __str__(self) -> str:
         now = time.monotonic()
-        text = f"{self.doing}: {self.done} of {self.total}" if self.total else self.doing
+        text = f"{self.description}: {self.done} of {self.total}" if self.total else self.description
         text += f", {duration(now - self.started)} so far"
         if self.total > self.done > self.first:
             left = (self.total - self.done) * (now - self.since) / (self.done - self.first)
@@ -91,14 +91,14 @@ class Step:
 
 @contextmanager
 def progress_bar() -> Iterator[None]:
-    """Shows the progress of all work in the block: one bar that vanishes, or off a terminal a line now and then."""
+    """Show progress of all work in the block: a transient bar on a terminal, otherwise a line now and then."""
     step = Step()
     with bars() as bar, lines(lambda: str(step)):
-        task = bar.add_task(step.doing, total=None)
+        task = bar.add_task(step.description, total=None)
 
-        def show(doing: str, done: int, total: int) -> None:
-            step.update(doing, done, total)
-            bar.update(task, description=doing, completed=done, total=total or None)
+        def show(description: str, done: int, total: int) -> None:
+            step.update(description, done, total)
+            bar.update(task, description=description, completed=done, total=total or None)
 
         with progress.listening(show):
             yield
@@ -106,7 +106,7 @@ def progress_bar() -> Iterator[None]:
 
 @contextmanager
 def lines(text: Callable[[], str]) -> Iterator[None]:
-    """Off a terminal, writes what `text` gives to stderr every half minute while the block runs."""
+    """If stderr is not a terminal, print `text()` to it every half minute while the block runs."""
     ended = threading.Event()
 
     def write() -> None:
@@ -125,7 +125,7 @@ def lines(text: Callable[[], str]) -> Iterator[None]:
 
 
 def bars() -> Progress:
-    """Progress bars on stderr, gone when they are done."""
+    """Transient progress bars on stderr."""
     console = stderr()
     return Progress(
         SpinnerColumn(),
@@ -143,7 +143,7 @@ def bars() -> Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person: `8 s`, `3 min`, `2 h 5 min`."""
+    """Seconds as text: `8 s`, `3 min`, `2 h 5 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -153,4 +153,4 @@ def duration(seconds: float) -> str:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
