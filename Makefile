@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # the tests of what touches other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
 TOOLS := hypothesis peft pytest pytest-xdist
-TOUCHING := tests/runtime tests/models tests/training tests/tasks tests/test_architectures.py tests/test_sweep.py
+TOUCHING := tests/runtime tests/models tests/training tests/tasks tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help study test newest lowest check sanitize neon bench format clean

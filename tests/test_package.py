@@ -1,0 +1,33 @@
+"""The public names of the package: their examples run, and type checkers find the annotations."""
+
+import doctest
+import inspect
+import sys
+from importlib import resources
+
+import pytest
+
+import aerogel
+from aerogel.charts import figure
+
+
+def examples(name: str) -> list[doctest.DocTest]:
+    """The examples in the docstrings of a public object and its methods."""
+    value = getattr(aerogel, name)
+    module = sys.modules[value.__module__]
+    return [test for test in doctest.DocTestFinder().find(value, name, module) if test.examples]
+
+
+@pytest.mark.parametrize("name", aerogel.__all__)
+def test_public_names_have_examples_that_run(name: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tests = examples(name)
+    assert tests, f"{name} has no example"
+    for test in tests:
+        report: list[str] = []
+        outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
+        assert not outcome.failed, "".join(report)
+
+
+def test_the_package_has_type_annotations() -> None:
+    assert (resources.files("aerogel") / "py.typed").is_file()
