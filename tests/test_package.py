@@ -1,14 +1,12 @@
 """The public names of the package: their examples run, and type checkers find the annotations."""
 
 import doctest
-import inspect
 import sys
 from importlib import resources
 
 import pytest
 
 import aerogel
-from aerogel.charts import figure
 
 
 def examples(name: str) -> list[doctest.DocTest]:
