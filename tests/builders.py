@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainerCall
 
 import aerogel as ag
 from aerogel.runtime.kernel import native
+from aerogel.tasks import Examples, Task, TaskData
 
 TOKENS: dict[str, Any] = dict(vocab_size=8000, bos_token_id=0, eos_token_id=2, pad_token_id=1)
 BERT_LIKE: dict[str, Any] = dict(
@@ -267,6 +268,20 @@ def prose(lines: int, seed: int = 0) -> str:
         f"on day {draw.randrange(100)}.\n"
         for _ in range(lines)
     )
+
+
+def text_data(text: str, name: str = "story") -> TaskData:
+    """A task of language modelling, both splits the same."""
+    return TaskData(Task(name, "language_modelling"), {"train": text, "validation": text}, "made")
+
+
+def sentence_data(
+    rows: list[tuple[str, int]], name: str = "moods", metrics: tuple[str, ...] = ("accuracy",)
+) -> TaskData:
+    """A task of two classes, both splits the same."""
+    task = Task(name, "sentence_classification", ("sentence",), ("sad", "glad"), metrics)
+    examples = Examples([(text,) for text, _ in rows], [label for _, label in rows])
+    return TaskData(task, {"train": examples, "validation": examples}, "made")
 
 
 def alive_in_session(session: int) -> list[int]:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from aerogel.analysis import inspect
-from aerogel.evaluation import PERPLEXITIES, evaluate, score
+from aerogel.evaluation import evaluate, score
 from aerogel.models import architecture, load, load_tokenizer, prunable_weights, save
 from aerogel.pruning import prune
 from aerogel.tasks import load_task
+from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 from aerogel.training import TrainingConfig, finetune
 from builders import ARCHITECTURES, prose, sentences, write_tsv
 

@@ -15,22 +15,22 @@ from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import DataError, ModelError
-from aerogel.evaluation import PERPLEXITIES, evaluate, score
-from aerogel.evaluation.scoring import EVALUATION_SEED, KEPT_TOKENS
+from aerogel.evaluation import evaluate, score
+from aerogel.evaluation.scoring import EVALUATION_SEED
 from aerogel.models import architecture, load, load_tokenizer, save
 from aerogel.pruning import prune
-from aerogel.tasks import IGNORED, TASKS, Examples, Task, TaskData, language_windows
-from builders import ARCHITECTURES, BERT_LIKE, prose, sentences
+from aerogel.tasks import IGNORED, TASKS, Examples, TaskData, language_windows
+from aerogel.tasks.kinds.language_modelling import KEPT_TOKENS, PERPLEXITIES
+from builders import ARCHITECTURES, BERT_LIKE, prose, sentence_data, sentences, text_data
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
-MOODS = Task("moods", ("sentence",), ("sad", "glad"), ("accuracy", "f1"))
 ROWS = sentences(45)
+MOODS = sentence_data(ROWS, metrics=("accuracy", "f1")).task
 TEXT = prose(50)
 
 
 def moods() -> TaskData:
-    examples = Examples([(text,) for text, _ in ROWS], [label for _, label in ROWS])
-    return TaskData(MOODS, {"train": Examples([], []), "validation": examples}, "made")
+    return sentence_data(ROWS, metrics=("accuracy", "f1"))
 
 
 def similarities() -> TaskData:
@@ -40,7 +40,7 @@ def similarities() -> TaskData:
 
 
 def story() -> TaskData:
-    return TaskData(Task("story"), {"train": "", "validation": TEXT}, "made")
+    return text_data(TEXT)
 
 
 # labels
@@ -58,21 +58,24 @@ def test_predictions_are_those_of_the_sentences_one_by_one(name: str) -> None:
         found = score(model, tokenizer, moods(), batch_size=batch_size)
         assert np.mean(np.equal(found.predictions, alone)) > 0.95  # padding may tip a near tie
         accuracy = np.mean(np.equal(found.predictions, truth))
-        assert (found.metrics["accuracy"], found.metrics["examples"]) == (accuracy, 45)
-        assert list(found.metrics) == ["accuracy", "f1", "examples", "majority"]
+        assert (found.metrics["accuracy"], found.counts) == (accuracy, {"examples": 45})
+        assert list(found.metrics) == ["accuracy", "f1"]
+        assert found.references == tuple(label for _, label in ROWS)
+        assert all(type(label) is int for label in found.predictions + found.references)
+        assert list(found.to_dict()) == ["accuracy", "f1", "examples", "majority"]
 
 
 def test_the_commonest_class_is_counted_among_the_examples_scored() -> None:
     model, tokenizer = load("tiny-gpt2", MOODS.head)
     for limit, majority in ((None, 23 / 45), (3, 2 / 3), (1, 1.0)):
-        assert score(model, tokenizer, moods(), limit=limit).metrics["majority"] == majority
+        assert score(model, tokenizer, moods(), limit=limit).baselines == {"majority": majority}
 
 
 def test_a_limit_takes_the_first_examples() -> None:
     model, tokenizer = load("tiny-gpt2", MOODS.head)
     whole, part = score(model, tokenizer, moods()), score(model, tokenizer, moods(), limit=10)
     assert part.predictions == whole.predictions[:10]
-    assert part.metrics["examples"] == 10
+    assert part.counts["examples"] == 10
     for limit in (0, -1):
         with pytest.raises(DataError, match=f"limit {limit} leaves no examples"):
             score(model, tokenizer, moods(), limit=limit)
@@ -89,9 +92,9 @@ def test_numbers_are_predicted_in_the_order_of_the_examples(name: str) -> None:
         found = score(model, tokenizer, data, batch_size=batch_size)
         assert found.predictions == pytest.approx(alone, abs=1e-3)
         assert np.corrcoef(found.predictions, alone)[0, 1] > 0.99
-        pearson = np.corrcoef(found.predictions, data.examples("validation").labels)[0, 1]
+        pearson = np.corrcoef(found.predictions, data.split("validation").labels)[0, 1]
         assert found.metrics["pearson"] == pytest.approx(pearson)
-        assert list(found.metrics) == ["correlation", "pearson", "spearman", "examples"]
+        assert list(found.to_dict()) == ["correlation", "pearson", "spearman", "examples"]
 
 
 def test_any_text_can_be_scored() -> None:
@@ -145,10 +148,10 @@ def test_perplexity_is_what_a_slow_computation_gives(name: str) -> None:
     loss, count, likeliest = slow_loss(model, windows)
     found = score(model, tokenizer, story())
     main = PERPLEXITIES[architecture(model.config)]
-    assert list(found.metrics) == [main, "loss", "tokens"]
+    assert list(found.to_dict()) == [main, "loss", "tokens"]
     assert found.metrics["loss"] == pytest.approx(loss, rel=1e-4)
     assert found.metrics[main] == pytest.approx(math.exp(loss), rel=1e-3)
-    assert found.metrics["tokens"] == count
+    assert found.counts["tokens"] == count
     assert np.mean(np.equal(found.predictions, likeliest[:KEPT_TOKENS])) > 0.99
     assert len(found.predictions) == min(count, KEPT_TOKENS)
 
@@ -175,7 +178,7 @@ def test_a_limit_takes_the_first_windows() -> None:
     model, tokenizer = load("tiny-gpt2", story().task.head)
     found = score(model, tokenizer, story(), limit=2)
     windows = language_windows(TEXT, tokenizer, model.config, EVALUATION_SEED, limit=2)
-    assert found.metrics["tokens"] == sum(len(window["labels"]) - 1 for window in windows)
+    assert found.counts["tokens"] == sum(len(window["labels"]) - 1 for window in windows)
     assert found.metrics["loss"] == pytest.approx(slow_loss(model, windows)[0], rel=1e-4)
     with pytest.raises(DataError, match="limit 0 leaves no windows"):
         score(model, tokenizer, story(), limit=0)
@@ -226,7 +229,7 @@ def test_several_tasks_are_scored_by_name(tmp_path: Any) -> None:
     found = evaluate(model, tokenizer, [story(), "own"], data=tmp_path, limit=3)
     assert list(found) == ["story", "own"]
     assert found["own"]["tokens"] == found["story"]["tokens"]
-    assert json.loads(json.dumps(found)) == found
+    assert json.loads(json.dumps(found.to_dict())) == found
 
 
 # refusals
@@ -235,9 +238,7 @@ def test_several_tasks_are_scored_by_name(tmp_path: Any) -> None:
 def test_a_reference_of_another_architecture_is_refused() -> None:
     model, tokenizer = load("tiny-gpt2", story().task.head)
     other, _ = load("tiny-bert", story().task.head)
-    with pytest.raises(
-        ModelError, match="GPT2LMHeadModel and its reference BertForMaskedLM are of other architectures"
-    ):
+    with pytest.raises(ModelError, match="GPT2LMHeadModel and its reference BertForMaskedLM"):
         evaluate(model, tokenizer, [story()], reference=other)
 
 
@@ -245,13 +246,13 @@ def test_a_reference_of_other_words_is_refused() -> None:
     model, tokenizer = load("tiny-gpt2", story().task.head)
     other, _ = load("tiny-gpt2", story().task.head)
     other.resize_token_embeddings(len(tokenizer) + 3)
-    with pytest.raises(ModelError, match="the model has 8,000 words and its reference 8,003"):
+    with pytest.raises(ModelError, match=r"8,000 .* 8,003"):
         evaluate(model, tokenizer, [story()], reference=other)
 
 
 def test_tasks_of_one_name_are_refused() -> None:
     model, tokenizer = load("tiny-gpt2", story().task.head)
-    with pytest.raises(DataError, match="two of the tasks are named story, by which results are told apart"):
+    with pytest.raises(DataError, match=r"two of the tasks .* story"):
         evaluate(model, tokenizer, [story(), story()])
 
 
@@ -261,7 +262,7 @@ def test_answers_that_are_no_numbers_are_refused(data: TaskData) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)
-    with pytest.raises(ModelError, match=f"task {data.task.name}: the model's answers are no numbers"):
+    with pytest.raises(ModelError, match=f"task {data.task.name}: .* NaN"):
         score(model, tokenizer, data)
 
 
@@ -306,15 +307,23 @@ def test_another_number_of_labels_is_refused() -> None:
 
 def test_the_same_labels_in_another_order_are_refused() -> None:
     model, tokenizer = load("tiny-bert", dataclasses.replace(MOODS, labels=("GLAD", "SAD")).head)
-    with pytest.raises(ModelError, match="task moods counts its labels as sad, glad and the model's head as glad, sad"):
+    with pytest.raises(ModelError, match="task moods has the labels sad, glad and the model's head glad, sad"):
         score(model, tokenizer, moods())
     for names in (("sad", "glad"), ("Sad", "Glad"), ("LABEL_0", "LABEL_1"), ("0", "1")):
         model, tokenizer = load("tiny-bert", dataclasses.replace(MOODS, labels=names).head)
         score(model, tokenizer, moods(), limit=2)
 
 
+def test_other_labels_are_refused_unless_they_are_numbers() -> None:
+    model, tokenizer = load("tiny-bert", dataclasses.replace(MOODS, labels=("ham", "spam")).head)
+    with pytest.raises(ModelError, match="task moods has the labels sad, glad and the model's head ham, spam"):
+        score(model, tokenizer, moods())
+    numbered = dataclasses.replace(moods(), task=dataclasses.replace(MOODS, labels=("0", "1")))
+    assert score(model, tokenizer, numbered, limit=2).counts == {"examples": 2}
+
+
 def test_nothing_is_looked_for_online() -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     model, tokenizer = load("tiny-gpt2")
-    with pytest.raises(DataError, match="wikitext-2: Salesforce/wikitext could not be had"):
+    with pytest.raises(DataError, match="wikitext-2: Salesforce/wikitext"):
         evaluate(model, tokenizer, ["wikitext-2"])

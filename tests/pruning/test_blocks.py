@@ -14,7 +14,7 @@ from aerogel.models import Head, load, load_tokenizer, prunable_weights
 from aerogel.pruning import block_inputs
 from aerogel.pruning.blocks import block_lists, walk
 from aerogel.pruning.calibration import Batch, Calibration
-from builders import ARCHITECTURES, prose
+from builders import ARCHITECTURES, prose, text_data
 
 NAMES = [name for name in ARCHITECTURES if name != "albert"]
 
@@ -22,7 +22,7 @@ NAMES = [name for name in ARCHITECTURES if name != "albert"]
 def batches_for(name: str, model: PreTrainedModel, samples: int = 3) -> list[Batch]:
     decoder = name in ("gpt2", "opt", "gpt-neox", "llama")
     tokenizer = load_tokenizer("tiny-gpt2" if decoder else "tiny-bart")
-    return Calibration("story", prose(100), tokenizer, samples, 32).batches(model)
+    return Calibration(text_data(prose(100)), tokenizer, samples, 32).batches(model)
 
 
 def slow_moments(model: PreTrainedModel, batches: list[Batch]) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ def test_the_inputs_of_a_block_are_the_outputs_of_pruned_blocks(name: str) -> No
 
 def test_cross_attention_keys_and_values_get_the_encoder_states() -> None:
     model, _ = load("tiny-bart")
-    batches = Calibration("story", prose(200), load_tokenizer("tiny-bart"), 3, 64).batches(model)
+    batches = Calibration(text_data(prose(200)), load_tokenizer("tiny-bart"), 3, 64).batches(model)
     found = {}
     for block in walk(model, prunable_weights(model), batches, True, "test"):
         found.update(block.moments)
@@ -110,7 +110,7 @@ def test_classifiers_are_walked_too(name: str, tmp_path: Any) -> None:
     save(ARCHITECTURES[name].build(), load_tokenizer("tiny-gpt2" if name == "gpt2" else "tiny-bart"), tmp_path / name)
     model, tokenizer = load(str(tmp_path / name), Head("classification", ("sad", "glad")))
     assert load_model(str(tmp_path / name)) is not model
-    batches = Calibration("story", prose(100), tokenizer, 3, 32).batches(model)
+    batches = Calibration(text_data(prose(100)), tokenizer, 3, 32).batches(model)
     walked = walk(model, prunable_weights(model), batches, False, "test")
     names = [weight.name for block in walked for weight in block.weights]
     assert sorted(names) == sorted(weight.name for weight in prunable_weights(model))

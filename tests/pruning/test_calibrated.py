@@ -20,14 +20,14 @@ from aerogel.pruning.fisher import output_gradients, sampled_nll
 from aerogel.pruning.kl import Reference, subsample
 from aerogel.tasks import load_task
 from aerogel.training import SparsityConfig
-from builders import ARCHITECTURES, BERT_LIKE, prose
+from builders import ARCHITECTURES, BERT_LIKE, prose, text_data
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 MANUAL = load_task("python-reference")
 
 
 def manual(name: str, samples: int = 24) -> Calibration:
-    return Calibration("python-reference", MANUAL.text("train"), load_tokenizer(name), samples, 128)
+    return Calibration(MANUAL, load_tokenizer(name), samples, 128)
 
 
 def pruned(name: str, **settings: Any) -> dict[str, float]:
@@ -135,7 +135,7 @@ def test_the_reference_does_not_move_with_the_model() -> None:
 def test_gradients_are_those_of_autograd_and_leave_nothing_behind(name: str) -> None:
     model = ARCHITECTURES[name].build()
     tokenizer = load_tokenizer("tiny-gpt2" if name == "gpt2" else "tiny-bart")
-    batches = Calibration("story", prose(100), tokenizer, 3, 32).batches(model)
+    batches = Calibration(text_data(prose(100)), tokenizer, 3, 32).batches(model)
     weights = prunable_weights(model)
     found = output_gradients(model, weights, batches, 10_000, seed=0)
     assert set(found) == {weight.name for weight in weights}
@@ -202,7 +202,7 @@ def test_a_regression_output_has_gradients_and_a_kl() -> None:
 
 def test_logits_are_measured_without_dropout() -> None:
     model = ARCHITECTURES["bert"].build()
-    batches = Calibration("story", prose(100), load_tokenizer("tiny-bert"), 3, 32).batches(model)
+    batches = Calibration(text_data(prose(100)), load_tokenizer("tiny-bert"), 3, 32).batches(model)
     quiet = Reference(model, batches, 10_000)
     model.train()
     model.bert.embeddings.eval()
@@ -272,7 +272,7 @@ def test_reconstruction_in_half_precision_is_refused(dtype: torch.dtype) -> None
 def test_a_rounded_sparsity_is_that_of_the_pattern() -> None:
     sizes = dict(hidden_size=48, intermediate_size=12_000, num_hidden_layers=1)  # so that the rounding is a weight's
     model = transformers.BertForMaskedLM(transformers.BertConfig(**BERT_LIKE | sizes)).eval()
-    text = Calibration("story", prose(200), load_tokenizer("tiny-bart"), 6, 32)
+    text = Calibration(text_data(prose(200)), load_tokenizer("tiny-bart"), 6, 32)
     settings = dict(method="admm", pattern="1:3", sparsity=0.6666657, exclude=("*.output.dense",))
     masks = prune(model, calibration=text, **settings)
     assert all((mask.view(-1, 3).sum(1) == 1).all() for mask in masks.values())
@@ -286,7 +286,7 @@ def test_layers_that_see_more_than_the_text_are_pruned_on_all_of_it(shared: bool
     )
     torch.manual_seed(0)
     model, tokenizer = transformers.DebertaV2ForMaskedLM(config).eval(), load_tokenizer("tiny-bart")
-    batches = Calibration("story", prose(200), tokenizer, 6, 32).batches(model)
+    batches = Calibration(text_data(prose(200)), tokenizer, 6, 32).batches(model)
     name = "query_proj" if shared else "pos_query_proj"
     seen: list[Tensor] = []
     layer = getattr(model.deberta.encoder.layer[0].attention.self, name)
@@ -299,7 +299,7 @@ def test_layers_that_see_more_than_the_text_are_pruned_on_all_of_it(shared: bool
     inputs = torch.cat(seen)
     assert len(seen) == 1 + shared
     torch.testing.assert_close(found, inputs.T @ inputs)
-    masks = prune(model, method="best", sparsity=0.5, calibration=Calibration("story", prose(200), tokenizer, 6, 32))
+    masks = prune(model, method="best", sparsity=0.5, calibration=Calibration(text_data(prose(200)), tokenizer, 6, 32))
     assert sum(int(mask.sum()) for mask in masks.values()) * 2 == sum(mask.numel() for mask in masks.values())
 
 

@@ -9,21 +9,18 @@ from aerogel.errors import DataError, PruningError
 from aerogel.models import Head, load, load_tokenizer
 from aerogel.pruning import PruneConfig
 from aerogel.pruning.calibration import BATCH_TOKENS, Batch, Calibration, calibration
-from aerogel.tasks import Examples
-from builders import ARCHITECTURES, prose, sentences, write_tsv
+from builders import ARCHITECTURES, prose, sentence_data, sentences, text_data, write_tsv
 
 TEXT = prose(400)
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 
 
 def text(name: str, samples: int = 4, length: int = 32, seed: int = 0) -> Calibration:
-    return Calibration("story", TEXT, load_tokenizer(name), samples, length, seed)
+    return Calibration(text_data(TEXT), load_tokenizer(name), samples, length, seed)
 
 
 def moods(name: str, samples: int = 4, length: int = 32) -> Calibration:
-    rows = sentences(200)
-    examples = Examples([(sentence,) for sentence, _ in rows], [label for _, label in rows])
-    return Calibration("moods", examples, load_tokenizer(name), samples, length)
+    return Calibration(sentence_data(sentences(200)), load_tokenizer(name), samples, length)
 
 
 def tokens(batches: list[Batch]) -> int:
@@ -110,25 +107,25 @@ def test_only_a_language_model_sees_damaged_text(name: str) -> None:
 
 def test_too_short_a_text_says_what_is_there_and_what_is_needed() -> None:
     model = ARCHITECTURES["gpt2"].build()
-    short = Calibration("note", prose(8), load_tokenizer("tiny-gpt2"), 64, 32)
+    short = Calibration(text_data(prose(8), "note"), load_tokenizer("tiny-gpt2"), 64, 32)
     with pytest.raises(DataError, match=r"note .*\d+ tokens.* 64 .* 32 .*2,048"):
         short.batches(model)
-    few = Calibration("moods", Examples([("so glad",)], [1.0]), load_tokenizer("tiny-gpt2"), 64, 32)
+    few = Calibration(sentence_data([("so glad", 1)]), load_tokenizer("tiny-gpt2"), 64, 32)
     with pytest.raises(DataError, match=r"moods .* 64 .* 32 .*2,048"):
         few.batches(model)
 
 
 def test_at_most_so_many_windows_may_be_fewer() -> None:
     model = ARCHITECTURES["gpt2"].build()
-    for content in (prose(8), Examples([("so glad",), ("so sad",)], [1.0, 0.0])):
-        short = Calibration("note", content, load_tokenizer("tiny-gpt2"), 64, 32, at_most=True)
+    for data in (text_data(prose(8)), sentence_data([("so glad", 1), ("so sad", 0)])):
+        short = Calibration(data, load_tokenizer("tiny-gpt2"), 64, 32, at_most=True)
         assert 0 < tokens(short.batches(model)) < 64 * 32
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_is_none_is_refused(seed: int) -> None:
     with pytest.raises(DataError, match=f"seed {seed}.* 4294967295"):
-        Calibration("note", prose(8), load_tokenizer("tiny-gpt2"), seed=seed)
+        Calibration(text_data(prose(8), "note"), load_tokenizer("tiny-gpt2"), seed=seed)
     with pytest.raises(PruningError, match=f"seed {seed}.* 4294967295"):
         PruneConfig(seed=seed)
 
@@ -136,15 +133,13 @@ def test_a_seed_that_is_none_is_refused(seed: int) -> None:
 def test_the_training_split_of_a_task_or_file_is_taken(tmp_path: Path) -> None:
     tokenizer = load_tokenizer("tiny-gpt2")
     (tmp_path / "story.txt").write_text(TEXT)
-    found = calibration(str(tmp_path / "story.txt"), tokenizer).text
-    assert isinstance(found, str)
+    found = calibration(str(tmp_path / "story.txt"), tokenizer).data.split("train")
     assert TEXT.startswith(found)
     assert len(found) < len(TEXT)
     folder = tmp_path / "data" / "moods"
     write_tsv(folder / "train.tsv", [*sentences(20)])
     write_tsv(folder / "validation.tsv", [*sentences(20, seed=1)])
-    examples = calibration("moods", tokenizer, tmp_path / "data").text
-    assert isinstance(examples, Examples)
+    examples = calibration("moods", tokenizer, tmp_path / "data").data.split("train")
     assert [texts[0] for texts in examples.texts] == [sentence for sentence, _ in sentences(20)]
     with pytest.raises(DataError, match="expected at least 1"):
         calibration("moods", tokenizer, tmp_path / "data", samples=0)

@@ -9,12 +9,12 @@ from aerogel.models import load_tokenizer, prunable_weights
 from aerogel.pruning.blocks import Block, walk
 from aerogel.pruning.calibration import Calibration
 from aerogel.pruning.reconstruction import reconstruct, stages
-from builders import ARCHITECTURES, prose
+from builders import ARCHITECTURES, prose, text_data
 
 
 def first_block(model: PreTrainedModel, name: str) -> Block:
     tokenizer = load_tokenizer("tiny-gpt2" if name in ("gpt2", "llama") else "tiny-bart")
-    batches = Calibration("story", prose(200), tokenizer, 8, 32).batches(model)
+    batches = Calibration(text_data(prose(200)), tokenizer, 8, 32).batches(model)
     return next(walk(model, prunable_weights(model), batches, False, "test"))
 
 

@@ -12,12 +12,12 @@ import pytest
 
 from aerogel.charts import PALETTE
 from aerogel.errors import StudyError
-from aerogel.evaluation import PERPLEXITIES
 from aerogel.report import build
 from aerogel.report.breakeven import break_evens
 from aerogel.report.collect import Findings
 from aerogel.report.verdicts import metric_name, metric_value
 from aerogel.study import Store
+from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 Changed = Callable[..., Path]

@@ -6,12 +6,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from aerogel.evaluation import PERPLEXITIES
 from aerogel.report import tables
 from aerogel.report.breakeven import break_evens
 from aerogel.report.collect import COUNTS, Findings
 from aerogel.report.estimate import Estimate
 from aerogel.report.table import Column, Table
+from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 
 def all_tables(findings: Findings) -> list[Table]:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerogel.benchmark import Measurement
-from aerogel.evaluation import PERPLEXITIES
 from aerogel.report.answer import answers, cards
 from aerogel.report.collect import Cost, Findings, Scored
 from aerogel.report.estimate import Estimate
@@ -24,6 +23,7 @@ from aerogel.report.verdicts import (
     speed,
     verdict_sentences,
 )
+from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 DENSE = 0.8
 

@@ -14,11 +14,11 @@ from aerogel.tasks import Examples, Task, TaskData
 from aerogel.training import SparsityConfig
 
 SENTENCES = TaskData(
-    Task("sst2", ("sentence",), ("no", "yes"), ("accuracy",)),
+    Task("sst2", "sentence_classification", ("sentence",), ("no", "yes"), ("accuracy",)),
     {"train": Examples([("good",)], [1]), "validation": Examples([("bad",)], [0])},
     "here",
 )
-TEXT = TaskData(Task("wikitext-2"), {"train": "one", "validation": "two"}, "there")
+TEXT = TaskData(Task("wikitext-2", "language_modelling"), {"train": "one", "validation": "two"}, "there")
 DATA = {"sst2": SENTENCES, "wikitext-2": TEXT}
 RECOVERIES = ("none", "finetune", "gradual")
 

@@ -10,7 +10,7 @@ from aerogel.tasks import Examples, encode_examples
 from aerogel.tasks.augment import AugmentedExamples
 from builders import sentences
 
-SINGLE = Examples([(text,) for text, _ in sentences(60)], [float(label) for _, label in sentences(60)])
+SINGLE = Examples([(text,) for text, _ in sentences(60)], [label for _, label in sentences(60)])
 PAIRS = Examples([(text, text.upper()) for text, _ in sentences(60)], SINGLE.labels)
 Make = Callable[..., AugmentedExamples]
 
@@ -76,5 +76,5 @@ def test_the_second_of_a_pair_is_at_times_made_of_the_first(make: Make) -> None:
 
 
 def test_texts_without_words_stay_so(make: Make) -> None:
-    made = make(Examples([("",), ("one two three",)], [0.0, 1.0]))
+    made = make(Examples([("",), ("one two three",)], [0, 1]))
     assert len(made_texts(made)) == 2

@@ -239,7 +239,7 @@ def test_an_empty_text_has_a_token_all_the_same(
 ) -> None:
     tokenizer = tokenizers[kind]
     texts = [("", ""), ("a word", ""), ("", "")] if pairs else [("",), ("a word",), ("",)]
-    rows = encode_examples(Examples(texts, [0.0, 1.0, 0.0]), tokenizer, config_of(kind), 16)
+    rows = encode_examples(Examples(texts, [0, 1, 0]), tokenizer, config_of(kind), 16)
     for row in rows:
         assert len(row["input_ids"]) == len(row["attention_mask"]) == sum(row["attention_mask"]) > 0
     if kind == "decoder":

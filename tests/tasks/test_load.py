@@ -25,7 +25,7 @@ def test_a_file_of_two_classes(tmp_path: Path) -> None:
     assert (task.name, task.columns, task.labels) == ("moods", ("sentence",), ("blame", "praise"))
     assert task.metrics == ("accuracy", "f1")
     assert task.head.labels == ("blame", "praise")
-    train, validation = data.examples("train"), data.examples("validation")
+    train, validation = data.split("train"), data.split("validation")
     assert len(train) + len(validation) == 200
     assert sorted(train.texts + validation.texts) == sorted((text,) for text, _ in rows)
     numbers = {text: task.labels.index(label) for text, label in rows}
@@ -39,7 +39,7 @@ def test_a_file_of_three_classes_and_two_columns(tmp_path: Path) -> None:
     data = load_task(str(write_tsv(tmp_path / "pairs.tsv", rows, ("sentence1", "sentence2", "label"))))
     assert data.task.labels == ("1", "2", "3")
     assert data.task.metrics == ("accuracy",)
-    examples = data.examples("train")
+    examples = data.split("train")
     assert all(
         label == (int(first.split()[1]) % 3) for (first, _), label in zip(examples.texts, examples.labels, strict=True)
     )
@@ -49,10 +49,10 @@ def test_a_text_file_is_divided_at_a_line(tmp_path: Path) -> None:
     text = prose(100)
     (tmp_path / "story.txt").write_text(text)
     data = load_task(str(tmp_path / "story.txt")).divided()
-    assert data.task.is_language_modelling
-    assert data.text("train") + data.text("validation") == text
-    assert data.text("train").endswith("\n")
-    assert 0.15 * len(text) < len(data.text("validation")) <= 0.2 * len(text)
+    assert data.task.kind_name == "language_modelling"
+    assert data.split("train") + data.split("validation") == text
+    assert data.split("train").endswith("\n")
+    assert 0.15 * len(text) < len(data.split("validation")) <= 0.2 * len(text)
 
 
 @given(st.lists(st.text("abc", min_size=1), min_size=40, unique=True))
@@ -64,9 +64,9 @@ def test_a_row_always_falls_on_the_same_side(tmp_path_factory: pytest.TempPathFa
         try:
             data = load_task(str(write_tsv(folder / name, rows))).divided()
         except DataError as error:
-            assert "too few" in str(error)  # noqa: PT017 - all rows may fall on one side
+            assert "held out" in str(error) or "hold out" in str(error)  # noqa: PT017 - all rows may fall on one side
             return
-        sides.append({text: split for split in ("train", "validation") for text in data.examples(split).texts})
+        sides.append({text: split for split in ("train", "validation") for text in data.split(split).texts})
     assert all(sides[0][text] == side for text, side in sides[1].items())
 
 
@@ -74,12 +74,12 @@ def test_a_row_always_falls_on_the_same_side(tmp_path_factory: pytest.TempPathFa
     ("name", "text", "said"),
     [
         ("one.tsv", "sentence\tlabel\nthe only\t1\n", "all rows have the label"),
-        ("two.tsv", "sentence\tlabel\na\t1\na\t0\n", r"two\.tsv: 2 rows are too few to hold a part out"),
+        ("two.tsv", "sentence\tlabel\na\t1\na\t0\n", r"two\.tsv: 2 rows are too few to hold out a part"),
         ("empty.tsv", "", "the file is empty"),
         ("empty.txt", " \n", "the file is empty"),
-        ("short.txt", "a single line without an end", r"short\.txt: .*28 characters, too few or too few lines"),
-        ("short.txt", "a single line\n", "too few or too few lines"),
-        ("short.txt", "much text on the first line, then a blank one\n\n\n", "too few or too few lines"),
+        ("short.txt", "a single line without an end", r"short\.txt: .*28 characters, too few or on too few lines"),
+        ("short.txt", "a single line\n", "too few or on too few lines"),
+        ("short.txt", "much text on the first line, then a blank one\n\n\n", "too few or on too few lines"),
     ],
 )
 def test_files_too_small_to_divide_are_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
@@ -105,8 +105,8 @@ def test_a_folder_stands_in_for_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
     write_tsv(tmp_path / "sst2" / "validation.tsv", [("fine", "positive")])
     data = load_task("sst2", tmp_path)
     assert data.task is TASKS["sst2"]
-    assert data.examples("train").labels == [1, 0]
-    assert data.examples("validation").texts == [("fine",)]
+    assert data.split("train").labels == [1, 0]
+    assert data.split("validation").texts == [("fine",)]
     assert data.source == str(tmp_path / "sst2")
     monkeypatch.setenv("AEROGEL_DATA", str(tmp_path))
     assert load_task("sst2") == data
@@ -126,11 +126,11 @@ def test_one_split_is_whole_until_it_is_divided(tmp_path: Path, split: Any) -> N
     write_tsv(tmp_path / "sst2" / f"{split}.tsv", rows)
     data = load_task("sst2", tmp_path)
     for either in ("train", "validation"):
-        assert data.examples(either).texts == [(text,) for text, _ in rows]
+        assert data.split(either).texts == [(text,) for text, _ in rows]
     assert data.source.startswith(f"{tmp_path / 'sst2'} (all of it")
     divided = data.divided()
-    assert 0 < len(divided.examples("validation")) < len(divided.examples("train"))
-    assert len(divided.examples("validation")) + len(divided.examples("train")) == 100
+    assert 0 < len(divided.split("validation")) < len(divided.split("train"))
+    assert len(divided.split("validation")) + len(divided.split("train")) == 100
     assert divided.source.endswith(f"({split} alone, a fifth of it held out)")
     assert divided.divided() == divided
     assert data.digest != divided.digest == load_task("sst2", tmp_path).divided().digest
@@ -160,15 +160,15 @@ def test_text_of_both_splits_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "wikitext-2" / "validation.txt").write_text("to be asked")
     data = load_task("wikitext-2", tmp_path)
     assert data.task is TASKS["wikitext-2"]
-    assert (data.text("train"), data.text("validation")) == ("to learn from", "to be asked")
+    assert (data.split("train"), data.split("validation")) == ("to learn from", "to be asked")
 
 
 def test_regression_in_a_folder(tmp_path: Path) -> None:
     rows = [(f"text {place}", f"text {place // 2}", place / 10) for place in range(50)]
     write_tsv(tmp_path / "stsb" / "train.tsv", rows, ("sentence1", "sentence2", "label"))
     data = load_task("stsb", tmp_path).divided()
-    assert data.task.is_regression
-    assert sorted(data.examples("train").labels + data.examples("validation").labels) == [n / 10 for n in range(50)]
+    assert data.task.kind_name == "sentence_regression"
+    assert sorted(data.split("train").labels + data.split("validation").labels) == [n / 10 for n in range(50)]
 
 
 def test_a_label_that_only_validation_has_is_refused(tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ def test_a_label_that_only_validation_has_is_refused(tmp_path: Path) -> None:
     [
         ("sst2", ["train.txt"], "sst2: task sst2 is read from .tsv files"),
         ("wikitext-2", ["train.tsv"], "wikitext-2: task wikitext-2 is read from .txt files"),
-        ("own", ["train.tsv", "validation.txt"], "own: has .tsv and .txt files"),
-        ("own", ["train.tsv", "train.txt"], "own: has .tsv and .txt files"),
-        ("own", ["dev.tsv"], "own: no train or validation file, .tsv or .txt"),
-        ("own", [], "own: no train or validation file"),
+        ("own", ["train.tsv", "validation.txt"], r"own: .*\.tsv or \.txt"),
+        ("own", ["train.tsv", "train.txt"], r"own: .*\.tsv or \.txt"),
+        ("own", ["dev.tsv"], r"own: .* none"),
+        ("own", [], r"own: .* none"),
     ],
 )
 def test_files_that_do_not_fit_the_task_are_refused(tmp_path: Path, task: str, files: list[str], said: str) -> None:
@@ -208,7 +208,7 @@ def test_names_of_nothing_are_answered_with_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_hub_that_is_out_of_reach_is_answered_with_the_ways_around(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="task mrpc: nyu-mll/glue could not be had") as raised:
+    with pytest.raises(DataError, match="task mrpc: nyu-mll/glue") as raised:
         load_task("mrpc", tmp_path)
     for way in ("--data", "mrpc/train", "mrpc/validation", "movie-reviews", "python-reference", "offline"):
         assert way in str(raised.value)

@@ -7,11 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerogel.errors import DataError
-from aerogel.tasks.read import Examples, labels_of, read_examples, read_rows, read_text
+from aerogel.tasks.read import Examples, labels_of, read_rows, read_text
 from aerogel.tasks.table import TASKS, Task
 
-MOOD = Task("mood", ("sentence",), ("sad", "glad"), ("accuracy",))
+MOOD = Task("mood", "sentence_classification", ("sentence",), ("sad", "glad"), ("accuracy",))
 FIELD = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]))
+
+
+def read_examples(file: Path, task: Task) -> Examples:
+    return task.kind.read(task, {"train": file})[1]["train"]
 
 
 @pytest.fixture
@@ -96,8 +100,8 @@ def test_the_first_examples() -> None:
         ("", "rows.tsv: the file is empty"),
         (" \n\r\n\ufeff\n"[:4], "rows.tsv: the file is empty"),
         ("\ufeff", "rows.tsv: the file is empty"),
-        ("sentence\tlabel\n", "rows.tsv: the file has a header and no rows"),
-        ("sentence\tlabel\n\n\r\n", "rows.tsv: the file has a header and no rows"),
+        ("sentence\tlabel\n", "rows.tsv: .* no rows"),
+        ("sentence\tlabel\n\n\r\n", "rows.tsv: .* no rows"),
         ("text\tlabel\na\t1\n", "rows.tsv, line 1: the header has text, label; expected columns sentence, and label"),
         ("sentence\tmood\na\t1\n", "line 1: the header has sentence, mood; expected columns sentence, and label"),
         ("a fine day\t1\n", "line 1: the header has a fine day, 1; expected"),
@@ -181,7 +185,7 @@ def test_labels_that_are_no_classes_are_refused(file: Path, found: list[str], sa
 
 
 def test_numbered_labels_are_not_taken_by_their_place(file: Path) -> None:
-    stars = Task("stars", ("sentence",), ("1", "2"), ("accuracy",))
+    stars = Task("stars", "sentence_classification", ("sentence",), ("1", "2"), ("accuracy",))
     assert read_examples(write(file, "sentence\tlabel\na\t2\nb\t1\n"), stars).labels == [1, 0]
     with pytest.raises(DataError, match=r"line 2: wrong label '0'; expected 1 or 2"):
         read_examples(write(file, "sentence\tlabel\na\t0\n"), stars)

@@ -1,7 +1,6 @@
 """The table of tasks agrees with GLUE and with the metrics that there are."""
 
-from aerogel.evaluation.metrics import METRICS
-from aerogel.tasks import TASKS
+from aerogel.tasks import METRICS, TASKS
 
 GLUE = {"cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"}
 
@@ -16,13 +15,13 @@ def test_every_task_has_what_its_kind_needs() -> None:
     for name, task in TASKS.items():
         assert task.name == name
         assert set(task.metrics) <= set(METRICS)
-        if task.is_language_modelling:
+        if task.kind_name == "language_modelling":
             assert not task.labels
             assert task.head.kind == "language-modelling"
             continue
         assert task.metrics
         assert len(task.columns) in (1, 2)
-        assert task.is_regression == (name == "stsb") == ("correlation" in task.metrics)
+        assert (task.kind_name == "sentence_regression") == (name == "stsb") == ("correlation" in task.metrics)
         assert task.head.labels == task.labels
         if "f1" in task.metrics or "combined" in task.metrics:
             assert len(task.labels) == 2

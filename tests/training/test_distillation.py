@@ -10,13 +10,20 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_
 from aerogel.errors import ModelError
 from aerogel.models import Head, load
 from aerogel.pruning import prune
-from aerogel.tasks import IGNORED, Examples, encode_examples, language_windows
+from aerogel.tasks import IGNORED, Examples, TaskKind, encode_examples, language_windows
+from aerogel.tasks.kinds import all_kinds
 from aerogel.training.distillation import Distillation, DistillationConfig
 from builders import prose, sentences
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 HEADS = [Head("classification", ("bad", "good")), Head("classification", ("how much",)), Head("language-modelling")]
 ANSWERS = DistillationConfig(hidden=0)
+
+
+def kind_of(head: Head) -> TaskKind:
+    if head.kind == "language-modelling":
+        return all_kinds()["language_modelling"]
+    return all_kinds()["sentence_classification" if len(head.labels) > 1 else "sentence_regression"]
 
 
 def models(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedModel, dict[str, Tensor]]:
@@ -29,8 +36,9 @@ def models(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedModel, dic
     if head.kind == "language-modelling":
         windows = language_windows(prose(40), tokenizer, teacher.config, seed=0, length=48, limit=3)
         return teacher, student, default_data_collator(windows)
+    number = float if len(head.labels) == 1 else int
     rows = [(text * (1 + place), label) for place, (text, label) in enumerate(sentences(4))]
-    examples = Examples([(text,) for text, _ in rows], [float(label) for _, label in rows])
+    examples = Examples([(text,) for text, _ in rows], [number(label) for _, label in rows])
     encoded = encode_examples(examples, tokenizer, teacher.config, 64)
     return teacher, student, dict(DataCollatorWithPadding(tokenizer)(encoded))
 
@@ -40,7 +48,7 @@ def models(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedModel, dic
 def test_a_perfect_student_has_nothing_to_learn_and_a_pruned_one_has(name: str, head: Head) -> None:
     teacher, student, batch = models(name, head)
     for config in (ANSWERS, DistillationConfig()):
-        lesson = Distillation(teacher, config)
+        lesson = Distillation(teacher, config, kind_of(head))
         lesson.check(student)
         perfect, _ = lesson.loss(teacher, batch)
         assert abs(perfect.item()) < 1e-6
@@ -57,7 +65,7 @@ def test_padding_and_places_that_are_not_asked_teach_nothing(name: str, head: He
     teacher, student, batch = models(name, head)
 
     def loss(config: DistillationConfig, batch: dict[str, Any]) -> float:
-        return Distillation(teacher, config).loss(student, batch)[0].item()
+        return Distillation(teacher, config, kind_of(head)).loss(student, batch)[0].item()
 
     if head.kind == "classification":
         pads = batch["attention_mask"] == 0
@@ -87,7 +95,8 @@ def test_hardness_shares_the_loss_between_teacher_and_labels() -> None:
     teacher, student, batch = models("tiny-bert", HEADS[0])
 
     def loss(hardness: float) -> float:
-        return Distillation(teacher, DistillationConfig(hardness, hidden=0)).loss(student, batch)[0].item()
+        config = DistillationConfig(hardness, hidden=0)
+        return Distillation(teacher, config, kind_of(HEADS[0])).loss(student, batch)[0].item()
 
     assert loss(0) == pytest.approx(student(**batch).loss.item())
     assert loss(0.25) == pytest.approx(0.75 * loss(0) + 0.25 * loss(1))
@@ -98,7 +107,8 @@ def test_temperature_softens_both() -> None:
     with torch.no_grad():
         goal, found = (torch.softmax(model(**batch).logits / 3, -1) for model in (teacher, student))
     expected = 9 * (goal * (goal.log() - found.log())).sum(-1).mean()
-    loss, _ = Distillation(teacher, DistillationConfig(temperature=3, hidden=0)).loss(student, batch)
+    config = DistillationConfig(temperature=3, hidden=0)
+    loss, _ = Distillation(teacher, config, kind_of(HEADS[0])).loss(student, batch)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -110,6 +120,6 @@ def test_a_teacher_of_another_kind_is_refused() -> None:
         (load("tiny-bert", Head("classification", ("a", "b", "c")))[0], "another number of labels .* 3, expected 2"),
     ):
         with pytest.raises(ModelError, match=message):
-            Distillation(other, DistillationConfig()).check(student)
+            Distillation(other, DistillationConfig(), kind_of(HEADS[0])).check(student)
     with pytest.raises(ModelError, match="the teacher is the student itself"):
-        Distillation(student, DistillationConfig()).check(student)
+        Distillation(student, DistillationConfig(), kind_of(HEADS[0])).check(student)

@@ -20,10 +20,10 @@ from aerogel.evaluation import score
 from aerogel.models import Head, load, prunable_weights
 from aerogel.pruning import Calibration, prune
 from aerogel.runtime import compress
-from aerogel.tasks import Examples, Task, TaskData, load_task
+from aerogel.tasks import Task, TaskData, load_task
 from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, checkpoint, finetune
 from aerogel.training.distillation import DistillationConfig
-from builders import ARCHITECTURES, prose, sentences, write_tsv
+from builders import ARCHITECTURES, prose, sentence_data, sentences, write_tsv
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 SHORT = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-3, max_length=16, limit=32)
@@ -35,14 +35,11 @@ def easy(count: int) -> list[tuple[str, int]]:
 
 
 def moods(count: int = 200) -> TaskData:
-    rows = easy(count)
-    examples = Examples([(text,) for text, _ in rows], [float(label) for _, label in rows])
-    task = Task("moods", ("sentence",), ("sad", "glad"), ("accuracy",))
-    return TaskData(task, {"train": examples, "validation": examples}, "made")
+    return sentence_data(easy(count))
 
 
 def story() -> TaskData:
-    return TaskData(Task("story"), {"train": prose(120), "validation": prose(40, seed=1)}, "made")
+    return TaskData(Task("story", "language_modelling"), {"train": prose(120), "validation": prose(40, seed=1)}, "made")
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("tiny-bert", 4), ("tiny-gpt2", 2), ("tiny-bart", 2)])
@@ -444,8 +441,7 @@ def test_a_packed_model_may_teach(tmp_path: Path) -> None:
 
 def test_single_words_are_enough_to_learn_from_a_teacher() -> None:
     rows = [(word, place % 2) for place, word in enumerate(prose(40).split()[:200])]
-    examples = Examples([(text,) for text, _ in rows], [float(label) for _, label in rows])
-    data = TaskData(moods().task, {"train": examples, "validation": examples}, "made")
+    data = sentence_data(rows)
     model, tokenizer = load("tiny-bert", data.task.head)
     config = TrainingConfig(epochs=1, batch_size=8, max_length=16)
     finetune(model, tokenizer, data, config, sparsity=SparsityConfig(0.5), teacher=copy.deepcopy(model))
@@ -519,8 +515,7 @@ def test_a_model_that_calibration_cannot_follow_is_refused_before_the_first_step
 
 def test_empty_texts_are_learnt_and_scored_like_others() -> None:
     """GPT-2's tokenizer makes no token of them."""
-    texts, labels = [("",)] * 12 + [("a good film",)] * 4, [0.0] * 12 + [1.0] * 4
-    data = TaskData(moods().task, {"train": Examples(texts, labels), "validation": Examples(texts, labels)}, "made")
+    data = sentence_data([("", 0)] * 12 + [("a good film", 1)] * 4)
     model, tokenizer = load("tiny-gpt2", data.task.head)
     teacher = copy.deepcopy(model)  # so that texts are also put together from the empty ones
     sparse = SparsityConfig(sparsity=0.5, schedule="constant", score="wanda")
@@ -529,5 +524,5 @@ def test_empty_texts_are_learnt_and_scored_like_others() -> None:
     assert all(map(math.isfinite, result.losses))
     one_by_one = score(model, tokenizer, data, batch_size=1).logits
     assert np.allclose(one_by_one, score(model, tokenizer, data, batch_size=8).logits, atol=1e-3)
-    text = Calibration("made", data.examples("train"), tokenizer, 1, 12)
+    text = Calibration(data, tokenizer, 1, 12)
     assert sum(int(batch["attention_mask"].sum()) for batch in text.batches(model)) >= 12

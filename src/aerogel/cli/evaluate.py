@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -60,7 +61,7 @@ def _format(metric: str, value: float) -> str:
     return f"{value:,.0f}" if whole else f"{value:.4f}"
 
 
-def _interval(metrics: dict[str, float], metric: str) -> str:
+def _interval(metrics: Mapping[str, float], metric: str) -> str:
     if f"{metric}_low" not in metrics:
         return ""
     return f"{metrics[f'{metric}_low']:.4f} to {metrics[f'{metric}_high']:.4f}"

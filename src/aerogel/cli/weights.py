@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aerogel.pruning import Allocation, Scope
     from aerogel.runtime.writing import Saved
 
-VALIDATION_WINDOWS = 32  # of running text, after each epoch
+VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
 
 
 @click.command()
@@ -211,8 +211,7 @@ def finetune(
         tokenizer = models.load_tokenizer(model)
 
         def validate(trained: PreTrainedModel) -> Mapping[str, float]:
-            windows = VALIDATION_WINDOWS if found.task.is_language_modelling else None
-            return score_task(trained, tokenizer, found, windows, max_length).metrics
+            return score_task(trained, tokenizer, found, VALIDATION_LIMITS[found.task.kind.unit], max_length).metrics
 
         recovery = training.Recovery(pruning, teacher, epochs=epochs, patience=patience)
         checkpoints = Path(f"{output.resolve()}.checkpoints")

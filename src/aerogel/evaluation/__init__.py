@@ -1,6 +1,8 @@
-"""What is left: metrics of tasks, perplexity, agreement with another model."""
+"""Scores on tasks, and agreement with another model."""
 
-from aerogel.evaluation.comparison import Flips, Interval, evaluate
-from aerogel.evaluation.scoring import PERPLEXITIES, Score, score
+from aerogel.evaluation.comparison import Comparison, Flips, Interval
+from aerogel.evaluation.evaluation import Evaluation, TaskEvaluation, evaluate
+from aerogel.evaluation.scoring import score
+from aerogel.tasks import Score
 
-__all__ = ["PERPLEXITIES", "Flips", "Interval", "Score", "evaluate", "score"]
+__all__ = ["Comparison", "Evaluation", "Flips", "Interval", "Score", "TaskEvaluation", "evaluate", "score"]

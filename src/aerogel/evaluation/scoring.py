@@ -1,52 +1,44 @@
-"""Scoring a model: tasks with labels, and language modelling each by its own measure."""
+"""Scoring a model on the validation split of a task, beside a reference model if there is one."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    default_data_collator,
-)
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import progress
 from aerogel.errors import ModelError
-from aerogel.evaluation.metrics import METRICS
-from aerogel.models import architecture, evaluating
-from aerogel.tasks import IGNORED, Task, TaskData, encode_examples, language_windows
+from aerogel.models import evaluating
+from aerogel.models.logits import kl_divergence
+from aerogel.tasks import InputSettings, Score, Task, TaskData
+from aerogel.tasks.kind import Answers, Inputs, Predictions
 
-PERPLEXITIES = {
-    "decoder": "perplexity",
-    "encoder": "masked_lm_perplexity",
-    "encoder-decoder": "denoising_perplexity",
-}
-EVALUATION_SEED = 0  # of the masks and infilled spans, so that every model is asked the same
-KEPT_TOKENS = 2000  # predictions kept of a language model, for agreement between models
+EVALUATION_SEED = 0  # of masks and infilled spans, so that every model gets the same inputs
 
 
 @dataclass(frozen=True)
-class Score:
-    """How a model did on a task: `metrics` (the main one first), and its `predictions`, in order.
+class Run:
+    """A model's predictions on a split, those of a reference, and how far the model's are from them.
 
-    Beside the metrics stand the number of examples or tokens, and for classes "majority", the accuracy of always
-    giving the commonest one.
-
-    Predictions are class numbers, values, or for language modelling the likeliest token at each of the
-    first places scored. For classes `true` has the right ones, and `logits` one row an example.
+    Attributes:
+        divergences: KL(reference ‖ model) of each answer, in nats.
+        rows: of the split, to which each of these belongs.
     """
 
-    task: str
-    metrics: dict[str, float]
-    predictions: tuple[float, ...]
-    true: tuple[float, ...] = ()
-    logits: tuple[tuple[float, ...], ...] = ()
+    task: Task
+    inputs: Inputs
+    config: PretrainedConfig
+    predictions: Predictions
+    reference: Predictions | None
+    divergences: np.ndarray
+    rows: np.ndarray
+
+    def score(self, predictions: Predictions) -> Score:
+        return self.task.kind.score(self.task, self.inputs, predictions, self.config)
 
 
 def score(
@@ -57,124 +49,66 @@ def score(
     max_length: int = 128,
     batch_size: int = 32,
 ) -> Score:
-    """Scores one task on its validation split. Raises `DataError` or `ModelError`."""
+    """Scores a model on the validation split of a task, or its first `limit` examples or windows.
+
+    Raises `DataError` or `ModelError`.
+    """
     check_head(model, data.task)
-    if not data.task.is_language_modelling:
-        return score_labels(data, limit, label_logits(model, tokenizer, data, limit, max_length, batch_size))
-    tally = Tally(data.task.name, PERPLEXITIES[architecture(model.config)])
-    for batch in language_batches(model, tokenizer, data, limit):
-        tally.add(*token_logits(model, batch))
-    return tally.score()
+    settings = InputSettings(limit, max_length, batch_size, seed=EVALUATION_SEED)
+    run = predict(model, tokenizer, data, settings)
+    return run.score(run.predictions)
 
 
 def check_head(model: PreTrainedModel, task: Task) -> None:
-    """Raises `ModelError` where the model can't answer the task."""
+    """Raises `ModelError` if the model's head does not fit the task."""
     task.check_head(model, f"fine-tune the model on it first (aerogel finetune MODEL --task {task.name} --output DIR)")
 
 
-def _not_a_number(task: str) -> ModelError:
-    return ModelError(
-        f"task {task}: the model's answers are no numbers (NaN): its weights are damaged, or its training went astray, "
-        "where a lower learning rate may help"
-    )
-
-
-# labels
-
-
 @torch.inference_mode()
-def label_logits(
+def predict(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: TaskData,
-    limit: int | None,
-    max_length: int = 128,
-    batch_size: int = 32,
-) -> np.ndarray:
-    """(examples, labels) in the order of the examples; batches gather examples of like length."""
-    encoded = encode_examples(data.examples("validation").first(limit), tokenizer, model.config, max_length)
-    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]["input_ids"]))
-    collate = DataCollatorWithPadding(tokenizer)
-    found = np.zeros((len(encoded), len(data.task.labels)))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    for rows in progress.track(batches, f"scoring {data.task.name}"):
-        batch = collate([encoded[row] for row in rows]).to(model.device)
-        batch.pop("labels")
-        with evaluating(model):
-            found[rows] = model(**batch).logits.float().cpu().numpy()
-    if np.isnan(found).any():
-        raise _not_a_number(data.task.name)
-    return found
+    settings: InputSettings,
+    reference: PreTrainedModel | None = None,
+) -> Run:
+    """The predictions for each row of the validation split, batch by batch: logits of all need too much memory."""
+    kind = data.task.kind
+    inputs = kind.inputs(data.split("validation"), tokenizer, model.config, settings)
+    models = [model] if reference is None else [model, reference]
+    parts: list[list[Predictions]] = [[] for _ in models]
+    divergences, moved = [np.zeros(0)], [np.zeros(0, dtype=int)]
+    for rows in progress.track(inputs.batches(), f"scoring {data.task.name}"):
+        batch = inputs.collate([inputs.rows[row] for row in rows])
+        answers = [_answers(judged, batch, data.task) for judged in models]
+        for part, given in zip(parts, answers, strict=True):
+            part.append(_predictions(given, np.array(rows), data.task))
+        if reference is not None:
+            divergences.append(_divergences(answers[1].logits, answers[0].logits))
+            moved.append(np.array(rows)[answers[0].rows.cpu().numpy()])
+    joined = [Predictions.joined(part) for part in parts]
+    expected = joined[1] if reference is not None else None
+    return Run(data.task, inputs, model.config, joined[0], expected, np.concatenate(divergences), np.concatenate(moved))
 
 
-def answers_of(data: TaskData, logits: np.ndarray) -> np.ndarray:
-    """Class numbers, or the values of a task that is a number to predict."""
-    return logits[:, 0] if data.task.is_regression else logits.argmax(-1).astype(float)
-
-
-def score_labels(data: TaskData, limit: int | None, logits: np.ndarray) -> Score:
-    predicted, true = answers_of(data, logits), np.array(data.examples("validation").first(limit).labels)
-    metrics = {name: METRICS[name](predicted, true) for name in data.task.metrics} | {"examples": float(len(true))}
-    answers = tuple(predicted.tolist())
-    if data.task.is_regression:
-        return Score(data.task.name, metrics, answers)
-    metrics["majority"] = float(np.unique(true, return_counts=True)[1].max() / len(true))
-    rows = tuple(tuple(round(value, 4) for value in row) for row in logits.tolist())  # a store is no place for noise
-    return Score(data.task.name, metrics, answers, tuple(true.tolist()), rows)
-
-
-# language modelling
-
-
-def language_batches(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData, limit: int | None
-) -> Iterator[dict[str, Tensor]]:
-    """Windows of the validation text, about 4096 tokens a batch, that do not overlap; every model gets the same."""
-    windows = language_windows(data.text("validation"), tokenizer, model.config, EVALUATION_SEED, limit=limit)
-    batch_size = max(1, 4096 // len(windows[0]["labels"]))
-    batches = [windows[start : start + batch_size] for start in range(0, len(windows), batch_size)]
-    for rows in progress.track(batches, f"scoring {data.task.name}"):
-        yield {name: values.to(model.device) for name, values in default_data_collator(rows).items()}
-
-
-@torch.inference_mode()
-def token_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The scored places of a batch: logits (places, words), the true words, and the window that each stands in."""
+def _answers(model: PreTrainedModel, batch: Mapping[str, Tensor], task: Task) -> Answers:
+    batch = {name: values.to(model.device) for name, values in batch.items()}
+    inputs = {name: values for name, values in batch.items() if task.kind.reads_labels or name != "labels"}
     with evaluating(model):
-        logits, labels = model(**batch).logits, batch["labels"]
-    if architecture(model.config) == "decoder":
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    scored = labels != IGNORED
-    return logits[scored], labels[scored], scored.nonzero()[:, 0]
+        return task.kind.answers(model(**inputs), batch, model)
 
 
-class Tally:
-    """Adds up what a language model says of the true words: exp of the mean negative log-likelihood, in nats.
-
-    `losses` and `counts` have one sum a window.
-    """
-
-    def __init__(self, task: str, measure: str) -> None:
-        self.task, self.measure = task, measure
-        self.losses: list[float] = []
-        self.counts: list[int] = []
-        self.likeliest: list[float] = []
-
-    @torch.inference_mode()
-    def add(self, logits: Tensor, labels: Tensor, windows: Tensor) -> None:
-        parts = zip(logits.split(1024), labels.split(1024), strict=True)
-        losses = torch.cat(
-            [torch.nn.functional.cross_entropy(part.float(), truth, reduction="none") for part, truth in parts]
+def _predictions(answers: Answers, rows: np.ndarray, task: Task) -> Predictions:
+    """The predictions of a batch, with the rows of the split that it holds. Raises `ModelError` for NaN."""
+    predictions = task.kind.predictions(answers)
+    if np.isnan(predictions.losses).any():
+        raise ModelError(
+            f"task {task.name}: the model's logits are NaN: the checkpoint is corrupt or training diverged "
+            "(try a lower learning rate)"
         )
-        if losses.isnan().any():
-            raise _not_a_number(self.task)
-        self.losses += torch.bincount(windows, losses.double()).tolist()
-        self.counts += torch.bincount(windows).tolist()
-        if len(self.likeliest) < KEPT_TOKENS:
-            self.likeliest += logits[: KEPT_TOKENS - len(self.likeliest)].argmax(-1).tolist()
+    return predictions.of(rows)
 
-    def score(self) -> Score:
-        count = sum(self.counts)
-        loss = sum(self.losses) / count
-        metrics = {self.measure: math.exp(min(loss, 700.0)), "loss": loss, "tokens": float(count)}
-        return Score(self.task, metrics, tuple(self.likeliest))
+
+def _divergences(reference: Tensor, logits: Tensor) -> np.ndarray:
+    parts = zip(reference.to(logits.device).split(1024), logits.split(1024), strict=True)
+    return torch.cat([kl_divergence(before, after) for before, after in parts]).double().cpu().numpy()

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aerogel.bounds import check_seed
 from aerogel.errors import DataError, expect
 from aerogel.models import architecture, head_kind
-from aerogel.tasks import Examples, context_length, encode_examples, language_windows, load_task
+from aerogel.tasks import TaskData, context_length, load_task
 
 BATCH_TOKENS = 2048
 Batch = Mapping[str, Tensor]
@@ -21,15 +21,17 @@ Batch = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Text that shows a pruning method what a model's layers are given: `samples` windows of `length` tokens.
+    """Text on which a pruning method observes the inputs of a model's layers.
 
-    `text` is running text, or the labelled examples of a task; of examples as many are drawn as hold that
-    number of tokens. The draw depends on `seed` alone. `name` says in errors which text it was. With `at_most` a
-    text that holds fewer is taken whole.
+    Attributes:
+        data: a task, whose training split is the text.
+        samples: windows of running text; of examples, as many as hold the same number of tokens.
+        length: tokens of a window, at most as many as the model takes.
+        seed: decides which windows or examples are drawn.
+        at_most: whether a text with fewer tokens is accepted.
     """
 
-    name: str
-    text: str | Examples = field(repr=False)
+    data: TaskData = field(repr=False)
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     samples: int = 64
     length: int = 512
@@ -39,49 +41,28 @@ class Calibration:
     def __post_init__(self) -> None:
         check_seed(self.seed, DataError)
 
+    @property
+    def name(self) -> str:
+        return self.data.task.name
+
     def batches(self, model: PreTrainedModel) -> list[Batch]:
         """The model's inputs, padded on the right, about 2048 tokens a batch, without labels.
 
-        Windows are no longer than the model has room for. A model with a language-modelling head gets what it is
-        trained on: an encoder masked words, an encoder-decoder damaged text and the whole text for its decoder. Any
-        other gets the text as it is.
-        Raises `DataError` where the text has too few tokens.
+        A model with a language-modelling head gets the inputs that it is trained on: an encoder masked tokens, an
+        encoder-decoder infilled text and the whole text for its decoder. Any other gets the text as it is.
+        Raises `DataError` if the text has too few tokens.
         """
         length = min(self.length, context_length(model.config) or self.length)
-        rows = self._examples(model, length) if isinstance(self.text, Examples) else self._windows(model, length)
-        size = max(1, BATCH_TOKENS // max(len(row["input_ids"]) for row in rows))
-        return [self._batch(model, rows[start : start + size]) for start in range(0, len(rows), size)]
-
-    def _windows(self, model: PreTrainedModel, length: int) -> list[dict[str, Tensor]]:
-        assert isinstance(self.text, str)
-        windows = language_windows(self.text, self.tokenizer, model.config, self.seed, length)
-        self._check(len(windows) * length, length)
-        chosen = torch.randperm(len(windows), generator=torch.Generator().manual_seed(self.seed))[: self.samples]
-        rows = [windows[place] for place in chosen.sort().values.tolist()]
-        if architecture(model.config) != "decoder" and head_kind(model) != "language-modelling":
-            # a classifier or the body of an embedding model never sees damaged text: the labels are the whole of it
-            rows = [_restored(row) for row in rows]
-        return rows
-
-    def _examples(self, model: PreTrainedModel, length: int) -> list[dict[str, Tensor]]:
-        assert isinstance(self.text, Examples)
-        order = torch.randperm(len(self.text), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        budget, rows = self.samples * length, []
-        for place in order:  # one at a time: a few of a large split are enough
-            if budget <= 0:
-                break
-            [row] = encode_examples(Examples([self.text.texts[place]], [0.0]), self.tokenizer, model.config, length)
-            budget -= len(row["input_ids"])
-            rows.append({name: torch.tensor(values) for name, values in row.items() if name != "labels"})
-        self._check(self.samples * length - budget, length)
-        return sorted(rows, key=lambda row: len(row["input_ids"]))
-
-    def _check(self, tokens: int, length: int) -> None:
+        content, draw = self.data.split("train"), {"samples": self.samples, "length": length, "seed": self.seed}
+        rows = self.data.task.kind.calibration_rows(content, self.tokenizer, model, **draw)
+        tokens = sum(len(row["input_ids"]) for row in rows)
         if tokens < self.samples * length and not self.at_most:
             raise DataError(
-                f"calibration text {self.name} has {tokens:,} tokens, and {self.samples} windows of {length} need "
-                f"{self.samples * length:,}: give more text, or ask for fewer samples"
+                f"calibration text {self.name} has {tokens:,} tokens, and {self.samples} windows of {length} "
+                f"need {self.samples * length:,}: use more text, or fewer samples"
             )
+        size = max(1, BATCH_TOKENS // max(len(row["input_ids"]) for row in rows))
+        return [self._batch(model, rows[start : start + size]) for start in range(0, len(rows), size)]
 
     def _batch(self, model: PreTrainedModel, rows: list[dict[str, Tensor]]) -> Batch:
         labels = [row["labels"] for row in rows if "labels" in row]
@@ -111,15 +92,7 @@ def calibration(
         expect(number, int, DataError, "whole numbers of samples and of tokens in each")
     if samples < 1 or length < 8:
         raise DataError(f"calibration on {samples} windows of {length} tokens: expected at least 1 of at least 8")
-    text = load_task(name, data).divided().splits["train"]
-    return Calibration(os.fspath(name), text, tokenizer, samples, length, seed)
-
-
-def _restored(row: dict[str, Tensor]) -> dict[str, Tensor]:
-    labels = row["labels"]
-    if len(labels) != len(row["input_ids"]) or "attention_mask" in row:
-        return {"input_ids": labels}
-    return {"input_ids": torch.where(labels < 0, row["input_ids"], labels)}
+    return Calibration(load_task(name, data).divided(), tokenizer, samples, length, seed)
 
 
 def _decoder_inputs(model: PreTrainedModel, batch: Batch, labels: Tensor | None) -> Batch:

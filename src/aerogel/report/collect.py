@@ -16,13 +16,14 @@ import torch
 from aerogel.analysis import WeightReport, WeightStatistics
 from aerogel.benchmark import Measurement
 from aerogel.errors import StudyError
-from aerogel.evaluation import PERPLEXITIES, Flips
+from aerogel.evaluation import Flips
 from aerogel.models.logits import kl_divergence
 from aerogel.pruning import Sensitivity
 from aerogel.report.estimate import Estimate
 from aerogel.report.variant import Variant, variant_of
 from aerogel.study import Result, Store, StudySpec, Trial
 from aerogel.study.values import COUNTS
+from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 
 from aerogel.analysis.plot import distribution, heat_map, layers
 from aerogel.charts import svg
-from aerogel.evaluation import PERPLEXITIES
 from aerogel.report.collect import Cost, Findings, Realised, Scored, is_perplexity
 from aerogel.report.estimate import Estimate, significant
 from aerogel.report.lines import LARGEST, Line, Look, Point, against_sparsity
 from aerogel.report.variant import Variant, measured_variants, scored_variants
 from aerogel.report.verdicts import metric_name
+from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 Rows = Sequence[Scored]
 CORRELATIONS = ("matthews", "pearson", "spearman", "correlation")

@@ -30,7 +30,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
             task,
             data[task].digest,
             _training(spec, data[task], seed),
-            _part_for(data[task], spec.evaluation.limit, spec.evaluation.text_limit),
+            _limit(data[task], spec.evaluation.limit, spec.evaluation.text_limit),
             recovery=recovery,
             files=files[model],
         )
@@ -93,8 +93,8 @@ def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:
 
 def _training(spec: StudySpec, data: TaskData, seed: int) -> TrainingConfig:
     settings = spec.training.model_dump(exclude={"limit", "text_limit"})
-    return TrainingConfig(**settings, limit=_part_for(data, spec.training.limit, spec.training.text_limit), seed=seed)
+    return TrainingConfig(**settings, limit=_limit(data, spec.training.limit, spec.training.text_limit), seed=seed)
 
 
-def _part_for(data: TaskData, examples: int | None, windows: int | None) -> int | None:
-    return windows if data.task.is_language_modelling else examples
+def _limit(data: TaskData, examples: int | None, windows: int | None) -> int | None:
+    return {"examples": examples, "windows": windows}[data.task.kind.unit]

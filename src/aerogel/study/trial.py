@@ -129,8 +129,7 @@ def run_trial(trial: Trial, data: TaskData | None) -> dict[str, Any]:
         raise StudyError(f"trial {trial.label}: it needs the data of its task")
     if trial.kind == "sensitivity":
         model, tokenizer = _load(trial.model, data.task.head)
-        split = data.splits["train"]
-        text = Calibration(data.task.name, split, tokenizer, SENSITIVITY_WINDOWS, LENGTH, at_most=True)
+        text = Calibration(data, tokenizer, SENSITIVITY_WINDOWS, LENGTH, at_most=True)
         return {"sensitivity": sensitivity(model, text, trial.model).to_dict()}
     if trial.training is None:
         raise StudyError(f"trial {trial.label}: a task to score needs its training")
@@ -176,9 +175,9 @@ def _score(trial: Trial, config: TrainingConfig, data: TaskData) -> dict[str, An
     prunable = sum(weight.matrix.numel() for weight in weights)
     parameters = models.parameter_count(model)
     return {
-        "metrics": scored.metrics,
+        "metrics": scored.to_dict(),
         "predictions": scored.predictions,
-        "true": scored.true,
+        "true": scored.references,
         "logits": scored.logits,
         "training_seconds": trained.seconds,
         "dense_seconds": recovered.dense_seconds,

@@ -1,4 +1,4 @@
-"""What is asked: tasks, their data, and how text becomes a model's inputs.
+"""Tasks: their data, how text becomes a model's inputs, and the metrics; one file a kind of task in `kinds`.
 
 Names are imported when they are first used: finding a task needs neither torch nor transformers.
 """
@@ -11,17 +11,24 @@ from aerogel.lazy import lazy_names
 
 if TYPE_CHECKING:
     from aerogel.tasks.encode import context_length, encode_examples, language_windows
+    from aerogel.tasks.kind import InputSettings, Score, TaskKind
     from aerogel.tasks.load import TaskData, check_task, load_task
+    from aerogel.tasks.metrics import METRICS, Metric
     from aerogel.tasks.noise import IGNORED
     from aerogel.tasks.read import Examples
     from aerogel.tasks.table import TASKS, Task
 
 _HOMES = {
     "IGNORED": "noise",
+    "METRICS": "metrics",
     "TASKS": "table",
     "Examples": "read",
+    "InputSettings": "kind",
+    "Metric": "metrics",
+    "Score": "kind",
     "Task": "table",
     "TaskData": "load",
+    "TaskKind": "kind",
     "check_task": "load",
     "context_length": "encode",
     "encode_examples": "encode",
@@ -30,10 +37,15 @@ _HOMES = {
 }
 __all__ = [
     "IGNORED",
+    "METRICS",
     "TASKS",
     "Examples",
+    "InputSettings",
+    "Metric",
+    "Score",
     "Task",
     "TaskData",
+    "TaskKind",
     "check_task",
     "context_length",
     "encode_examples",

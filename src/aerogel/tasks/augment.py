@@ -1,4 +1,4 @@
-"""More texts like those of a task, for a teacher to label."""
+"""Changed texts of a task, for a teacher to label."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from aerogel.tasks.read import Examples
 
-SHORTEST = 0.3  # of a text's words: the shortest part that stands for it
-JOINED = 0.5  # of the new texts are put together of two parts
-REPLACED = 0.1  # of their words give way to others of the split
+SHORTEST = 0.3  # share of a text's words in the shortest part that replaces it
+JOINED = 0.5  # share of new texts that join two parts
+REPLACED = 0.1  # share of words that others of the split replace
 
 
 class AugmentedExamples(Sequence[dict[str, Any]]):
-    """A task's examples, encoded; each epoch anew, a `share` of their texts give way to others made of them.
+    """Encoded examples of a task, of which each epoch replaces a `share` by changed ones.
 
-    A new text is a part of the old one, or half of it and a part of another text's, with a tenth of its words
-    replaced by words of the split; it is no longer than the old one. In pairs each side has it done to it, and the
-    second is at times made from the first in place of the old one. Their labels are the old ones, and mean nothing.
-    What an epoch holds depends on `seed` and the epoch alone. (Labels from the teacher for phrases and for texts with
-    words replaced: Tang et al. 2019, arXiv:1903.12136, section 3.2; Jiao et al. 2020, arXiv:1909.10351, section 3.3.)
+    A new text is a part of the old one, or half of it joined with a part of another text, with a tenth of its words
+    replaced by words of the split; it is not longer than the old one. In a pair both texts are changed, and half of the
+    time the second is made from the first. New texts keep the old labels, which mean nothing. An epoch depends only on
+    `seed` and its number. (A teacher's labels for phrases and for texts with words replaced: Tang et al. 2019,
+    arXiv:1903.12136, section 3.2; Jiao et al. 2020, arXiv:1909.10351, section 3.3.)
     """
 
     def __init__(
@@ -36,37 +36,37 @@ class AugmentedExamples(Sequence[dict[str, Any]]):
         self.bag = [word for texts in self.words for text in texts for word in text]
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the loader of batches before each epoch."""
+        """The data loader calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.encoded)
 
-    def __getitem__(self, place: Any) -> Any:
-        chance = random.Random(f"{self.seed} {self.epoch} {place}")
+    def __getitem__(self, index: Any) -> Any:
+        chance = random.Random(f"{self.seed} {self.epoch} {index}")
         if chance.random() >= self.share:
-            return self.encoded[place]
-        texts = tuple(" ".join(words) for words in self._made(place, chance))
-        return self.encode(Examples([texts], [self.examples.labels[place]]))[0]
+            return self.encoded[index]
+        texts = tuple(" ".join(words) for words in self._changed_example(index, chance))
+        return self.encode(Examples([texts], [self.examples.labels[index]]))[0]
 
-    def _made(self, place: int, chance: random.Random) -> list[list[str]]:
-        sources = list(self.words[place])
+    def _changed_example(self, index: int, chance: random.Random) -> list[list[str]]:
+        sources = list(self.words[index])
         if len(sources) == 2 and chance.random() < JOINED:
             sources[1] = sources[0]
-        return [self._like(words, chance) for words in sources]
+        return [self._changed_text(words, chance) for words in sources]
 
-    def _like(self, words: list[str], chance: random.Random) -> list[str]:
+    def _changed_text(self, words: list[str], chance: random.Random) -> list[str]:
         if chance.random() < JOINED:
             other = chance.choice(chance.choice(self.words))
             half = max(1, len(words) // 2)
-            made = (_part(words, half, chance) + _part(other, half, chance))[: len(words)]
+            parts = (_part(words, half, chance) + _part(other, half, chance))[: len(words)]
         else:
-            made = _part(words, round(len(words) * chance.uniform(SHORTEST, 1)), chance)
-        return [chance.choice(self.bag) if chance.random() < REPLACED else word for word in made]
+            parts = _part(words, round(len(words) * chance.uniform(SHORTEST, 1)), chance)
+        return [chance.choice(self.bag) if chance.random() < REPLACED else word for word in parts]
 
 
 def _part(words: list[str], count: int, chance: random.Random) -> list[str]:
-    """So many neighbouring words, from anywhere; all where there are no more."""
+    """Up to `count` consecutive words from a random position."""
     count = min(len(words), max(1, count))
     start = chance.randrange(len(words) - count + 1)
     return words[start : start + count]

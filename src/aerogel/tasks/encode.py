@@ -1,4 +1,4 @@
-"""From text to a model's inputs: labelled examples, and windows of running text with something to predict."""
+"""From text to a model's inputs: labelled examples, and windows of text with tokens to predict."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from aerogel.models import architecture
 from aerogel.tasks.noise import IGNORED, infill, mask_tokens
 from aerogel.tasks.read import Examples, check_limit
 
-WINDOW = 512  # tokens, where the model has room for as many
-BEHIND_PADDING = (  # model types that count positions from behind their padding token's
+WINDOW = 512  # tokens, or as many as the model takes
+BEHIND_PADDING = (  # model types whose first position is the one after the padding token's
     "camembert",
     "data2vec-text",
     "ibert",
@@ -33,7 +33,7 @@ BEHIND_PADDING = (  # model types that count positions from behind their padding
 
 
 def context_length(config: PretrainedConfig) -> int | None:
-    """The positions that a model has room for, or `None` where its configuration sets no limit (T5)."""
+    """The most tokens that a model takes, or `None` if its configuration sets no limit (T5)."""
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:  # XLNet has -1
         return None
@@ -45,9 +45,8 @@ def encode_examples(
 ) -> list[dict[str, Any]]:
     """One dictionary an example: token ids cut to `max_length`, unpadded, and the label.
 
-    A `</s>` that stands in a text is plain characters: as a special token it would end the sentence there. A text
-    without tokens, which a tokenizer that adds none makes of an empty one, is the end-of-sequence token alone, or
-    another special one: a model has to read something.
+    A `</s>` in a text is plain characters: as a special token it would end the sentence there. A text without tokens
+    becomes the end-of-sequence token, or another special one, since a model needs an input.
     """
     length = min(max_length, context_length(config) or max_length)
     columns = [list(column) for column in zip(*examples.texts, strict=True)]
@@ -57,9 +56,8 @@ def encode_examples(
             stand_in = {"input_ids": _special_token(tokenizer), "attention_mask": 1}
             for name, values in encoded.items():
                 values[row] = [stand_in.get(name, 0)]
-    whole_number = config.num_labels > 1
     return [
-        {**{name: values[row] for name, values in encoded.items()}, "labels": int(label) if whole_number else label}
+        {**{name: values[row] for name, values in encoded.items()}, "labels": label}
         for row, label in enumerate(examples.labels)
     ]
 
@@ -72,11 +70,11 @@ def language_windows(
     length: int = WINDOW,
     limit: int | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Cuts text into fixed windows that do not overlap, each a model's inputs with labels.
+    """Cuts text into windows of equal length that do not overlap, each a model's inputs with labels.
 
-    Decoders predict each next token; encoders 15% masked tokens; encoder-decoders the text before it was
-    infilled. Damage depends on `seed` and the window's place alone. `limit` keeps the first windows.
-    Raises `DataError` where the text does not fill one window, or `limit` leaves none.
+    Decoders predict each next token; encoders 15% masked tokens; encoder-decoders the text before it was infilled.
+    Masks and infilled spans depend only on `seed` and the number of the window. `limit` keeps the first windows.
+    Raises `DataError` if the text does not fill one window, or `limit` leaves none.
     """
     check_limit(limit, "windows")
     kind = architecture(config)
@@ -91,25 +89,25 @@ def language_windows(
         return [{"input_ids": window, "labels": window} for window in bodies]
     if kind == "encoder":
         if tokenizer.mask_token_id is None:
-            raise ModelError("masked language modelling needs a tokenizer with a mask token, and this one has none")
-        make = partial(_masked, mask_id=tokenizer.mask_token_id)
+            raise ModelError("masked language modelling needs a tokenizer with a mask token; this one has none")
+        corrupt = partial(_masked, mask_id=tokenizer.mask_token_id)
     else:
-        make = partial(_infilled, mask_id=tokenizer.mask_token_id, pad_id=tokenizer.pad_token_id, length=length)
-    # the generator looks at 32 bits of its seed
-    generators = (torch.Generator().manual_seed(zlib.crc32(f"{seed} {place}".encode())) for place in range(len(bodies)))
+        corrupt = partial(_infilled, mask_id=tokenizer.mask_token_id, pad_id=tokenizer.pad_token_id, length=length)
+    # the generator uses 32 bits of its seed
+    generators = (torch.Generator().manual_seed(zlib.crc32(f"{seed} {index}".encode())) for index in range(len(bodies)))
     ends = torch.tensor(before), torch.tensor(after)
-    return [make(window, *ends, generator) for window, generator in zip(bodies, generators, strict=True)]
+    return [corrupt(window, *ends, generator) for window, generator in zip(bodies, generators, strict=True)]
 
 
 def _special_token(tokenizer: PreTrainedTokenizerBase) -> int:
     for token in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
         if token is not None:
             return int(token)
-    raise ModelError("the tokenizer has no special token that could stand for an empty text")
+    raise ModelError("the tokenizer has no special token to stand for an empty text")
 
 
 def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids without special tokens, encoded in parts cut at line ends so that no part is too long."""
+    """Token ids without special tokens, encoded in parts that end at line ends, so that none is too long."""
     return [
         token
         for part in _parts(text)
@@ -136,10 +134,10 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
 
 
 def _masked(body: Tensor, before: Tensor, after: Tensor, generator: torch.Generator, mask_id: int) -> dict[str, Tensor]:
-    damaged, labels = mask_tokens(body, mask_id, generator)
+    corrupted, labels = mask_tokens(body, mask_id, generator)
     ignored = [torch.full_like(end, IGNORED) for end in (before, after)]
     return {
-        "input_ids": torch.cat([before, damaged, after]).long(),
+        "input_ids": torch.cat([before, corrupted, after]).long(),
         "labels": torch.cat([ignored[0], labels, ignored[1]]).long(),
     }
 

@@ -1,11 +1,11 @@
-"""The two ways of damaging text that models learn to mend: masking tokens and infilling spans."""
+"""The two ways to corrupt text that models learn to restore: masking tokens and infilling spans."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-IGNORED = -100  # the label that cross-entropy passes over
+IGNORED = -100  # the label that cross-entropy ignores
 MASK_RATE = 0.15
 INFILL_RATE = 0.30
 MEAN_SPAN = 3.0
@@ -14,11 +14,11 @@ MEAN_SPAN = 3.0
 def mask_tokens(
     tokens: Tensor, mask_id: int, generator: torch.Generator, rate: float = MASK_RATE
 ) -> tuple[Tensor, Tensor]:
-    """Replaces a share `rate` of `tokens` (any shape, no special tokens in it) by the mask token.
+    """Replaces a share `rate` of `tokens` (any shape, without special tokens) by the mask token.
 
-    Returns the damaged tokens and the labels, which are `IGNORED` wherever nothing was masked.
-    All chosen tokens become the mask token (BERT's own 80/10/10 split serves transfer, not scoring).
-    The count is exact, at least one (Devlin et al. 2019, section 3.1).
+    Returns the corrupted tokens and the labels, which are `IGNORED` where a token is not masked. The count is exact and
+    at least one (Devlin et al. 2019, section 3.1). Unlike in BERT's pre-training, every chosen token becomes the mask
+    token: its 80/10/10 split helps transfer, not scoring.
     """
     count = max(1, round(rate * tokens.numel()))
     chosen = torch.randperm(tokens.numel(), generator=generator)[:count]
@@ -31,8 +31,8 @@ def mask_tokens(
 def infill(tokens: Tensor, mask_id: int | None, generator: torch.Generator) -> Tensor:
     """Replaces spans that cover about 30% of `tokens` (1-D, no special tokens) by one mask token each.
 
-    Span lengths follow a Poisson law of mean 3; a span of length zero inserts a mask (text infilling,
-    Lewis et al. 2020, section 2.2). Without a mask token (`None`) the spans are deleted.
+    Span lengths have a Poisson distribution of mean 3; a span of length zero inserts a mask (text infilling, Lewis et
+    al. 2020, section 2.2). Without a mask token (`None`) the spans are deleted.
     """
     budget = round(INFILL_RATE * len(tokens))
     lengths = torch.poisson(torch.full((budget,), MEAN_SPAN), generator=generator).long()
@@ -47,8 +47,8 @@ def infill(tokens: Tensor, mask_id: int | None, generator: torch.Generator) -> T
     survivors = tokens[edges.cumsum(0)[:-1] == 0]
     if mask_id is None:
         return survivors
-    damaged = torch.full((len(survivors) + len(gaps),), mask_id, dtype=tokens.dtype)
-    room = torch.ones(len(damaged), dtype=torch.bool)
+    corrupted = torch.full((len(survivors) + len(gaps),), mask_id, dtype=tokens.dtype)
+    room = torch.ones(len(corrupted), dtype=torch.bool)
     room[gaps + torch.arange(len(gaps))] = False
-    damaged[room] = survivors
-    return damaged
+    corrupted[room] = survivors
+    return corrupted

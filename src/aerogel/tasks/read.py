@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from aerogel.errors import DataError, excerpt, expect
-from aerogel.tasks.table import Task
+
+HELD_OUT_SHARE = 0.2  # of a split that has to serve for training and validation
 
 
 def check_limit(limit: int | None, of: str) -> None:
-    """Raises `DataError` for a limit that is no whole number above 0."""
+    """Raises `DataError` for a limit that is not a whole number above 0."""
     if limit is not None:
         expect(limit, int, DataError, f"a whole number as the limit of {of}")
         if limit < 1:
@@ -21,10 +22,15 @@ def check_limit(limit: int | None, of: str) -> None:
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled sentences or pairs: `texts[i]` has one string a column, `labels[i]` its number."""
+    """Labelled sentences or pairs.
+
+    Attributes:
+        texts: one tuple an example, with one string a column.
+        labels: whole numbers for classes, floats for values.
+    """
 
     texts: list[tuple[str, ...]]
-    labels: list[float]
+    labels: list[int | float]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,35 +61,41 @@ def read_rows(
 ) -> tuple[tuple[str, ...], list[tuple[tuple[str, ...], str, int]]]:
     """The text columns of a TSV file, and its rows as (texts, label, line number).
 
-    The header names `columns`, or any of `sentence` or `sentence1` and `sentence2`, and `label`. Fields are
-    split at tabs alone, so quotation marks are plain characters.
+    The header has `label`, and `columns` or one of `sentence` and `sentence1`, `sentence2`. Only tabs separate
+    fields; quotation marks are plain characters.
     """
     lines = read_text(path).split("\n")
     header = lines[0].removesuffix("\r").split("\t")
     accepted = [columns] if columns else []
     accepted += [names for names in (("sentence",), ("sentence1", "sentence2")) if len(names) == len(columns or names)]
-    found = next((names for names in accepted if set(names) <= set(header)), None)
-    if found is None or "label" not in header:
-        wanted = " or ".join(", ".join(names) for names in dict.fromkeys(accepted))
-        raise DataError(f"{path}, line 1: the header has {', '.join(header)}; expected columns {wanted}, and label")
+    names = next((names for names in accepted if set(names) <= set(header)), None)
+    if names is None or "label" not in header:
+        expected = " or ".join(", ".join(names) for names in dict.fromkeys(accepted))
+        raise DataError(f"{path}, line 1: the header has {', '.join(header)}; expected columns {expected}, and label")
     rows = []
-    places = [header.index(name) for name in found]
+    indices = [header.index(name) for name in names]
     for number, line in enumerate(lines[1:], start=2):
         fields = line.removesuffix("\r").split("\t")
         if fields == [""]:
             continue
         if len(fields) != len(header):
             raise DataError(f"{path}, line {number}: {len(fields)} fields, expected {len(header)}")
-        rows.append((tuple(fields[place] for place in places), fields[header.index("label")].strip(), number))
+        rows.append((tuple(fields[index] for index in indices), fields[header.index("label")].strip(), number))
     if not rows:
-        raise DataError(f"{path}: the file has a header and no rows")
-    return found, rows
+        raise DataError(f"{path}: the file has a header but no rows")
+    return names, rows
 
 
-def read_examples(path: Path, task: Task) -> Examples:
-    """The rows of a TSV file as examples of a task whose labels are known, given as numbers or as names."""
-    _, rows = read_rows(path, task.columns)
-    return Examples([texts for texts, _, _ in rows], [_label(task, text, path, line) for _, text, line in rows])
+def read_examples(path: Path, columns: tuple[str, ...], label: Callable[[str], int | float]) -> Examples:
+    """The rows of a TSV file as examples; `label` reads a label or raises `ValueError` with what is wrong."""
+    examples = Examples([], [])
+    for texts, text, line in read_rows(path, columns)[1]:
+        try:
+            examples.labels.append(label(text))
+        except ValueError as error:
+            raise DataError(f"{path}, line {line}: {error}") from error
+        examples.texts.append(texts)
+    return examples
 
 
 def labels_of(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -104,25 +116,18 @@ def labels_of(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return columns, tuple(labels)
 
 
-def _label(task: Task, text: str, path: Path, line: int) -> float:
-    if task.is_regression:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if math.isfinite(value):
-            return value
-        raise DataError(f"{path}, line {line}: label {excerpt(text)} is not a number")
-    if text in task.labels:
-        return task.labels.index(text)
-    if any(map(_is_whole, task.labels)):  # names that are numbers themselves leave no room for counting places
-        expected = " or ".join(task.labels)
-    elif _is_whole(text) and 0 <= int(text) < len(task.labels):
+def class_number(text: str, labels: tuple[str, ...]) -> int:
+    """The number of a class that a file has by name or by number. Raises `ValueError`."""
+    if text in labels:
+        return labels.index(text)
+    if any(map(_is_whole, labels)):  # a number could be a name as well
+        expected = " or ".join(labels)
+    elif _is_whole(text) and 0 <= int(text) < len(labels):
         return int(text)
     else:
-        expected = " or ".join(f"{place} ({name})" for place, name in enumerate(task.labels))
-    raise DataError(f"{path}, line {line}: wrong label {excerpt(text)}; expected {expected}")
+        expected = " or ".join(f"{number} ({name})" for number, name in enumerate(labels))
+    raise ValueError(f"wrong label {excerpt(text)}; expected {expected}")
 
 
 def _is_whole(text: str) -> bool:
-    return re.fullmatch(r"-?\d{1,18}", text) is not None  # longer ones are names: Python refuses to read them
+    return re.fullmatch(r"-?\d{1,18}", text) is not None  # Python does not convert thousands of digits

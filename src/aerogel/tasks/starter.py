@@ -1,4 +1,4 @@
-"""Two data sets that need no hub: rated movie reviews out of a package, and Python's own reference manual."""
+"""Two data sets that need no hub: rated movie reviews from a package, and Python's own reference manual."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ HELD_OUT_OF_TEN = 2
 
 
 def movie_reviews() -> dict[str, Examples]:
-    """Sentences of movie reviews, 1 where their mean human rating is above zero, 0 where below.
+    """Sentences of movie reviews, labelled 1 if their mean human rating is above zero, 0 if below.
 
-    From the ground truth of Hutto and Gilbert 2014 (MIT licence). A row is held out for validation by
-    a hash of its sentence.
+    From the ground truth of Hutto and Gilbert 2014 (MIT licence). A hash of the sentence decides which rows are held
+    out for validation.
     """
     path = fetch(VADER, _unpack_reviews) / REVIEWS
     splits = {"train": Examples([], []), "validation": Examples([], [])}
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    # the file lists the reviews by kind, so they are put in the order of a hash: any part is a fair sample
+    # the file is sorted by rating; in the order of a hash, any part is a fair sample
     for _, rating, sentence in sorted(rows, key=lambda row: zlib.crc32(row[2].encode()[::-1])):
         if float(rating):
             examples = splits["validation" if _held_out(sentence) else "train"]
             examples.texts.append((sentence,))
-            examples.labels.append(float(float(rating) > 0))
+            examples.labels.append(int(float(rating) > 0))
     return splits
 
 
 def python_reference() -> dict[str, str]:
-    """The prose of the language reference that CPython carries; whole topics are held out by a hash.
+    """The text of the language reference that comes with CPython; a hash decides which topics are held out.
 
-    Topics repeat each other's paragraphs: each is taken once, and for validation first, so that none is in both.
+    Topics share paragraphs: each is used once, for validation first, so that none is in both splits.
     """
     splits: dict[str, list[str]] = {"train": [], "validation": []}
     seen: set[str] = set()
@@ -58,5 +58,5 @@ def _unpack_reviews(archive: Path, folder: Path) -> None:
         inner = package.extract("vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz", archive.parent)
     with tarfile.open(inner) as tar:
         file = tar.extractfile(f"hutto_ICWSM_2014/{REVIEWS}")
-        assert file, "a member that is a plain file"
+        assert file, "it is a plain file"
         (folder / REVIEWS).write_bytes(file.read())

@@ -14,9 +14,8 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
 from aerogel.errors import DataError, ModelError, expect
-from aerogel.models import architecture, head_kind
-from aerogel.models.logits import kl_divergence
-from aerogel.tasks import IGNORED
+from aerogel.models import head_kind
+from aerogel.tasks import IGNORED, TaskKind
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,13 @@ class Distillation:
 
     (1 − h) · task + h · T² · KL(softmax(teacher / T) ‖ softmax(student / T)) (Hinton et al. 2015, arXiv:1503.02531,
     section 2.1, with the hardness h of Kurtic et al. 2022, arXiv:2203.07259), plus the mean square distance of the
-    hidden states after each block (Jiao et al. 2020, arXiv:1909.10351, equation 8). Numbers (one label) have their
-    square distance in place of the divergence.
+    hidden states after each block (Jiao et al. 2020, arXiv:1909.10351, equation 8). The kind of task chooses the
+    positions, and may have another distance in place of the divergence.
     """
 
     teacher: PreTrainedModel
     config: DistillationConfig
+    kind: TaskKind
 
     def check(self, student: PreTrainedModel) -> None:
         """Raises `ModelError` for a teacher that can't teach the student."""
@@ -84,25 +84,22 @@ class Distillation:
         output = student(**inputs, output_hidden_states=wanted)
         with torch.no_grad():
             target = self.teacher(**inputs, output_hidden_states=wanted)
-        total = self.config.hardness * self._answers(output.logits, target.logits, inputs["labels"])
+        ours, theirs = (self.kind.answers(of, inputs, self.teacher) for of in (output, target))
+        total = self.config.hardness * self.kind.distillation_loss(ours, theirs, self.config.temperature)
         if self.config.hardness < 1:
             total = total + (1 - self.config.hardness) * output.loss
         if wanted:
-            total = total + self.config.hidden * _distance(output, target, inputs)
+            total = total + self.config.hidden * _distance(output, target, self._masks(inputs))
         return total, output
 
-    def _answers(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        if student.shape[-1] == 1:
-            return mse_loss(student.float(), teacher.float())
-        if student.dim() == 3:  # running text
-            if architecture(self.teacher.config) == "decoder":  # answers for the next place
-                student, teacher, labels = student[:, :-1], teacher[:, :-1], labels[:, 1:]
-            student, teacher = student[labels != IGNORED], teacher[labels != IGNORED]
-        temperature = self.config.temperature
-        return temperature**2 * kl_divergence(teacher / temperature, student / temperature).mean()
+    def _masks(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+        """Which positions hold tokens, by the side of the model."""
+        mask = inputs.get("attention_mask")
+        decoder = inputs["labels"] != IGNORED if self.kind.reads_labels else mask
+        return {"": mask, "encoder": mask, "decoder": decoder}
 
 
-def _distance(output: Any, target: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+def _distance(output: Any, target: Any, masks: Mapping[str, Tensor | None]) -> Tensor:
     """The mean over blocks of ‖student − teacher‖² / ‖teacher‖² over the tokens that are not padding."""
     distances = []
     for name, found, goal in _hidden_states(output, target):
@@ -112,11 +109,8 @@ def _distance(output: Any, target: Any, inputs: Mapping[str, Tensor]) -> Tensor:
                 "its answers alone, with hidden = 0"
             )
         found, goal = found.float(), goal.float()
-        # the decoder of an encoder-decoder reads the labels of running text, and sentences like the encoder
-        pads = inputs["labels"] != IGNORED if name == "decoder" and inputs["labels"].dim() == 2 else None
-        kept = inputs.get("attention_mask") if pads is None else pads
-        if kept is not None:
-            found, goal = found[kept.bool()], goal[kept.bool()]
+        if (mask := masks[name]) is not None:
+            found, goal = found[mask.bool()], goal[mask.bool()]
         distances.append(mse_loss(found, goal) / goal.square().mean())
     return torch.stack(distances).mean()
 

@@ -12,21 +12,18 @@ import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
     TrainingArguments,
-    default_data_collator,
 )
 
 from aerogel import files, progress
@@ -36,8 +33,7 @@ from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import Calibration
 from aerogel.pruning.blocks import check_blocks
-from aerogel.tasks import TaskData, encode_examples, language_windows
-from aerogel.tasks.augment import AugmentedExamples
+from aerogel.tasks import InputSettings, TaskData
 from aerogel.training.checkpoint import STATE
 from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.masks import SparsityCallback
@@ -137,25 +133,33 @@ def finetune(
     config = config or TrainingConfig()
     if config.patience is not None and validate is None:
         raise DataError("patience needs validate, a function that scores the model after each epoch")
-    lesson = Distillation(teacher, distillation or DistillationConfig()) if teacher else None
+    lesson = Distillation(teacher, distillation or DistillationConfig(), data.task.kind) if teacher else None
     if lesson:
         data.task.check_head(lesson.teacher, "take a teacher that was fine-tuned on the task")
         lesson.check(model)
     augmentation = lesson.config.augmentation if lesson and lesson.config.hardness == 1 else 0.0
-    dataset, batch_size, collate = _batches(model, tokenizer, data, config, augmentation)
-    steps = max(1, round(config.epochs * -(-len(dataset) // batch_size)))
+    settings = InputSettings(
+        config.limit,
+        config.max_length,
+        config.batch_size,
+        config.batch_size * config.max_length,
+        config.seed,
+        augmentation,
+    )
+    inputs = data.task.kind.inputs(data.split("train"), tokenizer, model.config, settings)
+    steps = max(1, round(config.epochs * len(inputs.batches())))
     if sparsity:
         sparsity.weights(model)
         sparsity.course(steps)
     with tempfile.TemporaryDirectory(prefix="aerogel-") if checkpoints is None else nullcontext(checkpoints) as folder:
         arguments = TrainingArguments(
             output_dir=str(folder),
-            per_device_train_batch_size=batch_size,
+            per_device_train_batch_size=inputs.batch_size,
             max_steps=steps,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             warmup_steps=round(WARM_UP * steps),
-            train_sampling_strategy="random" if data.task.is_language_modelling else "group_by_length",
+            train_sampling_strategy="group_by_length" if inputs.by_length else "random",
             logging_steps=max(1, steps // 50),
             eval_strategy="epoch" if validate else "no",
             save_strategy="epoch" if checkpoints or config.patience else "no",
@@ -170,15 +174,15 @@ def finetune(
             seed=config.seed,
             dataloader_pin_memory=False,
         )
-        text = _calibration(data, tokenizer, config, dataset) if sparsity and sparsity.calibrates else None
+        text = _calibration(data, tokenizer, config, inputs.rows) if sparsity and sparsity.calibrates else None
         if sparsity and text:
             check_blocks(model, sparsity.weights(model), text.batches(model))
         holding = SparsityCallback(sparsity, text)
         trainer = RecoveryTrainer(
             model,
             arguments,
-            data_collator=collate,
-            train_dataset=dataset,
+            data_collator=inputs.collate,
+            train_dataset=inputs.rows if inputs.augmented is None else inputs.augmented,
             eval_dataset=[],  # the Trainer wants one, and `validate` has its own
             sparsity=holding,
             distillation=lesson,
@@ -189,8 +193,9 @@ def finetune(
         if config.patience:
             trainer.add_callback(EarlyStoppingCallback(config.patience))
         trainer.remove_callback(PrinterCallback)
-        settings = _settings(model, data, config, sparsity, lesson)
-        last = _last_whole(Path(checkpoints), settings) if checkpoints else None
+        last = None
+        if checkpoints:
+            last = _last_whole(Path(checkpoints), _settings(model, data, config, sparsity, lesson))
         try:
             with quiet_transformers():  # it has a bar for each checkpoint that it writes
                 trainer.train(resume_from_checkpoint=last)
@@ -234,32 +239,13 @@ def _check_types(
             expect(value, kind, DataError, f"{kind.__name__} or None")
 
 
-def _batches(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: TaskData,
-    config: TrainingConfig,
-    augmentation: float,
-) -> tuple[Sequence[dict[str, Any]], int, Any]:
-    """The training examples or windows, how many go into a batch, and what puts them together."""
-    if not data.task.is_language_modelling:
-        examples = data.examples("train").first(config.limit)
-        encode = partial(encode_examples, tokenizer=tokenizer, config=model.config, max_length=config.max_length)
-        rows = AugmentedExamples(examples, encode, augmentation, config.seed) if augmentation else encode(examples)
-        return rows, config.batch_size, DataCollatorWithPadding(tokenizer)
-    windows = language_windows(data.text("train"), tokenizer, model.config, config.seed, limit=config.limit)
-    batch_size = max(1, config.batch_size * config.max_length // len(windows[0]["labels"]))
-    return windows, batch_size, default_data_collator
-
-
 def _calibration(
-    data: TaskData, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig, dataset: Sequence[dict[str, Any]]
+    data: TaskData, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig, rows: Sequence[dict[str, Any]]
 ) -> Calibration:
     """Up to 16,384 tokens of the training split."""
-    rows = dataset.encoded if isinstance(dataset, AugmentedExamples) else dataset
     tokens = min(CALIBRATION_TOKENS, sum(len(row["input_ids"]) for row in rows))
     samples, length = max(1, tokens // config.max_length), config.max_length
-    return Calibration(data.task.name, data.splits["train"], tokenizer, samples, length, config.seed, at_most=True)
+    return Calibration(data, tokenizer, samples, length, config.seed, at_most=True)
 
 
 def _settings(

@@ -87,8 +87,7 @@ def recover(
     if isinstance(pruning, PruneConfig):
         text = None
         if pruning.needs_calibration:
-            split, length = data.splits["train"], training.max_length
-            text = Calibration(data.task.name, split, tokenizer, WINDOWS, length, pruning.seed, at_most=True)
+            text = Calibration(data, tokenizer, WINDOWS, training.max_length, pruning.seed, at_most=True)
         prune(model, pruning, text)
     gradual = pruning if isinstance(pruning, SparsityConfig) else None
     epochs = recovery.epochs

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, Trainer
 
 from aerogel import progress
 from aerogel.errors import writing
+from aerogel.tasks import METRICS
 from aerogel.training.distillation import Distillation
 from aerogel.training.masks import SparsityCallback
 
@@ -73,7 +74,8 @@ class RecoveryTrainer(Trainer):
             metrics = dict(self.validate(model))
         model.train()
         main = next(iter(metrics))
-        value = -metrics[main] if "perplexity" in main else metrics[main]
+        lower_is_better = main in METRICS and not METRICS[main].higher_is_better
+        value = -metrics[main] if lower_is_better else metrics[main]
         named = {f"eval_{name}": value for name, value in metrics.items()}
         named[f"eval_{KEPT}"] = value if self.sparsity.is_final else DENSE + self.state.global_step
         self.log(named)

@@ -1,0 +1,122 @@
+"""`evaluate`: scores on several tasks, compared with a reference model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
+from aerogel.evaluation.comparison import Comparison
+from aerogel.evaluation.scoring import EVALUATION_SEED, check_head, predict
+from aerogel.models import architecture
+from aerogel.tasks import InputSettings, Score, TaskData, load_task
+
+
+@dataclass(frozen=True, eq=False)
+class TaskEvaluation(Mapping[str, float]):
+    """A model's score on a task, and its comparison with a reference model.
+
+    It is also a mapping of all its numbers: metrics, "examples" or "tokens", "majority", "kl", "kl_low", "kl_high",
+    "agreement", "dense_accuracy", "flipped", ...
+    """
+
+    score: Score
+    comparison: Comparison | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        return self.score.to_dict() | (self.comparison.to_dict() if self.comparison else {})
+
+    def __getitem__(self, name: str) -> float:
+        return self.to_dict()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_dict())
+
+    def __len__(self) -> int:
+        return len(self.to_dict())
+
+
+class Evaluation(dict[str, TaskEvaluation]):
+    """Evaluations by the name of the task, shown as a table in notebooks."""
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        return {task: evaluation.to_dict() for task, evaluation in self.items()}
+
+    def _repr_html_(self) -> str:
+        rows = ["<tr><th>task</th><th>metric</th><th>value</th><th>95% interval</th></tr>"]
+        for task, numbers in self.to_dict().items():
+            for name, value in numbers.items():
+                if name.endswith(("_low", "_high")):
+                    continue
+                low, high = (numbers.get(f"{name}_{end}") for end in ("low", "high"))
+                interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+                cells = (escape(task), name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", interval)
+                rows.append(f"<tr><td>{'</td><td>'.join(cells)}</td></tr>")
+        return f"<table>{''.join(rows)}</table>"
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: str | os.PathLike[str] | TaskData | Sequence[str | os.PathLike[str] | TaskData],
+    data: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    reference: PreTrainedModel | None = None,
+) -> Evaluation:
+    """Scores a model on the validation split of each task, or its first `limit` examples or windows.
+
+    `tasks` are names, files or data from `aerogel.load_task`, or one of these. Data with one split is scored whole;
+    `load_task(...).divided()` scores the part that training on it holds out. `data` is a folder of tasks, see
+    `aerogel.load_task`.
+
+    With a dense `reference` model of the same tokenizer, each task except regression also compares the predictions of
+    both: "kl", the mean KL(dense ‖ model) in nats; "agreement", the share of equal predictions; the reference's own
+    metrics ("dense_accuracy"); for classes how many predictions flipped, with McNemar's p; and the ends of 95%
+    bootstrap intervals ("kl_low", "kl_high"). All tasks are loaded and checked against the model's head before any is
+    scored. Raises `DataError` or `ModelError`.
+
+    >>> import aerogel as ag
+    >>> model, tokenizer = ag.load("tiny-gpt2")
+    >>> sorted(ag.evaluate(model, tokenizer, "python-reference", limit=2)["python-reference"])
+    ['loss', 'perplexity', 'tokens']
+    """
+    models = [model] if reference is None else [model, reference]
+    for judged in models:
+        expect(judged, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
+    expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
+    several = [tasks] if isinstance(tasks, str | os.PathLike | TaskData) else tasks
+    expect(several, Sequence, DataError, "the name or file of a task, TaskData (aerogel.load_task), or a list of them")
+    loaded = [task if isinstance(task, TaskData) else load_task(task, data) for task in several]
+    names = [task.task.name for task in loaded]
+    if repeated := [name for index, name in enumerate(names) if name in names[:index]]:
+        raise DataError(f"two of the tasks have the name {repeated[0]}: rename a file")
+    if reference is not None:
+        _check_comparable(model, reference)
+    for judged in models:
+        for task in loaded:
+            check_head(judged, task.task)
+    results = Evaluation()
+    settings = InputSettings(limit, seed=EVALUATION_SEED)
+    for task in loaded:
+        run = predict(model, tokenizer, task, settings, reference if task.task.kind.is_compared else None)
+        comparison = Comparison.of(run) if run.reference else None
+        results[task.task.name] = TaskEvaluation(run.score(run.predictions), comparison)
+    return results
+
+
+def _check_comparable(model: PreTrainedModel, reference: PreTrainedModel) -> None:
+    """Raises `ModelError` for a reference whose predictions are not comparable."""
+    if architecture(reference.config) != architecture(model.config):
+        raise ModelError(
+            f"{type(model).__name__} and its reference {type(reference).__name__} have different architectures: "
+            "their predictions are not comparable"
+        )
+    if reference.config.vocab_size != model.config.vocab_size:
+        raise ModelError(
+            f"the model's vocabulary has {model.config.vocab_size:,} tokens and its reference's "
+            f"{reference.config.vocab_size:,}: their predictions are not comparable"
+        )

@@ -1,0 +1,229 @@
+"""What a kind of task provides: everything in which sentence classification, language modelling and others differ."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from aerogel.models.logits import kl_divergence
+from aerogel.tasks.metrics import METRICS, Metric
+from aerogel.tasks.table import Task
+
+Batch = Mapping[str, Tensor]
+Content = Any
+"""The data of a split, of a type that its kind of task chooses."""
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How a split becomes batches.
+
+    Attributes:
+        limit: the number of examples or windows to keep, the first ones.
+        max_length: tokens that an example is cut to.
+        batch_size: examples in a batch.
+        batch_tokens: tokens in a batch of windows.
+        seed: of masks, infilled spans and augmented texts.
+        augmentation: share of the texts that each epoch replaces, see `aerogel.tasks.augment`.
+    """
+
+    limit: int | None = None
+    max_length: int = 128
+    batch_size: int = 32
+    batch_tokens: int = 4096
+    seed: int = 0
+    augmentation: float = 0.0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The rows of a split as a model's inputs with labels, and how they form batches.
+
+    Attributes:
+        collate: makes a batch of several rows.
+        by_length: whether a batch holds rows of similar length.
+        augmented: in place of `rows` in training, if texts are augmented.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    batch_size: int
+    collate: Callable[[list[dict[str, Any]]], Batch]
+    by_length: bool = False
+    augmented: Sequence[dict[str, Any]] | None = None
+
+    def batches(self) -> list[list[int]]:
+        """The row numbers of each batch; every row is in one batch."""
+        order = list(range(len(self.rows)))
+        if self.by_length:
+            order.sort(key=lambda row: len(self.rows[row]["input_ids"]))
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's logits where it makes a prediction.
+
+    Attributes:
+        logits: (predictions, classes); a single class stands for a value.
+        references: (predictions), the right classes or values.
+        rows: (predictions), the row of the batch that each belongs to.
+    """
+
+    logits: Tensor
+    references: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's predictions, as columns with one entry a prediction.
+
+    Attributes:
+        values: what is predicted: classes, values, tokens, texts.
+        losses: negative log-likelihoods of the references, in nats.
+        rows: the row of the batch, later of the split, that each belongs to.
+        logits: (predictions, classes), or (predictions, 0) if they are not kept.
+    """
+
+    values: np.ndarray
+    references: np.ndarray
+    losses: np.ndarray
+    rows: np.ndarray
+    logits: np.ndarray
+
+    def of(self, rows: np.ndarray) -> Predictions:
+        """The same for a batch that holds these rows of the split."""
+        return replace(self, rows=rows[self.rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """The predictions of all parts, in the order of the rows."""
+        columns = {
+            column.name: np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)
+        }
+        order = np.argsort(columns["rows"], kind="stable")
+        return cls(**{name: column[order] for name, column in columns.items()})
+
+
+def sums_by_row(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of the values of each row, and their number."""
+    return np.bincount(rows, values.astype(float)), np.bincount(rows)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model did on a task.
+
+    Attributes:
+        metrics: by their names in `aerogel.tasks.metrics.METRICS`, the main one first.
+        counts: how many "examples" or "tokens" were scored.
+        baselines: for classes "majority", the accuracy of always predicting the most frequent one.
+        predictions: classes, values, or for language modelling the most likely tokens at the first positions.
+        references: the right classes; empty where a prediction is not simply right or wrong.
+        logits: for classes one row an example.
+    """
+
+    task: str
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    baselines: dict[str, float] = field(default_factory=dict)
+    predictions: tuple[int | float, ...] = ()
+    references: tuple[int | float, ...] = ()
+    logits: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def main(self) -> Metric:
+        return METRICS[next(iter(self.metrics))]
+
+    def to_dict(self) -> dict[str, float]:
+        """Metrics, counts and baselines in one dictionary."""
+        return {**self.metrics, **self.counts, **self.baselines}
+
+
+class TaskKind(ABC):
+    """A kind of task: how its data is read, becomes a model's inputs, and how the model's outputs are scored.
+
+    One file a kind in `aerogel.tasks.kinds` defines `KIND`; an entry of `aerogel.tasks.table.TASKS` names it.
+
+    Attributes:
+        name: that of the file.
+        head: of the model, see `aerogel.models.Head`.
+        suffix: of the files that hold a split.
+        unit: what a limit counts.
+        reads_labels: whether the decoder of an encoder-decoder reads the labels; otherwise it reads the inputs.
+        is_compared: whether predictions are compared with those of a reference model by divergence and agreement.
+    """
+
+    name: ClassVar[str]
+    head: ClassVar[Literal["classification", "language-modelling"]]
+    suffix: ClassVar[str]
+    unit: ClassVar[Literal["examples", "windows"]]
+    reads_labels: ClassVar[bool] = False
+    is_compared: ClassVar[bool] = True
+
+    @abstractmethod
+    def read(self, task: Task, files: Mapping[str, Path]) -> tuple[Task, dict[str, Content]]:
+        """The splits in files, and the task with the columns, labels and metrics that a user's own file defines."""
+
+    @abstractmethod
+    def from_hub(self, task: Task, rows: Any) -> Content:
+        """A split of a data set of the Hugging Face hub."""
+
+    @abstractmethod
+    def divide(self, content: Content, source: str) -> dict[str, Content]:
+        """A "train" and a "validation" part, the same each time. Raises `DataError` naming the `source`."""
+
+    @abstractmethod
+    def inputs(
+        self, content: Content, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, settings: InputSettings
+    ) -> Inputs:
+        """The split as a model's inputs, for training and scoring."""
+
+    @abstractmethod
+    def calibration_rows(
+        self,
+        content: Content,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        *,
+        samples: int,
+        length: int,
+        seed: int,
+    ) -> list[dict[str, Tensor]]:
+        """Unpadded inputs drawn by `seed` that hold about `samples` times `length` tokens, as far as there are any.
+
+        A row has "labels" only if the decoder of an encoder-decoder reads them.
+        """
+
+    @abstractmethod
+    def answers(self, output: Any, batch: Batch, model: PreTrainedModel) -> Answers:
+        """What the output of a model for a batch with labels holds at the positions to score, compare and distil."""
+
+    def predictions(self, answers: Answers) -> Predictions:
+        """The predictions of a batch: unless a kind overrides it, the most likely classes."""
+        parts = zip(answers.logits.split(1024), answers.references.split(1024), strict=True)
+        losses = torch.cat([cross_entropy(part.float(), truth, reduction="none") for part, truth in parts])
+        return as_predictions(answers, answers.logits.argmax(-1), losses)
+
+    @abstractmethod
+    def score(self, task: Task, inputs: Inputs, predictions: Predictions, config: PretrainedConfig) -> Score:
+        """The metrics of the predictions on a split."""
+
+    def distillation_loss(self, student: Answers, teacher: Answers, temperature: float) -> Tensor:
+        """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), the mean over predictions."""
+        return temperature**2 * kl_divergence(teacher.logits / temperature, student.logits / temperature).mean()
+
+
+def as_predictions(answers: Answers, values: Tensor, losses: Tensor) -> Predictions:
+    """The columns of a batch, without its logits."""
+    columns = (values, answers.references, losses.double(), answers.rows, answers.logits[:, :0].double())
+    return Predictions(*(column.cpu().numpy() for column in columns))

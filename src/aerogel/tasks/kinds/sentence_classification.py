@@ -1,0 +1,119 @@
+"""Classes of sentences or of pairs of sentences."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from aerogel.errors import DataError
+from aerogel.tasks.augment import AugmentedExamples
+from aerogel.tasks.encode import encode_examples
+from aerogel.tasks.kind import Answers, Batch, Inputs, InputSettings, Predictions, Score, TaskKind
+from aerogel.tasks.metrics import METRICS
+from aerogel.tasks.read import HELD_OUT_SHARE, Examples, class_number, labels_of, read_examples
+from aerogel.tasks.table import Task
+
+
+class SentenceClassification(TaskKind):
+    """A split is `Examples`, read from a TSV file with one or two text columns and a label."""
+
+    name = "sentence_classification"
+    head = "classification"
+    suffix = ".tsv"
+    unit = "examples"
+
+    def label(self, task: Task, value: Any) -> int | float:
+        """The label that a file or the hub has for an example. Raises `ValueError` saying what was expected."""
+        return value if isinstance(value, int) else class_number(value, task.labels)
+
+    def read(self, task: Task, files: Mapping[str, Path]) -> tuple[Task, dict[str, Examples]]:
+        if not task.labels:
+            columns, labels = labels_of(next(iter(files.values())))
+            metrics = ("accuracy", "f1") if len(labels) == 2 else ("accuracy",)
+            task = replace(task, columns=columns, labels=labels, metrics=metrics)
+        label = partial(self.label, task)
+        return task, {split: read_examples(path, task.columns, label) for split, path in files.items()}
+
+    def from_hub(self, task: Task, rows: Any) -> Examples:
+        texts = list(zip(*(rows[column] for column in task.columns), strict=True))
+        return Examples(texts, [self.label(task, label) for label in rows["label"]])
+
+    def divide(self, content: Examples, source: str) -> dict[str, Examples]:
+        """A fifth is held out by a hash of the text, so that the same row is always on the same side."""
+        splits = {"train": Examples([], []), "validation": Examples([], [])}
+        for texts, label in zip(content.texts, content.labels, strict=True):
+            held_out = zlib.crc32("\t".join(texts).encode()) % 1000 < 1000 * HELD_OUT_SHARE
+            part = splits["validation" if held_out else "train"]
+            part.texts.append(texts)
+            part.labels.append(label)
+        if not all(len(part) for part in splits.values()):
+            raise DataError(f"{source}: {len(content)} rows are too few to hold out a part for validation")
+        return splits
+
+    def inputs(
+        self, content: Examples, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, settings: InputSettings
+    ) -> Inputs:
+        examples = content.first(settings.limit)
+        encode = partial(encode_examples, tokenizer=tokenizer, config=config, max_length=settings.max_length)
+        augmented = None
+        if settings.augmentation:
+            augmented = AugmentedExamples(examples, encode, settings.augmentation, settings.seed)
+        rows = augmented.encoded if augmented else encode(examples)
+        collate = DataCollatorWithPadding(tokenizer)
+        return Inputs(rows, settings.batch_size, collate, by_length=True, augmented=augmented)
+
+    def calibration_rows(
+        self,
+        content: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        *,
+        samples: int,
+        length: int,
+        seed: int,
+    ) -> list[dict[str, Tensor]]:
+        order = torch.randperm(len(content), generator=torch.Generator().manual_seed(seed)).tolist()
+        budget, rows = samples * length, []
+        for index in order:  # one at a time: a few of a large split are enough
+            if budget <= 0:
+                break
+            example = Examples([content.texts[index]], [content.labels[index]])
+            [row] = encode_examples(example, tokenizer, model.config, length)
+            budget -= len(row["input_ids"])
+            rows.append({name: torch.tensor(values) for name, values in row.items() if name != "labels"})
+        return sorted(rows, key=lambda row: len(row["input_ids"]))
+
+    def answers(self, output: Any, batch: Batch, model: PreTrainedModel) -> Answers:
+        return Answers(output.logits, batch["labels"], torch.arange(len(output.logits)))
+
+    def predictions(self, answers: Answers) -> Predictions:
+        predictions = super().predictions(answers)
+        return replace(predictions, logits=answers.logits.double().cpu().numpy())
+
+    def score(self, task: Task, inputs: Inputs, predictions: Predictions, config: PretrainedConfig) -> Score:
+        values, references = predictions.values, predictions.references
+        metrics = {name: METRICS[name].function(values, references) for name in task.metrics}
+        majority = float(np.unique(references, return_counts=True)[1].max() / len(references))
+        # a store needs no more digits
+        logits = tuple(tuple(round(logit, 4) for logit in row) for row in predictions.logits.tolist())
+        return Score(
+            task.name,
+            metrics,
+            {"examples": len(references)},
+            {"majority": majority},
+            tuple(values.tolist()),
+            tuple(references.tolist()),
+            logits,
+        )
+
+
+KIND = SentenceClassification()

@@ -1,0 +1,49 @@
+"""A value for a sentence or a pair of sentences, such as the similarity of two."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from transformers import PretrainedConfig
+
+from aerogel.errors import excerpt
+from aerogel.tasks.kind import Answers, Inputs, Predictions, Score, as_predictions
+from aerogel.tasks.kinds.sentence_classification import SentenceClassification
+from aerogel.tasks.metrics import METRICS
+from aerogel.tasks.table import Task
+
+
+class SentenceRegression(SentenceClassification):
+    """Its head has one label, which names the value."""
+
+    name = "sentence_regression"
+    is_compared = False
+
+    def label(self, task: Task, value: Any) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+        raise ValueError(f"label {excerpt(value)} is not a number")
+
+    def predictions(self, answers: Answers) -> Predictions:
+        values = answers.logits[:, 0].double()
+        return as_predictions(answers, values, (values - answers.references).square() / 2)
+
+    def score(self, task: Task, inputs: Inputs, predictions: Predictions, config: PretrainedConfig) -> Score:
+        references = np.array([row["labels"] for row in inputs.rows])  # those of a batch are rounded to float32
+        metrics = {name: METRICS[name].function(predictions.values, references) for name in task.metrics}
+        return Score(task.name, metrics, {"examples": len(references)}, predictions=tuple(predictions.values.tolist()))
+
+    def distillation_loss(self, student: Answers, teacher: Answers, temperature: float) -> Tensor:
+        """The mean square distance of the values."""
+        return mse_loss(student.logits.float(), teacher.logits.float())
+
+
+KIND = SentenceRegression()

@@ -1,0 +1,99 @@
+"""Metrics against their definitions, written out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as sklearn
+
+from aerogel.tasks import METRICS, Metric
+
+BINARY = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
+# few different values, so that ties are common and constant columns too
+NUMBERS = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=30)
+
+
+def columns(rows: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:
+    predicted, true = zip(*rows, strict=True)
+    return np.array(predicted, dtype=float), np.array(true, dtype=float)
+
+
+@given(BINARY)
+def test_two_classes(rows: list[tuple[int, int]]) -> None:
+    predicted, true = columns(rows)
+    hits = sum(p == t == 1 for p, t in rows)
+    false_alarms = sum((p, t) == (1, 0) for p, t in rows)
+    misses = sum((p, t) == (0, 1) for p, t in rows)
+    rejections = sum(p == t == 0 for p, t in rows)
+    accuracy = (hits + rejections) / len(rows)
+    f1 = 2 * hits / (2 * hits + false_alarms + misses) if hits + false_alarms + misses else 0.0
+    sides = (hits + false_alarms) * (hits + misses) * (rejections + false_alarms) * (rejections + misses)
+    matthews = (hits * rejections - false_alarms * misses) / math.sqrt(sides) if sides else 0.0
+    expected = {"accuracy": accuracy, "f1": f1, "combined": (accuracy + f1) / 2, "matthews": matthews}
+    assert {name: METRICS[name].function(predicted, true) for name in expected} == pytest.approx(expected)
+
+
+def test_f1_is_that_of_the_second_label_and_not_symmetric() -> None:
+    true, predicted = np.array([1, 1, 1, 0]), np.array([1, 1, 0, 0])
+    assert METRICS["f1"].function(predicted, true) == pytest.approx(0.8)
+    assert METRICS["f1"].function(1 - predicted, 1 - true) == pytest.approx(2 / 3)
+    assert METRICS["f1"].function(predicted, true) == sklearn.f1_score(true, predicted)
+
+
+def test_accuracy_of_many_classes() -> None:
+    assert METRICS["accuracy"].function(np.array([0.0, 2, 1, 3]), np.array([0.0, 2, 2, 1])) == 0.5
+
+
+@given(NUMBERS)
+def test_correlations(rows: list[tuple[int, int]]) -> None:
+    predicted, true = columns(rows)
+    found = {name: METRICS[name].function(predicted, true) for name in ("pearson", "spearman", "correlation")}
+    if np.ptp(predicted) and np.ptp(true):
+        expected = {
+            "pearson": float(np.corrcoef(predicted, true)[0, 1]),
+            "spearman": float(np.corrcoef(stats.rankdata(predicted), stats.rankdata(true))[0, 1]),
+        }
+    else:
+        expected = {"pearson": 0.0, "spearman": 0.0}
+    expected["correlation"] = (expected["pearson"] + expected["spearman"]) / 2
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_correlations_differ_where_they_should() -> None:
+    true = np.arange(1.0, 7.0)
+    assert METRICS["spearman"].function(np.exp(true), true) == pytest.approx(1)
+    assert METRICS["pearson"].function(np.exp(true), true) < 0.9
+    assert METRICS["pearson"].function(-2 * true + 3, true) == pytest.approx(-1)
+
+
+@given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 9)), min_size=1, max_size=20))
+def test_perplexities_are_of_all_tokens_alike(rows: list[tuple[float, int]]) -> None:
+    losses, counts = columns(rows)
+    mean = math.fsum(losses) / counts.sum()
+    assert METRICS["loss"].function(losses, counts) == pytest.approx(mean)
+    for name in ("perplexity", "masked_lm_perplexity", "denoising_perplexity"):
+        assert METRICS[name].function(losses, counts) == pytest.approx(math.exp(mean))
+    assert math.isfinite(METRICS["perplexity"].function(1e4 * counts, counts))
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=list(METRICS))
+def test_one_example_has_a_score(metric: Metric) -> None:
+    value = metric.function(np.array([1.0]), np.array([1.0]))
+    assert isinstance(value, float)
+    assert math.isfinite(value)
+
+
+@given(st.data())
+def test_directions_and_bounds(data: st.DataObject) -> None:
+    metric = data.draw(st.sampled_from(list(METRICS.values())))
+    references = np.array(data.draw(st.lists(st.integers(0, 1), min_size=2, max_size=20)))
+    chosen = np.array(data.draw(st.lists(st.integers(0, 1), min_size=len(references), max_size=len(references))))
+    if metric.of_losses:
+        right, other = (metric.function(losses, np.ones(len(chosen))) for losses in (0.0 * chosen, 1.0 * chosen))
+    else:
+        right, other = (metric.function(values, references) for values in (references, chosen))
+    assert metric.bounds[0] <= other <= metric.bounds[1] + 1e-9
+    assert (right >= other - 1e-9) if metric.higher_is_better else (right <= other)
