@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 
 from aerogel.models import Head, load
-from aerogel.tasks import Examples, encode_examples
+from aerogel.tasks import Examples
 from aerogel.tasks.augment import AugmentedExamples
+from aerogel.tasks.encode import encode_examples
 from builders import sentences
 
 SINGLE = Examples([(text,) for text, _ in sentences(60)], [label for _, label in sentences(60)])

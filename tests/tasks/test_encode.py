@@ -9,8 +9,8 @@ from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedTo
 
 from aerogel.errors import DataError, ModelError
 from aerogel.models import load_tokenizer
-from aerogel.tasks import IGNORED, Examples, context_length, encode_examples, language_windows
-from aerogel.tasks.encode import _parts, _token_ids
+from aerogel.tasks import IGNORED, Examples, context_length
+from aerogel.tasks.encode import _parts, _token_ids, encode_examples, language_windows
 from builders import ARCHITECTURES, prose, sentences
 
 TEXT = prose(150)

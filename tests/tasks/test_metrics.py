@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn
 
-from aerogel.tasks import METRICS, Metric
+from aerogel.tasks import METRICS
+from aerogel.tasks.metrics import Metric
 
 BINARY = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 # few different values, so that ties are common and constant columns too

@@ -10,7 +10,8 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_
 from aerogel.errors import ModelError
 from aerogel.models import Head, load
 from aerogel.pruning import prune
-from aerogel.tasks import IGNORED, Examples, TaskKind, encode_examples, language_windows
+from aerogel.tasks import IGNORED, Examples, TaskKind
+from aerogel.tasks.encode import encode_examples, language_windows
 from aerogel.tasks.kinds import all_kinds
 from aerogel.training.distillation import Distillation, DistillationConfig
 from builders import prose, sentences

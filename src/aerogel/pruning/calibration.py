@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aerogel.bounds import check_seed
 from aerogel.errors import DataError, expect
 from aerogel.models import architecture, head_kind
-from aerogel.tasks import TaskData, context_length, load_task
+from aerogel.tasks import InputSettings, TaskData, context_length, load_task
 
 BATCH_TOKENS = 2048
 Batch = Mapping[str, Tensor]
@@ -53,8 +53,8 @@ class Calibration:
         Raises `DataError` if the text has too few tokens.
         """
         length = min(self.length, context_length(model.config) or self.length)
-        content, draw = self.data.split("train"), {"samples": self.samples, "length": length, "seed": self.seed}
-        rows = self.data.task.kind.calibration_rows(content, self.tokenizer, model, **draw)
+        settings = InputSettings(self.samples, length, seed=self.seed)
+        rows = self.data.task.kind.calibration_rows(self.data.split("train"), self.tokenizer, model, settings)
         tokens = sum(len(row["input_ids"]) for row in rows)
         if tokens < self.samples * length and not self.at_most:
             raise DataError(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from aerogel.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from aerogel.tasks.encode import context_length, encode_examples, language_windows
+    from aerogel.tasks.encode import context_length
     from aerogel.tasks.kind import InputSettings, Score, TaskKind
     from aerogel.tasks.load import TaskData, check_task, load_task
-    from aerogel.tasks.metrics import METRICS, Metric
+    from aerogel.tasks.metrics import METRICS
     from aerogel.tasks.noise import IGNORED
     from aerogel.tasks.read import Examples
     from aerogel.tasks.table import TASKS, Task
@@ -24,15 +24,12 @@ _HOMES = {
     "TASKS": "table",
     "Examples": "read",
     "InputSettings": "kind",
-    "Metric": "metrics",
     "Score": "kind",
     "Task": "table",
     "TaskData": "load",
     "TaskKind": "kind",
     "check_task": "load",
     "context_length": "encode",
-    "encode_examples": "encode",
-    "language_windows": "encode",
     "load_task": "load",
 }
 __all__ = [
@@ -41,15 +38,12 @@ __all__ = [
     "TASKS",
     "Examples",
     "InputSettings",
-    "Metric",
     "Score",
     "Task",
     "TaskData",
     "TaskKind",
     "check_task",
     "context_length",
-    "encode_examples",
-    "language_windows",
     "load_task",
 ]
 

@@ -28,8 +28,8 @@ class InputSettings:
     """How a split becomes batches.
 
     Attributes:
-        limit: the number of examples or windows to keep, the first ones.
-        max_length: tokens that an example is cut to.
+        limit: the number of examples or windows to keep: the first ones, or to calibrate on, random ones.
+        max_length: tokens that an example is cut to, and of a window to calibrate on.
         batch_size: examples in a batch.
         batch_tokens: tokens in a batch of windows.
         seed: of masks, infilled spans and augmented texts.
@@ -190,16 +190,9 @@ class TaskKind(ABC):
 
     @abstractmethod
     def calibration_rows(
-        self,
-        content: Content,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        *,
-        samples: int,
-        length: int,
-        seed: int,
+        self, content: Content, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: InputSettings
     ) -> list[dict[str, Tensor]]:
-        """Unpadded inputs drawn by `seed` that hold about `samples` times `length` tokens, as far as there are any.
+        """Unpadded inputs drawn by the seed, at most as many as hold `limit` times `max_length` tokens.
 
         A row has "labels" only if the decoder of an encoder-decoder reads them.
         """

@@ -59,17 +59,10 @@ class LanguageModelling(TaskKind):
         return Inputs(windows, max(1, settings.batch_tokens // len(windows[0]["labels"])), default_data_collator)
 
     def calibration_rows(
-        self,
-        content: str,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        *,
-        samples: int,
-        length: int,
-        seed: int,
+        self, content: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: InputSettings
     ) -> list[dict[str, Tensor]]:
-        windows = language_windows(content, tokenizer, model.config, seed, length)
-        chosen = torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))[:samples]
+        windows = language_windows(content, tokenizer, model.config, settings.seed, settings.max_length)
+        chosen = torch.randperm(len(windows), generator=torch.Generator().manual_seed(settings.seed))[: settings.limit]
         rows = [windows[index] for index in chosen.sort().values.tolist()]
         if architecture(model.config) != "decoder" and head_kind(model) != self.head:
             # a classifier or the body of an embedding model never reads masked or infilled text

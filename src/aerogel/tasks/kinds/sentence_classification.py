@@ -72,22 +72,15 @@ class SentenceClassification(TaskKind):
         return Inputs(rows, settings.batch_size, collate, by_length=True, augmented=augmented)
 
     def calibration_rows(
-        self,
-        content: Examples,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        *,
-        samples: int,
-        length: int,
-        seed: int,
+        self, content: Examples, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: InputSettings
     ) -> list[dict[str, Tensor]]:
-        order = torch.randperm(len(content), generator=torch.Generator().manual_seed(seed)).tolist()
-        budget, rows = samples * length, []
+        order = torch.randperm(len(content), generator=torch.Generator().manual_seed(settings.seed)).tolist()
+        budget, rows = (settings.limit or len(content)) * settings.max_length, []
         for index in order:  # one at a time: a few of a large split are enough
             if budget <= 0:
                 break
             example = Examples([content.texts[index]], [content.labels[index]])
-            [row] = encode_examples(example, tokenizer, model.config, length)
+            [row] = encode_examples(example, tokenizer, model.config, settings.max_length)
             budget -= len(row["input_ids"])
             rows.append({name: torch.tensor(values) for name, values in row.items() if name != "labels"})
         return sorted(rows, key=lambda row: len(row["input_ids"]))
