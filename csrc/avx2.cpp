@@ -1,12 +1,6 @@
 // x86 with AVX2 and FMA: compiled with those flags, run only where the CPU has them.
 #include <immintrin.h>
 
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
-#include <iterator>
-
 #include "kernel.h"
 
 namespace aerogel {
@@ -18,10 +12,10 @@ struct Vector {
   static Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Reg a) { _mm256_storeu_ps(p, a); }
   static Reg set(float a) { return _mm256_set1_ps(a); }
-  // four floats, in each half of a register; bfloat16 is the upper half of a float32
+  // four floats, in each half of a register
   using Four = __m256;
-  static Four four(const float* p) { return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p)); }
-  static Four four(const uint16_t* p) {
+  static Four four(Float32, const float* p) { return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p)); }
+  static Four four(BFloat16, const uint16_t* p) {
     const __m128i wide = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
     const __m128 floats = _mm_castsi128_ps(_mm_slli_epi32(wide, 16));
     return _mm256_set_m128(floats, floats);

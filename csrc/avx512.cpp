@@ -1,12 +1,6 @@
 // x86 with AVX-512F: compiled with that flag, run only where the CPU has it.
 #include <immintrin.h>
 
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
-#include <iterator>
-
 #include "kernel.h"
 
 namespace aerogel {
@@ -18,10 +12,10 @@ struct Vector {
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Reg a) { _mm512_storeu_ps(p, a); }
   static Reg set(float a) { return _mm512_set1_ps(a); }
-  // four floats, in each quarter of a register; bfloat16 is the upper half of a float32
+  // four floats, in each quarter of a register
   using Four = __m512;
-  static Four four(const float* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
-  static Four four(const uint16_t* p) {
+  static Four four(Float32, const float* p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+  static Four four(BFloat16, const uint16_t* p) {
     const __m128i wide = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
     return _mm512_broadcast_f32x4(_mm_castsi128_ps(_mm_slli_epi32(wide, 16)));
   }
@@ -43,7 +37,7 @@ struct Vector {
     return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_LT_OQ), _mm512_setzero_ps());
   }
   static void transpose(Reg (&r)[16]) {
-    // squares of 4 x 4 first, inside each quarter of a register; then the quarters change places
+    // squares of 4 x 4 first, inside each quarter of a register; then the quarters are exchanged
     Reg a[16], b[16];
     for (int i = 0; i < 16; i += 2) {
       a[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);

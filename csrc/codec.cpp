@@ -1,16 +1,9 @@
 #include "codec.h"
 
-#include <algorithm>
-#include <bit>
-#include <cstring>
-#include <vector>
-
-#include "pack.h"
-
 namespace aerogel {
 namespace {
 
-// Bits go into bytes from the lowest up.
+// Fills bytes with bits from the lowest up.
 class Writer {
  public:
   explicit Writer(uint8_t* bytes) : start_(bytes), at_(bytes) {}
@@ -31,7 +24,7 @@ class Writer {
     return at_ - start_;
   }
 
-  void put(uint64_t bits, int count) {  // up to 32, beside at most 31 that wait
+  void put(uint64_t bits, int count) {  // up to 32; at most 31 are pending
     pending_ |= bits << count_;
     count_ += count;
     if (count_ < 32) return;
@@ -52,7 +45,7 @@ class Reader {
  public:
   Reader(const uint8_t* bytes, int64_t size) : bytes_(bytes), size_(size), bits_(8 * size) {}
 
-  // The next gap, or -1 where the stream ends within it or it exceeds `most`.
+  // The next gap, or -1 if the stream ends within it or it exceeds `most`.
   int64_t gap(int k, int64_t most) {
     int64_t zeros = 0;
     uint64_t ahead = window();
@@ -73,7 +66,7 @@ class Reader {
     return gap > most ? -1 : gap;
   }
 
-  // The next value; beyond the end of the stream there are zeros.
+  // The bits of the next value; beyond the end of the stream all bits are 0.
   uint32_t value(const Coding& coding) {
     const int middle = coding.middle();
     uint64_t ahead = window();  // a value takes 37 bits at most
@@ -81,10 +74,10 @@ class Reader {
     const uint64_t low = symbol(coding.low, ahead);
     bits = (bits << middle | (ahead & ((uint64_t{1} << middle) - 1))) << coding.low.bits | low;
     bit_ += middle;
-    return static_cast<uint32_t>(bits >> 1 << coding.dropped | (bits & 1) << (coding.width - 1));
+    return static_cast<uint32_t>(bits >> 1 << coding.dropped | (bits & 1) << (coding.width() - 1));
   }
 
-  // Whether nothing is left but the zeros that fill the last byte.
+  // Whether only the zeros that fill the last byte are left.
   bool finished() const { return bit_ <= bits_ && bits_ - bit_ < 8 && window() == 0; }
 
  private:
@@ -96,7 +89,7 @@ class Reader {
     return code >> 4;
   }
 
-  // At least 57 bits from here on, zeros beyond the end.
+  // The next 57 bits or more, 0 beyond the end.
   uint64_t window() const {
     const int64_t byte = bit_ >> 3;
     uint64_t word = 0;
@@ -111,12 +104,12 @@ class Reader {
   int64_t size_, bits_, bit_ = 0;
 };
 
-// Goes through all positions: calls enter(run) where the next is in another run than the one before, the runs of a matrix
-// being the blocks of its rows, [row][block], and visit(column) with the column within the block. Returns what is wrong
-// with the stream, or null.
+// Reads all positions: calls enter(run) where the next is in another run than the one before, the runs of a matrix being
+// the blocks of its rows, [row][block], and visit(column) with the column within the block. Returns what is wrong with the
+// stream, or null.
 template <class Enter, class Visit>
-const char* walk(const Positions& positions, int64_t rows, int64_t columns, int64_t block, Enter&& enter, Visit&& visit) {
-  const int64_t elements = rows * columns, blocks = (columns + block - 1) / block;
+const char* read_positions(const Positions& positions, const Cells& shape, Enter&& enter, Visit&& visit) {
+  const int64_t columns = shape.columns, block = shape.block, elements = shape.rows * columns, blocks = shape.blocks();
   const int k = rice_parameter(elements, positions.non_zeros);
   Reader reader(positions.bytes, positions.size);
   int64_t position = -1, first = 0, end = 0;  // of the run
@@ -135,58 +128,27 @@ const char* walk(const Positions& positions, int64_t rows, int64_t columns, int6
   return reader.finished() ? nullptr : "something follows the last position";
 }
 
-// The non-zeros of a row within a block.
-struct Run {
-  int64_t start;
-  int64_t count;
-};
-
-// All runs of a matrix, [row][block].
-std::vector<Run> runs(const Matrix& matrix) {
-  const int64_t blocks = matrix.blocks();
-  std::vector<Run> found(matrix.rows * blocks);
-  for (int64_t c = 0; c < matrix.cells(); c++) {
+// The non-zeros of each row within each block, [row][block].
+std::vector<Range> runs_of(const Cells& cells) {
+  const int64_t blocks = cells.blocks();
+  std::vector<Range> runs(cells.rows * blocks);
+  for (int64_t c = 0; c < cells.count(); c++) {
     const int64_t panel = c / blocks, block = c % blocks;
-    const uint16_t* order = matrix.cell_order(panel, block);
-    int64_t at = matrix.offsets[c];
-    for (int64_t i = 0; i < matrix.panel_rows(panel); i++) {
-      found[(panel * kPanel + order[2 * i]) * blocks + block] = {at, order[2 * i + 1]};
-      at += order[2 * i + 1];
+    const RowCount* order = cells.cell_order(panel, block);
+    int64_t at = cells.offsets[c];
+    for (int64_t i = 0; i < cells.panel_rows(panel); i++) {
+      runs[(panel * kPanel + order[i].row) * blocks + block] = {.first = at, .last = at + order[i].count};
+      at += order[i].count;
     }
   }
-  return found;
-}
-
-template <class Value>
-std::string scatter(const Positions& positions, const Values& values, const Matrix& matrix, void* filled, uint8_t* index) {
-  const std::vector<Run> found = runs(matrix);
-  Reader reader(values.bytes, values.size);
-  const Coding coding = values.coding;
-  Value* to = static_cast<Value*>(filled);
-  int64_t at = 0, end = 0;
-  bool fits = true;
-  const auto enter = [&](int64_t run) {
-    at = found[run].start;
-    end = at + found[run].count;
-  };
-  const auto visit = [&](int64_t column) {
-    if (at == end) {  // the stream has changed since it was counted
-      fits = false;
-      return;
-    }
-    to[at] = static_cast<Value>(reader.value(coding));
-    index[at++] = static_cast<uint8_t>(column);
-  };
-  walk(positions, matrix.rows, matrix.columns, matrix.block, enter, visit);
-  if (!fits) return "there are more of them than were counted";
-  return reader.finished() ? "" : "their stream ends elsewhere than the last of them";
+  return runs;
 }
 
 }  // namespace
 
 int rice_parameter(int64_t elements, int64_t non_zeros) {
   if (non_zeros == 0) return 0;
-  // of a geometric distribution, to which log(2) times its mean is the best divisor, within 5% of the entropy everywhere
+  // gaps are geometrically distributed: the best divisor is log(2) times their mean, within 5% of the entropy everywhere
   return static_cast<int>(std::bit_width(static_cast<uint64_t>((2 * elements - non_zeros) / (4 * non_zeros))));
 }
 
@@ -195,17 +157,23 @@ int64_t most_bytes(int64_t elements, int64_t non_zeros) {
   return (non_zeros * (1 + k) + ((elements - non_zeros) >> k) + 7) / 8;
 }
 
-int64_t encode_positions(const Matrix& matrix, uint8_t* stream) {
-  const std::vector<Run> found = runs(matrix);
-  const int k = rice_parameter(matrix.rows * matrix.columns, matrix.non_zeros());
+void count_symbols(const uint32_t* bits, int64_t size, int shift, int field_bits, int64_t* counts) {
+  const uint32_t mask = (uint32_t{1} << field_bits) - 1;
+  std::fill(counts, counts + mask + 1, 0);
+  for (int64_t i = 0; i < size; i++) counts[bits[i] >> shift & mask]++;
+}
+
+int64_t encode_positions(const Cells& cells, uint8_t* stream) {
+  const std::vector<Range> runs = runs_of(cells);
+  const int k = rice_parameter(cells.rows * cells.columns, cells.non_zeros());
   Writer writer(stream);
   int64_t previous = -1;
-  for (int64_t row = 0; row < matrix.rows; row++) {
-    for (int64_t block = 0; block < matrix.blocks(); block++) {
-      const Run run = found[row * matrix.blocks() + block];
-      const int64_t first = row * matrix.columns + block * matrix.block;
-      for (int64_t i = run.start; i < run.start + run.count; i++) {
-        const int64_t position = first + matrix.index[i];
+  for (int64_t row = 0; row < cells.rows; row++) {
+    for (int64_t block = 0; block < cells.blocks(); block++) {
+      const Range run = runs[row * cells.blocks() + block];
+      const int64_t first = row * cells.columns + block * cells.block;
+      for (int64_t i = run.first; i < run.last; i++) {
+        const int64_t position = first + cells.index[i];
         writer.gap(static_cast<uint64_t>(position - previous - 1), k);
         previous = position;
       }
@@ -214,11 +182,11 @@ int64_t encode_positions(const Matrix& matrix, uint8_t* stream) {
   return writer.finish();
 }
 
-int64_t encode_values(const Matrix& matrix, const uint32_t* bits, const Coding& coding, uint8_t* stream) {
+int64_t encode_values(const Cells& cells, const uint32_t* bits, const Coding& coding, uint8_t* stream) {
   Writer writer(stream);
   const int middle = coding.middle();
-  for (const Run& run : runs(matrix)) {
-    for (int64_t i = run.start; i < run.start + run.count; i++) {
+  for (const Range run : runs_of(cells)) {
+    for (int64_t i = run.first; i < run.last; i++) {
       const uint64_t value = bits[i];
       writer.symbol(static_cast<uint32_t>(value >> coding.low.bits >> middle), coding.high);
       writer.symbol(static_cast<uint32_t>(value & ((uint64_t{1} << coding.low.bits) - 1)), coding.low);
@@ -228,28 +196,45 @@ int64_t encode_values(const Matrix& matrix, const uint32_t* bits, const Coding& 
   return writer.finish();
 }
 
-std::string plan_decoded(const Positions& positions, int64_t rows, int64_t columns, int64_t block, uint16_t* order,
-                         int64_t* offsets) {
-  const Matrix shape{rows, columns, block, ValueType::float32, nullptr, nullptr, order, offsets};
+std::string plan_decoded(const Positions& positions, const Cells& shape, RowCount* order, int64_t* offsets) {
   const int64_t blocks = shape.blocks();
-  std::vector<uint16_t> counts(rows * blocks);
+  std::vector<uint16_t> counts(shape.rows * blocks);
   uint16_t* count = nullptr;
-  const char* wrong = walk(
-      positions, rows, columns, block, [&](int64_t run) { count = &counts[run]; }, [&](int64_t) { ++*count; });
+  const char* wrong = read_positions(
+      positions, shape, [&](int64_t run) { count = &counts[run]; }, [&](int64_t) { ++*count; });
   if (wrong) return wrong;
   offsets[0] = 0;
-  for (int64_t c = 0; c < shape.cells(); c++) {
-    const int64_t panel = c / blocks, first = panel * kPanel * blocks + c % blocks, some = shape.panel_rows(panel);
-    order_rows(counts.data() + first, blocks, some, block, order + (shape.cell_order(panel, c % blocks) - order));
+  for (int64_t c = 0; c < shape.count(); c++) {
+    const int64_t panel = c / blocks, block = c % blocks, rows = shape.panel_rows(panel);
+    const uint16_t* first = counts.data() + panel * kPanel * blocks + block;
+    order_rows(first, blocks, rows, shape.block, order + shape.order_start(panel, block));
     offsets[c + 1] = offsets[c];
-    for (int64_t r = 0; r < some; r++) offsets[c + 1] += counts[first + r * blocks];
+    for (int64_t r = 0; r < rows; r++) offsets[c + 1] += first[r * blocks];
   }
   return "";
 }
 
-std::string fill_decoded(const Positions& positions, const Values& values, const Matrix& matrix, void* filled,
-                         uint8_t* index) {
-  return (values.coding.width == 32 ? scatter<uint32_t> : scatter<uint16_t>)(positions, values, matrix, filled, index);
+std::string fill_decoded(const Positions& positions, const CodedValues& values, const Cells& cells, const NonZeros& to) {
+  const std::vector<Range> runs = runs_of(cells);
+  Reader reader(values.bytes, values.size);
+  bool fits = true;
+  with_stored(values.coding.type, [&]<class Type>(Type) {
+    const Coding coding = values.coding;
+    auto* stored = static_cast<typename Type::Stored*>(to.values);
+    Range left{};
+    const auto visit = [&](int64_t column) {
+      if (left.first == left.last) {  // the stream has changed since it was counted
+        fits = false;
+        return;
+      }
+      const uint32_t bits = reader.value(coding);
+      std::memcpy(stored + left.first, &bits, sizeof *stored);  // its lower bytes come first
+      to.index[left.first++] = static_cast<uint8_t>(column);
+    };
+    read_positions(positions, cells, [&](int64_t run) { left = runs[run]; }, visit);
+  });
+  if (!fits) return "there are more of them than were counted";
+  return reader.finished() ? "" : "their stream ends elsewhere than the last of them";
 }
 
 }  // namespace aerogel

@@ -2,87 +2,151 @@
 // column a token, so that a weight is broadcast once and multiplies a contiguous run of tokens.
 #pragma once
 
+// those that body.h needs, which is included inside a namespace
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <iterator>
+#include <vector>
+
+#include "values.h"
 
 namespace aerogel {
 
 constexpr int kGroup = 16;         // a tile is one to four groups of 16 tokens wide
-constexpr int kMaxWidth = 64;      // 64 tokens x 128 features = 32 KB: a block of a tile sits in L1
-constexpr int64_t kPanel = 768;    // output rows whose partial sums (192 KB) stay in L2
+constexpr int kMaxWidth = 64;      // 64 tokens x 128 features = 32 KB: a block of a tile fits in L1
+constexpr int64_t kPanel = 768;    // output rows whose partial sums (192 KB) fit in L2
 constexpr int64_t kMaxBlock = 256;  // a column inside a block is a byte
 
-enum class ValueType : int { float32 = 0, bfloat16 = 1 };
+// A row within its panel, and the number of its non-zeros in a cell.
+struct RowCount {
+  uint16_t row, count;
+};
 
-// A sparse matrix cut into panels of `kPanel` rows by blocks of `block` columns; `block` divides `kPanel`, so that
-// the rows of one matrix can feed the columns of the next panel by panel. Cells are stored panel by panel; within
-// a cell rows are sorted by their number of non-zeros, which makes the kernel's inner loop predictable.
-struct Matrix {
+// Where the non-zeros of a matrix are: cut into panels of `kPanel` rows by blocks of `block` columns; `block` divides
+// `kPanel`, so that the rows of one matrix can feed the columns of the next panel by panel. Cells are stored panel by
+// panel; within a cell rows are sorted by their number of non-zeros, which makes the kernel's inner loop predictable.
+struct Cells {
   int64_t rows, columns, block;
-  ValueType type;
-  const void* values;       // [non-zeros]
-  const uint8_t* index;     // [non-zeros], column within its block
-  const uint16_t* order;    // [rows * blocks][2]: row within its panel, number of its non-zeros in this cell
-  const int64_t* offsets;   // [cells + 1], where each cell's non-zeros start
+  const RowCount* order = nullptr;   // [rows * blocks], cell by cell
+  const int64_t* offsets = nullptr;  // [cells + 1], where each cell's non-zeros start
+  const uint8_t* index = nullptr;    // [non-zeros], column within its block
 
   int64_t panels() const { return (rows + kPanel - 1) / kPanel; }
   int64_t blocks() const { return (columns + block - 1) / block; }
-  int64_t cells() const { return panels() * blocks(); }
-  int64_t non_zeros() const { return offsets[cells()]; }
+  int64_t count() const { return panels() * blocks(); }
+  int64_t non_zeros() const { return offsets[count()]; }
   int64_t panel_rows(int64_t panel) const {
     const int64_t left = rows - panel * kPanel;
     return left < kPanel ? left : kPanel;
   }
-  const uint16_t* cell_order(int64_t panel, int64_t cell_block) const {
-    return order + 2 * (panel * kPanel * blocks() + cell_block * panel_rows(panel));
+  int64_t order_start(int64_t panel, int64_t block_number) const {
+    return panel * kPanel * blocks() + block_number * panel_rows(panel);
   }
+  const RowCount* cell_order(int64_t panel, int64_t block_number) const { return order + order_start(panel, block_number); }
+};
+
+struct Values {
+  ValueType type;
+  const void* data;  // [non-zeros], in the order of the cells
+};
+
+struct Matrix {
+  Cells cells;
+  Values values;
+};
+
+struct Linear {
+  Matrix matrix;
+  const float* bias = nullptr;
 };
 
 enum class Activation { relu, gelu, gelu_tanh, silu };
 
 struct Norm {
-  const float* weight = nullptr;  // no weight: no norm
-  const float* bias = nullptr;    // layer norm's; may be absent
+  const float* weight = nullptr;  // null: no norm
+  const float* bias = nullptr;    // of a layer norm; may be null
   float epsilon = 0;
-  bool centred = true;            // layer norm; false: root mean square alone
+  bool centred = true;            // layer norm; false: root mean square norm
+};
+
+// Activations [count][features], `stride` floats from one token to the next.
+template <class T>
+struct Tokens {
+  T* x;
+  int64_t stride, count, features;
+};
+
+// y[row] += sum over the blocks [first_block, last_block) of one panel of W. Both tiles have `width` columns.
+struct PanelProduct {
+  const Linear& layer;
+  int64_t panel, first_block, last_block;
+  const float* x;  // from the first block's first column on
+  float* y;        // from the panel's first row on
+  int width;
+  bool fresh;      // start from the bias instead of from y
+};
+
+// The non-zeros [first, last) in their order.
+struct Range {
+  int64_t first, last;
+};
+
+// out[r][w] (+)= sum_d a[r * row_stride + d * depth_stride] b[d][w]
+struct Product {
+  int64_t rows, depth;
+  const float* a;
+  int64_t row_stride, depth_stride;
+  const float* b;
+  float* out;
+  int width;
+  bool accumulate;
+};
+
+// One step of a softmax over keys: scores[keys][width] become exp(scale * score + mask - largest). `largest` and `total`
+// [width] are carried from step to step, and `correction` [width] is what earlier sums must be multiplied by. `largest`
+// begins as -inf, and stays so for a column whose mask hides every key with -inf.
+struct SoftmaxStep {
+  float* scores;
+  int64_t keys;
+  float scale;
+  const float* mask;  // [keys][width], or null
+  float *largest, *total, *correction;
+  int width;
+};
+
+// Rotary angles of each feature and token.
+struct Angles {
+  const float *cosine, *sine;
 };
 
 // One entry an instruction set; `width` is a multiple of kGroup up to kMaxWidth.
 struct Kernels {
   const char* name;
 
-  // tile[feature][token] = x[token * stride + feature]; tokens from `tokens` to `width` become 0.
-  void (*load_tile)(const float* x, int64_t stride, int64_t tokens, int64_t features, int width, float* tile);
-  // The inverse, for the first `tokens` columns.
-  void (*store_tile)(const float* tile, int width, int64_t tokens, int64_t features, float* x, int64_t stride);
+  // tile[feature][token] = x[token][feature]; tokens from `count` to `width` become 0.
+  void (*load_tile)(const Tokens<const float>& from, int width, float* tile);
+  // The inverse, for the first `count` columns.
+  void (*store_tile)(const float* tile, int width, const Tokens<float>& to);
 
-  // y[row] += sum over the blocks [first, last) of one panel; x begins at column first * block, y at the panel's
-  // first row. `fresh` starts from the bias (of the whole matrix, or null) instead of what y holds.
-  void (*multiply)(const Matrix& matrix, int64_t panel, int64_t first, int64_t last, const float* x, float* y, int width,
-                   const float* bias, bool fresh);
-
-  // The non-zeros [first, last), in their order, times one vector, added to y[rows]. Rows are whole: one belongs to the
-  // range that its first non-zero falls in.
-  void (*multiply_vector)(const Matrix& matrix, int64_t first, int64_t last, const float* x, float* y);
-
+  void (*multiply)(const PanelProduct& task);
+  // Non-zeros times one vector, added to y[rows]. Rows are whole: one belongs to the range of its first non-zero.
+  void (*multiply_vector)(const Matrix& matrix, Range range, const float* x, float* y);
   // y[rows] = W[rows][columns] x, dense.
   void (*dense_vector)(const float* weight, int64_t rows, int64_t columns, const float* x, float* y);
 
-  bool (*finite)(const float* x, int64_t count);  // no infinity, nothing that is not a number
+  bool (*finite)(const float* x, int64_t count);  // neither infinity nor NaN
   void (*activate)(Activation activation, float* y, int64_t count);
   void (*add)(const float* x, float* y, int64_t count);       // y += x
   void (*times)(const float* x, float* y, int64_t count);     // y *= x
   void (*normalise)(const Norm& norm, const float* x, float* y, int64_t features, int width);
-  // The first `half` features against the next `half`, each pair turned by its angle: x cos + turned(x) sin.
-  void (*rotate)(float* x, const float* cosine, const float* sine, int64_t half, int width);
+  // Rotates the first `half` features of a tile against the next `half`, each pair by its angle.
+  void (*apply_rotary)(Angles angles, float* x, int64_t half, int width);
 
-  // out[r][w] (+)= sum_d a[r * row_stride + d * depth_stride] b[d][w]
-  void (*product)(int64_t rows, int64_t depth, const float* a, int64_t row_stride, int64_t depth_stride, const float* b,
-                  float* out, int width, bool accumulate);
-  // One step of a softmax over keys: s[keys][width] becomes exp(scale * s + mask - largest). `largest` and `total` [width]
-  // are carried from step to step, and `correction` [width] is what earlier sums must be multiplied by. `largest` begins
-  // as -inf, and stays so for a column whose mask hides every key with -inf.
-  void (*softmax_step)(float* s, int64_t keys, float scale, const float* mask, float* largest, float* total,
-                       float* correction, int width);
+  void (*product)(const Product& task);
+  void (*softmax_step)(const SoftmaxStep& step);
   // x[feature][w] *= by[w], or /=.
   void (*scale_columns)(float* x, int64_t features, const float* by, int width, bool divide);
 };
@@ -98,8 +162,8 @@ extern const Kernels neon_kernels;
 
 // The best that this CPU runs, or what `use` chose.
 const Kernels& kernels();
-// Names of those this CPU runs, best first.
-int available(const Kernels* found[4]);
+// Those that this CPU runs, best first.
+std::vector<const Kernels*> available();
 bool use(const char* name);
 
 }  // namespace aerogel

@@ -1,23 +1,13 @@
-// Whole layers on ordinary activations [tokens][features], as transformers has them. Each reads its input once and keeps
-// everything in between in tiles: one thread takes one tile (or one sequence) all the way.
+// Whole layers on ordinary activations [tokens][features], as in transformers. Each reads its input once and keeps
+// all intermediate results in tiles: one thread computes one tile (or one sequence) from start to end.
 #pragma once
-
-#include <vector>
 
 #include "kernel.h"
 
 namespace aerogel {
 
-struct Linear {
-  Matrix matrix;
-  const float* bias = nullptr;
-};
-
 // y[tokens][rows of all layers] = each layer's W before(x) + bias.
 void project(const Norm& before, const std::vector<Linear>& layers, const float* x, int64_t tokens, float* y, int threads);
-
-// Turns each head of x[tokens][stride] by its rotary angles [tokens][size], in place.
-void turn(float* x, int64_t stride, int64_t tokens, int64_t heads, int64_t size, const float* cosine, const float* sine);
 
 // y = W x for one token and a dense W: memory decides, and all threads read.
 void dense_vector(const float* weight, int64_t rows, int64_t columns, const float* x, float* y, int threads);
@@ -32,23 +22,48 @@ struct FeedForward {
 
 void feed_forward(const FeedForward& layer, const float* x, int64_t tokens, float* y, int threads);
 
-// after(x + out(softmax(scale q k^T + mask) v)), q, k, v from before(x), or k, v from `memory`.
+// Rotary angles [batch][position][head_size]; a stride of 0 where they are the same for all sequences.
+struct Rotary {
+  Angles angles{};
+  int64_t batch_stride = 0;
+};
+
+// Heads side by side in activations [batch][length][features], the first of each token's features.
+struct Heads {
+  int64_t batch = 0, length = 0, features = 0, count = 0, size = 0;
+};
+
+// Rotates each head of x in place.
+void apply_rotary(const Rotary& rotary, const Heads& heads, float* x);
+
+// Added to the scores: [batch][query][key], a stride of 0 where it is the same for all.
+struct Mask {
+  const float* values = nullptr;
+  int64_t batch_stride = 0, query_stride = 0;
+};
+
+// after(x + out(softmax(scale q k^T + mask) v)), q, k, v from before(x), or k, v from the encoder's hidden states.
 struct Attention {
   Norm before, after;
-  std::vector<Linear> from_x;       // their rows, one after another: queries, then keys and values if without memory
-  std::vector<Linear> from_memory;  // keys, values
+  std::vector<Linear> from_x;        // their rows, one after another: queries, then keys and values unless from_encoder
+  std::vector<Linear> from_encoder;  // keys, values
   Linear out;
   int64_t heads = 0, key_heads = 0, head_size = 0;
   float scale = 1;
   bool causal = false;
-  const float* mask = nullptr;  // added to the scores: [batch][query][key], a stride of 0 where it is the same for all
-  int64_t mask_batch_stride = 0, mask_query_stride = 0;
-  const float *cosine = nullptr, *sine = nullptr;  // rotary angles [batch][position][head_size]
-  int64_t angle_batch_stride = 0;
+  Mask mask;
+  Rotary rotary;
 };
 
-// `then`, where it is not null, is applied to the result, mostly tile by tile while that is in the cache.
-void attention(const Attention& layer, const FeedForward* then, const float* x, const float* memory, int64_t batch,
-               int64_t length, int64_t memory_length, float* y, int threads);
+// Activations [batch][length][features]; the encoder's, where there is one, [batch][encoder_length][encoder features].
+struct Sequences {
+  const float* x;
+  int64_t batch, length;
+  const float* encoder_hidden_states = nullptr;
+  int64_t encoder_length = 0;
+};
+
+// `next`, unless it is null, is applied to the result, mostly tile by tile while that is in the cache.
+void attention(const Attention& layer, const FeedForward* next, const Sequences& sequences, float* y, int threads);
 
 }  // namespace aerogel

@@ -1,11 +1,5 @@
-// 64-bit ARM, where NEON is always there.
+// 64-bit ARM, which always has NEON.
 #include <arm_neon.h>
-
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
-#include <iterator>
 
 #include "kernel.h"
 
@@ -19,8 +13,8 @@ struct Vector {
   static void store(float* p, Reg a) { vst1q_f32(p, a); }
   static Reg set(float a) { return vdupq_n_f32(a); }
   using Four = float32x4_t;
-  static Four four(const float* p) { return vld1q_f32(p); }
-  static Four four(const uint16_t* p) {  // bfloat16 is the upper half of a float32
+  static Four four(Float32, const float* p) { return vld1q_f32(p); }
+  static Four four(BFloat16, const uint16_t* p) {
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
   }
   template <int kLane>

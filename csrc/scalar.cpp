@@ -1,10 +1,4 @@
-// Any CPU. Also the oracle that the other instruction sets are tested against.
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
-#include <iterator>
-
+// Any CPU. Also the reference for tests of the other instruction sets.
 #include "kernel.h"
 
 namespace aerogel {
@@ -19,10 +13,10 @@ struct Vector {
   struct Four {
     float at[4];
   };
-  static Four four(const float* p) { return {p[0], p[1], p[2], p[3]}; }
-  static Four four(const uint16_t* p) {
+  static Four four(Float32, const float* p) { return {p[0], p[1], p[2], p[3]}; }
+  static Four four(BFloat16, const uint16_t* p) {
     Four result;
-    for (int i = 0; i < 4; i++) result.at[i] = std::bit_cast<float>(static_cast<uint32_t>(p[i]) << 16);
+    for (int i = 0; i < 4; i++) result.at[i] = BFloat16::decode(p[i]);
     return result;
   }
   template <int kLane>
@@ -35,7 +29,7 @@ struct Vector {
   static Reg multiply(Reg a, Reg b) { return a * b; }
   static Reg divide(Reg a, Reg b) { return a / b; }
   static Reg square_root(Reg a) { return std::sqrt(a); }
-  // as on x86: the second where either is not a number
+  // as on x86: the second operand where either is NaN
   static Reg max(Reg a, Reg b) { return a > b ? a : b; }
   static Reg min(Reg a, Reg b) { return a < b ? a : b; }
   static Reg round(Reg a) { return std::nearbyint(a); }

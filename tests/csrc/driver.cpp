@@ -1,6 +1,6 @@
 // Packs, checks, multiplies, encodes, damages and decodes random matrices, and runs random blocks of a transformer, for
 // `make sanitize`: every array has exactly its length on the heap, so that the address sanitizer sees any read or write
-// beyond it. Exits with 1 at the first mistake.
+// beyond it. Exits with 1 at the first error.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -35,20 +35,26 @@ struct Arrays {
   int64_t rows, columns, block;
   ValueType type;
   std::vector<uint8_t> values, index;
-  std::vector<uint16_t> order;
+  std::vector<RowCount> order;
   std::vector<int64_t> offsets;
 
   Arrays(int64_t r, int64_t c, int64_t b, ValueType t)
-      : rows(r), columns(c), block(b), type(t), order(2 * r * view().blocks()), offsets(view().cells() + 1) {}
+      : rows(r), columns(c), block(b), type(t), order(r * cells().blocks()), offsets(cells().count() + 1) {}
 
   size_t bytes() const { return type == ValueType::float32 ? 4 : 2; }
-  void make_room(int64_t non_zeros) {
+  NonZeros make_room(int64_t non_zeros) {
     values = std::vector<uint8_t>(non_zeros * bytes());
     index = std::vector<uint8_t>(non_zeros);
+    return {.type = type, .values = values.data(), .index = index.data()};
   }
-  Matrix view() const { return {rows, columns, block, type, values.data(), index.data(), order.data(), offsets.data()}; }
+  Cells cells() const {
+    return {.rows = rows, .columns = columns, .block = block,
+            .order = order.data(), .offsets = offsets.data(), .index = index.data()};
+  }
+  Matrix matrix() const { return {.cells = cells(), .values = {.type = type, .data = values.data()}}; }
   bool operator==(const Arrays& other) const {
-    return values == other.values && index == other.index && order == other.order && offsets == other.offsets;
+    return values == other.values && index == other.index && offsets == other.offsets &&
+           std::memcmp(order.data(), other.order.data(), order.size() * sizeof(RowCount)) == 0;
   }
 };
 
@@ -67,17 +73,17 @@ std::vector<float> random_dense(int64_t rows, int64_t columns, double density) {
 
 Arrays packed(std::vector<float>& dense, int64_t rows, int64_t columns, int64_t block, ValueType type) {
   Arrays arrays(rows, columns, block, type);
-  const Dense from{dense.data(), rows, columns, columns, 1};
-  arrays.make_room(plan_cells(from, block, arrays.order.data(), arrays.offsets.data(), 2));
-  fill_cells(from, arrays.view(), arrays.values.data(), arrays.index.data(), 2);
-  require(check(arrays.view(), arrays.index.size()).empty(), "a packed matrix is not sound");
+  const Dense from{.values = dense.data(), .row_stride = columns, .column_stride = 1};
+  const NonZeros to = arrays.make_room(plan_cells(from, arrays.cells(), arrays.order.data(), arrays.offsets.data(), 2));
+  require(fill_cells(from, arrays.cells(), to, 2), "a matrix has other non-zeros than were counted");
+  require(check(arrays.cells(), arrays.index.size()).empty(), "a packed matrix is not sound");
   std::vector<float> again(dense.size());
-  unpack(arrays.view(), {again.data(), rows, columns, columns, 1}, 2);
+  unpack(arrays.matrix(), {.values = again.data(), .row_stride = columns, .column_stride = 1}, 2);
   require(again == dense, "unpacking is not the inverse of packing");
   return arrays;
 }
 
-// A code for all symbols of a field: a tree whose leaves are split at random, written and read.
+// A random code for all symbols of a field: a tree whose leaves are split at random. Has tables to write and to read.
 struct Code {
   int bits = 0;
   std::vector<uint16_t> write, read = std::vector<uint16_t>(1 << kLongestCode);
@@ -114,13 +120,12 @@ struct Stream {
 
 std::string decode(const Stream& stream, int64_t non_zeros, Arrays& arrays) {
   const Positions positions{stream.positions.data(), static_cast<int64_t>(stream.positions.size()), non_zeros};
-  const std::string wrong =
-      plan_decoded(positions, arrays.rows, arrays.columns, arrays.block, arrays.order.data(), arrays.offsets.data());
+  const std::string wrong = plan_decoded(positions, arrays.cells(), arrays.order.data(), arrays.offsets.data());
   if (!wrong.empty()) return wrong;
-  arrays.make_room(non_zeros);
-  const Values values{stream.values.data(), static_cast<int64_t>(stream.values.size()), stream.coding};
-  const std::string also = fill_decoded(positions, values, arrays.view(), arrays.values.data(), arrays.index.data());
-  require(check(arrays.view(), non_zeros).empty(), "a decoded matrix is not sound");
+  const NonZeros to = arrays.make_room(non_zeros);
+  const CodedValues values{stream.values.data(), static_cast<int64_t>(stream.values.size()), stream.coding};
+  const std::string also = fill_decoded(positions, values, arrays.cells(), to);
+  require(check(arrays.cells(), non_zeros).empty(), "a decoded matrix is not sound");
   return also;
 }
 
@@ -146,11 +151,12 @@ void encode_and_damage(const Arrays& arrays) {
     bits[i] = (bits[i] & ((uint32_t{1} << (width - 1)) - 1)) >> dropped << 1 | sign;
   }
   Stream stream;
-  stream.coding = {width, dropped, {high.bits, high.write.data()}, {low.bits, low.write.data()}};
+  stream.coding = {.type = arrays.type, .dropped = dropped, .high = {high.bits, high.write.data()},
+                   .low = {low.bits, low.write.data()}};
   stream.positions.resize(most_bytes(arrays.rows * arrays.columns, non_zeros));
-  stream.positions.resize(encode_positions(arrays.view(), stream.positions.data()));
+  stream.positions.resize(encode_positions(arrays.cells(), stream.positions.data()));
   stream.values.resize(non_zeros * (2 * kLongestCode + width) / 8 + 8);
-  stream.values.resize(encode_values(arrays.view(), bits.data(), stream.coding, stream.values.data()));
+  stream.values.resize(encode_values(arrays.cells(), bits.data(), stream.coding, stream.values.data()));
   stream.positions.shrink_to_fit();
   stream.values.shrink_to_fit();
   stream.coding.high.codes = high.read.data();
@@ -160,29 +166,29 @@ void encode_and_damage(const Arrays& arrays) {
   for (int i = 0; i < 8; i++) {
     Stream damaged(stream);
     damage(i % 2 ? damaged.positions : damaged.values);
-    Arrays found(arrays.rows, arrays.columns, arrays.block, arrays.type);
-    decode(damaged, non_zeros, found);
+    Arrays again(arrays.rows, arrays.columns, arrays.block, arrays.type);
+    decode(damaged, non_zeros, again);
   }
 }
 
 void multiply(const Arrays& arrays, const std::vector<float>& dense) {
-  const Matrix matrix = arrays.view();
-  std::vector<float> bias(matrix.rows);
+  const int64_t rows = arrays.rows, columns = arrays.columns;
+  std::vector<float> bias(rows);
   for (float& value : bias) value = draw_float();
   for (const int64_t tokens : {int64_t{1}, int64_t{3}, draw(2, 80)}) {
-    std::vector<float> x(tokens * matrix.columns), y(tokens * matrix.rows);
+    std::vector<float> x(tokens * columns), y(tokens * rows);
     for (float& value : x) value = draw_float();
-    project(Norm{}, {{matrix, bias.data()}}, x.data(), tokens, y.data(), static_cast<int>(draw(1, 3)));
+    project(Norm{}, {{arrays.matrix(), bias.data()}}, x.data(), tokens, y.data(), static_cast<int>(draw(1, 3)));
     if (dense.empty()) continue;
     for (int64_t t = 0; t < tokens; t++) {
-      for (int64_t r = 0; r < matrix.rows; r++) {
+      for (int64_t r = 0; r < rows; r++) {
         double sum = bias[r], size = 1;
-        for (int64_t k = 0; k < matrix.columns; k++) {
-          const double term = double{x[t * matrix.columns + k]} * double{dense[r * matrix.columns + k]};
+        for (int64_t k = 0; k < columns; k++) {
+          const double term = double{x[t * columns + k]} * double{dense[r * columns + k]};
           sum += term;
           size += std::fabs(term);
         }
-        require(std::fabs(y[t * matrix.rows + r] - sum) < 1e-4 * size, "a product differs from the dense one");
+        require(std::fabs(y[t * rows + r] - sum) < 1e-4 * size, "a product differs from the dense one");
       }
     }
   }
@@ -196,10 +202,13 @@ void damage_arrays(const Arrays& arrays) {
       if (!array.empty()) array[draw(0, array.size() - 1)] ^= static_cast<uint8_t>(draw(1, 255));
     };
     if (i % 4 == 0) flip(damaged.index);
-    if (i % 4 == 1) flip(damaged.order);
+    if (i % 4 == 1) {
+      RowCount& entry = damaged.order[draw(0, damaged.order.size() - 1)];
+      (draw(0, 1) ? entry.row : entry.count) ^= static_cast<uint16_t>(draw(1, 255));
+    }
     if (i % 4 == 2) flip(damaged.offsets);
     if (i % 4 == 3) flip(damaged.values);
-    if (check(damaged.view(), damaged.index.size()).empty()) multiply(damaged, {});
+    if (check(damaged.cells(), damaged.index.size()).empty()) multiply(damaged, {});
   }
 }
 
@@ -212,7 +221,7 @@ std::vector<float> random_floats(int64_t count) {
 constexpr double kDensities[] = {0, 0.01, 0.05, 0.1, 0.3, 0.5, 1};
 constexpr int64_t kBlocks[] = {128, 192, 256};
 
-// A linear layer whose blocks are as wide as chance has it.
+// A linear layer with blocks of random width.
 struct Layer {
   std::vector<float> dense, bias;
   Arrays arrays;
@@ -222,7 +231,7 @@ struct Layer {
         bias(random_floats(rows)),
         arrays(packed(dense, rows, columns, kBlocks[draw(0, 2)], ValueType::float32)) {}
 
-  Linear linear() const { return {arrays.view(), bias.data()}; }
+  Linear linear() const { return {.matrix = arrays.matrix(), .bias = bias.data()}; }
 
   std::vector<double> times(const std::vector<double>& x) const {
     std::vector<double> y(bias.begin(), bias.end());
@@ -248,67 +257,69 @@ struct RandomNorm {
   }
 };
 
-double distance(const std::vector<float>& found, const std::vector<float>& expected) {
+double distance(const std::vector<float>& computed, const std::vector<float>& expected) {
   double apart = 0, size = 1;
-  for (size_t i = 0; i < found.size(); i++) {
-    apart += std::pow(double{found[i]} - double{expected[i]}, 2);
+  for (size_t i = 0; i < computed.size(); i++) {
+    apart += std::pow(double{computed[i]} - double{expected[i]}, 2);
     size += std::pow(double{expected[i]}, 2);
   }
   return std::sqrt(apart / size);
 }
 
-// Attention and feed-forward layers of any shape: at once, one after the other, and the latter in plain loops.
+// Attention and feed-forward layers of random shape: in one call, in two calls, and the latter in plain loops.
 void run_block() {
   const int64_t heads = draw(1, 4), key_heads = draw(0, 1) ? heads : 1, size = 2 * draw(2, 36), features = heads * size;
-  const int64_t batch = draw(1, 5), length = draw(1, 70), hidden = draw(1, 900), memory_features = draw(1, 300);
-  const bool has_memory = draw(0, 2) == 0, is_gated = draw(0, 1), is_before = draw(0, 1);
-  const int64_t keys = has_memory ? draw(1, 70) : length, threads = draw(1, 3);
-  const Layer query(features, features), key(key_heads * size, has_memory ? memory_features : features),
-      value(key_heads * size, has_memory ? memory_features : features), out(features, features);
+  const int64_t batch = draw(1, 5), length = draw(1, 70), hidden = draw(1, 900), encoder_features = draw(1, 300);
+  const bool has_encoder = draw(0, 2) == 0, is_gated = draw(0, 1), is_before = draw(0, 1);
+  const int64_t keys = has_encoder ? draw(1, 70) : length;
+  const int threads = static_cast<int>(draw(1, 3));
+  const Layer query(features, features), key(key_heads * size, has_encoder ? encoder_features : features),
+      value(key_heads * size, has_encoder ? encoder_features : features), out(features, features);
   const Layer gate(hidden, features), up(hidden, features), down(features, hidden);
   const RandomNorm first(features), second(features);
-  const std::vector<float> x = random_floats(batch * length * features), memory = random_floats(batch * keys * memory_features);
+  const std::vector<float> x = random_floats(batch * length * features), encoder = random_floats(batch * keys * encoder_features);
   const std::vector<float> cosine = random_floats(length * size), sine = random_floats(length * size);
   std::vector<float> mask = random_floats(batch * length * keys);
   for (size_t i = 0; i < mask.size(); i++)
     if (i % keys && draw(0, 3) == 0) mask[i] = -INFINITY;
 
-  Attention attend{is_before ? first.norm() : Norm{},
-                   is_before ? Norm{} : first.norm(),
-                   {query.linear()},
-                   {},
-                   out.linear(),
-                   heads,
-                   key_heads,
-                   size,
-                   1 / std::sqrt(static_cast<float>(size)),
-                   !has_memory && draw(0, 1)};
-  auto& others = has_memory ? attend.from_memory : attend.from_x;
+  Attention attend{.before = is_before ? first.norm() : Norm{},
+                   .after = is_before ? Norm{} : first.norm(),
+                   .from_x = {query.linear()},
+                   .from_encoder = {},
+                   .out = out.linear(),
+                   .heads = heads,
+                   .key_heads = key_heads,
+                   .head_size = size,
+                   .scale = 1 / std::sqrt(static_cast<float>(size)),
+                   .causal = !has_encoder && draw(0, 1),
+                   .mask = {},
+                   .rotary = {}};
+  auto& others = has_encoder ? attend.from_encoder : attend.from_x;
   others.push_back(key.linear());
   others.push_back(value.linear());
   if (!attend.causal && draw(0, 1)) {
-    attend.mask = mask.data();
-    attend.mask_batch_stride = length * keys;
-    attend.mask_query_stride = keys;
+    attend.mask = {.values = mask.data(), .batch_stride = length * keys, .query_stride = keys};
   }
-  if (!has_memory && draw(0, 1)) attend.cosine = cosine.data(), attend.sine = sine.data();
-  const FeedForward then{is_before ? second.norm() : Norm{},
-                         is_before ? Norm{} : second.norm(),
-                         is_gated ? std::vector<Linear>{gate.linear()} : std::vector<Linear>{},
-                         up.linear(),
-                         down.linear(),
-                         Activation::silu};
+  if (!has_encoder && draw(0, 1)) attend.rotary.angles = {.cosine = cosine.data(), .sine = sine.data()};
+  const FeedForward next{.before = is_before ? second.norm() : Norm{},
+                         .after = is_before ? Norm{} : second.norm(),
+                         .gate = is_gated ? std::vector<Linear>{gate.linear()} : std::vector<Linear>{},
+                         .up = up.linear(),
+                         .down = down.linear(),
+                         .activation = Activation::silu};
 
   std::vector<float> attended(x.size()), both(x.size()), at_once(x.size());
-  const float* beside = has_memory ? memory.data() : nullptr;
-  attention(attend, nullptr, x.data(), beside, batch, length, keys, attended.data(), static_cast<int>(threads));
-  feed_forward(then, attended.data(), batch * length, both.data(), static_cast<int>(threads));
-  attention(attend, &then, x.data(), beside, batch, length, keys, at_once.data(), static_cast<int>(threads));
+  const Sequences sequences{.x = x.data(), .batch = batch, .length = length,
+                            .encoder_hidden_states = has_encoder ? encoder.data() : nullptr, .encoder_length = keys};
+  attention(attend, nullptr, sequences, attended.data(), threads);
+  feed_forward(next, attended.data(), batch * length, both.data(), threads);
+  attention(attend, &next, sequences, at_once.data(), threads);
   require(distance(at_once, both) < 1e-4, "a block differs from its two halves");
 
   const int64_t token = draw(0, batch * length - 1);
-  const std::vector<double> given(attended.begin() + token * features, attended.begin() + (token + 1) * features);
-  const std::vector<double> normed = is_before ? second.of(given) : given;
+  const std::vector<double> input(attended.begin() + token * features, attended.begin() + (token + 1) * features);
+  const std::vector<double> normed = is_before ? second.of(input) : input;
   std::vector<double> inner = up.times(normed);
   const std::vector<double> gated = is_gated ? gate.times(normed) : inner;
   for (size_t i = 0; i < inner.size(); i++) {
@@ -316,18 +327,17 @@ void run_block() {
     inner[i] = is_gated ? swished * inner[i] : swished;
   }
   std::vector<double> result = down.times(inner);
-  for (int64_t i = 0; i < features; i++) result[i] += given[i];
+  for (int64_t i = 0; i < features; i++) result[i] += input[i];
   if (!is_before) result = second.of(result);
   const std::vector<float> expected(result.begin(), result.end());
-  const std::vector<float> found(both.begin() + token * features, both.begin() + (token + 1) * features);
-  require(distance(found, expected) < 1e-4, "feed-forward layers differ from plain loops");
+  const std::vector<float> computed(both.begin() + token * features, both.begin() + (token + 1) * features);
+  require(distance(computed, expected) < 1e-4, "feed-forward layers differ from plain loops");
 }
 
 }  // namespace
 
 int main() {
-  const Kernels* sets[4];
-  const int count = available(sets);
+  const std::vector<const Kernels*> sets = available();
   const int64_t edges[] = {1, 2, 15, 16, 17, 127, 128, 129, 191, 193, 255, 257};
   int matrices = 0;
   for (int i = 0; i < 120; i++) {
@@ -339,8 +349,8 @@ int main() {
     std::vector<float> dense = random_dense(rows, columns, density);
     const Arrays arrays = packed(dense, rows, columns, block, type);
     encode_and_damage(arrays);
-    for (int set = 0; set < count; set++) {
-      require(use(sets[set]->name), "an instruction set can't be used");
+    for (const Kernels* set : sets) {
+      require(use(set->name), "an instruction set can't be used");
       multiply(arrays, dense);
       damage_arrays(arrays);
       if (i % 2) run_block();
@@ -348,6 +358,6 @@ int main() {
     matrices++;
   }
   std::printf("%d matrices and half as many blocks on", matrices);
-  for (int set = 0; set < count; set++) std::printf(" %s", sets[set]->name);
+  for (const Kernels* set : sets) std::printf(" %s", set->name);
   std::printf(": sound\n");
 }

@@ -4,10 +4,8 @@ import contextlib
 import math
 import random
 import struct
-import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,11 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from aerogel.errors import ModelError
-from aerogel.runtime import codec, packed
-from aerogel.runtime.codec import STORED_TYPES, decode, encode
+from aerogel.runtime import codec, kernel
+from aerogel.runtime.codec import decode, encode
 from aerogel.runtime.kernel import native
 from aerogel.runtime.packed import PackedWeight, pack
+from aerogel.runtime.values import VALUE_TYPES
 
+STORED_TYPES = [value_type.dtype for value_type in VALUE_TYPES.values()]
 # docs/format.md has the same
 GOLDEN_MATRIX = torch.tensor([[0, 0, 1.5, 0, 0, 0], [0, 0, 0, 0, 0, -1], [1, 0, 0, 1.25, 0, 0]])
 GOLDEN_BYTES = bytes.fromhex("c93c2590 03000000 06000000 04000000 02000000 0014 fc01 0300 0000 0000 0c0b0b 2529 9300")
@@ -38,8 +38,7 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def without_kernels(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(codec, "native", lambda: None)
-    patch.setattr(packed, "native", lambda: None)
+    patch.setattr(kernel, "native", lambda: None)
 
 
 def sparse(shape: tuple[int, int], sparsity: float, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -71,14 +70,11 @@ HEADER_NAMES = [
 
 def same(found: PackedWeight, expected: PackedWeight) -> bool:
     """Of the same bits throughout."""
-    return replace(found, **arrays(expected)) == replace(expected, **arrays(expected)) and all(
+    assert (found.dtype, found.shape, found.cells.block) == (expected.dtype, expected.shape, expected.cells.block)
+    return found.values.type == expected.values.type and all(
         torch.equal(a.view(torch.uint8), b.view(torch.uint8))
         for a, b in zip(found.tensors, expected.tensors, strict=True)
     )
-
-
-def arrays(weight: PackedWeight) -> dict[str, Tensor]:
-    return {name: getattr(weight, name) for name in ("values", "index", "order", "offsets")}
 
 
 def test_golden_bytes(way: str) -> None:
@@ -153,14 +149,14 @@ def test_no_layer_takes_more_than_its_values_as_they_are(
     weight = pack((matrix * torch.exp2(spread * sparse(shape, 0, seed=seed + 1))).to(dtype))
     content = encode(weight)
     assert same(decode(content, shape), weight)
-    count = weight.values.numel()
+    count = weight.values.data.numel()
     parameter = codec.rice_parameter(matrix.numel(), count)
     positions = math.ceil((count * (1 + parameter) + ((matrix.numel() - count) >> parameter)) / 8)
     assert len(content) <= codec.START + positions + count * dtype.itemsize
 
 
 def test_values_asked_for_in_bfloat16_are_stored_so(way: str) -> None:
-    weight = pack(sparse((50, 60), 0.8)).with_values(torch.bfloat16)
+    weight = pack(sparse((50, 60), 0.8)).rounded(VALUE_TYPES["bfloat16"])
     assert weight.dtype == torch.float32
     found = decode(encode(weight), (50, 60))
     assert found.dtype == torch.bfloat16
@@ -186,7 +182,7 @@ def test_bytes_are_below_the_entropy_of_zeros_and_plain_values(dtype: torch.dtyp
     weight = pack(matrix.to(dtype))
     share = weight.density
     entropy = -size * (share * math.log2(share) + (1 - share) * math.log2(1 - share))
-    whole = entropy / 8 + weight.values.numel() * dtype.itemsize
+    whole = entropy / 8 + weight.values.data.numel() * dtype.itemsize
     assert len(encode(weight)) <= (0.7 if dtype == torch.bfloat16 else 0.84) * whole
 
 
@@ -195,7 +191,7 @@ def test_bytes_are_below_the_entropy_of_zeros_and_plain_values(dtype: torch.dtyp
 def test_positions_are_near_the_entropy(sparsity: float, shape: tuple[int, int]) -> None:
     weight = pack((sparse(shape, sparsity) != 0).float())  # ones, which take one bit each
     entropy = -weight.density * math.log2(weight.density) - (1 - weight.density) * math.log2(1 - weight.density)
-    positions = len(encode(weight)) - codec.START - 2 - weight.values.numel() / 8
+    positions = len(encode(weight)) - codec.START - 2 - weight.values.data.numel() / 8
     assert positions <= 1.06 * entropy * math.prod(shape) / 8 + 2
 
 
@@ -211,19 +207,6 @@ def test_no_pattern_is_much_larger_than_scattered_zeros(pattern: str) -> None:
     assert len(encode(pack(matrix))) <= 1.05 * (matrix.numel() / 8 + 4 * torch.count_nonzero(matrix))
 
 
-def test_decoding_is_fast() -> None:
-    if native() is None:
-        pytest.skip("the native kernels were not built")
-    matrix = sparse((3072, 768), 0.5)
-    content = encode(pack(matrix))
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        decode(content, (3072, 768))
-        seconds.append(time.perf_counter() - started)
-    assert matrix.nbytes / min(seconds) > 100e6  # a third of what is promised: other tests may run beside this one
-
-
 # hostile bytes
 
 
@@ -236,7 +219,7 @@ def test_a_weight_for_another_layer_is_refused(way: str) -> None:
 @pytest.mark.parametrize("shape", [(2**24 + 1, 1), (2**16, 2**16), (2**32 - 1, 2**32 - 1), (0, 5)])
 def test_a_few_bytes_can_not_ask_for_any_amount_of_memory(way: str, shape: tuple[int, int]) -> None:
     content = sealed(of_bytes(bytes(4) + codec.HEADER.pack(*shape, *[0] * 8)))
-    with pytest.raises(ModelError, match="beyond what the packed format holds"):
+    with pytest.raises(ModelError, match=f"{shape[0]} x {shape[1]}"):
         decode(content, shape)
 
 
@@ -263,7 +246,7 @@ def test_a_header_that_does_not_fit_is_refused(way: str, change: dict[str, int])
     matrix = sparse((30, 40), 0.5)
     matrix.view(-1)[:600], matrix.view(-1)[600:] = 1 + torch.rand(600), 0
     matrix.view(-1)[::100] = 3.3  # not as many as there are codes for
-    with pytest.raises(ModelError, match=r"it is damaged in its|it has 1201 values, but only 1200 places"):
+    with pytest.raises(ModelError, match=r"it is damaged in its|1201 values.*1200"):
         decode(with_header(encode(pack(matrix)), **change), (30, 40))
 
 
@@ -278,7 +261,7 @@ def test_the_wrong_kinds_of_tensors_are_refused(way: str) -> None:
         sealed(torch.cat([content, content[:1]])),
     ]
     for tensor in wrong:
-        with pytest.raises(ModelError, match=r"it is "):
+        with pytest.raises(ModelError, match=f"at least {codec.START} bytes|it is damaged"):
             decode(tensor, (30, 40))
 
 

@@ -80,8 +80,7 @@ def test_decompressing_gives_every_bit_back(family: str) -> None:
 def test_without_kernels_the_answers_are_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = pruned(family)
     tokens = torch.randint(3, 100, (2, 9))
-    for module in ("fused", "operators", "packed"):
-        monkeypatch.setattr(f"aerogel.runtime.{module}.native", lambda: None)
+    monkeypatch.setattr("aerogel.runtime.kernel.native", lambda: None)
     sparse = ag.compress(copy.deepcopy(dense))
     with torch.inference_mode():
         torch.testing.assert_close(sparse(tokens)[0], dense(tokens)[0])
@@ -101,7 +100,7 @@ def test_compressing_twice_is_compressing_as_asked_last(values: Any) -> None:
 
 def test_what_cannot_be_packed_is_left_as_it_was() -> None:
     model = pruned("bert").double()
-    with pytest.raises(ModelError, match="weights of float64 can't be packed"):
+    with pytest.raises(ModelError, match="float64"):
         ag.compress(model)
     assert not sparse_layers(model)
     assert not hasattr(model.config, "quantization_config")
@@ -118,7 +117,7 @@ def test_blocks_with_one_dense_layer_still_agree() -> None:
         dense = pruned("bert")
         layer = dense.encoder.layer[0].get_submodule(name)
         nn.init.normal_(layer.weight, std=0.1)
-        with pytest.warns(AerogelWarning, match=f"1 matrices without zeros.*encoder.layer.0.{name}"):
+        with pytest.warns(AerogelWarning, match=f"1 matrices.*encoder.layer.0.{name}"):
             sparse = ag.compress(copy.deepcopy(dense))
         assert isinstance(sparse.encoder.layer[0].get_submodule(name), nn.Linear)
         tokens = torch.randint(3, 100, (2, 30))
@@ -158,7 +157,7 @@ def test_training_says_to_decompress() -> None:
 
 def test_moving_says_to_decompress() -> None:
     model = ag.compress(pruned("bert"))
-    with pytest.raises(ModelError, match=r"runs on the CPU alone, not on meta: call aerogel\.decompress"):
+    with pytest.raises(ModelError, match=r"meta.*aerogel\.decompress"):
         model.to("meta")
 
 
@@ -166,7 +165,7 @@ def test_operators_of_other_devices_say_so() -> None:
     """As they are called for tensors on a GPU, which is not here."""
     layer = SparseLinear.of(nn.Linear(8, 4))
     gpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-    with pytest.raises(ModelError, match="runs on the CPU alone, not on meta"):
+    with pytest.raises(ModelError, match=r"meta.*aerogel\.decompress"):
         torch.ops.aerogel.linear.default.redispatch(gpu, torch.empty(2, 8, device="meta"), layer.arrays, layer.block)
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aerogel.errors import ModelError
-from aerogel.runtime import packed as packing
+from aerogel.runtime import kernel
 from aerogel.runtime.packed import PackedWeight, pack
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -40,16 +41,16 @@ def test_unpacking_gives_the_matrix_back(
     packed.check()
     assert torch.equal(packed.to_dense(), matrix)
     assert packed.to_dense().dtype == dtype
-    assert packed.values.numel() == torch.count_nonzero(matrix)
+    assert packed.values.data.numel() == torch.count_nonzero(matrix)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_kernels_and_torch_pack_alike(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = random_matrix(1000, 700, 0.85, dtype, 0)
     first = pack(matrix)
-    monkeypatch.setattr(packing, "native", lambda: None)
+    monkeypatch.setattr(kernel, "native", lambda: None)
     second = pack(matrix)
-    assert second.block == first.block
+    assert second.cells.block == first.cells.block
     assert all(torch.equal(a, b) for a, b in zip(first.tensors, second.tensors, strict=True))
     assert torch.equal(first.to_dense(), matrix)
 
@@ -73,24 +74,30 @@ def test_integers_are_refused() -> None:
 
 def damaged(packed: PackedWeight) -> dict[str, PackedWeight]:
     def changed(name: str, place: int, value: int) -> PackedWeight:
-        tensor = getattr(packed, name).clone()
+        tensor = getattr(packed.cells, name).clone()
         tensor.view(-1)[place] = value
-        return replace(packed, **{name: tensor})
+        return with_cells(**{name: tensor})
+
+    def with_cells(**changes: Any) -> PackedWeight:
+        return replace(packed, cells=replace(packed.cells, **changes))
+
+    def with_values(data: torch.Tensor) -> PackedWeight:
+        return replace(packed, values=replace(packed.values, data=data))
 
     return {
         "a column beyond the block": changed("index", -1, 255),
         "columns out of order": changed("index", 0, 127),
         "a row beyond the panel": changed("order", 0, 60000),
-        "a row twice": changed("order", 0, int(packed.order[1, 0])),
+        "a row twice": changed("order", 0, int(packed.cells.order[1, 0])),
         "a count beyond the block": changed("order", 1, 60000),
         "offsets that fall": changed("offsets", 1, 0),
         "offsets that start late": changed("offsets", 0, 1),
         "an offset beyond the values": changed("offsets", -1, 10**12),
-        "a value too few": replace(packed, values=packed.values[:-1]),
-        "another type": replace(packed, values=packed.values.double()),
-        "another shape": replace(packed, shape=(packed.shape[0] + 768, packed.shape[1])),
-        "no rows": replace(packed, shape=(0, packed.shape[1])),
-        "another block": replace(packed, block=100),
+        "a value too few": with_values(packed.values.data[:-1]),
+        "another type": with_values(packed.values.data.double()),
+        "another shape": with_cells(shape=(packed.shape[0] + 768, packed.shape[1])),
+        "no rows": with_cells(shape=(0, packed.shape[1])),
+        "another block": with_cells(block=100),
     }
 
 
@@ -104,9 +111,9 @@ def test_damage_is_found(name: str) -> None:
 
 def test_rows_of_a_cell_are_sorted_by_their_non_zeros() -> None:
     packed = pack(random_matrix(500, 128, 0.5, torch.float32, 2))
-    counts = packed.order[:, 1].long()
+    counts = packed.cells.order[:, 1].long()
     assert (counts.diff() <= 0).all()
-    assert math.isclose(counts.sum().item(), packed.values.numel())
+    assert math.isclose(counts.sum().item(), packed.values.data.numel())
 
 
 FLUSHING = """

@@ -136,7 +136,7 @@ def test_a_weight_may_be_kept_and_read_later() -> None:
 SMALL = dict(vocab_size=200, hidden_size=64, num_hidden_layers=2)
 
 
-@pytest.mark.filterwarnings("ignore:.*is read by its model")
+@pytest.mark.filterwarnings("ignore:.*reads the weight of layer")
 @pytest.mark.parametrize("name", ["Mamba", "FalconMamba"])
 def test_models_that_read_weights_agree_with_dense_ones(name: str) -> None:
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 import aerogel as ag
 from aerogel.errors import AerogelWarning, ModelError
 from aerogel.models import load_model, prunable_weights
-from aerogel.runtime import codec, fused, kernel, packed
+from aerogel.runtime import kernel
 from aerogel.runtime.codec import decode
 from aerogel.runtime.layers import SparseLinear, sparse_layers
 from builders import ARCHITECTURES
@@ -161,7 +161,7 @@ def test_a_family_that_joins_layers_in_its_checkpoints_is_refused(tmp_path: Path
         )
     )
     ag.prune(model, sparsity=0.8)
-    with pytest.raises(ModelError, match=r"is joined with others in checkpoints of HrmText.*: save the model that"):
+    with pytest.raises(ModelError, match=r"HrmText.*self_attn.*aerogel\.decompress"):
         ag.compress(model).save_pretrained(tmp_path / "packed")
     assert not list((tmp_path / "packed").iterdir())
     ag.decompress(model).save_pretrained(tmp_path / "dense")
@@ -198,8 +198,7 @@ def test_an_all_zero_layer_is_kept(tmp_path: Path) -> None:
 
 
 def test_without_kernels_the_same_files(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (codec, packed, kernel, fused):
-        monkeypatch.setattr(module, "native", lambda: None)
+    monkeypatch.setattr(kernel, "native", lambda: None)
     loaded = transformers.BertForMaskedLM.from_pretrained(saved)
     loaded.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
@@ -230,7 +229,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "no bias": (lambda t: t.pop(KEY.replace("weight", "bias")), "lacks 1 tensors of the model"),
     "no embedding": (lambda t: t.pop("bert.embeddings.word_embeddings.weight"), "lacks 1 tensors"),
     "no head": (lambda t: t.pop("cls.predictions.bias"), "lacks 1 tensors"),
-    "surplus": (lambda t: t.update({"bert.more": torch.zeros(3)}), "1 tensors too many for the model"),
+    "surplus": (lambda t: t.update({"bert.more": torch.zeros(3)}), "1 tensors.*bert.more"),
     "surplus layer": (lambda t: t.update({KEY.replace("1", "7"): t[KEY].clone()}), "layer.7"),
     "a packed norm": (
         lambda t: t.update({NORM: t[KEY].clone()}),
@@ -265,7 +264,7 @@ def test_nor_is_one_for_another_head(case: str, saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 1}, "version 1 of the packed format, and this aerogel reads version 2"),
+        ({"version": 1}, "version 1.*version 2"),
         ({"version": True}, "version True"),
         ({"values": "int8"}, "can't have"),
         ({"shell": "rm"}, "can't have shell"),
@@ -340,14 +339,14 @@ def test_what_is_packed_loads_on_the_cpu(device: str, saved: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda", 0, {"": "cpu", "encoder": "meta"}])
 def test_and_nowhere_else(device: Any, saved: Path) -> None:
-    with pytest.raises(ModelError, match="loaded on the CPU alone, where it runs, not on"):
+    with pytest.raises(ModelError, match="on the CPU, not on"):
         AutoModel.from_pretrained(saved, device_map=device)
 
 
 def test_a_cut_file_is_refused(saved: Path) -> None:
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ModelError, match="no whole safetensors file"):
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
         AutoModel.from_pretrained(saved)
 
 
@@ -375,7 +374,7 @@ def test_state_goes_into_a_model_with_other_zeros() -> None:
 def test_state_of_another_form_is_said() -> None:
     dense = pruned("bert")
     model = ag.compress(copy.deepcopy(dense))
-    with pytest.raises(ModelError, match=r"float32 \(32, 32\), expected a row of bytes"):
+    with pytest.raises(ModelError, match=r"query.*float32 \(32, 32\)"):
         model.load_state_dict(dense.state_dict())
     state = model.state_dict()
     state[KEY] = state[KEY][:-1]
@@ -420,7 +419,7 @@ def test_what_a_sparse_layer_says_of_its_weight() -> None:
         layer = ag.compress(dense).get_submodule(path)
         assert isinstance(layer, SparseLinear)
         assert (layer.weight.shape, layer.weight.dtype) == (expected.shape, expected.dtype)
-        with pytest.warns(AerogelWarning, match="read by its model"):
+        with pytest.warns(AerogelWarning, match="reads the weight"):
             assert torch.equal(layer.weight.sum(), expected.sum())
 
 

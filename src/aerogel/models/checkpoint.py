@@ -36,12 +36,16 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
     Raises as `safetensors.safe_open`, and `ValueError` for an invalid index.
     """
+    return {name: tensor for file in weight_files(folder) for name, tensor in file_tensors(file).items()}
+
+
+def file_tensors(file: str | Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file, by name, from its header. Raises as `safetensors.safe_open` does."""
     tensors = {}
-    for file in weight_files(folder):
-        with safe_open(file, framework="pt") as content:
-            for key in content.keys():  # noqa: SIM118  not a dictionary
-                tensor = content.get_slice(key)
-                tensors[key] = StoredTensor(tensor.get_dtype(), tuple(tensor.get_shape()))
+    with safe_open(file, framework="pt") as content:
+        for key in content.keys():  # noqa: SIM118  not a dictionary
+            tensor = content.get_slice(key)
+            tensors[key] = StoredTensor(tensor.get_dtype(), tuple(tensor.get_shape()))
     return tensors
 
 

@@ -1,12 +1,11 @@
-"""A packed weight as a checkpoint keeps it: docs/format.md."""
+"""The bytes of a packed weight in a checkpoint: docs/format.md."""
 
 from __future__ import annotations
 
 import math
 import struct
 import zlib
-from dataclasses import dataclass
-from types import ModuleType
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,81 +13,66 @@ import torch
 from torch import Tensor
 
 from aerogel.errors import ModelError
+from aerogel.runtime import kernel
+from aerogel.runtime.cells import Cells, block_for
 from aerogel.runtime.huffman import LONGEST_CODE, Field
-from aerogel.runtime.kernel import native
-from aerogel.runtime.packed import (
-    Format,
-    PackedWeight,
-    arranged,
-    block_for,
-    flat_positions,
-    grid,
-    native_matrix,
-)
+from aerogel.runtime.packed import PackedWeight, non_zeros, room
+from aerogel.runtime.values import VALUE_TYPES, Values, ValueType, value_type_of
 
-CHECKSUM = struct.Struct("<I")  # CRC-32 of all that follows, which tells damage from a weight that is meant
+CHECKSUM = struct.Struct("<I")  # CRC-32 of all that follows: finds accidental damage
 # rows, columns, non-zeros, bytes of their positions; type, dropped bits; each field's first pair and number of pairs
 HEADER = struct.Struct("<4I2B4H")
 START = CHECKSUM.size + HEADER.size
 LONGEST = 2**24  # rows or columns
-LARGEST = 2**31  # weights: a few bytes can stand for any number of zeros, so what they ask for in memory has a bound
-STORED_TYPES = (torch.float32, torch.float16, torch.bfloat16)
-HIGH_BITS = (11, 8, 11)  # of each type: the exponent and three bits of the mantissa, which are not evenly spread either
+LARGEST = 2**31  # weights: a few bytes can encode any number of zeros, so this bounds the memory to allocate for them
 LOW_BITS = 8
+TYPES = {value_type.number: value_type for value_type in VALUE_TYPES.values()}
 
 
 @dataclass(frozen=True)
 class Coding:
-    """How values of a stored type, here by its number, are written: csrc/codec.h."""
+    """How values of a type are written: csrc/codec.h."""
 
-    kind: int
+    type: ValueType
     dropped: int
     high: Field
     low: Field
 
     @property
-    def width(self) -> int:
-        return 8 * STORED_TYPES[self.kind].itemsize
-
-    @property
     def middle(self) -> int:
-        return self.width - self.dropped - self.high.bits - self.low.bits
+        return self.type.bits - self.dropped - self.high.bits - self.low.bits
 
-    def same(self, other: Coding) -> bool:
-        return (self.kind, self.dropped) == (other.kind, other.dropped) and all(
-            (one.bits, one.first, one.lengths.tobytes()) == (two.bits, two.first, two.lengths.tobytes())
-            for one, two in ((self.high, other.high), (self.low, other.low))
-        )
-
-    def native(self, module: ModuleType, high: np.ndarray, low: np.ndarray) -> Any:
+    def native(self, high: np.ndarray, low: np.ndarray) -> Any:
         """For the native module, with the fields' tables to write or to read, which the caller keeps alive."""
-        fields = self.high.bits, high.ctypes.data, self.low.bits, low.ctypes.data
-        return module.Coding(self.width, self.dropped, *fields)
+        module = kernel.required()
+        fields = module.Field(self.high.bits, high.ctypes.data), module.Field(self.low.bits, low.ctypes.data)
+        return module.Coding(self.type.number, self.dropped, *fields)
 
 
 def encode(packed: PackedWeight) -> Tensor:
-    """(bytes,), uint8. Values asked for in bfloat16 stay so, whatever the dtype.
+    """(bytes,), uint8. Values in another type than the dtype of the weight are written in that type.
 
     Raises `ModelError` for a matrix beyond the format.
     """
     _check_shape(packed.shape)
-    size, count = math.prod(packed.shape), packed.values.numel()
-    values = packed.values if packed.values.dtype == torch.bfloat16 else packed.values.to(packed.dtype)
-    coding, bits = _fitted(values)
+    values, cells = packed.values, packed.cells
+    size, count = math.prod(packed.shape), values.data.numel()
+    own = value_type_of(packed.dtype)
+    coding, bits = _fitted(values.data.to(own.dtype) if values.type == own.in_memory else values.data)
     high, low = coding.high.to_write(), coding.low.to_write()
-    if module := native():
-        matrix = native_matrix(packed.shape, packed.block, *packed.tensors)
-        positions, stream = np.empty(module.most_bytes(size, count), np.uint8), np.empty(values.nbytes, np.uint8)
-        positions = positions[: module.encode_positions(matrix, positions.ctypes.data)]
-        written = module.encode_values(matrix, bits.ctypes.data, coding.native(module, high, low), stream.ctypes.data)
-        stream = stream[:written]
+    if module := kernel.native():
+        native, native_coding = cells.native(), coding.native(high, low)
+        positions = np.empty(module.most_bytes(size, count), np.uint8)
+        stream = np.empty(count * coding.type.bits // 8, np.uint8)
+        positions = positions[: module.encode_positions(native, positions.ctypes.data)]
+        stream = stream[: module.encode_values(native, bits.ctypes.data, native_coding, stream.ctypes.data)]
     else:
-        flat = flat_positions(packed)
+        flat = cells.positions()
         row_major = flat.argsort()
         positions = _write_positions(flat[row_major], rice_parameter(size, count))
         stream = _write_values(bits[row_major], coding, high, low)
     fields = [number for field in (coding.high, coding.low) for number in (field.first, len(field.lengths))]
-    header = HEADER.pack(*packed.shape, count, len(positions), coding.kind, coding.dropped, *fields)
+    header = HEADER.pack(*packed.shape, count, len(positions), coding.type.number, coding.dropped, *fields)
     parts = [np.frombuffer(header, np.uint8), coding.high.lengths, coding.low.lengths, positions, stream]
     content = np.concatenate([np.zeros(CHECKSUM.size, np.uint8), *parts])
     CHECKSUM.pack_into(content.data, 0, zlib.crc32(content[CHECKSUM.size :].data))
@@ -101,46 +85,50 @@ def decode(content: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = 
     Raises `ModelError` unless the bytes are whole and fit the shape.
     """
     if content.dtype != torch.uint8 or content.dim() != 1 or content.numel() < START:
-        raise ModelError(f"it is {_name(content.dtype)} {tuple(content.shape)}, expected a row of bytes with a header")
+        raise ModelError(f"expected a row of at least {START} bytes, found {content.dtype} {tuple(content.shape)}")
     whole = content.contiguous().numpy()
     if CHECKSUM.unpack_from(whole.data) != (zlib.crc32(whole[CHECKSUM.size :].data),):
-        raise ModelError("it is damaged: its bytes don't have their checksum")
-    rows, columns, count, length, kind, dropped, *fields = HEADER.unpack_from(whole.data, CHECKSUM.size)
+        raise ModelError("it is damaged: the checksum of its bytes is wrong")
+    rows, columns, count, length, number, dropped, *fields = HEADER.unpack_from(whole.data, CHECKSUM.size)
     if (rows, columns) != shape:
         raise ModelError(f"it was packed as {rows} x {columns}, expected {shape[0]} x {shape[1]}")
     _check_shape(shape)
-    size = math.prod(shape)
-    if count > size:
-        raise ModelError(f"it has {count} values, but only {size} places")
-    coding, start = _coding(whole, kind, dropped, fields)
+    if count > math.prod(shape):
+        raise ModelError(f"it has {count} values, but only {math.prod(shape)} elements")
+    coding, start = _coding(whole, number, dropped, fields)
     if start + length > len(whole):
         raise _damaged("header", f"its positions take {length} bytes, and {len(whole) - start} follow")
-    positions, stream = whole[start : start + length], whole[start + length :]
-    dtype = dtype or STORED_TYPES[kind]
+    packed = _read(whole[start : start + length], whole[start + length :], shape, count, coding)
+    data = packed.values.data
+    if not _is_fitted(coding, data):
+        raise _damaged("header", "its code is not the one that these values get")
+    if dtype:
+        packed = replace(packed, dtype=dtype)
+    packed = replace(packed, values=Values.of(data.to(packed.dtype)))
+    packed.check()
+    return packed
+
+
+def _read(
+    positions: np.ndarray, stream: np.ndarray, shape: tuple[int, int], count: int, coding: Coding
+) -> PackedWeight:
+    """The weight with its values in the type of the coding, whether or not kernels read that."""
+    size, dtype = math.prod(shape), coding.type.dtype
     block = block_for(count / size)
     high, low = coding.high.to_read(), coding.low.to_read()
-    if module := native():
-        blocks, cells = grid(shape, block)
-        order = torch.empty((rows * blocks, 2), dtype=torch.uint16, device="cpu")
-        offsets = torch.empty(cells + 1, dtype=torch.int64, device="cpu")
-        place = positions.ctypes.data, len(positions), count
-        if wrong := module.plan_decoded(*place, *shape, block, order.data_ptr(), offsets.data_ptr()):
-            raise _damaged("positions", wrong)
-        values = torch.empty(count, dtype=STORED_TYPES[kind], device="cpu")
-        index = torch.empty(count, dtype=torch.uint8, device="cpu")
-        matrix = native_matrix(shape, block, values, index, order, offsets)
-        values_place = stream.ctypes.data, len(stream), coding.native(module, high, low)
-        if wrong := module.fill_decoded(*place, *values_place, matrix):
-            raise _damaged("values", wrong)
-    else:
+    if not (module := kernel.native()):
         flat = _read_positions(positions, count, size)
-        row_major = torch.from_numpy(_read_values(stream, count, coding, high, low)).view(STORED_TYPES[kind])
-        order, offsets, index, values = arranged(flat, row_major, shape, block)
-    if not _fitted(values)[0].same(coding):
-        raise _damaged("header", "its code is not the one that these values get")
-    values = values.to(dtype).to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
-    packed = PackedWeight(Format.CELLS, shape, dtype, block, values, index, order, offsets)
-    packed.check()
+        row_major = torch.from_numpy(_read_values(stream, count, coding, high, low)).view(dtype)
+        cells, by_cell = Cells.of(flat, shape, block)
+        return PackedWeight(dtype, cells, Values(coding.type, row_major[by_cell]))
+    cells = Cells.empty(shape, block)
+    where = module.Positions(positions.ctypes.data, len(positions), count)
+    if damage := module.plan_decoded(where, cells.native(), cells.order.data_ptr(), cells.offsets.data_ptr()):
+        raise _damaged("positions", damage)
+    packed = room(cells, count, coding.type, dtype)
+    values = module.CodedValues(stream.ctypes.data, len(stream), coding.native(high, low))
+    if damage := module.fill_decoded(where, values, cells.native(), non_zeros(packed)):
+        raise _damaged("values", damage)
     return packed
 
 
@@ -150,53 +138,70 @@ def rice_parameter(size: int, count: int) -> int:
 
 
 def _fitted(values: Tensor) -> tuple[Coding, np.ndarray]:
-    """The coding that these values get, and the bits of each as the coding has them, uint32."""
-    width, kind = 8 * values.itemsize, STORED_TYPES.index(values.dtype)
+    """The coding that these values get, and the bits of each in the order of the coding, uint32."""
+    value_type = value_type_of(values.dtype)
+    width = value_type.bits
     bits = values.view(torch.uint32 if width == 32 else torch.uint16).numpy().astype(np.uint32)
     magnitude = bits & 2 ** (width - 1) - 1
-    used = int(np.bitwise_or.reduce(magnitude)) | 1 << width - 1 - HIGH_BITS[kind]
+    used = int(np.bitwise_or.reduce(magnitude)) | 1 << width - 1 - value_type.high_bits
     dropped = (used & -used).bit_length() - 1
     bits = magnitude >> dropped << 1 | bits >> width - 1
-    high_bits, low_bits = _field_bits(kind, dropped)
-    high = Field.of(bits >> width - dropped - high_bits, high_bits)
-    return Coding(kind, dropped, high, Field.of(bits & 2**low_bits - 1, low_bits)), bits
+    high_bits, low_bits = _field_bits(value_type, dropped)
+    high = Field.of(_count_symbols(bits, width - dropped - high_bits, high_bits), high_bits)
+    return Coding(value_type, dropped, high, Field.of(_count_symbols(bits, 0, low_bits), low_bits)), bits
 
 
-def _field_bits(kind: int, dropped: int) -> tuple[int, int]:
-    left = 8 * STORED_TYPES[kind].itemsize - dropped - HIGH_BITS[kind]
-    return HIGH_BITS[kind], min(LOW_BITS, left)
+def _is_fitted(coding: Coding, values: Tensor) -> bool:
+    fitted, _ = _fitted(values)
+    return fitted.dropped == coding.dropped and all(
+        (one.bits, one.first, one.lengths.tobytes()) == (other.bits, other.first, other.lengths.tobytes())
+        for one, other in ((coding.high, fitted.high), (coding.low, fitted.low))
+    )
 
 
-def _coding(whole: np.ndarray, kind: int, dropped: int, fields: list[int]) -> tuple[Coding, int]:
-    """The coding that a header and the tables behind it tell, and where these end. Raises `ModelError`."""
-    if kind >= len(STORED_TYPES) or min(_field_bits(kind, dropped)) < 1:
-        raise _damaged("header", f"type {kind}, {dropped} bits dropped")
-    found, at = [], START
-    for bits, first, pairs in zip(_field_bits(kind, dropped), fields[::2], fields[1::2], strict=True):
-        field = Field(bits if pairs else 0, first, whole[at : at + pairs])
-        at += pairs
-        if at > len(whole) or not field.sound or (first and not pairs):
+def _count_symbols(bits: np.ndarray, shift: int, field_bits: int) -> np.ndarray:
+    """How often each symbol of a field occurs, (2 ** field_bits,), int64."""
+    if not (module := kernel.native()):
+        return np.bincount(bits >> shift & 2**field_bits - 1, minlength=2**field_bits)
+    counts = np.empty(2**field_bits, np.int64)
+    module.count_symbols(bits.ctypes.data, len(bits), shift, field_bits, counts.ctypes.data)
+    return counts
+
+
+def _field_bits(value_type: ValueType, dropped: int) -> tuple[int, int]:
+    return value_type.high_bits, min(LOW_BITS, value_type.bits - dropped - value_type.high_bits)
+
+
+def _coding(whole: np.ndarray, number: int, dropped: int, numbers: list[int]) -> tuple[Coding, int]:
+    """The coding in a header and in the tables behind it, and where these end. Raises `ModelError`."""
+    value_type = TYPES.get(number)
+    if value_type is None or min(_field_bits(value_type, dropped)) < 1:
+        raise _damaged("header", f"type {number}, {dropped} bits dropped")
+    fields, end = [], START
+    for bits, first, pairs in zip(_field_bits(value_type, dropped), numbers[::2], numbers[1::2], strict=True):
+        field = Field(bits if pairs else 0, first, whole[end : end + pairs])
+        end += pairs
+        if end > len(whole) or not field.sound or (first and not pairs):
             raise _damaged("header", "a code is not whole")
-        found.append(field)
-    return Coding(kind, dropped, *found), at
+        fields.append(field)
+    return Coding(value_type, dropped, *fields), end
 
 
 def _check_shape(shape: tuple[int, int]) -> None:
     if not (min(shape) > 0 and max(shape) <= LONGEST and math.prod(shape) <= LARGEST):
-        raise ModelError(f"a matrix of {shape[0]} x {shape[1]} is beyond what the packed format holds")
+        raise ModelError(
+            f"a matrix of {shape[0]} x {shape[1]} can't be packed: "
+            f"at most {LONGEST} rows or columns and {LARGEST} weights fit"
+        )
 
 
 def _damaged(what: str, how: str) -> ModelError:
     return ModelError(f"it is damaged in its {what}: {how}")
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 # without the kernels
 
-LEAVES = "they end early or leave the matrix"
+OUTSIDE = "they end early or leave the matrix"
 
 
 def _write_positions(flat: np.ndarray, parameter: int) -> np.ndarray:
@@ -205,8 +210,8 @@ def _write_positions(flat: np.ndarray, parameter: int) -> np.ndarray:
     ones += np.cumsum(gaps >> parameter) - (gaps >> parameter)
     bits = np.zeros(ones[-1] + 1 + parameter if len(ones) else 0, np.uint8)
     bits[ones] = 1
-    for place in range(parameter):
-        bits[ones + 1 + place] = gaps >> place & 1
+    for bit in range(parameter):
+        bits[ones + 1 + bit] = gaps >> bit & 1
     return np.packbits(bits, bitorder="little")
 
 
@@ -216,21 +221,21 @@ def _read_positions(stream: np.ndarray, count: int, size: int) -> np.ndarray:
     content = bits.tobytes()
     starts = np.zeros(count + 1, np.int64)
     at = 0
-    for place in range(count):
+    for i in range(count):
         at = content.find(1, at) + 1 + parameter
         if not parameter < at <= len(bits):
-            raise _damaged("positions", LEAVES)
-        starts[place + 1] = at
+            raise _damaged("positions", OUTSIDE)
+        starts[i + 1] = at
     ones = starts[1:] - 1 - parameter
     zeros = ones - starts[:-1]
     if (zeros > size >> parameter).any():
-        raise _damaged("positions", LEAVES)
+        raise _damaged("positions", OUTSIDE)
     gaps = zeros << parameter
-    for place in range(parameter):
-        gaps |= bits[ones + 1 + place].astype(np.int64) << place
+    for bit in range(parameter):
+        gaps |= bits[ones + 1 + bit].astype(np.int64) << bit
     flat = np.cumsum(gaps + 1) - 1
     if count and flat[-1] >= size:
-        raise _damaged("positions", LEAVES)
+        raise _damaged("positions", OUTSIDE)
     if len(bits) - at >= 8 or bits[at:].any():
         raise _damaged("positions", "something follows the last position")
     return flat
@@ -245,9 +250,9 @@ def _write_values(bits: np.ndarray, coding: Coding, high: np.ndarray, low: np.nd
         lengths += length
     starts = np.cumsum(lengths) - lengths
     stream = np.zeros(lengths.sum(), np.uint8)
-    for place in range(lengths.max(initial=0)):
-        longer = lengths > place
-        stream[starts[longer] + place] = content[longer] >> place & 1
+    for bit in range(lengths.max(initial=0)):
+        longer = lengths > bit
+        stream[starts[longer] + bit] = content[longer] >> bit & 1
     return np.packbits(stream, bitorder="little")
 
 
@@ -267,5 +272,5 @@ def _read_values(stream: np.ndarray, count: int, coding: Coding, high: np.ndarra
         raise _damaged("values", "their stream ends elsewhere than the last of them")
     upper, middle, lower = np.array(parts, np.uint32).reshape(count, 3).T
     bits = (upper << coding.middle | middle) << coding.low.bits | lower
-    bits = bits >> 1 << coding.dropped | bits << coding.width - 1
-    return bits.astype(f"u{coding.width // 8}")
+    bits = bits >> 1 << coding.dropped | bits << coding.type.bits - 1
+    return bits.astype(f"u{coding.type.bits // 8}")

@@ -1,9 +1,8 @@
-"""Swapping a model's pruned layers for sparse ones, and back."""
+"""Replaces a model's pruned layers by sparse ones, and back."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Literal
 
 from transformers import PreTrainedModel
 
@@ -14,22 +13,27 @@ from aerogel.runtime.layers import SparseLinear, put_layer, sparse_layers
 from aerogel.runtime.packable import packable_layers
 from aerogel.runtime.packed import check_packable
 from aerogel.runtime.quantizer import mark, unmark
+from aerogel.runtime.values import VALUE_TYPES, ValueChoice
 
-# Below this share of zeros the dense product is as fast: for each weight that is left, the sparse kernel does about
-# three quarters of its work in the same time.
+# Below this share of zeros the dense product is as fast: per weight that is not zero, the sparse kernel is slower.
 LEAST_SPARSITY = 0.4
-WITHOUT_ZEROS = 0.01  # a matrix with fewer was not pruned, or has lost its zeros
+WITHOUT_ZEROS = 0.01  # below this share of zeros a matrix was not pruned, or has lost its zeros
 
 
-def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) -> PreTrainedModel:
+def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTrainedModel:
     """Packs every prunable layer with enough zeros, in place, and returns the model, ready to run sparse.
 
-    Layers under `LEAST_SPARSITY` stay dense, since they would gain nothing. Results agree with the dense model's to
-    float32 rounding. Weights must be on the CPU. A compressed model can't be trained: `decompress` it first.
-    `model.save_pretrained` writes it packed. With `values` "bfloat16" the weights are rounded to that, also of layers
-    that were packed before. Raises `ModelError` for other `values`, for weights that can't be packed, and for a model
-    without prunable weights, before anything is changed. Warns with an `AerogelWarning` of matrices that have no zeros
-    where others have, and of blocks that can't be fused with these versions of transformers and torch.
+    Layers under `LEAST_SPARSITY` stay dense, since packing would not speed them up. Results agree with those of the
+    dense model within float32 rounding. `model.save_pretrained` writes a packed checkpoint. A compressed model can't be
+    trained: call `decompress` first.
+
+    Args:
+        model: with its weights on the CPU.
+        values: "bfloat16" rounds the weights to that, also in layers that are already packed.
+
+    Raises `ModelError`, before it changes anything, for other `values`, for weights that can't be packed, and for a
+    model without prunable weights. Warns with an `AerogelWarning` of matrices without zeros in a model that has others
+    with zeros, and of blocks that can't be fused with these versions of transformers and torch.
     """
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     before = [layer for _, layer in sparse_layers(model)]
@@ -38,8 +42,9 @@ def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) 
     for weight in weights:
         check_packable(weight.matrix)
     mark(model, values)
-    for layer in before if values else ():
-        layer.round_values()
+    if values:
+        for layer in before:
+            layer.round_values(VALUE_TYPES[values])
     without_zeros = []
     for weight in weights:
         layer = SparseLinear.of(weight.module, values)  # which counts the zeros
@@ -52,8 +57,8 @@ def compress(model: PreTrainedModel, values: Literal["bfloat16"] | None = None) 
         unmark(model)
     elif without_zeros:
         warnings.warn(
-            f"{len(without_zeros)} matrices without zeros stay dense beside {len(packed)} packed ones, the first is "
-            f"{without_zeros[0]}; where an adapter was merged into a pruned model, aerogel.merge keeps the zeros",
+            f"{len(without_zeros)} matrices have no zeros and stay dense, the first is {without_zeros[0]}; "
+            f"{len(packed)} are packed (to merge an adapter into a pruned model and keep its zeros, use aerogel.merge)",
             AerogelWarning,
             stacklevel=2,
         )

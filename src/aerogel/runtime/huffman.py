@@ -13,10 +13,10 @@ REVERSED = np.array([int(f"{code:0{LONGEST_CODE}b}"[::-1], 2) for code in range(
 
 @dataclass(frozen=True)
 class Field:
-    """The code of symbols of so many `bits`; none is a field of 0 bits.
+    """The code of symbols of `bits` bits; a field without a code has 0 bits.
 
     `lengths` is as stored, (pairs of symbols,), uint8, from pair number `first` on: each half of a byte is 0 for a
-    symbol without a code, and otherwise LONGEST_CODE + 1 less the length of its code.
+    symbol without a code, and otherwise LONGEST_CODE + 1 minus the length of its code.
     """
 
     bits: int
@@ -24,15 +24,14 @@ class Field:
     lengths: np.ndarray
 
     @classmethod
-    def of(cls, symbols: np.ndarray, bits: int) -> Field:
-        """The best code, or none where it would save nothing."""
-        counts = np.bincount(symbols)
+    def of(cls, counts: np.ndarray, bits: int) -> Field:
+        """The best code for symbols that occur so often, or none where it would save nothing."""
         used = counts.nonzero()[0]
         if not len(used):
             return NO_FIELD
         first, last = used[0] // 2, used[-1] // 2
         lengths = code_lengths(counts[used])
-        if counts[used] @ lengths + 8 * (last - first + 1) >= bits * len(symbols):
+        if counts[used] @ lengths + 8 * (last - first + 1) >= bits * counts.sum():
             return NO_FIELD
         halves = np.zeros(2 * (last - first + 1), np.uint8)
         halves[used - 2 * first] = LONGEST_CODE + 1 - lengths
@@ -40,7 +39,7 @@ class Field:
 
     @property
     def sound(self) -> bool:
-        """Whether the lengths are those of a code that leaves nothing open, for symbols of these bits."""
+        """Whether the lengths are those of a complete code for symbols of these bits."""
         slots = self._slots()
         inside = 2 * self.first + len(slots) <= 2**self.bits
         return not self.bits or bool(inside and slots.sum() == 2**LONGEST_CODE)
@@ -79,13 +78,13 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
 
     Source: Larmore and Hirschberg, A fast algorithm for optimal length-limited Huffman codes (1990).
     """
-    symbols = sorted((count, (place,)) for place, count in enumerate(counts.tolist()))
+    symbols = sorted((count, (symbol,)) for symbol, count in enumerate(counts.tolist()))
     merged: list[tuple[int, tuple[int, ...]]] = []
     for _ in range(LONGEST_CODE):
         pairs = zip(merged[::2], merged[1::2], strict=False)
         packages = [(one[0] + other[0], one[1] + other[1]) for one, other in pairs]
         merged = sorted(symbols + packages, key=lambda package: package[0])
-    chosen = [place for _, places in merged[: 2 * len(counts) - 2] for place in places]
+    chosen = [symbol for _, package in merged[: 2 * len(counts) - 2] for symbol in package]
     return np.bincount(np.array(chosen, np.int64), minlength=len(counts))
 
 

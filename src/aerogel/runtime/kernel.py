@@ -10,6 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -18,9 +19,9 @@ log = logging.getLogger(__name__)
 
 @cache
 def native() -> ModuleType | None:
-    """The compiled module, or `None` where it was left out (`AEROGEL_NATIVE=0`), which is said once.
+    """The compiled module, or `None`, with one warning in the log, where it was not built.
 
-    Setting `AEROGEL_NATIVE=0` when running passes it over as well; `AEROGEL_ISA` names the instruction set to use.
+    The environment variable `AEROGEL_NATIVE=0` disables it, and `AEROGEL_ISA` names the instruction set to use.
     """
     if os.environ.get("AEROGEL_NATIVE") == "0":
         log.warning("aerogel runs without its kernels (AEROGEL_NATIVE=0): same results, through torch, slower")
@@ -30,18 +31,32 @@ def native() -> ModuleType | None:
     except ImportError as error:
         log.warning(f"aerogel was installed without its kernels ({error}): same results, through torch, slower")
         return None
-    wanted = os.environ.get("AEROGEL_ISA")
-    if wanted and not module.use_instruction_set(wanted):
-        log.warning(f"AEROGEL_ISA={wanted} can't run here; this machine has {', '.join(module.instruction_sets())}")
+    name = os.environ.get("AEROGEL_ISA")
+    if name and not module.use_instruction_set(name):
+        log.warning(f"AEROGEL_ISA={name} can't run here: expected one of {', '.join(module.instruction_sets())}")
     module.set_openmp(_gomp_parallel())
     return module
+
+
+def required() -> ModuleType:
+    """The compiled module, where a caller needs it."""
+    module = native()
+    assert module is not None
+    return module
+
+
+def fields(record: Any, **values: Any) -> Any:
+    """A record of the compiled module with these fields set."""
+    for name, value in values.items():
+        setattr(record, name, value)
+    return record
 
 
 def _gomp_parallel() -> int:
     """The address of the entry point of the OpenMP runtime that torch uses, 0 where there is none.
 
-    GNU's, LLVM's and Intel's runtimes all have `GOMP_parallel`. It is looked up as torch's own library sees it: other
-    packages bring runtimes too, and a second one would have two pools of threads spin against each other.
+    GNU's, LLVM's and Intel's runtimes all have `GOMP_parallel`. It is looked up in torch's own library: other packages
+    load runtimes too, and the threads of two runtimes would spin against each other.
     """
     if not sys.platform.startswith("linux"):
         return 0

@@ -1,4 +1,4 @@
-"""Which linear layers a sparse layer can replace: the one rule for packing and for loading."""
+"""Which linear layers a sparse layer can replace, for packing and for loading alike."""
 
 from __future__ import annotations
 
@@ -6,26 +6,22 @@ from collections import Counter
 
 from torch import nn
 
-# Subclasses of `nn.Linear` in transformers that write out its forward: x Wᵀ + b.
-WRITTEN_OUT = ("FalconLinear",)
+# subclasses of `nn.Linear` in transformers whose own forward computes x Wᵀ + b too
+SAME_FORWARD = ("FalconLinear",)
 
 
 def packable_layers(model: nn.Module) -> set[str]:
-    """Names of the linear layers that compute x Wᵀ + b, and nothing else, with a weight of their own.
+    """Names of the linear layers that compute x Wᵀ + b and nothing else, with a weight of their own.
 
-    A subclass of `nn.Linear` with another forward, further parameters, or a weight that the model ties to another
-    layer's (the shared blocks of Zamba2) stays dense.
+    Not included: subclasses of `nn.Linear` with another forward or more parameters, and layers whose weight is tied to
+    that of another layer (the shared blocks of Zamba2).
     """
     tied = getattr(model, "all_tied_weights_keys", {})
     shared = {*tied, *tied.values()}
     layers = [(name, module) for name, module in model.named_modules() if _is_plain(module)]
     # without duplicates, so that a layer that is called several times (ALBERT) counts once
-    holders = Counter(id(module._parameters.get("weight")) for module in model.modules())
-    return {
-        name
-        for name, module in layers
-        if f"{name}.weight" not in shared and holders[id(module._parameters.get("weight"))] == 1
-    }
+    holders = Counter(id(tensor) for module in model.modules() for tensor in module.parameters(recurse=False))
+    return {name for name, module in layers if f"{name}.weight" not in shared and holders[id(module.weight)] == 1}
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -34,7 +30,7 @@ def _is_plain(module: nn.Module) -> bool:
     kind = type(module)
     plain = kind is Conv1D or (
         isinstance(module, nn.Linear)
-        and (kind.forward is nn.Linear.forward or (kind.__name__ in WRITTEN_OUT and _is_of_transformers(kind)))
+        and (kind.forward is nn.Linear.forward or (kind.__name__ in SAME_FORWARD and _is_of_transformers(kind)))
     )
     tensors = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
     return plain and "forward" not in vars(module) and "weight" in tensors and tensors <= {"weight", "bias"}

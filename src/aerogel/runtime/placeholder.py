@@ -1,4 +1,4 @@
-"""What stands for the weight of a packed layer where code of a model reads it instead of calling the layer."""
+"""The tensor that a packed layer returns as its weight, for code of a model that reads it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# These read the memory of a tensor without an operation that `__torch_dispatch__` would see.
+from aerogel.runtime.torch_private import plain_functions, tensor_without_memory
+
+# These read the memory of a tensor without an operation that `__torch_dispatch__` receives.
 DIRECT = {
     *(Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.__reduce_ex__),
     *(Tensor.data_ptr, Tensor.untyped_storage, Tensor.share_memory_),
@@ -17,18 +19,17 @@ DIRECT = {
 
 
 class WeightPlaceholder(Tensor):
-    """A tensor with the shape, dtype and device of a weight and without its values.
+    """A tensor with the shape, dtype and device of a weight, but no values.
 
-    Reading the values, in any operation of torch, calls `restore`, which makes the layer dense and returns its weight,
-    and the operation works on that.
+    Any operation of torch that reads the values calls `restore`, which makes the layer dense and returns its weight,
+    and works on that weight.
     """
 
     restore: Callable[[], Tensor]
 
     @staticmethod
     def __new__(cls, shape: tuple[int, int], dtype: torch.dtype, restore: Callable[[], Tensor]) -> WeightPlaceholder:
-        # the one way to a tensor on a device without memory there
-        placeholder = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=torch.device("cpu"))
+        placeholder: WeightPlaceholder = tensor_without_memory(cls, shape, dtype)
         placeholder.restore = restore
         return placeholder
 
@@ -36,11 +37,11 @@ class WeightPlaceholder(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in DIRECT:
             args = (args[0].restore().detach(), *args[1:])
-        with torch._C.DisableTorchFunctionSubclass():  # as torch's documentation has it; results are plain tensors
+        with plain_functions():
             return func(*args, **kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(  # type: ignore[override]  # torch declares it without the operation
+    def __torch_dispatch__(  # type: ignore[override]  # torch's declaration lacks the operation
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return func(*_restored(args), **_restored(kwargs or {}))

@@ -64,7 +64,13 @@ def test_a_query_without_a_visible_key_gets_what_torch_gives(name: str, length: 
     with torch.inference_mode(), instruction_set(name):
         for kind, mask in masks(length, keys).items():
             found = attention(
-                x, *layers, sizes=(HEADS, HEADS, SIZE), after=NORM, scale=SIZE**-0.5, mask=mask, memory=memory
+                x,
+                *layers,
+                sizes=(HEADS, HEADS, SIZE),
+                after=NORM,
+                scale=SIZE**-0.5,
+                mask=mask,
+                encoder_hidden_states=memory,
             )
             expected = reference(x, memory, mask, False, layers)
             torch.testing.assert_close(

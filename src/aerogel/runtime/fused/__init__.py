@@ -1,8 +1,8 @@
-"""Whole blocks in one call: what stands between two sparse products never leaves the cache.
+"""Whole blocks in one call: intermediate results between two sparse products stay in the cache.
 
-A block of a known family changes its class for a subclass here, and keeps its modules, names and state. Its forward
-pass calls a fused operator for what of it is sparse throughout, and the family's own code for anything else: an
-argument that is unknown here, an attention implementation of another kind, a layer that stayed dense.
+A block of a known family changes its class to a subclass here, and keeps its modules, names and state. Its forward pass
+calls a fused operator where all layers are sparse, and the family's own code for anything else: an unknown argument,
+another attention implementation, a layer that stayed dense.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import importlib
 from torch import nn
 from transformers import PreTrainedModel
 
+from aerogel.runtime import kernel
 from aerogel.runtime.fused.block import FusedBlock
 from aerogel.runtime.fused.check import check_blocks, unfuse_blocks
 from aerogel.runtime.fused.head import FusedHead
-from aerogel.runtime.kernel import native
 
-# the class of transformers, and the module here that has its fused subclass; imported when a model has such a block
+# class of transformers -> module here with its fused subclass, imported when a model has such a block
 FAMILIES = {
     "BartDecoderLayer": "bart",
     "BartEncoderLayer": "bart",
@@ -29,11 +29,12 @@ FAMILIES = {
 
 
 def fuse(model: PreTrainedModel) -> None:
-    """Turns the blocks of known families, and the language-model head, into fused ones, in place.
+    """Fuses the blocks of known families, and the language-model head, in place.
 
-    They are compared with their families' own code, and left out with a warning where the results differ.
+    The results are compared with those of the families' own code; where they differ the blocks stay as they are, with a
+    warning.
     """
-    if native() is None:
+    if kernel.native() is None:
         return
     for module in model.modules():
         family = FAMILIES.get(type(module).__name__)
@@ -48,7 +49,7 @@ def fuse(model: PreTrainedModel) -> None:
 
 
 def _has_known_forward(module: nn.Module) -> bool:
-    """Whether it computes what its library wrote: not a subclass or a patch with another forward."""
+    """Whether its forward is that of its library, not of a user's subclass or patch."""
     return getattr(module.forward, "__module__", "").partition(".")[0] in ("aerogel", "torch", "transformers")
 
 

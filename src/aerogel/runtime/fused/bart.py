@@ -12,7 +12,7 @@ from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, attention, can
 
 
 class _FusedBart(FusedBlock):
-    """Attention, in the decoder also to the encoder's states, then the feed-forward layers, each normalised after."""
+    """Attention, in the decoder also cross-attention, then the feed-forward layers, each followed by a norm."""
 
     def fused(self: Any, call: BlockArguments) -> Tensor | None:
         activation = self.self_attn.config.activation_function
@@ -26,10 +26,15 @@ class _FusedBart(FusedBlock):
         return self._attend(call, x, self.encoder_attn, self.encoder_attn_layer_norm, layers) if crosses else x
 
     def _attend(
-        self: Any, call: BlockArguments, x: Tensor, core: BartAttention, norm: nn.LayerNorm, then: FeedForward | None
+        self: Any,
+        call: BlockArguments,
+        x: Tensor,
+        core: BartAttention,
+        norm: nn.LayerNorm,
+        feed_forward: FeedForward | None,
     ) -> Tensor:
         crosses = core is not self.self_attn
-        memory = call.encoder_hidden_states if crosses else None
+        encoder = call.encoder_hidden_states if crosses else None
         mask = call.encoder_attention_mask if crosses else call.attention_mask
         projections = core.q_proj, core.k_proj, core.v_proj, core.out_proj
         if call.cache is None and is_sparse(*projections) and can_attend(core.config, mask):
@@ -40,14 +45,14 @@ class _FusedBart(FusedBlock):
                 scale=core.scaling,
                 causal=core.is_causal and not crosses,
                 mask=mask,
-                memory=memory,
+                encoder_hidden_states=encoder,
                 after=norm,
-                then=then,
+                feed_forward=feed_forward,
             )
         cache = self.cache_argument(call)
-        attended, _ = core(x, key_value_states=memory, attention_mask=mask, **cache, **call.others)
+        attended, _ = core(x, key_value_states=encoder, attention_mask=mask, **cache, **call.others)
         x = norm(x + attended)
-        return then(x) if then else x
+        return feed_forward(x) if feed_forward else x
 
 
 class FusedBartEncoderLayer(_FusedBart, BartEncoderLayer):

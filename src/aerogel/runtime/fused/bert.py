@@ -13,7 +13,7 @@ from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, attention, can
 
 
 class _FusedBert(FusedBlock):
-    """BERT's block and those written after it: attention, then the feed-forward layers, each normalised afterwards."""
+    """BERT's block and those like it: attention, then the feed-forward layers, each followed by a norm."""
 
     def fused(self: Any, call: BlockArguments) -> Tensor | None:
         core, out = self.attention.self, self.attention.output
@@ -31,12 +31,12 @@ class _FusedBert(FusedBlock):
             causal=core.is_causal,
             mask=call.attention_mask,
             after=out.LayerNorm,
-            then=layers,
+            feed_forward=layers,
         )
         return attended if layers else super().feed_forward_chunk(attended)  # type: ignore[misc]
 
     def feed_forward_chunk(self: Any, attention_output: Tensor) -> Tensor:
-        """The family's own forward calls it after attention."""
+        """Called after attention by the family's own forward."""
         layers = None if self.training or has_inner_hooks(self) else self._sparse_layers()
         return layers(attention_output) if layers else super().feed_forward_chunk(attention_output)  # type: ignore[misc]
 

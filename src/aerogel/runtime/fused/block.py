@@ -1,4 +1,4 @@
-"""The base of fused blocks: it reads the arguments of a call whatever names the installed transformers gives them."""
+"""The base class of fused blocks: it finds the arguments of a call under the names of any version of transformers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from aerogel.runtime.torch_private import forward_hooks, has_pre_hooks
+from aerogel.runtime.transformers_private import OUTPUT_CAPTURING
+
 CACHE_NAMES = ("cache", "past_key_values")  # from transformers 5.24 on, and before
-# These do not change what a block of the families here computes: its positions reach it as `position_embeddings` or in
-# the hidden states, and whether it is given a cache says whether it uses one.
+# These do not change what a block of the families here computes: positions are in `position_embeddings` or in the
+# hidden states, and a block uses a cache whenever it gets one.
 WITHOUT_EFFECT = ("use_cache", "position_ids", "cache_position", "output_hidden_states", "num_items_in_batch")
 
 
@@ -23,9 +26,9 @@ class BlockArguments:
         hidden_states: (batch, length, features).
         attention_mask: (batch or 1, heads or 1, length or 1, keys), boolean or additive.
         encoder_hidden_states: (batch, encoder length, features), with `encoder_attention_mask` like `attention_mask`.
-        cache: where keys and values are kept from one call to the next.
+        cache: keys and values of earlier calls, to be extended.
         position_embeddings: cosine and sine of rotary positions, each (batch or 1, length, head size).
-        others: arguments without effect, under the names they came with, for the family's own modules.
+        others: arguments without effect, under their original names, for the family's own modules.
     """
 
     hidden_states: Tensor
@@ -41,14 +44,14 @@ NAMES = set(BlockArguments.__dataclass_fields__) - {"cache", "others"}
 
 
 class FusedBlock(nn.Module):
-    """Mixed into a block of transformers: `fused` computes a call where it can, and the family's own code any other.
+    """A mixin for a block of transformers: `fused` computes the calls that it can, the family's own code all others.
 
-    That is a call with an argument that is unknown here, a cache of another kind than transformers' own, or hooks and
-    replaced forwards of the modules inside the block, which fused operators would not call.
+    These are calls with an unknown argument or with a cache that is not transformers' own, and calls of blocks whose
+    inner modules have hooks or replaced forwards, which fused operators would not call.
     """
 
-    parameter_names: tuple[str, ...]  # of the family's own forward, in order, without self
-    cache_name: str | None  # which of them is the cache
+    parameter_names: tuple[str, ...]  # of the family's own forward, without self
+    cache_name: str | None  # that of the cache among them
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -59,20 +62,20 @@ class FusedBlock(nn.Module):
         cls.cache_name = cache_name(cls.parameter_names)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        found = None if self.training or has_inner_hooks(self) else self.read_arguments(arguments, keywords)
-        output = None if found is None else self.fused(found)
+        call = None if self.training or has_inner_hooks(self) else self.read_arguments(arguments, keywords)
+        output = None if call is None else self.fused(call)
         return super().forward(*arguments, **keywords) if output is None else output
 
     def fused(self, call: BlockArguments) -> Tensor | None:
-        """The block's output, or `None` where the fused operators don't compute what the family's code does."""
+        """The block's output, or `None` where the fused operators can't compute it."""
         raise NotImplementedError
 
     def cache_argument(self, call: BlockArguments) -> dict[str, Cache]:
-        """The cache, for the family's own attention, under the name that this version of transformers uses."""
+        """The cache as an argument of the family's own attention, under the name in this version of transformers."""
         return {} if call.cache is None or self.cache_name is None else {self.cache_name: call.cache}
 
     def read_arguments(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> BlockArguments | None:
-        """The arguments of a call by their meaning, or `None` where one of them is unknown."""
+        """The arguments of a call by their meaning, or `None` if one is unknown."""
         if len(arguments) > len(self.parameter_names):
             return None
         known: dict[str, Any] = {}
@@ -92,19 +95,19 @@ class FusedBlock(nn.Module):
 
 
 def cache_name(parameters: tuple[str, ...]) -> str | None:
-    """The name of the cache among those of a forward's parameters."""
+    """The name of the cache among the parameters of a forward."""
     return next((name for name in CACHE_NAMES if name in parameters), None)
 
 
 def has_inner_hooks(block: nn.Module) -> bool:
-    """Whether a module inside the block has a hook that does more than collect its outputs, or a forward of its own."""
+    """Whether a module inside the block has a hook that does more than collect outputs, or a replaced forward."""
     return any(
-        module._forward_pre_hooks or "forward" in vars(module) or any(map(_acts, module._forward_hooks.values()))
+        has_pre_hooks(module) or "forward" in vars(module) or any(map(_acts, forward_hooks(module)))
         for module in block.modules()
         if module is not block
     )
 
 
 def _acts(hook: Any) -> bool:
-    # transformers leaves these on modules for good once a model was asked for its attentions or hidden states
-    return getattr(hook, "__module__", "") != "transformers.utils.output_capturing"
+    # transformers never removes these after a call that returned attentions or hidden states
+    return getattr(hook, "__module__", "") != OUTPUT_CAPTURING

@@ -1,4 +1,4 @@
-"""The fused operators, called with modules instead of tensors."""
+"""Calls of the fused operators with modules in place of tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from transformers.cache_utils import EncoderDecoderCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from aerogel.runtime.fused.block import BlockArguments
+from aerogel.runtime.fused_operators import AttentionArguments, FeedForwardArguments, HeadsArguments
 from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.transformers_private import attention_implementation
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -29,8 +31,8 @@ def is_sparse(*layers: nn.Module) -> bool:
 
 
 def can_attend(config: Any, mask: Tensor | None) -> bool:
-    """Whether the fused attention computes what the family's does: no weights to look at, one mask for all heads."""
-    return config._attn_implementation == "sdpa" and (mask is None or (mask.dim() == 4 and mask.shape[1] == 1))
+    """Whether the fused attention can replace the family's: no attention weights, one mask for all heads."""
+    return attention_implementation(config) == "sdpa" and (mask is None or (mask.dim() == 4 and mask.shape[1] == 1))
 
 
 def _arrays(layer: Any) -> list[Tensor]:
@@ -48,13 +50,13 @@ def _norm(norm: Any) -> list[Tensor]:
 
 
 def _settings(norm: Any) -> tuple[float, bool]:
-    """Its epsilon, and whether it subtracts the mean."""
+    """The epsilon of a norm, and whether it subtracts the mean."""
     return (norm.eps, True) if isinstance(norm, nn.LayerNorm) else (norm.variance_epsilon, False)
 
 
 @dataclass(frozen=True)
 class FeedForward:
-    """The feed-forward layers of a block, to be called, or to be handed to its attention."""
+    """The feed-forward layers of a block: to be called, or passed to its attention."""
 
     up: Any
     down: Any
@@ -64,17 +66,19 @@ class FeedForward:
     after: Any = None
 
     @property
-    def arguments(self) -> list[Any]:
-        return [
-            _arrays(self.gate),
-            self.up.arrays,
-            self.down.arrays,
-            _blocks(self.gate, self.up, self.down),
-            ACTIVATIONS[self.activation],
-            _norm(self.before),
-            _norm(self.after),
-            *_settings(self.before or self.after),
-        ]
+    def arguments(self) -> FeedForwardArguments:
+        epsilon, centred = _settings(self.before or self.after)
+        return FeedForwardArguments(
+            gate=_arrays(self.gate),
+            up=self.up.arrays,
+            down=self.down.arrays,
+            blocks=_blocks(self.gate, self.up, self.down),
+            activation=ACTIVATIONS[self.activation],
+            before=_norm(self.before),
+            after=_norm(self.after),
+            epsilon=epsilon,
+            centred=centred,
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         self.up.check_input(x)
@@ -92,37 +96,38 @@ def attention(
     scale: float,
     causal: bool = False,
     mask: Tensor | None = None,
-    memory: Tensor | None = None,
+    encoder_hidden_states: Tensor | None = None,
     angles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
     before: Any = None,
     after: Any = None,
-    then: FeedForward | None = None,
+    feed_forward: FeedForward | None = None,
 ) -> Tensor:
-    """Attention, and `then` of its result, in one operator."""
-    source = x if memory is None else memory
+    """Attention, and `feed_forward` of its result, in one operator."""
+    source = x if encoder_hidden_states is None else encoder_hidden_states
     query.check_input(x)
     (key or query).check_input(source)
-    if mask is not None:
-        mask = mask[..., : source.shape[1]]
-    operator = torch.ops.aerogel.block if then else torch.ops.aerogel.attention
-    return operator(
-        x,
-        memory,
-        query.arrays,
-        _arrays(key),
-        _arrays(value),
-        out.arrays,
-        _blocks(query, key, value, out),
-        sizes,
-        scale,
-        causal and mask is None,  # where there is a mask it has the order of time in it
-        mask,
-        *angles,
-        _norm(before),
-        _norm(after),
-        *_settings(before or after),
-        *(then.arguments if then else ()),
+    epsilon, centred = _settings(before or after)
+    arguments = AttentionArguments(
+        encoder_hidden_states=encoder_hidden_states,
+        query=query.arrays,
+        key=_arrays(key),
+        value=_arrays(value),
+        out=out.arrays,
+        blocks=_blocks(query, key, value, out),
+        sizes=list(sizes),
+        scale=scale,
+        causal=causal and mask is None,  # a mask hides later tokens itself
+        mask=None if mask is None else mask[..., : source.shape[1]],
+        cosine=angles[0],
+        sine=angles[1],
+        before=_norm(before),
+        after=_norm(after),
+        epsilon=epsilon,
+        centred=centred,
     )
+    if feed_forward is None:
+        return torch.ops.aerogel.attention(x, *arguments)
+    return torch.ops.aerogel.block(x, *arguments, *feed_forward.arguments)
 
 
 def causal_attention(
@@ -135,44 +140,34 @@ def causal_attention(
     *,
     sizes: tuple[int, int, int],
     before: Any,
-    then: FeedForward | None,
+    feed_forward: FeedForward | None,
 ) -> Tensor:
-    """x + attention of each token to those before it, also in the call's cache, to which x is added, and `then` of it.
+    """x + attention of each token to earlier ones and to those in the call's cache; then `feed_forward` of that.
 
-    `core` is the family's module.
+    `core` is the attention module of the family.
     """
     x, mask, angles = call.hidden_states, call.attention_mask, call.position_embeddings or (None, None)
     if call.cache is None:
-        return attention(
-            x,
-            query,
-            key,
-            value,
-            out,
-            sizes=sizes,
-            scale=core.scaling,
-            causal=True,
-            mask=mask,
-            angles=angles,
-            before=before,
-            then=then,
-        )
+        settings = dict(sizes=sizes, scale=core.scaling, causal=True, mask=mask, angles=angles, before=before)
+        return attention(x, query, key, value, out, **settings, feed_forward=feed_forward)
     query.check_input(x)
-    together = torch.ops.aerogel.heads(
-        x,
-        query.arrays,
-        _arrays(key),
-        _arrays(value),
-        _blocks(query, key, value),
-        sizes,
-        *angles,
-        _norm(before),
-        *_settings(before),
+    epsilon, centred = _settings(before)
+    arguments = HeadsArguments(
+        query=query.arrays,
+        key=_arrays(key),
+        value=_arrays(value),
+        blocks=_blocks(query, key, value),
+        sizes=list(sizes),
+        cosine=angles[0],
+        sine=angles[1],
+        before=_norm(before),
+        epsilon=epsilon,
+        centred=centred,
     )
-    each = together.view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
-    queries, keys, values = each.split([sizes[0], sizes[1], sizes[1]], dim=1)
+    heads = torch.ops.aerogel.heads(x, *arguments).view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
+    queries, keys, values = heads.split([sizes[0], sizes[1], sizes[1]], dim=1)
     cache = call.cache.self_attention_cache if isinstance(call.cache, EncoderDecoderCache) else call.cache
     keys, values = cache.update(keys, values, core.layer_idx)
     attended, _ = sdpa_attention_forward(core, queries, keys, values, mask, scaling=core.scaling)
     x = x + out(attended.reshape(*x.shape[:2], -1))
-    return then(x) if then else x
+    return feed_forward(x) if feed_forward else x

@@ -1,4 +1,4 @@
-"""Comparing fused blocks with their families' own code, on the installed versions, when a model is compressed."""
+"""Compares fused blocks with their families' own code, with the installed versions, when a model is compressed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from aerogel.models import evaluating
 from aerogel.runtime.fused.block import FusedBlock, cache_name
 
 BATCH, LENGTH, PADDING = 2, 5, 2  # sequences, tokens, and the padding tokens that the first sequence begins with
-# Relative difference of hidden states: rounding leaves some 1e-5 in float32 and 1e-2 in the shorter types, and a cache
-# or mask that is not used changes the whole.
+# Relative difference of hidden states: rounding causes about 1e-5 in float32 and 1e-2 in the shorter types, and a cache
+# or mask that is ignored far more.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 
 
 def check_blocks(model: nn.Module) -> None:
-    """Unfuses the blocks whose results differ from those of their family's own code, and warns of it.
+    """Unfuses the blocks whose results differ from those of their family's own code, with an `AerogelWarning`.
 
     Each part of a model that owns fused blocks (a `LlamaModel`, a `BartDecoder`) runs on random states with left
-    padding, and where it has a cache once more on one further token, fused and not. Warns with an `AerogelWarning`.
+    padding, and if it has a cache on one more token, fused and not.
     """
     for owner in model.modules():
         blocks = _owned(owner) if isinstance(owner, PreTrainedModel) else []
@@ -46,38 +46,38 @@ def check_blocks(model: nn.Module) -> None:
 
 
 def unfuse_blocks(blocks: list[FusedBlock]) -> None:
-    """Gives each block its family's class back."""
+    """Restores the family's class of each block."""
     for block in blocks:
         block.__class__ = type(block).__bases__[-1]
 
 
 def _owned(owner: PreTrainedModel) -> list[FusedBlock]:
     """The fused blocks inside `owner` and not inside a model within it."""
-    found: list[FusedBlock] = []
-    waiting = [owner.children()]
-    while waiting:
-        for module in waiting.pop():
+    blocks: list[FusedBlock] = []
+    stack = [owner.children()]
+    while stack:
+        for module in stack.pop():
             if isinstance(module, FusedBlock):
-                found.append(module)
+                blocks.append(module)
             elif not isinstance(module, PreTrainedModel):
-                waiting.append(module.children())
-    return found
+                stack.append(module.children())
+    return blocks
 
 
 def _difference(owner: PreTrainedModel, blocks: list[FusedBlock]) -> str:
-    """What is wrong with the fused blocks, in words, or nothing."""
+    """The error of the fused blocks in words, or an empty text."""
     try:
         fused = _states(owner)
         with _own_code(blocks):
             own = _states(owner)
-    except Exception as failure:  # of any kind: what changed in transformers is not known here
+    except Exception as failure:  # a change in transformers can raise anything
         return f"could not be compared with its own code: {first_line(failure)}"
     tolerance = TOLERANCE.get(own[0].dtype, 5e-2)
     for ours, theirs in zip(fused, own, strict=True):
         ours, theirs = (torch.nan_to_num(states.float(), 0, 0, 0) for states in (ours, theirs))
         error = float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp_min(1e-30)).max())
         if not error <= tolerance:
-            return f"give other results than its own code, by {error:.1g}"
+            return f"differ from its own code by {error:.1g}"
     return ""
 
 
@@ -94,7 +94,7 @@ def _own_code(blocks: list[FusedBlock]) -> Iterator[None]:
 
 @torch.no_grad()
 def _states(owner: PreTrainedModel) -> list[Tensor]:
-    """The last hidden states of all tokens but padding, (tokens, features): of the first pass, and of a cached step."""
+    """The last hidden states of all tokens but padding, (tokens, features), of the first pass and of a cached step."""
     generator = torch.Generator().manual_seed(0)
     parameters = tuple(inspect.signature(owner.forward).parameters)
     cache, config = cache_name(parameters), owner.config
@@ -112,10 +112,10 @@ def _states(owner: PreTrainedModel) -> list[Tensor]:
     caching = {"use_cache": True} if cache else {}
     with evaluating(owner):
         first = owner(inputs_embeds=states(LENGTH), attention_mask=mask[:, :LENGTH], **crossing, **caching)
-        found = [first.last_hidden_state[mask[:, :LENGTH].bool()]]
+        results = [first.last_hidden_state[mask[:, :LENGTH].bool()]]
         if cache and getattr(first, cache, None) is not None:
-            further = owner(
+            second = owner(
                 inputs_embeds=states(1), attention_mask=mask, **crossing, **caching, **{cache: getattr(first, cache)}
             )
-            found.append(further.last_hidden_state[:, 0])
-    return found
+            results.append(second.last_hidden_state[:, 0])
+    return results

@@ -28,7 +28,7 @@ class FusedGPT2Block(FusedBlock, GPT2Block):
                 core.c_proj,
                 sizes=(core.num_heads, core.num_heads, core.head_dim),
                 before=self.ln_1,
-                then=layers,
+                feed_forward=layers,
             )
         normed, cache = self.ln_1(call.hidden_states), self.cache_argument(call)
         attended, _ = core(normed, attention_mask=call.attention_mask, **cache, **call.others)

@@ -1,4 +1,4 @@
-"""The language-model head, which stays dense and then decides the time of a token."""
+"""The language-model head, which stays dense and dominates the time of a token."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class FusedLlamaDecoderLayer(FusedBlock, LlamaDecoderLayer):
                 *projections,
                 sizes=(config.num_attention_heads, config.num_key_value_heads, core.head_dim),
                 before=self.input_layernorm,
-                then=layers,
+                feed_forward=layers,
             )
             return x if layers else x + mlp(norm(x))
         if not layers:

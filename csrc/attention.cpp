@@ -1,0 +1,192 @@
+#include <limits>
+
+#include "tiles.h"
+
+namespace aerogel {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Linear layers on the tokens of one sequence, their results in tiles.
+struct Projection {
+  const std::vector<Linear>& layers;
+  const float* x;  // [tokens][features]
+  int64_t tokens, rows;
+  int width;
+  float* tiles;  // [tile][rows][width]
+
+  int64_t count() const { return ceil_div(tokens, width); }
+  int64_t features() const { return layers[0].matrix.cells.columns; }
+  float* tile(int64_t i) const { return tiles + i * rows * width; }
+  Tokens<const float> tile_tokens(int64_t i) const {
+    return {.x = x + i * width * features(),
+            .stride = features(),
+            .count = std::min<int64_t>(width, tokens - i * width),
+            .features = features()};
+  }
+
+  void compute(const Norm& before, int64_t i) const {
+    float* loaded = scratch(kX, features() * width);
+    kernels().load_tile(tile_tokens(i), width, loaded);
+    const float* normed = normed_tile(before, loaded, features(), width);
+    float* row = tile(i);
+    for (const Linear& layer : layers) {
+      multiply_tile(layer, normed, row, width);
+      row += layer.matrix.cells.rows * width;
+    }
+  }
+};
+
+struct Sequence {
+  const Attention& layer;
+  const FeedForward* next;
+  int64_t batch;
+  const Projection &own, &keys;  // keys and values are from `own` where there is no encoder
+  int64_t key_row;               // the first of keys in a tile; values follow
+
+  // Rotates the queries and keys of one tile.
+  void rotate_tile(int64_t i) const {
+    const int64_t size = layer.head_size, start = i * own.width, some = std::min<int64_t>(own.width, own.tokens - start);
+    const int64_t offset = batch * layer.rotary.batch_stride + start * size;
+    float* cosine = scratch(kAngles, 2 * size * own.width);
+    float* sine = cosine + size * own.width;
+    const auto [cosines, sines] = layer.rotary.angles;
+    kernels().load_tile({.x = cosines + offset, .stride = size, .count = some, .features = size}, own.width, cosine);
+    kernels().load_tile({.x = sines + offset, .stride = size, .count = some, .features = size}, own.width, sine);
+    for (int64_t h = 0; h < layer.heads + layer.key_heads; h++)
+      kernels().apply_rotary({.cosine = cosine, .sine = sine}, own.tile(i) + h * size * own.width, size / 2, own.width);
+  }
+
+  // The mask of one tile of queries, [key][query].
+  const float* mask_tile(int64_t start, int64_t some) const {
+    const Mask& mask = layer.mask;
+    if (!mask.values && !layer.causal) return nullptr;
+    const int64_t width = own.width;
+    float* out = scratch(kMask, keys.tokens * width);
+    for (int64_t q = 0; q < width; q++) {
+      const int64_t query = start + std::min(q, some - 1);
+      const float* from = mask.values ? mask.values + batch * mask.batch_stride + query * mask.query_stride : nullptr;
+      for (int64_t k = 0; k < keys.tokens; k++) {
+        const bool hidden = layer.causal && k > query;
+        out[k * width + q] = hidden ? -kInfinity : from ? from[k] : 0.0f;
+      }
+    }
+    return out;
+  }
+
+  // One head of one tile of queries over the first `visible` keys: out[head_size][width].
+  void attend_head(int64_t head, const float* queries, const float* mask, int64_t visible, float* out) const {
+    const Kernels& use = kernels();
+    const int64_t size = layer.head_size, key_head = head / (layer.heads / layer.key_heads);
+    const int width = own.width, key_width = keys.width;
+    float* scores = scratch(kScores, key_width * width);
+    float* largest = scratch(kColumns, 3 * width);
+    float *total = largest + width, *correction = total + width;
+    std::fill(largest, largest + width, -kInfinity);
+    std::fill(total, total + width, 0.0f);
+    for (int64_t j = 0; j * key_width < visible; j++) {
+      const int64_t some = std::min<int64_t>(key_width, visible - j * key_width);
+      const float* k = keys.tile(j) + (key_row + key_head * size) * key_width;
+      const float* v = k + layer.key_heads * size * key_width;
+      use.product({.rows = some, .depth = size, .a = k, .row_stride = 1, .depth_stride = key_width,
+                   .b = queries + head * size * width, .out = scores, .width = width, .accumulate = false});
+      use.softmax_step({.scores = scores, .keys = some, .scale = layer.scale,
+                        .mask = mask ? mask + j * key_width * width : nullptr,
+                        .largest = largest, .total = total, .correction = correction, .width = width});
+      if (j > 0) use.scale_columns(out, size, correction, width, false);
+      use.product({.rows = size, .depth = some, .a = v, .row_stride = key_width, .depth_stride = 1,
+                   .b = scores, .out = out, .width = width, .accumulate = j > 0});
+    }
+    for (int w = 0; w < width; w++)
+      if (largest[w] == -kInfinity) total[w] = kInfinity;  // no key is visible: zeros, as torch's attention gives
+    use.scale_columns(out, size, total, width, true);
+  }
+
+  void attend(int64_t i, float* y) const {
+    const Kernels& use = kernels();
+    const int width = own.width;
+    const Tokens<const float> x = own.tile_tokens(i);
+    const int64_t start = i * width, size = layer.head_size, features = layer.out.matrix.cells.rows;
+    const int64_t visible = layer.causal ? std::min(keys.tokens, start + x.count) : keys.tokens;
+    const float* mask = mask_tile(start, x.count);
+    float* heads = scratch(kHeads, layer.heads * size * width);
+    for (int64_t h = 0; h < layer.heads; h++) attend_head(h, own.tile(i), mask, visible, heads + h * size * width);
+    float* sums = scratch(kY, features * width);
+    multiply_tile(layer.out, heads, sums, width);
+    float* tile = scratch(kX, features * width);
+    use.load_tile(x, width, tile);
+    finish_tile(layer.after, tile, sums, features, width);
+    if (next) {
+      feed_forward_tile(*next, sums, tile, width);  // x is no longer needed
+      std::swap(tile, sums);
+    }
+    use.store_tile(sums, width, {.x = y + start * features, .stride = features, .count = x.count, .features = features});
+  }
+};
+
+// Whether the feed-forward layers can use the tiles of attention, which end with each sequence. Tiles of their own would
+// be wider over short sequences, or fewer.
+bool may_share_tiles(int64_t batch, int64_t length, int width, int threads) {
+  const int64_t tokens = batch * length;
+  if (is_vector(tokens)) return false;
+  const int own = tile_width(tokens, threads);
+  return cost_of(batch * ceil_div(length, width), width, threads) <= 1.05 * cost_of(ceil_div(tokens, own), own, threads);
+}
+
+}  // namespace
+
+void apply_rotary(const Rotary& rotary, const Heads& heads, float* x) {
+  const int64_t half = heads.size / 2;
+  for (int64_t b = 0; b < heads.batch; b++) {
+    for (int64_t t = 0; t < heads.length; t++, x += heads.features) {
+      const int64_t offset = b * rotary.batch_stride + t * heads.size;
+      const float *cosine = rotary.angles.cosine + offset, *sine = rotary.angles.sine + offset;
+      for (int64_t h = 0; h < heads.count; h++) {
+        float* first = x + h * heads.size;
+        float* second = first + half;
+        for (int64_t i = 0; i < half; i++) {
+          const float one = first[i], other = second[i];
+          first[i] = one * cosine[i] - other * sine[i];
+          second[i] = other * cosine[half + i] + one * sine[half + i];
+        }
+      }
+    }
+  }
+}
+
+void attention(const Attention& layer, const FeedForward* next, const Sequences& sequences, float* y, int threads) {
+  const int64_t batch = sequences.batch, length = sequences.length;
+  // enough sequences keep every thread in its own cache; a few are cut into tiles that all threads share
+  const int outer = batch >= threads ? threads : 1, inner = batch >= threads ? 1 : threads;
+  const auto width_for = [&](int64_t tokens) {
+    const int64_t even = ceil_div(tokens, ceil_div(tokens, kMaxWidth));
+    return inner > 1 ? tile_width(tokens, inner) : static_cast<int>(ceil_div(even, kGroup) * kGroup);
+  };
+  // of one of [batch][tokens][features]
+  const auto projection = [&](const std::vector<Linear>& layers, const float* x, int64_t sequence, int64_t tokens, Slot slot) {
+    const int64_t rows = rows_of(layers), features = layers[0].matrix.cells.columns;
+    const int width = width_for(tokens);
+    float* tiles = scratch(slot, ceil_div(tokens, width) * rows * width);
+    return Projection{.layers = layers, .x = x + sequence * tokens * features, .tokens = tokens, .rows = rows,
+                      .width = width, .tiles = tiles};
+  };
+  const FeedForward* at_once = next && may_share_tiles(batch, length, width_for(length), threads) ? next : nullptr;
+  parallel(batch, outer, [&](int64_t b) {
+    const float* encoder = sequences.encoder_hidden_states;
+    const Projection own = projection(layer.from_x, sequences.x, b, length, kProjected);
+    const Projection keys =
+        encoder ? projection(layer.from_encoder, encoder, b, sequences.encoder_length, kEncoder) : own;
+    const Sequence sequence{.layer = layer, .next = at_once, .batch = b, .own = own, .keys = keys,
+                            .key_row = encoder ? 0 : layer.heads * layer.head_size};
+    parallel(own.count(), inner, [&](int64_t i) {
+      own.compute(layer.before, i);
+      if (layer.rotary.angles.cosine) sequence.rotate_tile(i);
+    });
+    if (encoder) parallel(keys.count(), inner, [&](int64_t i) { keys.compute(Norm{}, i); });
+    float* result = y + b * length * layer.out.matrix.cells.rows;
+    parallel(own.count(), inner, [&](int64_t i) { sequence.attend(i, result); });
+  });
+  if (next && !at_once) feed_forward(*next, y, batch * length, y, threads);  // each tile of y is read before it is written
+}
+
+}  // namespace aerogel

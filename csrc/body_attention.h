@@ -1,0 +1,63 @@
+// The dense products and the softmax of attention.
+
+template <int kRows, int kRegs>
+inline void product_block(const Product& task, int64_t first_row, int first_column) {
+  const auto [rows, depth, left, row_stride, depth_stride, right, result, width, accumulate] = task;
+  const float *a = left + first_row * row_stride, *b = right + first_column;
+  float* out = result + first_row * width + first_column;
+  Reg sum[kRows][kRegs];
+  for (int r = 0; r < kRows; r++)
+    for (int k = 0; k < kRegs; k++)
+      sum[r][k] = accumulate ? Vector::load(out + r * width + k * kLanes) : Vector::set(0.0f);
+  for (int64_t d = 0; d < depth; d++, a += depth_stride, b += width) {
+    Reg column[kRegs];
+    for (int k = 0; k < kRegs; k++) column[k] = Vector::load(b + k * kLanes);
+    for (int r = 0; r < kRows; r++) {
+      const Reg factor = Vector::set(a[r * row_stride]);
+      for (int k = 0; k < kRegs; k++) sum[r][k] = Vector::fma(factor, column[k], sum[r][k]);
+    }
+  }
+  for (int r = 0; r < kRows; r++)
+    for (int k = 0; k < kRegs; k++) Vector::store(out + r * width + k * kLanes, sum[r][k]);
+}
+
+template <int kRegs>
+void product_columns(const Product& task, int first_column) {
+  constexpr int kRows = Vector::kRowsAtOnce;
+  int64_t r = 0;
+  for (; r + kRows <= task.rows; r += kRows) product_block<kRows, kRegs>(task, r, first_column);
+  for (; r < task.rows; r++) product_block<1, kRegs>(task, r, first_column);
+}
+
+void product(const Product& task) {
+  constexpr int kRegs = Vector::kRegsAtOnce, kStep = kRegs * kLanes;
+  int w = 0;
+  for (; w + kStep <= task.width; w += kStep) product_columns<kRegs>(task, w);
+  for (; w < task.width; w += kLanes) product_columns<1>(task, w);
+}
+
+void softmax_step(const SoftmaxStep& step) {
+  const auto [scores, keys, scale, mask, largest, total, correction, width] = step;
+  const Reg factor = Vector::set(scale), zero = Vector::set(0.0f);
+  for (int w = 0; w < width; w += kLanes) {
+    const Reg before = Vector::load(largest + w);
+    Reg most = before;
+    for (int64_t k = 0; k < keys; k++) {
+      const Reg added = mask ? Vector::load(mask + k * width + w) : zero;
+      const Reg value = Vector::fma(Vector::load(scores + k * width + w), factor, added);
+      Vector::store(scores + k * width + w, value);
+      most = Vector::max(most, value);
+    }
+    const Reg origin = Vector::max(Vector::set(-3.402823466e38f), most);  // finite, where no key is visible yet
+    const Reg shrink = exponential(Vector::subtract(before, origin));
+    Reg sum = Vector::multiply(Vector::load(total + w), shrink);
+    for (int64_t k = 0; k < keys; k++) {
+      const Reg value = exponential(Vector::subtract(Vector::load(scores + k * width + w), origin));
+      Vector::store(scores + k * width + w, value);
+      sum = Vector::add(sum, value);
+    }
+    Vector::store(largest + w, most);
+    Vector::store(total + w, sum);
+    Vector::store(correction + w, shrink);
+  }
+}

@@ -1,0 +1,131 @@
+// Linear layers: a panel of a packed weight times a tile, and packed and dense weights times one token.
+
+// Each non-zero is broadcast and multiplied into the tile's row of its column; a row's sums stay in registers.
+template <int kRegs, class Type>
+void multiply_panel(const PanelProduct& task) {
+  constexpr int64_t kWidth = kRegs * kLanes;
+  const Cells& cells = task.layer.matrix.cells;
+  const float *x = task.x, *bias = task.layer.bias ? task.layer.bias + task.panel * kPanel : nullptr;
+  float* y = task.y;
+  const int64_t rows = cells.panel_rows(task.panel), cell = task.panel * cells.blocks();
+  for (int64_t b = task.first_block; b < task.last_block; b++, x += cells.block * kWidth) {
+    const auto* values = static_cast<const typename Type::Stored*>(task.layer.matrix.values.data) + cells.offsets[cell + b];
+    const uint8_t* index = cells.index + cells.offsets[cell + b];
+    const RowCount* order = cells.cell_order(task.panel, b);
+    const bool start = task.fresh && b == task.first_block;
+    for (int64_t i = 0; i < rows; i++) {
+      const int64_t row = order[i].row, count = order[i].count;
+      if (count == 0 && !start) break;  // rows are sorted by count: only empty ones follow
+      float* sums = y + row * kWidth;
+      Reg sum[kRegs];
+      if (start) {
+        const Reg begin = Vector::set(bias ? bias[row] : 0.0f);
+        for (int r = 0; r < kRegs; r++) sum[r] = begin;
+      } else {
+        for (int r = 0; r < kRegs; r++) sum[r] = Vector::load(sums + r * kLanes);
+      }
+      const auto add = [&](Reg weight, int64_t column) {
+        const float* from = x + column * kWidth;
+        for (int r = 0; r < kRegs; r++) sum[r] = Vector::fma(weight, Vector::load(from + r * kLanes), sum[r]);
+      };
+      int64_t j = 0;
+      for (; j + 4 <= count; j += 4) {
+        // loads are the bottleneck: one for four weights, one for four columns
+        const typename Vector::Four weights = Vector::four(Type{}, values + j);
+        uint32_t columns;
+        std::memcpy(&columns, index + j, sizeof columns);
+        add(Vector::template pick<0>(weights), columns & 255);
+        add(Vector::template pick<1>(weights), columns >> 8 & 255);
+        add(Vector::template pick<2>(weights), columns >> 16 & 255);
+        add(Vector::template pick<3>(weights), columns >> 24);
+      }
+      for (; j < count; j++) add(Vector::set(Type::decode(values[j])), index[j]);
+      for (int r = 0; r < kRegs; r++) Vector::store(sums + r * kLanes, sum[r]);
+      values += count;
+      index += count;
+    }
+  }
+}
+
+static_assert(std::endian::native == std::endian::little, "four columns are read as one number");
+
+void multiply(const PanelProduct& task) {
+  with_values(task.layer.matrix.values.type, [&]<class Type>(Type) {
+    switch (task.width / kGroup) {
+      case 1: return multiply_panel<1 * kPerGroup, Type>(task);
+      case 2: return multiply_panel<2 * kPerGroup, Type>(task);
+      case 3: return multiply_panel<3 * kPerGroup, Type>(task);
+      default: return multiply_panel<4 * kPerGroup, Type>(task);
+    }
+  });
+}
+
+// One token: memory decides, not arithmetic. Neighbouring rows of a cell mostly have the same count (they are sorted),
+// so four are computed side by side and their sums do not wait for each other.
+template <class Type>
+void multiply_vector_rows(const typename Type::Stored* values, const uint8_t* index, const RowCount* order,
+                          const RowCount* end, const float* x, float* y) {
+  const auto weight = [&](int64_t j) { return Type::decode(values[j]); };
+  while (order < end) {
+    const int64_t count = order->count, side_by_side = order + 4 <= end && order[3].count == count ? 4 : 1;
+    if (count == 0) return;
+    if (side_by_side == 4) {
+      float a = 0, b = 0, c = 0, d = 0;
+      for (int64_t j = 0; j < count; j++) {
+        a += weight(j) * x[index[j]];
+        b += weight(j + count) * x[index[j + count]];
+        c += weight(j + 2 * count) * x[index[j + 2 * count]];
+        d += weight(j + 3 * count) * x[index[j + 3 * count]];
+      }
+      y[order[0].row] += a;
+      y[order[1].row] += b;
+      y[order[2].row] += c;
+      y[order[3].row] += d;
+    } else {
+      float sum = 0;
+      for (int64_t j = 0; j < count; j++) sum += weight(j) * x[index[j]];
+      y[order->row] += sum;
+    }
+    values += side_by_side * count;
+    index += side_by_side * count;
+    order += side_by_side;
+  }
+}
+
+void multiply_vector(const Matrix& matrix, Range range, const float* x, float* y) {
+  const Cells& cells = matrix.cells;
+  const int64_t *offsets = cells.offsets, count = cells.count(), first = range.first, last = range.last;
+  for (int64_t c = std::upper_bound(offsets, offsets + count, first) - offsets - 1; c < count && offsets[c] < last; c++) {
+    const int64_t panel = c / cells.blocks(), block = c % cells.blocks();
+    const RowCount *row = cells.cell_order(panel, block), *end = row + cells.panel_rows(panel);
+    int64_t at = offsets[c];
+    for (; row < end && at < first; row++) at += row->count;
+    if (offsets[c + 1] > last) {
+      const RowCount* stop = row;
+      for (int64_t next = at; stop < end && next < last; stop++) next += stop->count;
+      end = stop;
+    }
+    with_values(matrix.values.type, [&]<class Type>(Type) {
+      const auto* values = static_cast<const typename Type::Stored*>(matrix.values.data) + at;
+      multiply_vector_rows<Type>(values, cells.index + at, row, end, x + block * cells.block, y + panel * kPanel);
+    });
+  }
+}
+
+void dense_vector(const float* weight, int64_t rows, int64_t columns, const float* x, float* y) {
+  for (int64_t row = 0; row < rows; row++, weight += columns) {
+    constexpr int kSums = 4;  // hides the latency of the multiply-add
+    Reg sum[kSums];
+    for (auto& s : sum) s = Vector::set(0.0f);
+    int64_t c = 0;
+    for (; c + kSums * kLanes <= columns; c += kSums * kLanes)
+      for (int k = 0; k < kSums; k++)
+        sum[k] = Vector::fma(Vector::load(weight + c + k * kLanes), Vector::load(x + c + k * kLanes), sum[k]);
+    for (int k = 1; k < kSums; k++) sum[0] = Vector::add(sum[0], sum[k]);
+    float lanes[kLanes], total = 0;
+    Vector::store(lanes, sum[0]);
+    for (float lane : lanes) total += lane;
+    for (; c < columns; c++) total += weight[c] * x[c];
+    y[row] = total;
+  }
+}

@@ -1,0 +1,35 @@
+// Layers on tiles: what linear layers, feed-forward layers and attention share.
+#pragma once
+
+#include "layers.h"
+#include "threads.h"
+
+namespace aerogel {
+
+// Buffers of a thread: see `scratch`.
+enum Slot { kX, kNormed, kHidden, kGate, kY, kProjected, kEncoder, kHeads, kScores, kMask, kColumns, kPartial, kAngles };
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline bool is_vector(int64_t tokens) { return tokens <= 2; }
+
+// The time of so many tiles shared among threads, in tokens.
+int64_t cost_of(int64_t tiles, int width, int threads);
+// Wide tiles multiply more with each weight, narrow ones share the work among more threads.
+int tile_width(int64_t tokens, int threads);
+
+// The rows of all layers.
+int64_t rows_of(const std::vector<Linear>& layers);
+
+// One panel of a linear layer, and all of it, on one tile.
+void multiply_panel(const Linear& layer, int64_t panel, const float* x, float* y, int width);
+void multiply_tile(const Linear& layer, const float* x, float* y, int width);
+
+// before(tile), in a buffer of the thread, or the tile itself where there is no norm.
+const float* normed_tile(const Norm& before, const float* tile, int64_t features, int width);
+
+// sums = after(tile + sums).
+void finish_tile(const Norm& after, const float* tile, float* sums, int64_t features, int width);
+
+void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums, int width);
+
+}  // namespace aerogel

@@ -1,0 +1,108 @@
+"""The files of a packed checkpoint, compared with the model that they are loaded into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from aerogel.errors import ModelError, first_line
+from aerogel.runtime import transformers_private as private
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a checkpoint.
+
+    Attributes:
+        files: the file of each tensor.
+        packed: those that are packed weights: rows of bytes.
+        names: the names that each tensor gets in the model.
+    """
+
+    files: dict[str, str]
+    packed: list[str]
+    names: dict[str, set[str]]
+
+    @classmethod
+    def of(cls, model: Any, files: Iterable[str], state: Collection[str]) -> Checkpoint:
+        """Reads the headers of the files. Raises `ModelError` for a damaged file and for a tensor in two files."""
+        from aerogel.models.checkpoint import file_tensors
+
+        file_of: dict[str, str] = {}
+        packed = []
+        for file in files:
+            try:
+                tensors = file_tensors(file)
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{file} is not a whole safetensors file ({first_line(error)})") from error
+            if repeated := file_of.keys() & tensors.keys():
+                raise ModelError(f"tensor {min(repeated)} is in two files of the checkpoint")
+            file_of |= dict.fromkeys(tensors, file)
+            packed += [k for k, t in tensors.items() if k.endswith(".weight") and t.dtype == "U8" and len(t.shape) == 1]
+        return cls(file_of, packed, private.names_in_model(model, file_of, state))
+
+    def check(self, model: Any, state: Collection[str]) -> None:
+        """Raises `ModelError` if tensors are missing or unexpected, or if the model needs too much memory.
+
+        A model of another class than the saved one may have a new head, or lack the old one; its body must be the same.
+        A bare body may have been saved without its optional parts, which transformers then initialises, and reports.
+        """
+        from aerogel.models.bounds import Contents
+
+        if missing := self._missing(model, state):
+            raise ModelError(f"the checkpoint lacks {len(missing)} tensors of the model, the first is {missing[0]}")
+        if unexpected := self._unexpected(model, state):
+            raise ModelError(
+                f"the checkpoint has {len(unexpected)} tensors that the model lacks, the first is {unexpected[0]}"
+            )
+        packed = {name for key in self.packed for name in self.names[key]}
+        shapes = {}
+        for name, parameter in model.named_parameters():
+            if name in packed and parameter.dim() == 2:
+                is_linear = isinstance(model.get_submodule(name.removesuffix(".weight")), nn.Linear)
+                shapes[name] = tuple(parameter.shape if is_linear else parameter.shape[::-1])
+        Contents({}, sum(map(os.path.getsize, set(self.files.values())))).check_memory(model, shapes)
+
+    def _missing(self, model: Any, state: Collection[str]) -> list[str]:
+        tied, prefix, (same, bare) = model.all_tied_weights_keys, f"{model.base_model_prefix}.", _is_same(model)
+        known = {name for names in self.names.values() for name in names}
+        known |= {source for target, source in tied.items() if target in known}
+        return [
+            name
+            for name in state
+            if name not in known
+            and name not in tied
+            and not private.may_be_missing(model, name)
+            and not (bare and private.may_be_missing(model, prefix + name))  # the names of Marian's body
+            and not _may_differ(model, name)
+            and (same or bare or name.startswith(prefix))
+        ]
+
+    def _unexpected(self, model: Any, state: Collection[str]) -> list[str]:
+        prefix, (same, _) = f"{model.base_model_prefix}.", _is_same(model)
+        prefixed = any(key.startswith(prefix) for key in self.names)
+        return [
+            key
+            for key, names in self.names.items()
+            if names.isdisjoint(state)
+            and not private.may_be_unexpected(model, key)
+            and not _may_differ(model, key)
+            and (same or key.startswith(prefix) or not prefixed)
+        ]
+
+
+def _is_same(model: Any) -> tuple[bool, bool]:
+    """Whether the model is of the class that was saved, and whether it is a bare body."""
+    return type(model).__name__ in (model.config.architectures or ()), model.base_model is model
+
+
+def _may_differ(model: Any, name: str) -> bool:
+    from aerogel.models.checkpoint import is_optional
+
+    same, bare = _is_same(model)
+    return is_optional(name) and (bare or not same)

@@ -1,0 +1,37 @@
+"""What the runtime needs of torch that has no public name. tests/runtime/test_torch_private.py says what broke.
+
+Besides, `SparseLinear` overrides `_apply`, `_save_to_state_dict` and `_load_from_state_dict` of `nn.Module`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def tensor_without_memory(cls: type[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Any:
+    """A tensor of a subclass on the CPU that has no memory."""
+    return Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=torch.device("cpu"))
+
+
+def plain_functions() -> AbstractContextManager[Any]:
+    """Functions of torch treat tensors of subclasses as plain ones, and return plain ones."""
+    context: AbstractContextManager[Any] = torch._C.DisableTorchFunctionSubclass()
+    return context
+
+
+def with_buffer(state: dict[str, Any], name: str, value: Tensor) -> dict[str, Any]:
+    """The state of a module, as pickled, with another tensor for one buffer."""
+    return state | {"_buffers": state["_buffers"] | {name: value}}
+
+
+def has_pre_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_pre_hooks)
+
+
+def forward_hooks(module: nn.Module) -> Iterable[Any]:
+    return module._forward_hooks.values()

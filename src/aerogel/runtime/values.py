@@ -1,0 +1,77 @@
+"""The number types of packed weights, apart from the layout of their non-zeros. Importing this does not import torch.
+
+A new type is an entry in `VALUE_TYPES` and a trait in csrc/values.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+ValueChoice = Literal["bfloat16"]  # the types that values can be rounded to on request
+VALUE_CHOICES: tuple[str, ...] = get_args(ValueChoice)
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """One number type.
+
+    Attributes:
+        name: that of the torch dtype.
+        number: in docs/format.md and csrc/values.h.
+        high_bits: of the high field in a checkpoint: the exponent and three bits of the mantissa, which are not
+            uniformly distributed either.
+        in_kernels: whether kernels read it. The values of other types are float32 in memory, which holds them exactly.
+    """
+
+    name: str
+    number: int
+    high_bits: int
+    in_kernels: bool = True
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self.name)
+        return dtype
+
+    @property
+    def bits(self) -> int:
+        return 8 * self.dtype.itemsize
+
+    @property
+    def in_memory(self) -> ValueType:
+        return self if self.in_kernels else VALUE_TYPES["float32"]
+
+
+_TYPES = (
+    ValueType("float32", 0, high_bits=11),
+    ValueType("float16", 1, high_bits=8, in_kernels=False),
+    ValueType("bfloat16", 2, high_bits=11),
+)
+VALUE_TYPES = {value_type.name: value_type for value_type in _TYPES}
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a packed weight's non-zeros, (non-zeros,), in the order of its layout; `scales` if not floats."""
+
+    type: ValueType
+    data: Tensor
+    scales: Tensor | None = None
+
+    @classmethod
+    def of(cls, data: Tensor) -> Values:
+        """Floats of the type that kernels read for their dtype."""
+        value_type = value_type_of(data.dtype).in_memory
+        return cls(value_type, data.to(value_type.dtype))
+
+
+def value_type_of(dtype: torch.dtype) -> ValueType:
+    """Raises `KeyError` for a dtype that is not in the table."""
+    return VALUE_TYPES[str(dtype).removeprefix("torch.")]
