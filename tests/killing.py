@@ -1,4 +1,4 @@
-"""Kills a study at random moments and takes it up again: `python tests/killing.py 30 FOLDER` does it thirty times."""
+"""Kills a study at random moments and resumes it: `python tests/killing.py 30 FOLDER` does it thirty times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aerogel.study import Result, Store
+from aerogel.study import Store
+from aerogel.study.results import Done, Failed
 from builders import alive_in_session
 
 SPEC = """
@@ -42,15 +43,15 @@ sequence_length = 8
 rounds = 3
 training_steps = 1
 """
-TRIALS = 16  # one inspect, one sensitivity, two seeds of three recoveries at two sparsities, two bench
+TRIALS = 16  # two analyses, two seeds of three recoveries at two sparsities, two benchmarks
 LATEST = 8.0  # seconds until the kill, after the study's start, its first trial's, or the end of one or two trials
 
 
 @dataclass
 class Tally:
-    """What kills did: how many there were, how many of them after the first result, in how many studies.
+    """Counts of kills, of those after the first result, and of studies.
 
-    `wrong` has what should not be, and `left` the bytes of the temporary folders that are still there at the end.
+    `wrong` has the problems, and `left` the bytes of the temporary folders that remain at the end.
     """
 
     kills: int = 0
@@ -65,7 +66,7 @@ class Tally:
 
 
 def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
-    """Runs whole studies in `folder`, killed so many times in all, and says what was lost, run again or left over."""
+    """Runs whole studies in `folder` with this many kills in all, and reports what was lost, run again or left over."""
     tally, draw = Tally(), random.Random(seed)
     scratch, home = folder / "tmp", folder / "home"
     scratch.mkdir(parents=True)
@@ -77,7 +78,7 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
         output = folder / f"study-{tally.studies}"
         script = "from aerogel.cli import main; main()"
         command = [sys.executable, "-c", script, "study", str(spec), "--output", str(output)]
-        kept: dict[str, Result] = {}
+        kept: dict[str, Done] = {}
         while tally.kills < kills:
             process = subprocess.Popen(
                 command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -88,9 +89,9 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
                 process.kill()
                 tally.kills += 1
                 tally.after_a_result += bool(_finished(output))
-            said = process.communicate()[1].decode("utf-8", "replace")
+            stderr = process.communicate()[1].decode("utf-8", "replace")
             ended = process.returncode != -signal.SIGKILL
-            tally.require(not ended or process.returncode == 0, f"it ended with {process.returncode}: {said}")
+            tally.require(not ended or process.returncode == 0, f"it ended with {process.returncode}: {stderr}")
             tally.require(not alive_in_session(process.pid), "a process is left")
             kept = _check(tally, output, kept)
             if ended:
@@ -110,10 +111,10 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
 
 
 def _wait(output: Path, process: subprocess.Popen, more: int | None) -> None:
-    """Until this process works on the study and has finished so many more trials; `None` waits for nothing."""
+    """Waits until the process has locked the study and finished `more` trials; `None` does not wait."""
     lock, before = output / "study.lock", None
     while more is not None and process.poll() is None:
-        # the process that has the file locked writes its number into it
+        # the process that locks the file writes its number into it
         if lock.exists() and f"process {process.pid}," in lock.read_text():
             finished = _finished(output)
             before = finished if before is None else before
@@ -128,8 +129,8 @@ def _finished(output: Path) -> int:
     return 0
 
 
-def _check(tally: Tally, output: Path, before: dict[str, Result]) -> dict[str, Result]:
-    """The good results that the store has, which are those from before and perhaps more."""
+def _check(tally: Tally, output: Path, before: dict[str, Done]) -> dict[str, Done]:
+    """The good outcomes in the store, which have to be those from `before` and perhaps more."""
     path = output / "study.sqlite"
     if not path.exists() or not path.stat().st_size:
         tally.require(not before, "the store is gone")
@@ -139,13 +140,13 @@ def _check(tally: Tally, output: Path, before: dict[str, Result]) -> dict[str, R
         tally.require(verdict == "ok", f"the store is damaged: {verdict}")
         if not connection.execute("select name from sqlite_master where name = 'trials'").fetchone():
             return before
-    results = Store.open(output).results()
-    found = {trial.key: result for trial, result in results if result.status == "done"}
-    failed = [f"{trial.label}: {result.error}" for trial, result in results if result.status == "failed"]
+    outcomes = Store.open(output).outcomes()
+    done = {trial.key: outcome for trial, outcome in outcomes if isinstance(outcome, Done)}
+    failed = [f"{trial.label}: {outcome.error}" for trial, outcome in outcomes if isinstance(outcome, Failed)]
     tally.require(not failed, f"failed: {failed}")
-    for key, result in before.items():
-        tally.require(found.get(key) == result, f"trial {key} is lost or was run again")
-    return found
+    for key, outcome in before.items():
+        tally.require(done.get(key) == outcome, f"trial {key} is lost or was run again")
+    return done
 
 
 if __name__ == "__main__":

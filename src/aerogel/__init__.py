@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from aerogel.models import load, prunable_weights
     from aerogel.pruning import Pattern, PruneConfig, prune
     from aerogel.pruning.calibration import calibration
+    from aerogel.report import build_report
     from aerogel.runtime import compress, decompress
+    from aerogel.study import StudySpec, load_spec, run_study
     from aerogel.tasks import load_task
     from aerogel.training import SparsityCallback, SparsityConfig, finetune, merge
 
@@ -29,8 +31,10 @@ _HOMES = {
     "PruneConfig": "pruning",
     "SparsityCallback": "training",
     "SparsityConfig": "training",
+    "StudySpec": "study",
     "WeightReport": "analysis",
     "bench": "benchmark",
+    "build_report": "report",
     "calibration": "pruning.calibration",
     "compress": "runtime",
     "decompress": "runtime",
@@ -38,10 +42,12 @@ _HOMES = {
     "finetune": "training",
     "inspect": "analysis",
     "load": "models",
+    "load_spec": "study",
     "load_task": "tasks",
     "merge": "training",
     "prunable_weights": "models",
     "prune": "pruning",
+    "run_study": "study",
 }
 __all__ = [
     "AerogelError",
@@ -49,8 +55,10 @@ __all__ = [
     "PruneConfig",
     "SparsityCallback",
     "SparsityConfig",
+    "StudySpec",
     "WeightReport",
     "bench",
+    "build_report",
     "calibration",
     "compress",
     "decompress",
@@ -58,10 +66,12 @@ __all__ = [
     "finetune",
     "inspect",
     "load",
+    "load_spec",
     "load_task",
     "merge",
     "prunable_weights",
     "prune",
+    "run_study",
 ]
 
 

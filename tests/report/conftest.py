@@ -1,4 +1,4 @@
-"""Stores to report on: the finished small study, and copies of it with something missing or broken."""
+"""Stores to report on: a finished small study, and copies of it with something missing or wrong."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aerogel.report import build
-from aerogel.report.collect import Findings, collect
+from aerogel.report import build_report
+from aerogel.report.collect import collect
+from aerogel.report.findings import Findings
 from aerogel.study import Store
 
 Change = Callable[[sqlite3.Connection], object]
@@ -19,7 +20,7 @@ Change = Callable[[sqlite3.Connection], object]
 
 @pytest.fixture(scope="session")
 def finished(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy, so that the report stands in no other test's folder."""
+    """A copy, so that the report is not in the folder of another test."""
     return Path(shutil.copytree(study_folder, tmp_path_factory.mktemp("reports") / "finished"))
 
 
@@ -30,12 +31,12 @@ def findings(finished: Path) -> Findings:
 
 @pytest.fixture(scope="session")
 def page(finished: Path) -> str:
-    return build(finished).read_text(encoding="utf-8")
+    return build_report(finished).read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def changed(finished: Path, tmp_path: Path) -> Callable[[Change], Path]:
-    """Makes a copy of the finished study whose store has been changed by hand."""
+    """Copies the finished study and changes the copy's store."""
 
     def change(how: Change) -> Path:
         folder = Path(shutil.copytree(finished, tmp_path / "changed"))

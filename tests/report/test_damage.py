@@ -1,4 +1,4 @@
-"""A study of calibrated methods: what stands beside the scores, and whether methods are compared at equal zeros."""
+"""A study of calibrated methods: predictions that changed, and differences in the number of zeros."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +7,12 @@ import pytest
 
 from aerogel.errors import StudyError
 from aerogel.evaluation import Flips
-from aerogel.report import build
-from aerogel.report.answer import unequal_zeros
-from aerogel.report.collect import Findings, collect
-from aerogel.report.tables import scores
+from aerogel.report import build_report
+from aerogel.report.collect import collect
+from aerogel.report.findings import Findings
+from aerogel.report.prose import unequal_zeros_sentences
+from aerogel.report.tables import pruning, scores
+from aerogel.report.verdicts import unequal_zeros
 from aerogel.study import Store, run_study
 from conftest import small_spec
 
@@ -42,7 +44,7 @@ def test_all_trials_are_done(calibrated: Findings) -> None:
 
 
 def test_classes_have_divergence_and_flips(calibrated: Findings) -> None:
-    rows = {(row.task, row.way.method): row for row in calibrated.scores}
+    rows = {(row.task, row.variant.method): row for row in calibrated.scores}
     for method in ("magnitude", "wanda"):
         row = rows["movie-reviews", method]
         assert row.kl is not None
@@ -59,24 +61,33 @@ def test_classes_have_divergence_and_flips(calibrated: Findings) -> None:
 
 
 def test_the_page_has_the_heat_map(folder: Path, calibrated: Findings) -> None:
-    found = calibrated.sensitivities["tiny-gpt2"]
-    assert len(found.layers) == 4
-    page = build(folder).read_text(encoding="utf-8")
-    assert "What each part can bear" in page
+    assert len(calibrated.sensitivities["tiny-gpt2"].layers) == 4
+    page = build_report(folder).read_text(encoding="utf-8")
+    assert '<section id="sensitivity">' in page
     assert "tiny-gpt2: sensitivity" in page
     assert "McNemar" in page
 
 
-def test_unequal_zeros_are_said(calibrated: Findings) -> None:
+def test_the_settings_are_those_of_the_trials(calibrated: Findings) -> None:
+    [table] = pruning(calibrated)
+    names = [column.name for column in table.columns]
+    assert [dict(zip(names, row, strict=True)) for row in table.rows] == [
+        {"method": "magnitude", "pattern": "unstructured", "scope": "layer", "allocation": "global", "epochs": 1.0},
+        {"method": "wanda", "pattern": "unstructured", "scope": "row", "allocation": "uniform", "epochs": 1.0},
+    ]
+
+
+def test_unequal_zeros_are_told(calibrated: Findings) -> None:
     level = [replace(row, prunable=0.6) if row.sparsity else row for row in calibrated.realised]
     assert unequal_zeros(replace(calibrated, realised=level)) == []
-    uneven = [replace(row, prunable=0.61) if row.way.method == "wanda" else row for row in level]
-    [said] = unequal_zeros(replace(calibrated, realised=uneven))
-    assert said.startswith(
-        "tiny-gpt2 at 60%: the methods are not compared at equal zeros, since wanda has 1 points more"
-    )
+    uneven = [replace(row, prunable=0.61) if row.variant.method == "wanda" else row for row in level]
+    [(most, fewest)] = unequal_zeros(replace(calibrated, realised=uneven))
+    assert (most.variant.method, fewest.variant.method) == ("wanda", "magnitude")
+    [sentence] = unequal_zeros_sentences(replace(calibrated, realised=uneven))
+    for part in ("tiny-gpt2 at 60%", "wanda", "1 points", "magnitude"):
+        assert part in sentence
 
 
 def test_a_sensitivity_of_no_task_is_refused() -> None:
-    with pytest.raises(StudyError, match="sensitivity 'mrpc' is none of the tasks"):
+    with pytest.raises(StudyError, match="sensitivity 'mrpc'"):
         small_spec(sensitivity="mrpc")

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from aerogel.charts import figure, svg
-from aerogel.report.lines import Line, Look, Point, against_sparsity
-from aerogel.report.variant import Variant
+from aerogel.report.lines import ChartStyle, Line, Point, against_sparsity
+from aerogel.study.variant import Variant
 
-LOOK = Look(("bert", "gpt2"), (Variant("magnitude"), Variant("random")))
+STYLE = ChartStyle(("bert", "gpt2"), (Variant("magnitude"), Variant("random")))
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99)
 
 
@@ -25,7 +25,7 @@ def line(*values: float, model: str = "bert", half: float | None = None) -> Line
 
 
 def test_sparsities_are_evenly_spaced_and_written_as_percentages() -> None:
-    axes = against_sparsity(SPARSITIES, [line(1, 2, 3, 4, 5)], LOOK).axes[0]
+    axes = against_sparsity(SPARSITIES, [line(1, 2, 3, 4, 5)], STYLE).axes[0]
     assert list(axes.get_xticks()) == [0, 1, 2, 3, 4]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0%", "10%", "50%", "90%", "99%"]
 
@@ -33,60 +33,60 @@ def test_sparsities_are_evenly_spaced_and_written_as_percentages() -> None:
 def test_a_missing_sparsity_leaves_a_gap() -> None:
     whole = line(1, 2, 3, 4, 5)
     points = {sparsity: point for sparsity, point in whole.points.items() if sparsity != 0.5}
-    drawn = against_sparsity(SPARSITIES, [Line("bert", Variant("magnitude"), points)], LOOK).axes[0].lines[0]
+    drawn = against_sparsity(SPARSITIES, [Line("bert", Variant("magnitude"), points)], STYLE).axes[0].lines[0]
     assert math.isnan(drawn.get_ydata()[2])
 
 
 def test_every_value_is_in_view_and_long_intervals_are_cut() -> None:
-    axes = against_sparsity(SPARSITIES, [line(0.5, 0.6, 0.55, 0.5, 0.58, half=40.0)], LOOK).axes[0]
+    axes = against_sparsity(SPARSITIES, [line(0.5, 0.6, 0.55, 0.5, 0.58, half=40.0)], STYLE).axes[0]
     low, high = axes.get_ylim()
     assert low < 0.5 < 0.6 < high < 1
 
 
 def test_a_wide_range_is_logarithmic_only_where_it_may_be() -> None:
     wide = [line(10, 12, 20, 200, 5000)]
-    assert against_sparsity(SPARSITIES, wide, LOOK, may_be_logarithmic=True).axes[0].get_yscale() == "log"
-    assert against_sparsity(SPARSITIES, wide, LOOK).axes[0].get_yscale() == "linear"
+    assert against_sparsity(SPARSITIES, wide, STYLE, may_be_logarithmic=True).axes[0].get_yscale() == "log"
+    assert against_sparsity(SPARSITIES, wide, STYLE).axes[0].get_yscale() == "linear"
     assert (
-        against_sparsity(SPARSITIES, [line(10, 11, 12)], LOOK, may_be_logarithmic=True).axes[0].get_yscale() == "linear"
+        against_sparsity(SPARSITIES, [line(10, 11, 12)], STYLE, may_be_logarithmic=True).axes[0].get_yscale()
+        == "linear"
     )
 
 
 def test_costs_start_at_zero() -> None:
-    assert against_sparsity(SPARSITIES, [line(7, 7, 7, 7, 7)], LOOK, from_zero=True).axes[0].get_ylim()[0] == 0
+    assert against_sparsity(SPARSITIES, [line(7, 7, 7, 7, 7)], STYLE, from_zero=True).axes[0].get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize("values", [(), (math.nan,), (0.0,), (1.0, 1e304), (5.0, 5.0, 5.0)])
 def test_any_values_can_be_drawn(values: tuple[float, ...]) -> None:
-    made = against_sparsity(SPARSITIES, [line(*values)], LOOK, may_be_logarithmic=True, dense_levels=True)
-    assert svg(made, "a title", "f1").startswith("<svg")
+    drawing = against_sparsity(SPARSITIES, [line(*values)], STYLE, may_be_logarithmic=True, dense_levels=True)
+    assert svg(drawing, "a title", "f1").startswith("<svg")
 
 
-def test_a_model_keeps_its_look_and_models_differ() -> None:
-    many = Look(tuple(f"model-{place}" for place in range(20)), (Variant("magnitude"),))
-    looks = {(many.colour(model), many.marker(model)) for model in many.models}
-    assert len(looks) == 20
+def test_models_differ_by_colour_or_marker() -> None:
+    many = ChartStyle(tuple(f"model-{number}" for number in range(20)), (Variant("magnitude"),))
+    assert len({(many.colour(model), many.marker(model)) for model in many.models}) == 20
 
 
 def test_methods_differ_by_their_line() -> None:
-    assert LOOK.dashes(Variant("magnitude")) != LOOK.dashes(Variant("random"))
-    assert LOOK.dashes(Variant()) == LOOK.dashes(Variant("magnitude"))
+    assert STYLE.dashes(Variant("magnitude")) != STYLE.dashes(Variant("random"))
+    assert STYLE.dashes(Variant()) == STYLE.dashes(Variant("magnitude"))
 
 
 def test_swatches_have_the_colour_of_the_charts() -> None:
-    assert "var(--series-2)" in LOOK.swatch("gpt2")
+    assert "var(--series-2)" in STYLE.swatch("gpt2")
 
 
 def test_two_figures_in_a_page_share_no_id() -> None:
-    drawings = [svg(against_sparsity(SPARSITIES, [line(1, 2, 3)], LOOK), "same", prefix) for prefix in ("fa", "fb")]
+    drawings = [svg(against_sparsity(SPARSITIES, [line(1, 2, 3)], STYLE), "same", prefix) for prefix in ("fa", "fb")]
     first, second = (set(re.findall(r'id="([^"]*)"', drawing)) for drawing in drawings)
     assert first
     assert not first & second
 
 
 def test_a_title_is_escaped_and_a_dollar_is_no_formula() -> None:
-    made = figure()
-    made.axes[0].set_title("$x$ <1>")
-    text = svg(made, 'a "b" <c>', "f")
+    drawing = figure()
+    drawing.axes[0].set_title("$x$ <1>")
+    text = svg(drawing, 'a "b" <c>', "f")
     assert 'aria-label="a &quot;b&quot; &lt;c&gt;"' in text
     assert "$x$ &lt;1&gt;" in text

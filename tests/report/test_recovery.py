@@ -1,19 +1,20 @@
-"""A study of recoveries: each keeps to itself, is compared with its own dense model, and is told apart in words."""
+"""A study of recoveries: each is compared with its own dense model and named."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from aerogel.report import build
-from aerogel.report.answer import answers, summary
-from aerogel.report.collect import Findings, collect
+from aerogel.report import build_report
+from aerogel.report.collect import collect
 from aerogel.report.estimate import Estimate
 from aerogel.report.figures import Figures
-from aerogel.report.recovery import ranks, recovered
-from aerogel.report.tables import every_seed, scores
-from aerogel.report.variant import Variant
+from aerogel.report.findings import Findings
+from aerogel.report.prose import recovery_sentences
+from aerogel.report.tables import every_seed, pruning, scores
+from aerogel.report.verdicts import answers, ranks
 from aerogel.study import Store
+from aerogel.study.variant import Variant
 
 NAMES = ("no recovery", "fine-tuning", "gradual + distillation")
 
@@ -27,16 +28,16 @@ def test_no_mean_is_over_different_recoveries(findings: Findings) -> None:
     assert len(findings.scores) == 3 * 2
     assert len(findings.realised) == 3 * 2
     for row in findings.scores:
-        runs = [run for run in findings.runs if run.group == (row.task, row.model, row.way, row.sparsity)]
+        runs = [run for run in findings.runs if run.group == (row.task, row.model, row.variant, row.sparsity)]
         assert row.seeds == tuple(run.seed for run in runs) == (0, 1)
-        assert row.value.values == tuple(run.values["metrics"][row.main] for run in runs)
+        assert row.value.values == tuple(run.result.metrics[row.main] for run in runs)
 
 
 def test_changes_are_against_the_dense_model_of_the_same_recovery(findings: Findings) -> None:
-    dense = {(row.task, row.way.recovery): row for row in findings.scores if not row.sparsity}
+    dense = {(row.task, row.variant.recovery): row for row in findings.scores if not row.sparsity}
     for row in findings.scores:
         if row.sparsity:
-            before = dense[row.task, row.way.recovery].value
+            before = dense[row.task, row.variant.recovery].value
             assert row.change is not None
             assert row.change.mean == pytest.approx(row.value.mean / before.mean - 1)
         else:
@@ -52,7 +53,7 @@ def test_tables_have_a_row_a_recovery(findings: Findings) -> None:
 
 
 def test_the_page_has_the_section(recovery_folder: Path, findings: Findings) -> None:
-    page = build(recovery_folder).read_text(encoding="utf-8")
+    page = build_report(recovery_folder).read_text(encoding="utf-8")
     assert '<section id="recovery">' in page
     titles = [chart.title for chart in Figures(findings).recovery()]
     assert titles == ["tiny-gpt2: accuracy"]
@@ -60,10 +61,9 @@ def test_the_page_has_the_section(recovery_folder: Path, findings: Findings) -> 
         assert page.count(f'aria-label="{title}"') == 1
     for name in NAMES:
         assert name in page
-    assert 'recoveries = ["none", "finetune", "gradual"]' in page.replace("&#34;", '"')
 
 
-def test_a_study_without_recoveries_says_nothing_of_them(page: str) -> None:
+def test_a_study_without_recoveries_does_not_mention_them(page: str) -> None:
     assert "recover" not in page.lower()
 
 
@@ -85,26 +85,29 @@ def test_only_what_intervals_tell_apart_is_ranked(
         found = ranks(
             [replace(row, metrics={metric: Estimate.of(value)}) for row, value in zip(rows, values, strict=True)]
         )
-        assert [" ".join(sorted(str(row.way.recovery) for row in rank)) for rank in found] == wanted
+        assert [" ".join(sorted(str(row.variant.recovery) for row in rank)) for rank in found] == wanted
 
 
-def test_the_opening_says_which_recovery_is_better(findings: Findings) -> None:
+def test_the_better_recovery_comes_first(findings: Findings) -> None:
     values = {"none": (0.5, 0.51), "finetune": (0.7, 0.71), "gradual": (0.9, 0.91)}
     rows = [
-        replace(row, metrics={row.main: Estimate.of(values[str(row.way.recovery)])}) if row.sparsity else row
+        replace(row, metrics={row.main: Estimate.of(values[str(row.variant.recovery)])}) if row.sparsity else row
         for row in findings.scores
     ]
-    told = replace(findings, scores=rows)
-    sentence = (
-        "On movie-reviews, gradual + distillation is better than fine-tuning, and that than no recovery "
-        "(tiny-gpt2 at 90%)."
-    )
-    assert sentence in recovered(told)
-    assert sentence in " ".join(summary(told, answers(told)))
+    sentence, _ = recovery_sentences(replace(findings, scores=rows))
+    places = [sentence.index(name) for name in ("movie-reviews", *NAMES[::-1], "tiny-gpt2 at 90%")]
+    assert places == sorted(places)
+
+
+def test_the_settings_are_those_of_the_trials(findings: Findings) -> None:
+    [table] = pruning(findings)
+    assert [dict(zip(("recovery", "method"), row, strict=False)) for row in table.rows] == [
+        {"recovery": name, "method": "magnitude"} for name in ("none", "finetune", "gradual")
+    ]
 
 
 def test_costs_stand_for_all_recoveries(findings: Findings) -> None:
-    assert {answer.way for answer in answers(findings)} == {
+    assert {answer.variant for answer in answers(findings)} == {
         Variant("magnitude", "none"),
         Variant("magnitude", "finetune"),
         Variant(None, "gradual"),

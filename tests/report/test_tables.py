@@ -8,8 +8,9 @@ import pytest
 
 from aerogel.report import tables
 from aerogel.report.breakeven import break_evens
-from aerogel.report.collect import COUNTS, Findings
 from aerogel.report.estimate import Estimate
+from aerogel.report.findings import Findings
+from aerogel.report.maps import layer_maps
 from aerogel.report.table import Column, Table
 from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
@@ -21,6 +22,7 @@ def all_tables(findings: Findings) -> list[Table]:
         *tables.realised(findings),
         *tables.weights(findings),
         *tables.every_seed(findings),
+        *tables.pruning(findings),
         tables.layers(findings),
     ]
 
@@ -61,12 +63,10 @@ def test_every_seed_is_there_as_it_was_stored(findings: Findings) -> None:
     (table,) = tables.every_seed(findings)
     found = {(row["task"], row["model"], row["sparsity"], row["seed"], row["metric"]): row for row in parsed(table)}
     for run in findings.runs:
-        for metric, value in run.values["metrics"].items():
-            if metric in COUNTS:
-                continue
+        for metric, value in run.result.metrics.items():
             row = found.pop((run.group[0], run.group[1], str(run.group[3]), str(run.seed), metric))
             assert float(row["value"]) == value
-            assert float(row["sparsity_found"]) == run.values["sparsity"]
+            assert float(row["realised_sparsity"]) == run.result.sparsity
     assert not found
 
 
@@ -91,9 +91,9 @@ def test_cost_csvs_hold_the_measurements(findings: Findings) -> None:
 
 def test_break_even_csv_holds_a_row_a_model(findings: Findings) -> None:
     *_, table = tables.costs(findings)
-    for row, found in zip(parsed(table), break_evens(findings), strict=True):
-        assert row["model"] == found.model
-        assert row["break_even_sparsity"] == ("" if found.sparsity is None else str(found.sparsity))
+    for row, even in zip(parsed(table), break_evens(findings), strict=True):
+        assert row["model"] == even.model
+        assert row["break_even_sparsity"] == ("" if even.sparsity is None else str(even.sparsity))
 
 
 def test_the_page_writes_what_the_csv_holds(findings: Findings) -> None:
@@ -114,7 +114,7 @@ def test_no_table_of_scores_holds_two_kinds_of_perplexity(findings: Findings) ->
 
 
 def test_maps_show_every_layer_and_sparsity(findings: Findings) -> None:
-    maps = tables.layer_maps(findings)
+    maps = layer_maps(findings)
     assert len(maps) == len(findings.spec.models)
     for shown, report in zip(maps, findings.weights.values(), strict=True):
         assert len(shown.rows) == len(report.layers)
@@ -126,8 +126,12 @@ def test_maps_show_every_layer_and_sparsity(findings: Findings) -> None:
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", " =", "\uff1d", "\uff20"])
 def test_a_name_that_is_a_formula_is_text_in_a_csv(start: str) -> None:
     name = f'{start}HYPERLINK("http://x";"y")'
-    columns = (Column("model", "model"), Column(name, "change"), Column("interval", "interval"))
-    table = Table("t", columns, [(name, -0.25, Estimate.of([-1.0, -3.0])), ("plain", None, Estimate.of([1.0]))])
+    columns = [
+        Column(header, header, lambda row, index=index: row[index])
+        for index, header in enumerate(("model", name, "interval"))
+    ]
+    rows = [(name, -0.25, Estimate.of([-1.0, -3.0])), ("plain", None, Estimate.of([1.0]))]
+    table = Table.of("t", columns, rows)
     header, first, second = csv.reader(io.StringIO(table.csv(), newline=""))
     assert header[1] == f"'{name}"
     assert first[0] == f"'{name}"

@@ -8,8 +8,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aerogel.study import Trial, parse_spec
+from aerogel.study import parse_spec
 from aerogel.study.plan import plan
+from aerogel.study.trial import Benchmark, Scoring, Trial, WeightAnalysis, trial_from_json
 from aerogel.tasks import Examples, Task, TaskData
 from aerogel.training import SparsityConfig
 
@@ -36,25 +37,28 @@ def spec(**changes: object):
     return parse_spec(values | changes)
 
 
+def scorings(trials: list[Trial]) -> list[Scoring]:
+    return [trial for trial in trials if isinstance(trial, Scoring)]
+
+
 def test_the_dense_model_runs_once_whatever_the_methods() -> None:
     trials = plan(spec(), DATA)
-    kinds = [trial.kind for trial in trials]
-    assert kinds.count("inspect") == 2
-    assert kinds.count("score") == 2 * 2 * 3 * (1 + 2 * 2)
-    assert kinds.count("bench") == 2 * (1 + 2 * 2)
+    kinds = Counter(map(type, trials))
+    assert kinds == {WeightAnalysis: 2, Scoring: 2 * 2 * 3 * (1 + 2 * 2), Benchmark: 2 * (1 + 2 * 2)}
     assert len({trial.key for trial in trials}) == len(trials)
 
 
 def test_limits_follow_the_kind_of_task() -> None:
-    limits = {(trial.task, trial.training.limit) for trial in plan(spec(), DATA) if trial.training}
+    limits = {(trial.task, trial.training.limit) for trial in scorings(plan(spec(), DATA))}
     assert limits == {("sst2", 7), ("wikitext-2", 8)}
 
 
 def test_only_scores_multiply_by_recovery() -> None:
     before, after = plan(spec(), DATA), plan(spec(recoveries=RECOVERIES), DATA)
-    assert [trial for trial in after if trial.kind != "score"] == [trial for trial in before if trial.kind != "score"]
+    others = [[trial for trial in trials if not isinstance(trial, Scoring)] for trials in (before, after)]
+    assert others[0] == others[1]
     assert len({trial.key for trial in after}) == len(after)
-    assert not {trial.key for trial in before if trial.kind == "score"} & {trial.key for trial in after}
+    assert not {trial.key for trial in scorings(before)} & {trial.key for trial in scorings(after)}
 
 
 @given(
@@ -65,15 +69,10 @@ def test_only_scores_multiply_by_recovery() -> None:
 def test_gradual_is_planned_once_a_sparsity_and_the_others_once_a_method_too(
     recoveries: list[str], methods: list[str], sparsities: list[float]
 ) -> None:
-    found = Counter(
-        (trial.recovery.name, trial.sparsity)
-        for trial in plan(
-            spec(models=["a"], seeds=[0], recoveries=recoveries, methods=methods, sparsities=sparsities), DATA
-        )
-        if trial.kind == "score" and trial.recovery
-    )
+    chosen = spec(models=["a"], seeds=[0], recoveries=recoveries, methods=methods, sparsities=sparsities)
+    counts = Counter((trial.variant.recovery, trial.sparsity) for trial in scorings(plan(chosen, DATA)))
     tasks = 2
-    assert found == {
+    assert counts == {
         (name, sparsity): tasks * (len(methods) if sparsity and name != "gradual" else 1)
         for name in recoveries
         for sparsity in sparsities
@@ -83,9 +82,8 @@ def test_gradual_is_planned_once_a_sparsity_and_the_others_once_a_method_too(
 def test_other_epochs_of_recovery_leave_alone_what_is_not_recovered() -> None:
     short, long = (
         {
-            (trial.recovery.name, trial.key)
-            for trial in plan(spec(recoveries=RECOVERIES, recovery=part), DATA)
-            if trial.recovery
+            (trial.variant.recovery, trial.key)
+            for trial in scorings(plan(spec(recoveries=RECOVERIES, recovery=part), DATA))
         }
         for part in ({"epochs": 1}, {"epochs": 2, "score": "movement"})
     )
@@ -94,8 +92,7 @@ def test_other_epochs_of_recovery_leave_alone_what_is_not_recovered() -> None:
 
 
 def test_labels_tell_recoveries_apart() -> None:
-    trials = [trial for trial in plan(spec(recoveries=RECOVERIES, models=["a"]), DATA) if trial.recovery]
-    labels = [trial.label for trial in trials]
+    labels = [trial.label for trial in plan(spec(recoveries=RECOVERIES, models=["a"]), DATA)]
     assert len(set(labels)) == len(labels)
     assert "a 90% gradual, sst2, seed 1" in labels
     assert "a 50% random finetune, wikitext-2, seed 0" in labels
@@ -104,14 +101,14 @@ def test_labels_tell_recoveries_apart() -> None:
 
 def test_the_pattern_of_the_study_is_that_of_gradual_pruning_too() -> None:
     changed = spec(recoveries=["gradual"], sparsities=[0, 0.5], pattern="2:4", include=["embeddings"], scope="row")
-    found = {trial.sparsity: trial.zeros for trial in plan(changed, DATA) if trial.kind == "score"}
-    assert found[0.5] == SparsityConfig(0.5, pattern="2:4", scope="layer", targets=("blocks", "embeddings"))
-    assert found[0] == SparsityConfig(0, scope="layer", targets=("blocks", "embeddings"))
+    zeros = {trial.sparsity: trial.recovery.pruning for trial in scorings(plan(changed, DATA))}
+    assert zeros[0.5] == SparsityConfig(0.5, pattern="2:4", scope="layer", targets=("blocks", "embeddings"))
+    assert zeros[0] == SparsityConfig(0, scope="layer", targets=("blocks", "embeddings"))
 
 
 def test_a_trial_survives_json_with_its_key() -> None:
     for trial in plan(spec(), DATA) + plan(spec(recoveries=RECOVERIES), DATA):
-        again = Trial.from_json(json.dumps(asdict(trial)))
+        again = trial_from_json(json.dumps(asdict(trial)))
         assert again == trial
         assert again.key == trial.key
 
@@ -119,23 +116,23 @@ def test_a_trial_survives_json_with_its_key() -> None:
 @given(st.sampled_from(plan(spec(), DATA)), st.text(min_size=1))
 def test_every_field_is_in_the_key(trial: Trial, text: str) -> None:
     for field in ("model", "task", "data"):
-        if getattr(trial, field) != text:
+        if getattr(trial, field, text) != text:
             assert replace(trial, **{field: text}).key != trial.key
 
 
 def test_other_files_in_a_model_s_folder_make_other_trials(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    asked = spec(models=[str(folder), "tiny-bert"])
-    named = {trial.model: trial.key for trial in plan(asked, DATA) if trial.kind == "inspect"}
+    chosen = spec(models=[str(folder), "tiny-bert"])
+    keys = {trial.model: trial.key for trial in plan(chosen, DATA) if isinstance(trial, WeightAnalysis)}
     (folder / "runs").mkdir(parents=True)
     (folder / "model.safetensors").write_text("one")
-    first, same = plan(asked, DATA), plan(asked, DATA)
+    first, same = plan(chosen, DATA), plan(chosen, DATA)
     (folder / "model.safetensors").write_text("another")
-    second = plan(asked, DATA)
-    assert first == same == [Trial.from_json(json.dumps(asdict(trial))) for trial in first]
+    second = plan(chosen, DATA)
+    assert first == same == [trial_from_json(json.dumps(asdict(trial))) for trial in first]
     for before, after in zip(first, second, strict=True):
         assert (before.key != after.key) == (before.model == str(folder))
-    assert named["tiny-bert"] in {trial.key for trial in second}  # a name is its own
+    assert keys["tiny-bert"] in {trial.key for trial in second}  # which has no folder
 
 
 def test_other_data_makes_another_trial() -> None:
@@ -145,4 +142,4 @@ def test_other_data_makes_another_trial() -> None:
     assert moved.digest == TEXT.digest
     before, after = plan(spec(), DATA), plan(spec(), DATA | {"wikitext-2": changed})
     same = {trial.key for trial in before} & {trial.key for trial in after}
-    assert len(same) == sum(trial.task != "wikitext-2" for trial in before)
+    assert len(same) == sum(getattr(trial, "task", "") != "wikitext-2" for trial in before)

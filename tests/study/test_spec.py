@@ -22,7 +22,7 @@ def test_a_specification_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "named"),
     [
         ("models = 3", "models"),
         ('name = "x"\nmodels = []', "models"),
@@ -45,35 +45,44 @@ def test_a_specification_survives_json() -> None:
         ('name = "x"\nmodels = ["a"]\n[training]\nepochs = inf', "training.epochs"),
         ('name = "x"\nmodels = ["a"]\n[training]\nepochs = nan', "training.epochs"),
         (f'name = "x"\nmodels = ["a"]\n[benchmark]\nbatch_size = 1{"0" * 30}', "benchmark.batch_size"),
-        (f"a = {'[' * 3000}", "nested too deeply"),
+        (f"a = {'[' * 3000}", "spec.toml"),
         (f"{'.'.join('a' * 3000)} = 1", "line 1"),
         ("a = 1\n" * 20_000, "bytes"),
-        ('name = "x"\nmodels = ["a"]\nmethods = ["magnitud"]', "did you mean magnitude"),
-        ('name = "x"\nmodels = ["a"]\nrecoveries = ["gradul"]', "unknown recovery 'gradul': did you mean gradual?"),
+        (
+            'name = "x"\nmodels = ["a"]\nmethods = ["magnitud"]',
+            "methods.0: unknown method 'magnitud': did you mean magnitude",
+        ),
+        (
+            'name = "x"\nmodels = ["a"]\nrecoveries = ["gradul"]',
+            "recoveries.0: unknown recovery 'gradul': did you mean gradual?",
+        ),
         ('name = "x"\nmodels = ["a"]\n[recovery]\nscore = "movment"', "did you mean movement"),
         ('name = "x"\nmodels = ["a"]\n[recovery]\nepochs = 0', "recovery.epochs"),
+        ('name = "x"\nmodels = ["a"]\nscope = "rows"', "scope"),
+        ('name = "x"\nmodels = ["a"]\nallocation = "owls"', "allocation"),
+        ('name = "x"\nmodels = ["a"]\ninclude = ["heds"]', "include.0: unknown target 'heds': did you mean heads"),
         ('name = "x"\nmodels = ["a"]\npattern = "3:2"', "0 < N < M"),
-        ('name = "x"\nmodels = ["a"]\npattern = "2:4"\nsparsities = [0, 0.9]', "fixes the sparsity at 0.5"),
-        ('name = "../x"\nmodels = ["a"]', "a name that a folder can have"),
-        ('name = ""\nmodels = ["a"]', "a name that a folder can have"),
+        ('name = "x"\nmodels = ["a"]\npattern = "2:4"\nsparsities = [0, 0.9]', "0.5"),
+        ('name = "../x"\nmodels = ["a"]', "name: "),
+        ('name = ""\nmodels = ["a"]', "name: "),
         ('name = "x"\nmodels = ["a"]\n[training]\nepochs = 0', "training.epochs"),
         ("name = x", "line 1"),
     ],
 )
-def test_a_wrong_specification_names_the_file_and_the_field(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_specification_names_the_file_and_the_field(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "spec.toml"
     path.write_text(text)
     with pytest.raises(AerogelError) as error:
         load_spec(str(path))
-    assert said in str(error.value)
+    assert named in str(error.value)
     assert "spec.toml" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_studies_get_the_nearest_names() -> None:
-    with pytest.raises(StudyError, match="did you mean starter"):
+    with pytest.raises(StudyError, match="starter"):
         load_spec("startr")
-    with pytest.raises(StudyError, match="no such file"):
+    with pytest.raises(StudyError, match=r"nowhere\.toml"):
         load_spec("nowhere.toml")
 
 

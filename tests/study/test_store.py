@@ -13,19 +13,21 @@ import pytest
 
 from aerogel import progress
 from aerogel.analysis import inspect
-from aerogel.benchmark import environment
+from aerogel.benchmark import BenchConfig, environment
 from aerogel.errors import StudyError
 from aerogel.models import load_model
-from aerogel.study import Result, Store, Trial, parse_spec
+from aerogel.study import Store, parse_spec
 from aerogel.study.lock import sole
+from aerogel.study.results import Done, Failed, Machine
 from aerogel.study.source import STORE
-from aerogel.study.values import check_result
+from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
+from aerogel.training import Recovery, TrainingConfig
 
 SPEC = parse_spec({"name": "x", "models": ["a", "b", "c"]})
-TRIALS = [Trial("inspect", model) for model in SPEC.models]
-WEIGHTS = inspect(load_model("tiny-gpt2"), "tiny-gpt2").to_dict()
-DONE = Result("done", json.loads(json.dumps({"weights": WEIGHTS})), environment(), 1.5)
-FAILED = Result("failed", {}, {}, 0.1, "it broke")
+TRIALS: list[Trial] = [WeightAnalysis(model=model) for model in SPEC.models]
+MACHINE = Machine(**environment())
+DONE = Done(inspect(load_model("tiny-gpt2"), "tiny-gpt2"), MACHINE, 1.5)
+FAILED = Failed("it broke", 0.1)
 
 
 def test_results_come_back_and_failures_stay_open(tmp_path: Path) -> None:
@@ -34,7 +36,7 @@ def test_results_come_back_and_failures_stay_open(tmp_path: Path) -> None:
     store.finish(TRIALS[0], DONE)
     store.finish(TRIALS[1], FAILED)
     again = Store.open(tmp_path)
-    assert again.results() == [(TRIALS[0], DONE), (TRIALS[1], FAILED)]
+    assert again.outcomes() == [(TRIALS[0], DONE), (TRIALS[1], FAILED)]
     assert again.open_trials() == TRIALS[1:]
     assert again.spec() == SPEC
 
@@ -44,28 +46,27 @@ def test_creating_again_keeps_results_and_follows_the_new_list(tmp_path: Path) -
     store = Store.create(tmp_path, SPEC, [TRIALS[2], TRIALS[0]])
     assert store.count() == 2
     assert store.open_trials() == [TRIALS[0]]
-    assert store.results() == [(TRIALS[2], DONE)]
+    assert store.outcomes() == [(TRIALS[2], DONE)]
 
 
 def test_another_study_does_not_go_into_the_folder(tmp_path: Path) -> None:
     Store.create(tmp_path, SPEC, TRIALS)
-    with pytest.raises(StudyError, match="holds the study 'x'"):
+    with pytest.raises(StudyError, match="'x'"):
         Store.create(tmp_path, parse_spec({"name": "y", "models": ["a"]}), TRIALS)
 
 
 def test_a_folder_without_a_store_or_with_a_damaged_one(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="not the output of a study"):
+    with pytest.raises(StudyError, match=r"study\.sqlite"):
         Store.open(tmp_path)
     (tmp_path / STORE).write_bytes(b"SQLite format 3\0" + bytes(200))
-    with pytest.raises(StudyError, match="can't be read"):
+    with pytest.raises(StudyError, match=r"study\.sqlite"):
         Store.open(tmp_path)
     (tmp_path / STORE).unlink()
     Store.create(tmp_path, SPEC, TRIALS)
-    connection = sqlite3.connect(tmp_path / STORE)
-    connection.execute("pragma user_version = 99")
-    connection.close()
-    with pytest.raises(StudyError, match="format 99"):
-        Store.open(tmp_path)
+    for other in (1, 99):
+        sql(tmp_path, f"pragma user_version = {other}")
+        with pytest.raises(StudyError, match=f"format {other}.*format 2"):
+            Store.open(tmp_path)
     (tmp_path / STORE).write_bytes(b"")  # what an interrupt leaves that comes before the first transaction
     assert Store.create(tmp_path, SPEC, TRIALS).count() == len(TRIALS)
 
@@ -86,13 +87,18 @@ def sql(folder: Path, statement: str) -> None:
         ("update trials set trial = x'ff' where place = 1", "trial 1"),
         ("update trials set trial = json_set(trial, '$.newfield', 1) where place = 1", "newfield"),
         ("update trials set trial = json_set(trial, '$.model', 7) where place = 1", "model"),
-        ("update trials set trial = json_set(trial, '$.kind', 'score') where place = 1", "task"),
-        ("update trials set result = '[]' where place = 0", "trial a dense, inspect"),
-        ("update trials set result = json_set(result, '$.status', 'fine') where place = 0", "trial a dense, inspect"),
-        ("update trials set result = json_set(result, '$.values', json('{}')) where place = 0", "weights"),
-        ("update trials set result = json_set(result, '$.values.weights.whole.mean', null) where place = 0", "mean"),
-        ("update trials set result = json_set(result, '$.values.weights.span', json('[1]')) where place = 0", "span"),
-        ("update trials set result = json_set(result, '$.environment.cores', 'two') where place = 0", "cores"),
+        ("update trials set trial = json_set(trial, '$.kind', 'scoring') where place = 1", "task"),
+        ("update trials set trial = json_set(trial, '$.kind', 'unheard') where place = 1", "unheard"),
+        ("update trials set result = '[]' where place = 0", "trial a, weights"),
+        ("update trials set status = 'fine' where place = 0", "trial a, weights"),
+        ("update trials set status = 'failed' where place = 0", "error"),
+        ("update trials set result = json_set(result, '$.status', 'fine') where place = 0", "status"),
+        ("update trials set result = json_set(result, '$.result', json('{}')) where place = 0", "result.model"),
+        ("update trials set result = json_set(result, '$.result.unheard', 1) where place = 0", "result.unheard"),
+        ("update trials set result = json_set(result, '$.result.whole.mean', null) where place = 0", "mean"),
+        ("update trials set result = json_set(result, '$.result.whole.count', -1) where place = 0", "count"),
+        ("update trials set result = json_set(result, '$.result.span', json('[1]')) where place = 0", "span"),
+        ("update trials set result = json_set(result, '$.machine.cores', 'two') where place = 0", "cores"),
         ("update trials set result = json_set(result, '$.seconds', -1) where place = 0", "seconds"),
         ("drop table study", "study"),
     ],
@@ -103,10 +109,10 @@ def test_content_that_is_not_as_expected_is_refused_by_name(tmp_path: Path, stat
     sql(tmp_path, statement)
 
     def read() -> None:
-        found = Store.open(tmp_path)
-        found.spec()
-        found.results()
-        found.open_trials()
+        again = Store.open(tmp_path)
+        again.spec()
+        again.outcomes()
+        again.open_trials()
 
     with pytest.raises(StudyError) as raised:
         read()
@@ -115,24 +121,40 @@ def test_content_that_is_not_as_expected_is_refused_by_name(tmp_path: Path, stat
     assert "\n" not in str(raised.value)
 
 
-def test_a_result_that_is_not_as_expected_is_none_of_the_kind() -> None:
-    good = json.loads(json.dumps(asdict(DONE)))
-    check_result("inspect", good)
-    for kind in ("score", "bench", "sensitivity"):
-        with pytest.raises(ValueError, match="required"):
-            check_result(kind, good)
+KINDS: dict[str, Trial] = {
+    "weights": TRIALS[0],
+    "sensitivity": SensitivityAnalysis(model="a", task="t", data="d"),
+    "scoring": Scoring(model="a", task="t", data="d", training=TrainingConfig(), recovery=Recovery()),
+    "benchmark": Benchmark(model="a", config=BenchConfig()),
+}
 
 
-SCORE = {
-    "metrics": {"accuracy": 0.5, "examples": 2.0},
-    "predictions": [0.0, 1.0],
-    "true": [0.0, 0.0],
-    "logits": [[1.0, 0.0], [0.0, 1.0]],
-    "training_seconds": 1.5,
-    "training_steps": 3,
+def outcome(result: object) -> dict:
+    return {"result": result, "machine": asdict(MACHINE), "seconds": 1.0}
+
+
+def test_the_result_of_another_kind_of_trial_is_refused() -> None:
+    text = json.dumps(asdict(DONE))
+    assert KINDS["weights"].read_outcome("done", text) == DONE
+    for kind in ("scoring", "benchmark", "sensitivity"):
+        with pytest.raises(ValueError, match="result"):
+            KINDS[kind].read_outcome("done", text)
+
+
+SCORING = {
+    "score": {
+        "task": "t",
+        "metrics": {"accuracy": 0.5, "examples": 2.0},
+        "predictions": [0.0, 1.0],
+        "true": [0.0, 0.0],
+        "logits": [[1.0, 0.0], [0.0, 1.0]],
+    },
+    "training": {"seconds": 1.5, "steps": 3, "losses": [0.1], "validation": [], "kept": {}, "source": ""},
+    "dense_seconds": None,
     "sparsity": 0.5,
     "model_sparsity": 0.25,
     "layers": {"a.weight": 0.5},
+    "parameters": 10,
     "source": "a file",
 }
 MEASUREMENT = {
@@ -144,54 +166,80 @@ MEASUREMENT = {
     "parameter_bytes": 10,
     "file_bytes": 12,
     "batch_size": 2,
+    "compressed": False,
 }
+BENCHMARK = {"dense": MEASUREMENT, "pruned": MEASUREMENT, "compressed": MEASUREMENT | {"compressed": True}}
+SENSITIVITY = {
+    "model": "a",
+    "method": "magnitude",
+    "text": "t",
+    "sparsities": [0.5],
+    "layers": [["layer 0", [0.1]]],
+    "kinds": [["query", [0.1]]],
+}
+GOOD = {"scoring": SCORING, "benchmark": BENCHMARK, "sensitivity": SENSITIVITY}
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "named"),
+    ("kind", "changes", "named"),
     [
-        ("score", SCORE | {"metrics": None}, "metrics"),
-        ("score", SCORE | {"metrics": {"examples": 2.0}}, "metrics"),
-        ("score", SCORE | {"metrics": {"accuracy": float("inf")}}, "metrics.accuracy"),
-        ("score", SCORE | {"metrics": {"accuracy": None}}, "metrics.accuracy"),
-        ("score", SCORE | {"predictions": []}, "predictions"),
-        ("score", SCORE | {"predictions": ["0", "1"]}, "predictions.0"),
-        ("score", SCORE | {"true": [0.0]}, "true"),
-        ("score", SCORE | {"logits": [[1.0], [0.0, 1.0]]}, "logits"),
-        ("score", SCORE | {"layers": {"a.weight": 2.0}}, "layers.a.weight"),
-        ("score", SCORE | {"training_steps": 10**400}, "training_steps"),
-        ("bench", {"measurements": []}, "measurements"),
-        ("bench", {"measurements": [MEASUREMENT | {"latencies": [0.0, 0.1]}]}, "seconds"),
-        ("bench", {"measurements": [MEASUREMENT | {"compressed": True}]}, "dense"),
-        ("bench", {"measurements": [MEASUREMENT, MEASUREMENT | {"latencies": [0.5]}]}, "latencies"),
-        ("bench", {"measurements": [MEASUREMENT | {"file_bytes": 0}]}, "file_bytes"),
+        ("scoring", {"score.metrics": None}, "metrics"),
+        ("scoring", {"score.metrics": {}}, "metrics"),
+        ("scoring", {"score.metrics": {"accuracy": float("inf")}}, "metrics.accuracy"),
+        ("scoring", {"score.metrics": {"accuracy": None}}, "metrics.accuracy"),
+        ("scoring", {"score.predictions": []}, "predictions"),
+        ("scoring", {"score.predictions": ["0", "1"]}, "predictions.0"),
+        ("scoring", {"score.true": [0.0]}, "true"),
+        ("scoring", {"score.logits": [[1.0], [0.0, 1.0]]}, "logits"),
+        ("scoring", {"score.logits": [[], []]}, "logits"),
+        ("scoring", {"layers": {"a.weight": 2.0}}, "layers.a.weight"),
+        ("scoring", {"training.steps": 10**400}, "training.steps"),
+        ("scoring", {"training.seconds": -1.0}, "training.seconds"),
+        ("scoring", {"unheard": 1}, "unheard"),
+        ("benchmark", {"dense": None}, "dense"),
+        ("benchmark", {"dense.latencies": [0.0, 0.1]}, "seconds"),
+        ("benchmark", {"dense.compressed": True}, "compressed"),
+        ("benchmark", {"compressed.compressed": False}, "compressed"),
+        ("benchmark", {"pruned.latencies": [0.5]}, "latencies"),
+        ("benchmark", {"pruned.file_bytes": 0}, "file_bytes"),
+        ("sensitivity", {"sparsities": []}, "sparsity"),
+        ("sensitivity", {"layers": [["layer 0", [0.1, 0.2]]]}, "sparsities"),
     ],
 )
-def test_values_are_checked_field_by_field(kind: str, values: dict, named: str) -> None:
-    result = json.loads(json.dumps(asdict(DONE)))
-    check_result("score", result | {"values": SCORE})
-    check_result("score", result | {"values": SCORE | {"metrics": {"perplexity": float("nan")}}})
-    check_result("bench", result | {"values": {"measurements": [MEASUREMENT, MEASUREMENT]}})
+def test_results_are_checked_field_by_field(kind: str, changes: dict, named: str) -> None:
+    result = json.loads(json.dumps(GOOD[kind]))
+    KINDS[kind].read_outcome("done", json.dumps(outcome(result)))
+    for path, value in changes.items():
+        *parents, name = path.split(".")
+        part = result
+        for parent in parents:
+            part = part[parent]
+        part[name] = value
     with pytest.raises(ValueError, match=named):
-        check_result(kind, result | {"values": values})
+        KINDS[kind].read_outcome("done", json.dumps(outcome(result)))
+
+
+def test_a_metric_may_be_nan() -> None:
+    score = SCORING["score"] | {"metrics": {"perplexity": float("nan")}}
+    KINDS["scoring"].read_outcome("done", json.dumps(outcome(SCORING | {"score": score})))
 
 
 @pytest.mark.parametrize("how", ["immediate", "exclusive"])
 def test_a_locked_store_is_waited_for(tmp_path: Path, how: str) -> None:
     store = Store.create(tmp_path, SPEC, TRIALS)
-    told = []
+    messages = []
     with closing(sqlite3.connect(tmp_path / STORE, isolation_level=None)) as other:
         other.execute(f"begin {how}")
 
         def release(doing: str, done: int, total: int) -> None:
-            told.append(doing)
+            messages.append(doing)
             other.execute("commit")
 
         with progress.listening(release):
             store.finish(TRIALS[0], DONE)
-    assert len(told) == 1
-    assert str(store.path) in told[0]
-    assert store.results() == [(TRIALS[0], DONE)]
+    assert len(messages) == 1
+    assert str(store.path) in messages[0]
+    assert store.outcomes() == [(TRIALS[0], DONE)]
 
 
 def test_a_store_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,10 +247,10 @@ def test_a_store_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("aerogel.study.store.PATIENCE", 0.1)
     with closing(sqlite3.connect(tmp_path / STORE, isolation_level=None)) as other:
         other.execute("begin exclusive")
-        for work in (lambda: store.finish(TRIALS[0], DONE), store.results, lambda: Store.open(tmp_path)):
+        for work in (lambda: store.finish(TRIALS[0], DONE), store.outcomes, lambda: Store.open(tmp_path)):
             with pytest.raises(StudyError, match="locked"):
                 work()
-    assert store.results() == []
+    assert store.outcomes() == []
 
 
 def test_a_study_that_is_running_is_refused_and_one_that_was_killed_is_not(tmp_path: Path) -> None:

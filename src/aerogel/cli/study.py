@@ -17,23 +17,23 @@ from aerogel.study.source import read_values, store_path
 from aerogel.tasks import check_task
 
 if TYPE_CHECKING:
-    from aerogel.study import State
+    from aerogel.study import StudyProgress
 
 
 @click.command()
 @click.argument("name", default="starter", metavar="[NAME|SPEC.toml]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the study [default: runs/NAME].")
 @options.data
-@click.option("--model", "models", multiple=True, help="Study these models in place of the specification's.")
-@click.option("--task", "tasks", multiple=True, help="Study these tasks in place of the specification's.")
+@click.option("--model", "models", multiple=True, help="Use these models instead of the specification's.")
+@click.option("--task", "tasks", multiple=True, help="Use these tasks instead of the specification's.")
 @click.option(
     "--sparsity",
     "sparsities",
     multiple=True,
     type=options.SPARSITY,
-    help="Study these sparsities in place of the specification's.",
+    help="Use these sparsities instead of the specification's.",
 )
-@click.option("--limit", type=options.COUNT, help="Use the first so many examples, and windows of text.")
+@click.option("--limit", type=options.COUNT, help="Train and score on the first LIMIT examples or windows of text.")
 def study(
     name: str,
     output: Path | None,
@@ -43,7 +43,7 @@ def study(
     sparsities: tuple[float, ...],
     limit: int | None,
 ) -> int:
-    """Run a study, or go on with it, and write its report.
+    """Run a study, or resume it, and write its report.
 
     NAME is a built-in study, starter (the default), reports or recovery; or give a TOML file.
     """
@@ -53,8 +53,9 @@ def study(
     for task in tasks:
         check_task(task, data)
     with progress_bar():
-        from aerogel.report import build
+        from aerogel.report import build_report
         from aerogel.study import load_spec, parse_spec, run_study
+        from aerogel.study.results import Failed
 
         values = load_spec(name).model_dump()
         for field, chosen in (("models", models), ("tasks", tasks), ("sparsities", sparsities)):
@@ -71,13 +72,13 @@ def study(
         with _Display() as display, progress.listening(display.prepare):
             store = run_study(spec, folder, data, display.show)
     except KeyboardInterrupt:
-        note(f"interrupted: what is finished is kept in {folder}, and the same command goes on from there")
+        note(f"interrupted: finished trials are kept in {folder}; run the same command again to resume")
         raise
     with progress_bar():
-        page = build(folder)
-    failed = [(trial, result) for trial, result in store.results() if result.status == "failed"]
-    for trial, result in failed:
-        note(f"failed: {trial.label}: {result.error}")
+        page = build_report(folder)
+    failed = [(trial, outcome) for trial, outcome in store.outcomes() if isinstance(outcome, Failed)]
+    for trial, outcome in failed:
+        note(f"failed: {trial.label}: {outcome.error}")
     done = store.count() - len(store.open_trials())
     note(f"{done} of {store.count()} trials done, {time.monotonic() - display.started:.0f} s")
     stdout().print(str(page), highlight=False, soft_wrap=True)
@@ -87,24 +88,25 @@ def study(
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Write report.html of a study's FOLDER again, from its store."""
+    """Write report.html in a study's FOLDER again, from its store."""
     store_path(folder)
     with progress_bar():
-        from aerogel.report import build
+        from aerogel.report import build_report
 
-        page = build(folder)
+        page = build_report(folder)
     stdout().print(str(page), highlight=False, soft_wrap=True)
 
 
 class _Display:
-    """A bar for the study and one a running trial; off a terminal, a line a finished trial and one now and then."""
+    """A bar for the study and one for each running trial; off a terminal, a line for each trial that ends, and one
+    every half minute."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.bars = bars()
         self.lines = lines(self.line)
         self.preparing = Step()
-        self.state: State | None = None
+        self.state: StudyProgress | None = None
         self.whole: TaskID | None = None
         self.tasks: dict[str, TaskID] = {}
 
@@ -118,48 +120,50 @@ class _Display:
         self.bars.__exit__(*error)  # type: ignore[arg-type]
 
     def line(self) -> str:
-        """What runs, how many trials are done, and how long the rest would take at their pace."""
-        if self.state is None:
+        """The running trials, how many trials have ended, and the time left at their pace."""
+        state = self.state
+        if state is None:
             return str(self.preparing)
-        ended, total = self.state.done + self.state.failed, self.state.total
+        ended = state.done + state.failed
         running = "; ".join(
-            f"{trial.label}: {doing}{f', {done} of {steps}' if steps else ''}"
-            for trial, doing, done, steps in ((of.trial, of.doing, of.done, of.total) for of in [*self.state.running])
+            f"{trial.label}: {now.description}{f', {now.done} of {now.total}' if now.total else ''}"
+            for trial, now in state.running
         )
         so_far = time.monotonic() - self.started
-        text = f"[{ended}/{total}] {running or 'between trials'}, {duration(so_far)} so far"
-        here = ended - self.state.before
-        return f"{text}, about {duration((total - ended) * so_far / here)} left" if here else text
+        text = f"[{ended}/{state.total}] {running or 'between trials'}, {duration(so_far)} so far"
+        here = ended - state.before
+        return f"{text}, about {duration((state.total - ended) * so_far / here)} left" if here else text
 
-    def prepare(self, doing: str, done: int, total: int) -> None:
-        """What happens before the first trial: models are fetched, data is found."""
-        self.preparing.update(doing, done, total)
-        self.bar(doing, done, total)
+    def prepare(self, description: str, done: int, total: int) -> None:
+        """Shows what happens before the first trial: models are downloaded, data is loaded."""
+        self.preparing.update(description, done, total)
+        self.bar(description, done, total)
 
-    def bar(self, doing: str, done: int, total: int) -> None:
+    def bar(self, description: str, done: int, total: int) -> None:
         if self.whole is None:
-            self.whole = self.bars.add_task(doing)
-        self.bars.update(self.whole, description=doing, completed=done, total=total or None)
+            self.whole = self.bars.add_task(description)
+        self.bars.update(self.whole, description=description, completed=done, total=total or None)
 
-    def show(self, state: State) -> None:
+    def show(self, state: StudyProgress) -> None:
+        from aerogel.study.results import Failed
+
         self.state = state
-        if state.finished:
-            trial, result = state.finished
-            outcome = f"{result.seconds:.1f} s" if result.status == "done" else f"failed: {result.error}"
-            if result.status == "failed" or not self.bars.console.is_terminal:
-                self.bars.console.print(
-                    f"[{state.done + state.failed}/{state.total}] {trial.label}: {outcome}", markup=False
-                )
+        count = f"[{state.done + state.failed}/{state.total}]"
+        for trial, outcome in state.ended:
+            if isinstance(outcome, Failed):
+                self.bars.console.print(f"{count} {trial.label}: failed: {outcome.error}", markup=False)
+            elif not self.bars.console.is_terminal:
+                self.bars.console.print(f"{count} {trial.label}: {outcome.seconds:.1f} s", markup=False)
         self.bar("trials", state.done + state.failed, state.total)
-        running = {process.trial.key: process for process in state.running}
+        running = {trial.key: (trial, now) for trial, now in state.running}
         for key in set(self.tasks) - set(running):
             self.bars.remove_task(self.tasks.pop(key))
-        for key, process in running.items():
+        for key, (trial, now) in running.items():
             if key not in self.tasks:
                 self.tasks[key] = self.bars.add_task("", total=None)
             self.bars.update(
                 self.tasks[key],
-                description=f"{process.trial.label}: {process.doing}",
-                completed=process.done,
-                total=process.total or None,
+                description=f"{trial.label}: {now.description}",
+                completed=now.done,
+                total=now.total or None,
             )

@@ -1,279 +1,146 @@
-"""From the store to tidy rows: what was scored and what was measured, by model, way and sparsity."""
+"""From the store to rows of findings."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import chain, dropwhile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from aerogel.analysis import WeightReport, WeightStatistics
+from aerogel.analysis import WeightReport
 from aerogel.benchmark import Measurement
 from aerogel.errors import StudyError
 from aerogel.evaluation import Flips
 from aerogel.models.logits import kl_divergence
 from aerogel.pruning import Sensitivity
 from aerogel.report.estimate import Estimate
-from aerogel.report.variant import Variant, variant_of
-from aerogel.study import Result, Store, StudySpec, Trial
-from aerogel.study.values import COUNTS
-from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A model fine-tuned and scored on one task at one sparsity, over seeds.
-
-    `metrics` has the main one first. `change` is that of the main metric against the dense model trained alike with
-    the same seeds, as a share of the dense mean; `agreement` the share of predictions equal to that model's; both are
-    `None` where there is no such model, or no meaning. For classes `kl` is the mean KL divergence of the answers from
-    that model's, in nats, and `flips` has the answers of each seed that changed. `one_answer` counts the seeds whose
-    model answers everything alike, `counted` is the number of examples or tokens scored, and `majority` the share of
-    the commonest class among them, where there are classes. `training_seconds` are those of the recovery where it
-    follows `dense_seconds` of training.
-    """
-
-    task: str
-    model: str
-    way: Variant
-    sparsity: float
-    seeds: tuple[int, ...]
-    metrics: dict[str, Estimate]
-    change: Estimate | None
-    agreement: Estimate | None
-    training_seconds: Estimate
-    one_answer: int
-    counted: float
-    dense_seconds: Estimate | None = None
-    majority: float | None = None
-    kl: Estimate | None = None
-    flips: tuple[Flips, ...] = ()
-
-    @property
-    def main(self) -> str:
-        return next(iter(self.metrics))
-
-    @property
-    def value(self) -> Estimate:
-        return self.metrics[self.main]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one model costs at one sparsity, stored dense or compressed, beside the dense model, round by round."""
-
-    model: str
-    way: Variant
-    sparsity: float
-    own: Measurement
-    dense: Measurement | None
-
-    @property
-    def speedup(self) -> float | None:
-        """How many times as fast as the dense model: the ratio of median latencies."""
-        return self.dense.median / self.own.median if self.dense else None
-
-    @property
-    def speedups(self) -> tuple[float, ...]:
-        """The same, round by round."""
-        if self.dense is None:
-            return ()
-        return tuple(dense / own for dense, own in zip(self.dense.latencies, self.own.latencies, strict=True))
-
-
-@dataclass(frozen=True)
-class Realised:
-    """The zeros counted after training, means over tasks and seeds.
-
-    `prunable` and `whole` are shares of the prunable and of all weights; `layers` has one share a layer, or matrix
-    outside one, and is empty where the model's weights were not described.
-    """
-
-    model: str
-    way: Variant
-    sparsity: float
-    prunable: float
-    whole: float
-    layers: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One score trial as it is: for the table of every seed."""
-
-    trial: Trial
-    values: dict[str, Any]
-
-    @property
-    def group(self) -> tuple[str, str, Variant, float]:
-        return str(self.trial.task), self.trial.model, variant_of(self.trial), self.trial.sparsity
-
-    @property
-    def seed(self) -> int:
-        return self.trial.training.seed if self.trial.training else 0
-
-
-@dataclass(frozen=True)
-class Findings:
-    """All that the report shows. `failed` and `open` are the trials' labels, failed ones by their error.
-
-    `costs` are of models stored dense, zeros and all; `compressed` of the same where compressing packs something.
-    """
-
-    spec: StudySpec
-    total: int
-    done: int
-    failed: dict[str, list[str]]
-    open: list[str]
-    weights: dict[str, WeightReport]
-    sensitivities: dict[str, Sensitivity]
-    runs: list[Run]
-    scores: list[Scored]
-    costs: list[Cost]
-    compressed: list[Cost]
-    realised: list[Realised]
-    sources: dict[str, list[str]]
-    machines: list[tuple[dict[str, Any], int]]
-    threads: dict[str, list[int]]
+from aerogel.report.findings import Cost, Findings, Group, Realised, Run, Scored
+from aerogel.study import Store
+from aerogel.study.results import BenchmarkResult, Done, Failed, Machine, Outcome, ScoringResult
+from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
+from aerogel.study.variant import Variant
 
 
 def collect(store: Store) -> Findings:
     """Reads everything from the store, once."""
-    spec, results = store.spec(), store.results()
-    done = [(trial, result) for trial, result in results if result.status == "done"]
+    outcomes = store.outcomes()
+    done = [(trial, outcome) for trial, outcome in outcomes if isinstance(outcome, Done)]
     failed = defaultdict(list)
-    for trial, result in results:
-        if result.status == "failed":
-            failed[result.error or "no error was recorded"].append(trial.label)
-    ran = {trial.key for trial, _ in results}
-    runs = [Run(trial, result.values) for trial, result in done if trial.kind == "score"]
+    for trial, outcome in outcomes:
+        if isinstance(outcome, Failed):
+            failed[outcome.error].append(trial.label)
+    ended = {trial.key for trial, _ in outcomes}
+    runs = [Run(trial, result) for trial, result in _results(done, Scoring, ScoringResult)]
     _check_comparable(store, runs)
-    costs = [cost for trial, result in done if trial.kind == "bench" for cost in _costs(trial, result)]
-    weights = {
-        trial.model: weight_report(result.values["weights"]) for trial, result in done if trial.kind == "inspect"
-    }
+    weights = {trial.model: report for trial, report in _results(done, WeightAnalysis, WeightReport)}
+    benchmarks = _results(done, Benchmark, BenchmarkResult)
     threads = defaultdict(set)
+    for trial, outcome in done:
+        threads[trial.kind].add(outcome.machine.threads)
     sources: dict[str, dict[str, None]] = defaultdict(dict)
-    for trial, result in done:
-        threads[trial.kind].add(result.environment["threads"])
     for run in runs:
-        sources[str(run.trial.task)][run.values["source"]] = None
+        sources[run.trial.task][run.result.source] = None
     return Findings(
-        spec=spec,
+        spec=store.spec(),
         total=store.count(),
         done=len(done),
         failed=dict(failed),
-        open=[trial.label for trial in store.open_trials() if trial.key not in ran],
+        open=[trial.label for trial in store.open_trials() if trial.key not in ended],
         weights=weights,
-        sensitivities={
-            trial.model: Sensitivity.from_dict(result.values["sensitivity"])
-            for trial, result in done
-            if trial.kind == "sensitivity"
-        },
+        sensitivities={trial.model: found for trial, found in _results(done, SensitivityAnalysis, Sensitivity)},
         runs=runs,
         scores=_scores(runs),
-        costs=[cost for cost in costs if not cost.own.compressed],
-        compressed=[cost for cost in costs if cost.own.compressed],
+        costs=[_cost(trial, result, result.pruned or result.dense) for trial, result in benchmarks],
+        compressed=[_cost(trial, result, result.compressed) for trial, result in benchmarks if result.compressed],
         realised=_realised(runs, weights),
-        sources={task: list(found) for task, found in sources.items()},
-        machines=_machines(result for _, result in results),
+        sources={task: list(names) for task, names in sources.items()},
+        machines=_machines(outcome for _, outcome in outcomes),
         threads={kind: sorted(numbers) for kind, numbers in threads.items()},
     )
 
 
+Kind = TypeVar("Kind", bound=Trial)
+Result = TypeVar("Result")
+
+
+def _results(
+    done: Iterable[tuple[Trial, Done[Any]]], kind: type[Kind], result: type[Result]
+) -> list[tuple[Kind, Result]]:
+    """The trials of one kind, with their results."""
+    return [
+        (trial, outcome.result)
+        for trial, outcome in done
+        if isinstance(trial, kind) and isinstance(outcome.result, result)
+    ]
+
+
 def _check_comparable(store: Store, runs: list[Run]) -> None:
-    """Raises `StudyError` for scores of one model on one task that are not of the same metrics and examples."""
-    firsts: dict[tuple[str, str | None], Run] = {}
+    """Raises `StudyError` for scores of one model on one task with different metrics, examples or classes."""
+    firsts: dict[tuple[str, str], Run] = {}
     for run in runs:
         first = firsts.setdefault((run.trial.model, run.trial.task), run)
-        if metrics_of(run.values).keys() != metrics_of(first.values).keys():
+        scores = run.result.score, first.result.score
+        if run.result.metrics.keys() != first.result.metrics.keys():
             problem = "other metrics"
-        elif len(run.values["predictions"]) != len(first.values["predictions"]):
+        elif len({len(score.predictions) for score in scores}) > 1:
             problem = "another number of predictions"
-        elif len({len(of.values["logits"][0]) for of in (run, first) if of.values.get("logits")}) > 1:
+        elif len({len(score.logits[0]) for score in scores if score.logits}) > 1:
             problem = "another number of classes"
         else:
             continue
         raise StudyError(f"{store.path}: trial {run.trial.label} has {problem} than trial {first.trial.label}")
 
 
-def is_perplexity(metric: str) -> bool:
-    """Whether lower is better, and only a comparison of a model with itself has a meaning."""
-    return metric in PERPLEXITIES.values()
-
-
-def metrics_of(values: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a score, the main one first."""
-    return {name: value for name, value in values["metrics"].items() if name not in COUNTS}
-
-
-def weight_report(values: dict[str, Any]) -> WeightReport:
-    """The inverse of `WeightReport.to_dict`, after a way through JSON."""
-
-    def statistics(group: dict[str, Any]) -> WeightStatistics:
-        lists = {name: tuple(group[name]) for name in ("quantiles", "histogram")}
-        return WeightStatistics(**{**group, **lists})
-
-    groups = {name: tuple(map(statistics, values[name])) for name in ("layers", "kinds", "matrices")}
-    low, high = values["span"]
-    return WeightReport(**{**values, **groups, "whole": statistics(values["whole"]), "span": (low, high)})
-
-
 def _scores(runs: list[Run]) -> list[Scored]:
-    groups: dict[tuple[str, str, Variant, float], dict[int, dict[str, Any]]] = defaultdict(dict)
+    groups: dict[Group, dict[int, ScoringResult]] = defaultdict(dict)
     for run in runs:
-        groups[run.group][run.seed] = run.values
-    made = []
-    for (task, model, way, sparsity), seeds in groups.items():
-        dense = groups.get((task, model, way.dense, 0.0), {}) if sparsity else {}
-        first = next(iter(seeds.values()))
-        names = list(metrics_of(first))
-        made.append(
-            Scored(
-                task=task,
-                model=model,
-                way=way,
-                sparsity=sparsity,
-                seeds=tuple(seeds),
-                metrics={name: Estimate.of(values["metrics"][name] for values in seeds.values()) for name in names},
-                change=_change(seeds, dense, names[0]),
-                agreement=_agreement(seeds, dense),
-                training_seconds=Estimate.of(values["training_seconds"] for values in seeds.values()),
-                dense_seconds=_dense_seconds(seeds),
-                one_answer=sum(len(set(values["predictions"])) == 1 for values in seeds.values()),
-                counted=next((first["metrics"][name] for name in COUNTS[:2] if name in first["metrics"]), 0),
-                majority=first["metrics"].get("majority"),
-                kl=_divergence(seeds, dense),
-                flips=_flips(seeds, dense),
-            )
-        )
-    return made
+        groups[run.group][run.seed] = run.result
+    return [_scored(groups, group) for group in groups]
 
 
-def _dense_seconds(seeds: dict[int, Any]) -> Estimate | None:
-    found = [seconds for values in seeds.values() if (seconds := values.get("dense_seconds")) is not None]
-    return Estimate.of(found) if found else None
+def _scored(groups: Mapping[Group, dict[int, ScoringResult]], group: Group) -> Scored:
+    task, model, variant, sparsity = group
+    results = groups[group]
+    dense = groups.get((task, model, variant.dense, 0.0), {}) if sparsity else {}
+    # a model and the dense one of the same seed start alike and see the same data in the same order
+    pairs = [(result, dense[seed]) for seed, result in results.items() if seed in dense]
+    first = next(iter(results.values()))
+    names = list(first.metrics)
+    dense_seconds = [result.dense_seconds for result in results.values() if result.dense_seconds is not None]
+    return Scored(
+        task=task,
+        model=model,
+        variant=variant,
+        sparsity=sparsity,
+        seeds=tuple(results),
+        metrics={name: Estimate.of(result.metrics[name] for result in results.values()) for name in names},
+        change=_change([(after.metrics[names[0]], before.metrics[names[0]]) for after, before in pairs]),
+        agreement=_agreement([(after.score.predictions, before.score.predictions) for after, before in pairs]),
+        training_seconds=Estimate.of(result.training.seconds for result in results.values()),
+        dense_seconds=Estimate.of(dense_seconds) if dense_seconds else None,
+        one_answer=sum(len(set(result.score.predictions)) == 1 for result in results.values()),
+        counted=first.counted,
+        majority=first.majority,
+        kl=_divergence([(after.score.logits, before.score.logits) for after, before in pairs]),
+        flips=tuple(
+            Flips.of(*map(np.array, (after.score.predictions, before.score.predictions, after.score.true)))
+            for after, before in pairs
+            if after.score.true
+        ),
+    )
 
 
-def _change(seeds: dict[int, Any], dense: dict[int, Any], metric: str) -> Estimate | None:
-    """Pairs by seed: a model and its dense twin start alike and see the same data in the same order."""
-    pairs = [
-        (values["metrics"][metric], dense[seed]["metrics"][metric]) for seed, values in seeds.items() if seed in dense
-    ]
+def _change(pairs: list[tuple[float, float]]) -> Estimate | None:
     level = sum(before for _, before in pairs) / max(len(pairs), 1)
-    if not level > 0:
-        return None
-    return Estimate.of((after - before) / level for after, before in pairs)
+    return Estimate.of((after - before) / level for after, before in pairs) if level > 0 else None
 
 
-def _agreement(seeds: dict[int, Any], dense: dict[int, Any]) -> Estimate | None:
-    pairs = [(values["predictions"], dense[seed]["predictions"]) for seed, values in seeds.items() if seed in dense]
+def _agreement(pairs: list[tuple[tuple[float, ...], tuple[float, ...]]]) -> Estimate | None:
     if not pairs or any(number % 1 for predictions in pairs[0] for number in predictions):
         return None  # predicted numbers, not classes, are never quite equal
     return Estimate.of(
@@ -281,8 +148,7 @@ def _agreement(seeds: dict[int, Any], dense: dict[int, Any]) -> Estimate | None:
     )
 
 
-def _divergence(seeds: dict[int, Any], dense: dict[int, Any]) -> Estimate | None:
-    pairs = [(values.get("logits"), dense[seed].get("logits")) for seed, values in seeds.items() if seed in dense]
+def _divergence(pairs: list[tuple[Any, Any]]) -> Estimate | None:
     if not pairs or not all(after and before for after, before in pairs):
         return None
     return Estimate.of(
@@ -290,55 +156,37 @@ def _divergence(seeds: dict[int, Any], dense: dict[int, Any]) -> Estimate | None
     )
 
 
-def _flips(seeds: dict[int, Any], dense: dict[int, Any]) -> tuple[Flips, ...]:
-    return tuple(
-        Flips.of(*(np.array(given) for given in (values["predictions"], dense[seed]["predictions"], values["true"])))
-        for seed, values in seeds.items()
-        if seed in dense and values.get("true")
-    )
-
-
-def _costs(trial: Trial, result: Result) -> list[Cost]:
-    lists = ("latencies", "training_steps")
-    measured = [
-        Measurement(**{**values, **{name: tuple(values[name]) for name in lists}})
-        for values in result.values["measurements"]
-    ]
-    # a model that has zeros from the start is measured compressed as well, which says nothing of the study's pruning
-    if trial.pruning:
-        dense, *others = measured
-        measured = list(dropwhile(lambda own: own.compressed, others))
-    else:
-        dense, measured = None, [own for own in measured if not own.compressed]
-    return [Cost(trial.model, variant_of(trial), trial.sparsity, own, dense) for own in measured]
+def _cost(trial: Benchmark, result: BenchmarkResult, own: Measurement) -> Cost:
+    return Cost(trial.model, trial.variant, trial.sparsity, own, None if own is result.dense else result.dense)
 
 
 def _realised(runs: list[Run], weights: dict[str, WeightReport]) -> list[Realised]:
     groups: dict[tuple[str, Variant, float], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.trial.model, variant_of(run.trial), run.trial.sparsity].append(run)
-    made = []
-    for (model, way, sparsity), members in groups.items():
-        described = weights.get(model)
-        layers = [_by_layer(run.values["layers"], described) for run in members] if described else [{}]
-        made.append(
-            Realised(
-                model,
-                way,
-                sparsity,
-                prunable=fmean(run.values["sparsity"] for run in members),
-                whole=fmean(run.values["model_sparsity"] for run in members),
-                layers={
-                    layer: fmean(found[layer] for found in layers if layer in found)
-                    for layer in dict.fromkeys(chain.from_iterable(layers))  # a head is in the models of one task alone
-                },
-            )
+        groups[run.trial.model, run.trial.variant, run.trial.sparsity].append(run)
+    return [
+        Realised(
+            model,
+            variant,
+            sparsity,
+            prunable=fmean(run.result.sparsity for run in members),
+            whole=fmean(run.result.model_sparsity for run in members),
+            layers=_mean_layers(members, weights.get(model)),
         )
-    return made
+        for (model, variant, sparsity), members in groups.items()
+    ]
+
+
+def _mean_layers(runs: list[Run], report: WeightReport | None) -> dict[str, float]:
+    layers = [_by_layer(run.result.layers, report) for run in runs] if report else []
+    return {
+        layer: fmean(shares[layer] for shares in layers if layer in shares)
+        for layer in dict.fromkeys(chain.from_iterable(layers))  # a head is in the models of one task alone
+    }
 
 
 def _by_layer(matrices: dict[str, float], report: WeightReport) -> dict[str, float]:
-    """Adds up matrices to layers by their sizes; with a head, a model's names may have gained a prefix."""
+    """The share of zeros of each layer, from those of its matrices; with a head, a model's names may have a prefix."""
     sizes = {matrix.name: matrix.count for matrix in report.matrices}
     zeros: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
@@ -350,11 +198,8 @@ def _by_layer(matrices: dict[str, float], report: WeightReport) -> dict[str, flo
     return {layer: zeros[layer] / counts[layer] for layer in zeros}
 
 
-def _machines(results: Iterable[Result]) -> list[tuple[dict[str, Any], int]]:
-    """Each different environment, apart from its threads, and how many trials ran in it."""
-    counts: dict[str, int] = defaultdict(int)
-    for result in results:
-        environment = {name: value for name, value in result.environment.items() if name != "threads"}
-        if environment:  # a trial whose process died leaves none
-            counts[json.dumps(environment)] += 1
-    return [(json.loads(text), count) for text, count in counts.items()]
+def _machines(outcomes: Iterable[Outcome]) -> list[tuple[Machine, int]]:
+    """Each different machine, apart from its threads, and how many trials ran on it."""
+    machines = [replace(outcome.machine, threads=0) for outcome in outcomes if outcome.machine]
+    counts = Counter(map(repr, machines))
+    return [(machine, counts[text]) for text, machine in {repr(machine): machine for machine in machines}.items()]

@@ -1,9 +1,9 @@
-"""Lines against sparsity: the one kind of chart that most of the report is made of."""
+"""Line charts of values against sparsity."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,38 +16,38 @@ from matplotlib.ticker import Formatter, LogLocator, NullLocator
 
 from aerogel.charts import INK, MARKERS, PALETTE, PAPER, figure, styled
 from aerogel.report.estimate import minus, percent
-from aerogel.report.variant import Variant
+from aerogel.study.variant import Variant
 
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (5, 1.5, 1, 1.5, 1, 1.5)))
 DODGE = 0.07  # of the distance between two sparsities, so that intervals stand beside each other
-PALE = 0.35  # the strength of a line that stands back
+PALE = 0.35  # opacity of a pale line
 LARGEST = 1e100  # matplotlib can't scale an axis much further; a collapsed model's perplexity goes there
 LOGARITHMIC = 8  # times the lowest value that the highest must be for a logarithmic axis
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a model and the way to its zeros are drawn, the same all through the page."""
+class ChartStyle:
+    """The colour and marker of each model and the dashes of each variant, in all charts of a page."""
 
     models: tuple[str, ...]
-    ways: tuple[Variant, ...]
+    variants: tuple[Variant, ...]
 
     def colour(self, model: str) -> str:
         return PALETTE[self.models.index(model) % len(PALETTE)]
 
     def marker(self, model: str) -> str:
-        place = self.models.index(model)
-        return MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
+        index = self.models.index(model)
+        return MARKERS[(index + index // len(PALETTE)) % len(MARKERS)]
 
-    def dashes(self, way: Variant) -> str | tuple[int, tuple[float, ...]]:
-        """The dense model's are those of the first way that it was trained like; costs, without recovery, have a key
-        of their own."""
-        alike = [known for known in self.ways if bool(known.recovery) == bool(way.recovery)]
-        place = next(place for place, known in enumerate(alike) if way in (known, known.dense))
-        return DASHES[place % len(DASHES)]
+    def dashes(self, variant: Variant) -> str | tuple[int, tuple[float, ...]]:
+        """The dense model has those of the first variant with the same training. Variants of costs, which have no
+        recovery, count apart."""
+        alike = [known for known in self.variants if bool(known.recovery) == bool(variant.recovery)]
+        index = next(index for index, known in enumerate(alike) if variant in (known, known.dense))
+        return DASHES[index % len(DASHES)]
 
     def swatch(self, model: str) -> Markup:
-        """The model's mark as a small drawing for running text."""
+        """The model's marker as a small drawing for running text."""
         style = MarkerStyle(self.marker(model))
         outline = np.asarray(style.get_path().transformed(style.get_transform()).to_polygons()[0])
         points = " ".join(f"{10 + 8 * x:.1f},{6 - 8 * y:.1f}" for x, y in outline)
@@ -58,9 +58,9 @@ class Look:
             '<polygon points="{1}" fill="{0}"/></svg>'
         ).format(variable, points)
 
-    def stroke(self, way: Variant) -> Markup:
-        """The way's kind of line, likewise."""
-        dashes = self.dashes(way)
+    def stroke(self, variant: Variant) -> Markup:
+        """The variant's dashes, likewise."""
+        dashes = self.dashes(variant)
         pattern = " ".join(f"{1.6 * length:g}" for length in dashes[1]) if isinstance(dashes, tuple) else "none"
         return Markup(
             '<svg class="swatch" viewBox="0 0 20 12" aria-hidden="true">'
@@ -70,7 +70,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Point:
-    """A value, and where it has an uncertainty, its low and high end; hollow ones are explained in the caption."""
+    """A value, the ends of its interval where it has one, and whether its marker is hollow."""
 
     value: float
     low: float | None = None
@@ -80,10 +80,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """The values of one model and way by sparsity; a pale line stands back behind the others."""
+    """The values of one model and variant by sparsity; a pale line is drawn behind the others."""
 
     model: str
-    way: Variant
+    variant: Variant
     points: dict[float, Point]
     pale: bool = False
 
@@ -92,7 +92,7 @@ class Line:
 def against_sparsity(
     sparsities: Sequence[float],
     lines: Sequence[Line],
-    look: Look,
+    style: ChartStyle,
     *,
     from_zero: bool = False,
     may_be_logarithmic: bool = False,
@@ -102,59 +102,66 @@ def against_sparsity(
 ) -> Figure:
     """Draws the lines over evenly spaced sparsities.
 
-    With `dense_levels` each model's value at sparsity 0 runs through as a thin dotted line; `level` is one dashed
-    line for all. `bounds` are the least and the greatest value that there can be, and cut what is drawn.
+    Args:
+        from_zero: start the axis at 0.
+        may_be_logarithmic: use a logarithmic axis where the values span a wide range.
+        dense_levels: draw each model's value at sparsity 0 as a thin dotted line across the chart.
+        level: draw a dashed line across the chart.
+        bounds: the lowest and the highest possible value, at which the drawing is cut.
     """
-    made = figure()
-    axes = made.axes[0]
-    series = list(dict.fromkeys((line.model, line.way) for line in lines))
+    drawing = figure()
+    axes = drawing.axes[0]
+    series = list(dict.fromkeys((line.model, line.variant) for line in lines))
     for line in lines:
-        shift = (series.index((line.model, line.way)) - (len(series) - 1) / 2) * min(DODGE, 0.4 / len(series))
-        _draw(axes, line, [number + shift for number in range(len(sparsities))], sparsities, look, bounds)
+        shift = (series.index((line.model, line.variant)) - (len(series) - 1) / 2) * min(DODGE, 0.4 / len(series))
+        places = {sparsity: index + shift for index, sparsity in enumerate(sparsities)}
+        _draw(axes, line, places, style, bounds)
         dense = line.points.get(0.0)
         if dense_levels and dense:
-            axes.axhline(dense.value, color=look.colour(line.model), linewidth=0.9, linestyle=(0, (1, 2)), zorder=1.5)
+            axes.axhline(dense.value, color=style.colour(line.model), linewidth=0.9, linestyle=(0, (1, 2)), zorder=1.5)
     if level is not None:
         axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
     _label_sparsities(axes, sparsities)
-    found = [point.value for line in lines for point in line.points.values() if math.isfinite(point.value)]
-    values = [float(value) for value in np.clip(found, *bounds)]
+    finite = [point.value for line in lines for point in line.points.values() if math.isfinite(point.value)]
+    values = [float(value) for value in np.clip(finite, *bounds)]
     if may_be_logarithmic and values and 0 < LOGARITHMIC * min(values) < max(values):
         _logarithmic(axes, min(values), max(values))
     elif values:
         ends = [end for line in lines for point in line.points.values() for end in (point.low, point.high)]
         _linear(axes, values + ([] if level is None else [level]), ends, from_zero, bounds)
-    return made
+    return drawing
 
 
 def _draw(
-    axes: Axes,
-    line: Line,
-    places: Sequence[float],
-    sparsities: Sequence[float],
-    look: Look,
-    bounds: tuple[float, float],
+    axes: Axes, line: Line, places: Mapping[float, float], style: ChartStyle, bounds: tuple[float, float]
 ) -> None:
+    """Draws a line with its intervals and markers; `places` are where the sparsities are on the axis."""
     nothing = Point(math.nan)  # a gap where a sparsity is missing
-    points = [line.points.get(sparsity, nothing) for sparsity in sparsities]
-    colour, marker = look.colour(line.model), look.marker(line.model)
-    strength, behind = (PALE, 0.5) if line.pale else (1.0, 0.0)
-    values = np.clip([point.value for point in points], *bounds)
-    axes.plot(places, values, color=colour, linestyle=look.dashes(line.way), alpha=strength, zorder=2 - behind)
-    for place, point in zip(places, points, strict=True):
+    points = [(x, line.points.get(sparsity, nothing)) for sparsity, x in places.items()]
+    colour, marker = style.colour(line.model), style.marker(line.model)
+    opacity, behind = (PALE, 0.5) if line.pale else (1.0, 0.0)
+    values = np.clip([point.value for _, point in points], *bounds)
+    axes.plot(
+        [x for x, _ in points],
+        values,
+        color=colour,
+        linestyle=style.dashes(line.variant),
+        alpha=opacity,
+        zorder=2 - behind,
+    )
+    for x, point in points:
         if point.low is not None and point.high is not None:
             ends = np.clip([point.low, point.high], *bounds)
-            axes.plot([place, place], ends, color=colour, linewidth=1, alpha=0.6 * strength, zorder=2 - behind)
+            axes.plot([x, x], ends, color=colour, linewidth=1, alpha=0.6 * opacity, zorder=2 - behind)
     for hollow in (False, True):
-        chosen = [number for number, point in enumerate(points) if point.hollow == hollow]
         axes.plot(
-            [places[number] for number in chosen],
-            [values[number] for number in chosen],
+            [x for x, point in points if point.hollow == hollow],
+            [value for value, (_, point) in zip(values, points, strict=True) if point.hollow == hollow],
             color=colour,
             marker=marker,
             linestyle="none",
             markerfacecolor=PAPER if hollow else colour,
-            alpha=strength,
+            alpha=opacity,
             clip_on=False,
             zorder=3 - behind,
         )
@@ -163,7 +170,7 @@ def _draw(
 def _label_sparsities(axes: Axes, sparsities: Sequence[float]) -> None:
     every = -(-len(sparsities) // 10)
     shown = range(0, len(sparsities), every)
-    axes.set_xticks(list(shown), [percent(sparsities[place]) for place in shown])
+    axes.set_xticks(list(shown), [percent(sparsities[index]) for index in shown])
     axes.set_xlim(-0.35, len(sparsities) - 0.65)
     axes.set_xlabel("sparsity")
     axes.grid(axis="x", visible=False)
@@ -172,7 +179,7 @@ def _label_sparsities(axes: Axes, sparsities: Sequence[float]) -> None:
 def _linear(
     axes: Axes, values: Sequence[float], ends: Sequence[float | None], from_zero: bool, bounds: tuple[float, float]
 ) -> None:
-    """Makes room for every value and for short intervals; long ones are cut, so that the values stay readable."""
+    """Fits the axis to every value and to short intervals; long ones are cut, so that the values stay readable."""
     lowest, highest = min(values), max(values)
     room = 0.6 * (highest - lowest) or 0.05 * abs(highest) or 1.0
     known = [end for end in ends if end is not None and math.isfinite(end)]

@@ -1,10 +1,10 @@
-"""A table: short numbers on the page, whole ones in the CSV that it can be taken as."""
+"""A table: rounded numbers on the page, all digits in its CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -17,37 +17,48 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "
 
 @dataclass(frozen=True)
 class Column:
-    """`name` heads it in the CSV and `head` on the page, where `show` writes a value that is not `None`."""
+    """A `value` of each row, under `name` in the CSV and under `head` on the page, where `show` writes it."""
 
     name: str
     head: str
+    value: Callable[[Any], Any]
     show: Callable[[Any], str] = str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain values and estimates; `title` is unique in the page."""
+    """Rows of plain values and estimates, `None` where there is none; `title` is unique in the page."""
 
     title: str
     columns: tuple[Column, ...]
     rows: list[tuple[Any, ...]]
 
+    @classmethod
+    def of(cls, title: str, columns: Iterable[Column], items: Iterable[Any]) -> Table:
+        columns = tuple(columns)
+        return cls(title, columns, [tuple(column.value(item) for column in columns) for item in items])
+
+    def without_empty_columns(self) -> Table:
+        kept = [index for index in range(len(self.columns)) if any(row[index] is not None for row in self.rows)]
+        rows = [tuple(row[index] for index in kept) for row in self.rows]
+        return Table(self.title, tuple(self.columns[index] for index in kept), rows)
+
     def cells(self) -> list[list[str]]:
-        """The page's texts."""
+        """The texts on the page."""
         return [
             [NOTHING if value is None else column.show(value) for column, value in zip(self.columns, row, strict=True)]
             for row in self.rows
         ]
 
-    def is_text(self, place: int) -> bool:
-        return all(isinstance(row[place], str | None) for row in self.rows)
+    def is_text(self, index: int) -> bool:
+        return all(isinstance(row[index], str | None) for row in self.rows)
 
     def csv(self) -> str:
-        """All digits; an estimate takes three columns: mean, and the interval's ends where it has one.
+        """All digits; an estimate has three columns, its mean and the ends of its interval.
 
-        A text that a spreadsheet would take for a formula gets an apostrophe before it, which makes it text there.
+        A text that a spreadsheet would read as a formula gets an apostrophe before it, which makes it text there.
         """
-        estimates = [any(isinstance(row[place], Estimate) for row in self.rows) for place in range(len(self.columns))]
+        estimates = [any(isinstance(row[index], Estimate) for row in self.rows) for index in range(len(self.columns))]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         header: list[str] = []
@@ -68,7 +79,7 @@ class Table:
         return "data:text/csv;charset=utf-8," + quote(self.csv(), safe=" ,.:;()|<>-+*/'")
 
     def file(self) -> str:
-        """The name that the CSV is saved by."""
+        """The file name of the CSV."""
         words = "".join(letter if letter.isalnum() else " " for letter in self.title.lower()).split()
         return "-".join(words) + ".csv"
 

@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING
 from aerogel.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from aerogel.study.run import State, run_study
+    from aerogel.study.run import StudyProgress, run_study
     from aerogel.study.source import BUILT_IN
     from aerogel.study.spec import StudySpec, load_spec, parse_spec
     from aerogel.study.store import Store
-    from aerogel.study.trial import Result, Trial
 
 _HOMES = {
     "BUILT_IN": "source",
-    "Result": "trial",
-    "State": "run",
     "Store": "store",
+    "StudyProgress": "run",
     "StudySpec": "spec",
-    "Trial": "trial",
     "load_spec": "spec",
     "parse_spec": "spec",
     "run_study": "run",
 }
-__all__ = ["BUILT_IN", "Result", "State", "Store", "StudySpec", "Trial", "load_spec", "parse_spec", "run_study"]
+__all__ = ["BUILT_IN", "Store", "StudyProgress", "StudySpec", "load_spec", "parse_spec", "run_study"]
 
 __getattr__ = lazy_names(__name__, _HOMES)

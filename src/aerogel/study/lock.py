@@ -16,10 +16,10 @@ FILE = "study.lock"
 
 @contextmanager
 def sole(folder: Path) -> Iterator[None]:
-    """Keeps other processes off the study in `folder` while the block runs.
+    """Locks the study in `folder` for this process while the block runs.
 
-    The system gives the lock back when this process ends, however it ends. Raises `StudyError`, which names the
-    process that has it, where another one works on the study.
+    The system releases the lock when this process ends, however it ends. Raises `StudyError`, naming the process that
+    holds the lock, where another one runs the study.
     """
     path = folder / FILE
     with writing(path):
@@ -31,7 +31,7 @@ def sole(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
             raise StudyError(
-                f"{folder}: {holder} is running this study: wait for it, or name another output"
+                f"{folder}: {holder} is running this study: wait for it, or give another --output"
             ) from error
         with writing(path):
             os.ftruncate(handle, 0)

@@ -8,61 +8,60 @@ from aerogel.benchmark import BenchConfig
 from aerogel.models.location import folder_files
 from aerogel.pruning import PruneConfig, method
 from aerogel.study.spec import StudySpec
-from aerogel.study.trial import Recovery, Trial
+from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.tasks import TaskData
-from aerogel.training import SparsityConfig, TrainingConfig
+from aerogel.training import SELF, Recovery, SparsityConfig, TrainingConfig
 
 
 def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
-    """All trials of a study, in the order to run them: looks, scores by seed, then measurements."""
+    """All trials of a study, in the order to run them: analyses, scores by seed, benchmarks."""
     files = {model: folder_files(model) for model in spec.models}
-    trials = [Trial("inspect", model, files=files[model]) for model in spec.models]
+    trials: list[Trial] = [WeightAnalysis(model=model, files=files[model]) for model in spec.models]
     if spec.sensitivity:
-        text = data[spec.sensitivity].digest
+        digest = data[spec.sensitivity].digest
         trials += [
-            Trial("sensitivity", model, task=spec.sensitivity, data=text, files=files[model]) for model in spec.models
+            SensitivityAnalysis(model=model, files=files[model], task=spec.sensitivity, data=digest)
+            for model in spec.models
         ]
     trials += [
-        Trial(
-            "score",
-            model,
-            pruning,
-            task,
-            data[task].digest,
-            _training(spec, data[task], seed),
-            _limit(data[task], spec.evaluation.limit, spec.evaluation.text_limit),
-            recovery=recovery,
+        Scoring(
+            model=model,
             files=files[model],
+            task=task,
+            data=data[task].digest,
+            training=_training(spec, data[task], seed),
+            recovery=recovery,
+            evaluation_limit=_limit(data[task], spec.evaluation.limit, spec.evaluation.text_limit),
         )
         for seed in spec.seeds
         for model in spec.models
         for task in spec.tasks
-        for pruning, recovery in _ways(spec, seed)
+        for recovery in _recoveries(spec, seed)
     ]
     if spec.benchmark:
+        config = BenchConfig(**spec.benchmark.model_dump())
         trials += [
-            Trial("bench", model, pruning, benchmark=BenchConfig(**spec.benchmark.model_dump()), files=files[model])
+            Benchmark(model=model, files=files[model], config=config, pruning=pruning)
             for model in spec.models
             for pruning in _prunings(spec, spec.seeds[0])
         ]
     return trials
 
 
-def _ways(spec: StudySpec, seed: int) -> list[tuple[PruneConfig | None, Recovery | None]]:
-    """One a pruning and recovery; "gradual" once a sparsity, since it chooses weights by its own score."""
+def _recoveries(spec: StudySpec, seed: int) -> list[Recovery]:
+    """Each pruning with each recovery; "gradual" once a sparsity, since its method is that of `[recovery]`."""
     prunings, epochs = _prunings(spec, seed), spec.recovery.epochs
     if not spec.recoveries:
-        return [(pruning, None) for pruning in prunings]
-    ways: list[tuple[PruneConfig | None, Recovery | None]] = []
-    for name in spec.recoveries:
-        if name == "gradual":
-            ways += [(None, Recovery(name, epochs, _course(spec, sparsity))) for sparsity in spec.sparsities]
-        else:
-            ways += [(pruning, Recovery(name, epochs if name == "finetune" else 0.0)) for pruning in prunings]
-    return ways
+        return [Recovery(pruning) for pruning in prunings]
+    of_name = {
+        "none": [Recovery(pruning, finetune_first=True, epochs=0.0) for pruning in prunings],
+        "finetune": [Recovery(pruning, finetune_first=True, epochs=epochs) for pruning in prunings],
+        "gradual": [Recovery(_gradual(spec, sparsity), SELF, True, epochs) for sparsity in spec.sparsities],
+    }
+    return [recovery for name in spec.recoveries for recovery in of_name[name]]
 
 
-def _course(spec: StudySpec, sparsity: float) -> SparsityConfig:
+def _gradual(spec: StudySpec, sparsity: float) -> SparsityConfig:
     return SparsityConfig(
         sparsity,
         score=spec.recovery.score,
@@ -73,7 +72,7 @@ def _course(spec: StudySpec, sparsity: float) -> SparsityConfig:
 
 
 def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:
-    """One a method and sparsity; the dense model once, whatever the methods."""
+    """One a method and sparsity; `None`, the dense model, once."""
     dense: list[PruneConfig | None] = [None] if 0 in spec.sparsities else []
     return dense + [
         PruneConfig(
@@ -97,4 +96,4 @@ def _training(spec: StudySpec, data: TaskData, seed: int) -> TrainingConfig:
 
 
 def _limit(data: TaskData, examples: int | None, windows: int | None) -> int | None:
-    return {"examples": examples, "windows": windows}[data.task.kind.unit]
+    return windows if data.task.is_language_modelling else examples

@@ -1,54 +1,63 @@
-"""Running a study: its open trials, several at a time, each result kept as soon as it is there."""
+"""Running a study: its open trials, each result stored as soon as it is there."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from multiprocessing.connection import wait
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from aerogel import progress
-from aerogel.benchmark import usable_cores
-from aerogel.errors import writing
 from aerogel.models import prepare
+from aerogel.study.executors import Executor, Handle, Progress, open_executor
 from aerogel.study.lock import sole
 from aerogel.study.plan import plan
-from aerogel.study.process import LOG, SCRATCH, TrialProcess
+from aerogel.study.results import Failed, Outcome
 from aerogel.study.spec import StudySpec
 from aerogel.study.store import Store
-from aerogel.study.trial import Result, Trial
-from aerogel.tasks import TaskData, load_task
+from aerogel.study.trial import Scoring, SensitivityAnalysis, Trial
+from aerogel.tasks import load_task
 
 
-@dataclass
-class State:
-    """A study as it goes, for whoever shows it: `running` trials, and counts of trials by how they stand.
+@dataclass(frozen=True)
+class StudyProgress:
+    """How far a study is: the trials that run, and counts of its `total` trials.
 
-    `before` of those done were done when this run began.
+    `before` of those `done` were done when this run began; `ended` are the trials that ended since the last report.
     """
 
     total: int
     done: int
-    failed: int = 0
-    before: int = 0
-    running: list[TrialProcess] = field(default_factory=list)
-    finished: tuple[Trial, Result] | None = None
+    failed: int
+    before: int
+    running: tuple[tuple[Trial, Progress], ...] = ()
+    ended: tuple[tuple[Trial, Outcome], ...] = ()
 
 
 def run_study(
     spec: StudySpec,
     output: str | os.PathLike[str],
     data: str | os.PathLike[str] | None = None,
-    watch: Callable[[State], None] = lambda state: None,
+    watch: Callable[[StudyProgress], None] = lambda progress: None,
 ) -> Store:
-    """Runs the trials that the store in `output` has no good result for, and returns the store.
+    """Runs the trials of a study that have no good result yet, and returns the store of its results.
 
-    Models and data are found first, so that a wrong name costs nothing. `watch` is called at every change,
-    with `finished` set when a trial has just ended. A failed trial is kept with its error and the rest go on. Raises
-    `AerogelError` where a model, a task or the store is not usable, and `StudyError` where another process runs the
-    study in `output`.
+    Models and data are found first, so that a wrong name costs nothing. A failed trial is stored with its error, and
+    the others run. A study that was interrupted resumes when it is run again.
+
+    Args:
+        spec: what to run: `aerogel.load_spec` reads one.
+        output: folder of the study, for its store.
+        data: folder of tasks, see `aerogel.load_task`.
+        watch: called at every change.
+
+    Raises `AerogelError` where a model, a task or the store can't be used, and `StudyError` where another process
+    runs the study in `output`.
+
+    Example:
+
+        store = aerogel.run_study(aerogel.load_spec("starter"), "runs/starter")
+        page = aerogel.build_report("runs/starter")
     """
     output = Path(output)
     Store.check(output, spec)
@@ -57,54 +66,27 @@ def run_study(
     loaded = {task: load_task(task, data).divided() for task in progress.track(spec.tasks, "finding data")}
     with sole(output):
         store = Store.create(output, spec, plan(spec, loaded))
-        with writing(output):
-            (output / LOG).unlink(missing_ok=True)
-        shutil.rmtree(output / SCRATCH, ignore_errors=True)  # of trials that were killed with their study
-        try:
-            _run(store, loaded, spec.processes, output, watch)
-        finally:
-            shutil.rmtree(output / SCRATCH, ignore_errors=True)
+        trials = store.open_trials()
+        with open_executor(output, spec.processes) as executor:
+            handles = [
+                executor.submit(trial, loaded[trial.task] if isinstance(trial, Scoring | SensitivityAnalysis) else None)
+                for trial in trials
+            ]
+            _collect(executor, handles, store, watch)
     return store
 
 
-def _run(
-    store: Store, data: Mapping[str, TaskData], processes: int, folder: Path, watch: Callable[[State], None]
-) -> None:
-    """Runs the open trials, and keeps each result as soon as it is there."""
-    waiting = store.open_trials()
-    done = store.count() - len(waiting)
-    state = State(total=store.count(), done=done, before=done)
-    try:
-        while waiting or state.running:
-            while waiting and _has_room(waiting[0], state.running, processes):
-                state.running.append(_start(waiting.pop(0), data, processes, folder))
-                watch(state)
-            for connection in wait([process.connection for process in state.running], timeout=0.5):
-                process = next(process for process in state.running if process.connection is connection)
-                result = process.read()
-                if result is not None:
-                    store.finish(process.trial, result)
-                    state.running.remove(process)
-                    process.stop()
-                    state.done += result.status == "done"
-                    state.failed += result.status == "failed"
-                    state.finished = process.trial, result
-                watch(state)
-                state.finished = None
-            watch(state)
-    finally:
-        for process in state.running:
-            process.stop()
-
-
-def _has_room(trial: Trial, running: list[TrialProcess], processes: int) -> bool:
-    """Whether a trial may start now: what measures time runs alone."""
-    if trial.kind == "bench" or any(process.trial.kind == "bench" for process in running):
-        return not running
-    return len(running) < processes
-
-
-def _start(trial: Trial, data: Mapping[str, TaskData], processes: int, folder: Path) -> TrialProcess:
-    cores = usable_cores()
-    threads = cores if trial.kind == "bench" else max(1, cores // processes)
-    return TrialProcess(trial, data[trial.task] if trial.task else None, threads, folder)
+def _collect(executor: Executor, handles: list[Handle], store: Store, watch: Callable[[StudyProgress], None]) -> None:
+    total = store.count()
+    before = done = total - len(handles)
+    failed = 0
+    while handles:
+        executor.wait(timeout=0.5)
+        ended = [(handle.trial, handle.outcome) for handle in handles if handle.outcome]
+        handles = [handle for handle in handles if not handle.outcome]
+        for trial, outcome in ended:
+            store.finish(trial, outcome)
+            failed += isinstance(outcome, Failed)
+            done += not isinstance(outcome, Failed)
+        running = tuple((handle.trial, handle.progress) for handle in handles if handle.progress)
+        watch(StudyProgress(total, done, failed, before, running, tuple(ended)))

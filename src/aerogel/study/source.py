@@ -1,4 +1,4 @@
-"""Where a study comes from and goes to: its TOML and its store, found without importing torch."""
+"""The TOML of a study and the path of its store, read without importing torch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MOST_BYTES, LONGEST_LINE = 100_000, 4000  # tomllib takes time that grows with t
 def read_values(name: str) -> dict[str, Any]:
     """The plain values of a built-in study, or of one in a TOML file.
 
-    Raises `StudyError` for a name that there is not, and a file that can't be read or is not TOML.
+    Raises `StudyError` for an unknown name, and a file that can't be read or is not TOML.
     """
     if name in BUILT_IN:
         return tomllib.loads((resources.files("aerogel.study") / "builtin" / f"{name}.toml").read_text("utf-8"))
     if not name.endswith(".toml"):
-        raise StudyError(unknown_name("study", name, BUILT_IN) + "; a study of your own is a .toml file")
+        raise StudyError(unknown_name("study", name, BUILT_IN) + "; or give a .toml file")
     path = Path(name)
     if not path.is_file():
         raise StudyError(f"{name}: no such file")
@@ -32,7 +32,7 @@ def read_values(name: str) -> dict[str, Any]:
     except OSError as error:
         raise StudyError(f"{name}: can't be read: {error.strerror}") from error
     if len(raw) > MOST_BYTES:
-        raise StudyError(f"{name}: more than {MOST_BYTES:,} bytes, which no study needs")
+        raise StudyError(f"{name}: more than {MOST_BYTES:,} bytes, the limit for a specification")
     for number, line in enumerate(raw.splitlines(), start=1):
         if len(line) > LONGEST_LINE:
             raise StudyError(f"{name}, line {number}: {len(line):,} bytes, expected at most {LONGEST_LINE:,} in a line")
@@ -43,20 +43,20 @@ def read_values(name: str) -> dict[str, Any]:
         raise StudyError(f"{name}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x})") from error
     except RecursionError as error:
         raise StudyError(f"{name}: its values are nested too deeply") from error
-    except ValueError as error:  # beside those of TOML itself: an integer of thousands of digits
+    except ValueError as error:  # wrong TOML, or an integer of thousands of digits
         raise StudyError(f"{name}: {first_line(error)}") from error
     sparsities = values.get("sparsities")
-    for place, sparsity in enumerate(sparsities if isinstance(sparsities, list) else ()):
-        if isinstance(sparsity, int | float) and 1 <= sparsity <= 100:  # told at once; what is left needs torch
+    for index, sparsity in enumerate(sparsities if isinstance(sparsities, list) else ()):
+        if isinstance(sparsity, int | float) and 1 <= sparsity <= 100:  # at once; other checks import torch
             try:
                 check_sparsity(sparsity, StudyError)
             except StudyError as error:
-                raise StudyError(f"{name}: sparsities.{place}: {error}") from error
+                raise StudyError(f"{name}: sparsities.{index}: {error}") from error
     return values
 
 
 def store_path(folder: Path) -> Path:
-    """The file of a study's results. Raises `StudyError` where the folder has none."""
+    """The store of a study's folder. Raises `StudyError` where it has none."""
     path = folder / STORE
     if "\0" in str(folder) or not path.is_file():
         raise StudyError(f"{excerpt(str(folder))} has no {STORE}: it is not the output of a study")

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from aerogel import bounds
 from aerogel.errors import AerogelError, StudyError, check_sparsity, first_line, read_sparsity, unknown_name
-from aerogel.pruning import Allocation, Pattern, Scope, one_shot_method
+from aerogel.models.prunable import TARGETS
+from aerogel.pruning import METHODS, SCORES, Allocation, Pattern, PruneConfig, Scope
+from aerogel.study.results import first_problem
 from aerogel.study.source import read_values
 from aerogel.study.trial import RECOVERIES
-from aerogel.study.values import first_problem
-from aerogel.training import SparsityConfig
+from aerogel.study.variant import Variant
 
 MOST_TRIALS = 100_000
 NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,60}")  # of a folder, in at most 240 bytes
 
 
 class _FieldError(AerogelError, ValueError):
-    """What a check of a field finds; pydantic catches it and adds where it was."""
+    """The error of a field's check; pydantic catches it and adds the field."""
 
 
 def _sparsity(value: Any) -> Any:
@@ -31,11 +42,26 @@ def _sparsity(value: Any) -> Any:
     return value
 
 
+def _choice(kind: str, known: Sequence[str]) -> AfterValidator:
+    """Checks that a name is among the `known` ones."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise _FieldError(unknown_name(kind, name, known))
+        return name
+
+    return AfterValidator(check)
+
+
 Count = Annotated[int, Field(ge=1, le=bounds.COUNT)]
 Size = Annotated[int, Field(ge=1, le=bounds.SIZE)]
 Epochs = Annotated[float, Field(gt=0, le=bounds.EPOCHS)]
 Seed = Annotated[int, Field(ge=bounds.SEEDS[0], le=bounds.SEEDS[-1])]
 Sparsity = Annotated[float, BeforeValidator(_sparsity)]
+Method = Annotated[str, _choice("method", METHODS)]
+Recovery = Annotated[str, _choice("recovery", RECOVERIES)]
+Score = Annotated[str, _choice("score", SCORES)]
+Target = Annotated[str, _choice("target", TARGETS[1:])]
 
 
 class _Part(BaseModel):
@@ -61,15 +87,10 @@ class EvaluationPart(_Part):
 
 
 class RecoveryPart(_Part):
-    """`[recovery]`: epochs after those of the dense model, and the score by which "gradual" chooses weights."""
+    """`[recovery]`: epochs after those of the dense model, and the method that "gradual" prunes by."""
 
     epochs: Epochs = 6.0
-    score: str = "best"
-
-    @field_validator("score")
-    @classmethod
-    def _score(cls, name: str) -> str:
-        return SparsityConfig(0.0, score=name).score
+    score: Score = "best"
 
 
 class BenchmarkPart(_Part):
@@ -82,27 +103,30 @@ class BenchmarkPart(_Part):
 
 
 class StudySpec(_Part):
-    """A study: the product of its lists. Sparsity 0 is the dense model, trained and measured alike.
+    """A study: the product of its lists. Sparsity 0 is the dense model, trained and measured like the others.
 
-    Without a `scope`, methods that look at weights alone rank them globally, and the others do as they define;
-    those are calibrated on the training split of the task that they are scored on. `include` adds "embeddings" or
-    "heads" to the pruned weights; `sensitivity` names one of the tasks, on whose training split each layer and kind
-    of matrix is pruned alone. Without `recoveries` the given models are pruned and then trained; with them the dense
-    model is trained on the task and then goes through each, see `aerogel.study.trial.Recovery`. `processes` trials run
-    at a time, sharing the cores; those that measure time run alone.
+    Attributes:
+        scope: by default, methods that look at weights alone rank them globally, and the others as they define.
+        sensitivity: one of the tasks, on whose training split each layer and kind of matrix is pruned alone.
+        include: "embeddings" or "heads", to prune these too.
+        recoveries: what follows the dense model's fine-tuning, see `aerogel.study.trial.RECOVERIES`. Without any, the
+            given models are pruned and then trained.
+        processes: trials that run at a time and share the cores; those that measure time run alone.
+
+    Methods that need calibration use the training split of the task that the model is scored on.
     """
 
     name: str
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     tasks: tuple[str, ...] = ()
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("magnitude",)
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = ("magnitude",)
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0, 0.5, 0.9)
     pattern: str = "unstructured"
     scope: Scope | None = None
     allocation: Allocation | None = None
     sensitivity: str | None = None
-    include: tuple[Literal["embeddings", "heads"], ...] = ()
-    recoveries: tuple[str, ...] = ()
+    include: tuple[Target, ...] = ()
+    recoveries: tuple[Recovery, ...] = ()
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     processes: Annotated[int, Field(ge=1, le=bounds.PROCESSES)] = 1
     training: TrainingPart = TrainingPart()
@@ -118,22 +142,23 @@ class StudySpec(_Part):
     @model_validator(mode="after")
     def _sensitivity_of_a_task(self) -> StudySpec:
         if self.sensitivity is not None and self.sensitivity not in self.tasks:
-            raise ValueError(f"sensitivity {self.sensitivity!r} is none of the tasks")
+            raise ValueError(f"sensitivity {self.sensitivity!r} is not one of the tasks")
         return self
 
     @model_validator(mode="after")
-    def _sparsities_of_the_pattern(self) -> StudySpec:
+    def _pruning(self) -> StudySpec:
+        PruneConfig(scope=self.scope, allocation=self.allocation)  # which may contradict each other
         pattern = Pattern.parse(self.pattern)
         for sparsity in filter(None, self.sparsities):
             if not pattern.allows(sparsity):
                 fixed = f"pattern {pattern} fixes the sparsity at {pattern.fixed_sparsity:g}"
-                raise ValueError(f"{fixed}, and sparsities has {sparsity:g}")
+                raise ValueError(f"{fixed}, found {sparsity:g} in sparsities")
         return self
 
     @model_validator(mode="after")
     def _not_too_many(self) -> StudySpec:
-        ways = len(self.methods) * len(self.sparsities) * max(1, len(self.recoveries))
-        trials = len(self.models) * ways * (1 + len(self.tasks) * len(self.seeds))
+        variants = len(self.methods) * len(self.sparsities) * max(1, len(self.recoveries))
+        trials = len(self.models) * variants * (1 + len(self.tasks) * len(self.seeds))
         if trials > MOST_TRIALS:
             raise ValueError(f"{trials:,} trials, expected at most {MOST_TRIALS:,}")
         return self
@@ -142,7 +167,7 @@ class StudySpec(_Part):
     @classmethod
     def _name(cls, name: str) -> str:
         if name in (".", "..") or not NAME.fullmatch(name):
-            raise ValueError("expected a name that a folder can have, of at most 60 letters")
+            raise ValueError("expected a name that a folder can have, of at most 60 characters")
         return name
 
     @field_validator("pattern")
@@ -150,22 +175,35 @@ class StudySpec(_Part):
     def _pattern(cls, text: str) -> str:
         return str(Pattern.parse(text))
 
-    @field_validator("methods")
-    @classmethod
-    def _methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(one_shot_method(name).name for name in names)
+    @property
+    def scored_variants(self) -> tuple[Variant, ...]:
+        """The variants of pruned models that are scored, in the order of the lists."""
+        if not self.recoveries:
+            return self.measured_variants
+        return tuple(
+            Variant(method, recovery)
+            for recovery in self.recoveries
+            for method in (self.methods if recovery != "gradual" else (None,))
+        )
 
-    @field_validator("recoveries")
-    @classmethod
-    def _recoveries(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in RECOVERIES:
-                raise StudyError(unknown_name("recovery", name, RECOVERIES))
-        return names
+    @property
+    def measured_variants(self) -> tuple[Variant, ...]:
+        """Those whose time, memory and size are measured: they depend on the zeros, not on the recovery."""
+        return tuple(Variant(method) for method in self.methods)
+
+    def measured_variant(self, variant: Variant) -> Variant:
+        """The one whose time, memory and size stand for those of a scored variant."""
+        return Variant(variant.method or self.methods[0])
 
 
 def load_spec(name: str) -> StudySpec:
-    """A built-in study by name, or one from a TOML file. Raises `StudyError` with the file and the field."""
+    """A built-in study by name ("starter", "reports", "recovery"), or one from a TOML file.
+
+    Raises `StudyError` with the file and the field that is wrong.
+
+        >>> load_spec("starter").models
+        ('tiny-bert', 'tiny-gpt2', 'tiny-bart')
+    """
     values = read_values(name)
     try:
         return parse_spec(values)
@@ -180,4 +218,4 @@ def parse_spec(values: Any) -> StudySpec:
     except ValidationError as error:
         raise StudyError(first_problem(error)) from error
     except (RecursionError, OverflowError) as error:
-        raise StudyError(f"its values can't be read: {first_line(error)}") from error
+        raise StudyError(f"the values can't be read: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Where a study keeps its trials and results: one SQLite file, the only thing that the report reads."""
+"""The trials of a study and their outcomes in one SQLite file, which is all that the report reads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from aerogel import files, progress
 from aerogel.errors import AerogelError, StudyError, excerpt, first_line, writing
+from aerogel.study.results import Failed, Outcome
 from aerogel.study.source import STORE, store_path
 from aerogel.study.spec import StudySpec, parse_spec
-from aerogel.study.trial import Result, Trial
-from aerogel.study.values import check_result
+from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, trial_from_json
 
-VERSION = 1
+FORMAT = 2
 TABLES = (
     "create table if not exists study (id integer primary key check (id = 1), spec text not null)",
     "create table if not exists trials (key text primary key, place integer not null, trial text not null, "
@@ -28,9 +28,9 @@ PATIENCE = 60.0  # seconds to wait for another process that holds the store lock
 
 
 class Store:
-    """The trials of a study and their results. One process writes, a result a transaction.
+    """The trials of a study and their outcomes. One process writes, one outcome a transaction.
 
-    What is read is checked. Raises `StudyError` for content that is not as expected, with the trial that has it, and
+    Everything that is read is checked. Raises `StudyError` for content that is not as expected, naming the trial, and
     where another process keeps the file locked for longer than a minute.
     """
 
@@ -39,9 +39,9 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, spec: StudySpec, trials: Sequence[Trial]) -> Store:
-        """Opens or makes the store of a folder and lists these trials in it, keeping the results it has.
+        """Opens or creates the store of a folder and lists these trials in it, keeping the outcomes that it has.
 
-        Raises `StudyError` where the folder holds a study of another name, or a file that is no store.
+        Raises `StudyError` where the folder holds a study of another name, or a file that is not a store.
         """
         cls.check(folder, spec)
         store = cls(folder / STORE)
@@ -50,7 +50,7 @@ class Store:
             with store._transaction("begin immediate") as connection:
                 for table in TABLES:
                     connection.execute(table)
-                connection.execute(f"pragma user_version = {VERSION}")
+                connection.execute(f"pragma user_version = {FORMAT}")
                 connection.execute("insert or replace into study values (1, ?)", [spec.model_dump_json()])
                 connection.execute("update trials set place = -1")  # of another specification, unless listed now
                 connection.executemany(
@@ -62,69 +62,70 @@ class Store:
 
     @classmethod
     def check(cls, folder: Path, spec: StudySpec) -> None:
-        """Raises `StudyError` where the folder can't take this study: it holds another one, or no store."""
+        """Raises `StudyError` where the folder holds another study, or a file that is not a store."""
         path = files.resolved(folder) / STORE
-        if path.exists() and path.stat().st_size:  # an empty one was interrupted when it was made
-            found = cls.open(folder).spec().name
-            if found != spec.name:
-                raise StudyError(f"{folder} holds the study {found!r}: give another --output for {spec.name!r}")
+        if path.exists() and path.stat().st_size:  # the creation of an empty one was interrupted
+            name = cls.open(folder).spec().name
+            if name != spec.name:
+                raise StudyError(f"{folder} holds the study {name!r}: give another --output for {spec.name!r}")
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """The store of a folder. Raises `StudyError` where there is none, or it is damaged."""
+        """The store of a folder. Raises `StudyError` where it is missing, damaged or of another format."""
         store = cls(store_path(folder))
         ((version,),) = store._rows("pragma user_version")
-        if version != VERSION:
-            raise StudyError(f"{store.path} has format {version}, and this aerogel reads {VERSION}")
+        if version != FORMAT:
+            raise StudyError(
+                f"{store.path} has format {version}, and this version of aerogel reads format {FORMAT}: "
+                "run the study again with another --output"
+            )
         store.count()
         return store
 
     def spec(self) -> StudySpec:
         rows = self._rows("select spec from study")
         if not rows:
-            raise StudyError(f"{self.path}: it has no specification")
+            raise StudyError(f"{self.path}: the specification is missing")
         try:
             return parse_spec(json.loads(rows[0][0]))
         except (AerogelError, ValueError, TypeError, RecursionError) as error:
-            raise StudyError(f"{self.path}: its specification can't be read: {first_line(error)}") from error
+            raise StudyError(f"{self.path}: the specification can't be read: {first_line(error)}") from error
 
     def open_trials(self) -> list[Trial]:
-        """The trials without a good result, in order: those never run, cut off, or failed."""
+        """The trials to run, in order: new, interrupted and failed ones."""
         rows = self._rows("select place, trial from trials where place >= 0 and status != 'done' order by place")
         spec = self.spec()
         return [self._trial(spec, place, text) for place, text in rows]
 
-    def finish(self, trial: Trial, result: Result) -> None:
+    def finish(self, trial: Trial, outcome: Outcome) -> None:
         with writing(self.path), self._transaction("begin immediate") as connection:
             connection.execute(
                 "update trials set status = ?, result = ? where key = ?",
-                [result.status, json.dumps(asdict(result)), trial.key],
+                ["failed" if isinstance(outcome, Failed) else "done", json.dumps(asdict(outcome)), trial.key],
             )
 
-    def results(self) -> list[tuple[Trial, Result]]:
-        """The trials that have run, good or failed, in order."""
+    def outcomes(self) -> list[tuple[Trial, Outcome]]:
+        """The trials that have run, done or failed, in order."""
         rows = self._rows(
-            "select place, trial, result from trials where place >= 0 and result is not null order by place"
+            "select place, trial, status, result from trials where place >= 0 and result is not null order by place"
         )
-        spec, found = self.spec(), []
-        for place, text, result in rows:
+        spec, outcomes = self.spec(), []
+        for place, text, status, result in rows:
             trial = self._trial(spec, place, text)
             try:
-                values = json.loads(result)
-                check_result(trial.kind, values)
+                outcomes.append((trial, trial.read_outcome(status, result)))
             except (ValueError, TypeError, RecursionError) as error:
                 raise StudyError(
                     f"{self.path}: the result of trial {trial.label} is not as expected: {first_line(error)}"
                 ) from error
-            found.append((trial, Result(**values)))
-        return found
+        return outcomes
 
     def count(self) -> int:
         return int(self._rows("select count(*) from trials where place >= 0")[0][0])
 
     def _trial(self, spec: StudySpec, place: Any, text: Any) -> Trial:
         try:
-            trial = Trial.from_json(text)
+            trial = trial_from_json(text)
             _check_belongs(trial, spec)
         except (AerogelError, ValueError, TypeError, RecursionError) as error:
             raise StudyError(f"{self.path}: trial {excerpt(place)} can't be read: {first_line(error)}") from error
@@ -136,7 +137,7 @@ class Store:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        """A connection for one transaction, closed after it. Waits where another process holds the file locked."""
+        """A connection for one transaction. Waits while another process holds the file locked."""
         verb = "read" if begin == "begin" else "written"
         try:
             with closing(sqlite3.connect(self.path, timeout=1, isolation_level=None)) as connection:
@@ -166,15 +167,16 @@ class Store:
 
 
 def _check_belongs(trial: Trial, spec: StudySpec) -> None:
-    """Raises `ValueError` for a trial that is none of the study's."""
-    zeros = [trial.sparsity] if trial.zeros else []
-    for what, names, known in (
-        ("model", [trial.model], spec.models),
-        ("task", [trial.task] if trial.task else [], spec.tasks),
-        ("method", [trial.pruning.method] if trial.pruning else [], spec.methods),
-        ("recovery", [trial.recovery.name] if trial.recovery else [], spec.recoveries),
-        ("sparsity", zeros, spec.sparsities),
-    ):
-        for name in names:
-            if name not in known:
-                raise ValueError(f"{what} {excerpt(name)} is none of the study's")
+    """Raises `ValueError` for a trial that is not one of the study's."""
+    values: list[tuple[str, object, tuple]] = [("model", trial.model, spec.models)]
+    if isinstance(trial, Scoring | SensitivityAnalysis):
+        values.append(("task", trial.task, spec.tasks))
+    if isinstance(trial, Scoring | Benchmark):
+        if trial.variant.method:
+            values.append(("method", trial.variant.method, spec.methods))
+        if trial.variant.recovery:
+            values.append(("recovery", trial.variant.recovery, spec.recoveries))
+        values.append(("sparsity", trial.sparsity, (0, *spec.sparsities)))
+    for name, value, known in values:
+        if value not in known:
+            raise ValueError(f"{name} {excerpt(value)} is not in the study")

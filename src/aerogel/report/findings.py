@@ -1,0 +1,139 @@
+"""What a study found, as tidy rows: by model, variant and sparsity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aerogel.analysis import WeightReport
+from aerogel.benchmark import Measurement
+from aerogel.evaluation import Flips
+from aerogel.pruning import Sensitivity
+from aerogel.report.estimate import Estimate
+from aerogel.study import StudySpec
+from aerogel.study.results import Machine, ScoringResult
+from aerogel.study.trial import Scoring
+from aerogel.study.variant import Variant
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model fine-tuned and scored on one task at one sparsity, over seeds.
+
+    Attributes:
+        metrics: the main one first.
+        change: of the main metric from the dense model trained alike with the same seeds, as a share of the dense
+            mean. `None` without such a model, or where its mean is not above 0.
+        agreement: share of predictions equal to that model's. `None` without such a model, and for a regression.
+        training_seconds: of the recovery, where it follows `dense_seconds` of training.
+        one_answer: number of seeds whose model gives the same prediction everywhere.
+        counted: number of examples or tokens.
+        majority: share of the commonest class; `None` without classes.
+        kl: mean KL divergence from the dense model's predictions in nats, for classes.
+        flips: predictions that changed, for each seed, for classes.
+    """
+
+    task: str
+    model: str
+    variant: Variant
+    sparsity: float
+    seeds: tuple[int, ...]
+    metrics: dict[str, Estimate]
+    change: Estimate | None
+    agreement: Estimate | None
+    training_seconds: Estimate
+    one_answer: int
+    counted: float
+    dense_seconds: Estimate | None = None
+    majority: float | None = None
+    kl: Estimate | None = None
+    flips: tuple[Flips, ...] = ()
+
+    @property
+    def main(self) -> str:
+        return next(iter(self.metrics))
+
+    @property
+    def value(self) -> Estimate:
+        return self.metrics[self.main]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model costs at one sparsity, stored dense or compressed, beside the dense model, round by round."""
+
+    model: str
+    variant: Variant
+    sparsity: float
+    own: Measurement
+    dense: Measurement | None
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast as the dense model: the ratio of median latencies."""
+        return self.dense.median / self.own.median if self.dense else None
+
+    @property
+    def speedups(self) -> tuple[float, ...]:
+        """The same, round by round."""
+        if self.dense is None:
+            return ()
+        return tuple(dense / own for dense, own in zip(self.dense.latencies, self.own.latencies, strict=True))
+
+
+@dataclass(frozen=True)
+class Realised:
+    """The zeros counted after training, means over tasks and seeds.
+
+    `prunable` and `whole` are shares of the prunable and of all weights; `layers` has one share for each layer, or
+    matrix outside of layers, and is empty where the model's weights were not analysed.
+    """
+
+    model: str
+    variant: Variant
+    sparsity: float
+    prunable: float
+    whole: float
+    layers: dict[str, float]
+
+
+Group = tuple[str, str, Variant, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One scoring trial and its result."""
+
+    trial: Scoring
+    result: ScoringResult
+
+    @property
+    def group(self) -> Group:
+        return self.trial.task, self.trial.model, self.trial.variant, self.trial.sparsity
+
+    @property
+    def seed(self) -> int:
+        return self.trial.training.seed
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that the report shows. `failed` and `open` are labels of trials, those of failed ones by their error.
+
+    `costs` are of models stored dense, zeros and all; `compressed` of those of which compressing packs something.
+    """
+
+    spec: StudySpec
+    total: int
+    done: int
+    failed: dict[str, list[str]]
+    open: list[str]
+    weights: dict[str, WeightReport]
+    sensitivities: dict[str, Sensitivity]
+    runs: list[Run]
+    scores: list[Scored]
+    costs: list[Cost]
+    compressed: list[Cost]
+    realised: list[Realised]
+    sources: dict[str, list[str]]
+    machines: list[tuple[Machine, int]]
+    threads: dict[str, list[int]]

@@ -1,0 +1,198 @@
+"""The result of each kind of trial, and the outcome that holds it, checked when they are read from a store."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from aerogel.analysis import WeightReport, WeightStatistics
+from aerogel.benchmark import Measurement
+from aerogel.errors import excerpt
+from aerogel.evaluation import Score
+from aerogel.pruning import Sensitivity
+from aerogel.training import TrainingResult
+
+LARGEST = 1e305  # so that a mean of any values can be taken
+STRICT = ConfigDict(strict=True, extra="forbid")  # holds for the dataclasses within, too
+
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Natural = Annotated[int, Field(ge=0, le=2**62)]
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The environment that a trial ran in: see `aerogel.benchmark.environment`."""
+
+    processor: str
+    cores: Natural
+    memory_gb: Annotated[float, Field(ge=0, le=LARGEST)]
+    threads: Natural
+    instructions: str
+    system: str
+    python: str
+    versions: dict[str, str]
+
+
+def _check_weights(report: WeightReport) -> WeightReport:
+    low, high = report.span
+    _require(-LARGEST < low < high < LARGEST, "span is not an interval")
+    for group in (report.whole, *report.layers, *report.kinds, *report.matrices):
+        _check_group(group, report.whole)
+    return report
+
+
+def _check_group(group: WeightStatistics, whole: WeightStatistics) -> None:
+    numbers = (group.mean, group.std, group.kurtosis, *group.quantiles, group.below_1e_3, group.below_1e_2)
+    _require(0 < group.count < 2**62, f"{group.name}: count is not above 0")
+    _require(all(math.isfinite(number) and abs(number) < LARGEST for number in numbers), f"{group.name}: not finite")
+    for name in ("quantiles", "histogram"):
+        length, expected = len(getattr(group, name)), len(getattr(whole, name))
+        _require(length == expected > 3, f"{group.name}: {name} has {length} values")
+    _require(all(0 <= count < 2**62 for count in group.histogram), f"{group.name}: histogram is below 0")
+
+
+def _check_sensitivity(sensitivity: Sensitivity) -> Sensitivity:
+    columns, rows = len(sensitivity.sparsities), (*sensitivity.layers, *sensitivity.kinds)
+    _require(columns > 0 and len(rows) > 0, "no row or no sparsity")
+    _require(all(len(values) == columns for _, values in rows), "rows and sparsities differ in length")
+    return sensitivity
+
+
+CheckedWeights = Annotated[WeightReport, AfterValidator(_check_weights)]
+CheckedSensitivity = Annotated[Sensitivity, AfterValidator(_check_sensitivity)]
+
+
+@dataclass(frozen=True)
+class ScoringResult:
+    """A fine-tuned model's score.
+
+    Attributes:
+        training: the training that followed the pruning, or the dense model's where nothing is pruned.
+        dense_seconds: of the dense model's fine-tuning, where the trial started from one.
+        sparsity: share of zeros among the prunable weights; `model_sparsity` is that among all `parameters`.
+        layers: share of zeros of each prunable matrix.
+        source: where the data came from.
+    """
+
+    score: Score
+    training: TrainingResult
+    dense_seconds: Seconds | None
+    sparsity: Share
+    model_sparsity: Share
+    layers: dict[str, Share]
+    parameters: Natural
+    source: str
+
+    def __post_init__(self) -> None:
+        score, training = self.score, self.training
+        _require(len(self.metrics) > 0, "metrics is empty")
+        for name, value in score.metrics.items():
+            _require(not abs(value) > LARGEST, f"metrics.{name} is {value}")  # NaN is a result
+        _require(len(score.predictions) > 0, "predictions is empty")
+        _require(not any(abs(value) > LARGEST for value in (*score.predictions, *score.true)), "predictions: too large")
+        for field, values in (("true", score.true), ("logits", score.logits)):
+            _require(len(values) in (0, len(score.predictions)), f"{field} and predictions differ in length")
+        _require(len(set(map(len, score.logits))) < 2, "logits differ in length")
+        _require(all(score.logits), "logits has an empty row")
+        _require(0 <= training.seconds < 1e12, "training.seconds is not a time")
+        _require(0 <= training.steps < 2**62, "training.steps is not a number of steps")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics, the main one first."""
+        return {name: value for name, value in self.score.metrics.items() if name not in COUNTS}
+
+    @property
+    def counted(self) -> float:
+        """The number of examples or tokens."""
+        return next((self.score.metrics[name] for name in COUNTS[:2] if name in self.score.metrics), 0)
+
+    @property
+    def majority(self) -> float | None:
+        """The accuracy of always predicting the commonest class, where there are classes."""
+        return self.score.metrics.get("majority")
+
+
+COUNTS = ("examples", "tokens", "loss", "majority")  # stand beside the metrics of a score and are none themselves
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """The dense model's measurement, and beside it the pruned model's: its zeros stored, and compressed.
+
+    `compressed` is `None` where no layer has enough zeros to be packed.
+    """
+
+    dense: Measurement
+    pruned: Measurement | None = None
+    compressed: Measurement | None = None
+
+    def __post_init__(self) -> None:
+        flags = [(self.dense, False), (self.pruned, False), (self.compressed, True)]
+        for measurement, compressed in flags:
+            if measurement:
+                _require(measurement.compressed == compressed, "dense and compressed models are mixed up")
+                self._check(measurement)
+
+    def _check(self, measurement: Measurement) -> None:
+        times = (*measurement.latencies, *measurement.training_steps)
+        _require(len(measurement.latencies) == len(self.dense.latencies) > 0, "latencies differ in number")
+        _require(all(0 < seconds < 1e12 for seconds in times), "seconds are not above 0")
+        for name in ("parameter_bytes", "file_bytes", "batch_size"):
+            _require(0 < getattr(measurement, name) < 2**62, f"{name} is not above 0")
+        for name in ("inference_memory", "training_memory"):
+            _require(abs(getattr(measurement, name) or 0) < 2**62, f"{name} is too large")
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Done(Generic[Result]):
+    """The outcome of a trial that ended well."""
+
+    __pydantic_config__ = STRICT
+
+    result: Result
+    machine: Machine
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The outcome of a trial that raised an error, or whose process died: that one leaves no machine."""
+
+    __pydantic_config__ = STRICT
+
+    error: str
+    seconds: Seconds
+    machine: Machine | None = None
+
+
+Outcome = Done[Any] | Failed
+T = TypeVar("T")
+
+
+def read_json(adapter: TypeAdapter[T], text: str) -> T:
+    """The record in a JSON text. Raises `ValueError`, naming the field, for any other content."""
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong: where, what, and what was there."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    problem = first["msg"].removeprefix("Value error, ")  # pydantic's own, before what a check here says
+    return f"{field}: {problem} (found {excerpt(first['input'])})" if field else problem

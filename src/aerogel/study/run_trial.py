@@ -1,0 +1,79 @@
+"""Running one trial, in this process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import dropwhile
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from aerogel import models
+from aerogel.analysis import inspect
+from aerogel.benchmark import Subject, bench
+from aerogel.errors import StudyError
+from aerogel.evaluation import score
+from aerogel.models import Head, prunable_weights
+from aerogel.pruning import Calibration
+from aerogel.pruning.sensitivity import sensitivity
+from aerogel.runtime import decompress
+from aerogel.study.results import BenchmarkResult, ScoringResult
+from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
+from aerogel.tasks import TaskData
+from aerogel.training import recover
+
+SENSITIVITY_WINDOWS, LENGTH = 8, 128  # of calibration text; LENGTH in tokens
+BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
+
+
+def run_trial(trial: Trial, data: TaskData | None) -> Any:
+    """The result of a trial, of its `result_type`. `data` is that of its task."""
+    if isinstance(trial, WeightAnalysis):
+        return inspect(models.load_model(trial.model), trial.model)
+    if isinstance(trial, Benchmark):
+        return _benchmark(trial)
+    if data is None:
+        raise StudyError(f"trial {trial.label}: needs the data of task {trial.task}")
+    if isinstance(trial, SensitivityAnalysis):
+        model, tokenizer = _load(trial.model, data.task.head)
+        split = data.splits["train"]
+        text = Calibration(data.task.name, split, tokenizer, SENSITIVITY_WINDOWS, LENGTH, at_most=True)
+        return sensitivity(model, text, trial.model)
+    return _score(trial, data)
+
+
+def _load(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A packed checkpoint is analysed, pruned and trained as the dense model that it was packed from."""
+    model, tokenizer = models.load(name, head)
+    return decompress(model), tokenizer
+
+
+def _score(trial: Scoring, data: TaskData) -> ScoringResult:
+    recovered = recover(trial.model, data, trial.training, trial.recovery, load=_load)
+    model, pruning = recovered.model, trial.recovery.pruning
+    weights = prunable_weights(model, pruning.targets if pruning else ("blocks",))
+    zeros = {weight.name: int(weight.zeros.sum()) for weight in weights}
+    parameters = models.parameter_count(model)
+    return ScoringResult(
+        score=score(model, recovered.tokenizer, data, trial.evaluation_limit, trial.training.max_length),
+        training=recovered.training,
+        dense_seconds=recovered.dense_seconds,
+        sparsity=sum(zeros.values()) / sum(weight.matrix.numel() for weight in weights),
+        model_sparsity=sum(zeros.values()) / parameters,
+        layers={weight.name: zeros[weight.name] / weight.matrix.numel() for weight in weights},
+        parameters=parameters,
+        source=data.source,
+    )
+
+
+def _benchmark(trial: Benchmark) -> BenchmarkResult:
+    dense = Subject(trial.model, None, BENCH_HEAD)
+    pruning = trial.pruning
+    if pruning and pruning.needs_calibration:
+        # time and memory depend on the sparsity and the pattern, not on the method
+        scope = None if pruning.scope == "global" else pruning.scope  # that is an allocation
+        pruning = replace(pruning, method="magnitude", scope=scope, allocation="uniform", swap=False, reconstruct=0)
+    pruned = [Subject(trial.model, pruning, BENCH_HEAD)] if pruning else []
+    first, *others = bench([dense, *pruned], trial.config, start="fork")
+    # a model that was sparse before the study is also measured compressed, before its pruned version
+    return BenchmarkResult(first, *dropwhile(lambda measurement: measurement.compressed, others))

@@ -1,0 +1,45 @@
+"""Trials in local processes, and what an executor has to do."""
+
+from pathlib import Path
+
+from aerogel.benchmark import BenchConfig
+from aerogel.study.executors import open_executor
+from aerogel.study.results import Done, Failed
+from aerogel.study.trial import Benchmark, Trial, WeightAnalysis
+
+BENCHMARK = Benchmark(
+    model="tiny-gpt2", config=BenchConfig(batch_size=2, sequence_length=8, rounds=1, training_steps=0)
+)
+TRIALS: list[Trial] = [
+    WeightAnalysis(model="tiny-gpt2"),
+    WeightAnalysis(model="nowhere"),
+    BENCHMARK,
+    WeightAnalysis(model="tiny-bert"),
+]
+
+
+def test_trials_run_in_order_and_a_benchmark_alone(tmp_path: Path) -> None:
+    starts: list[str] = []
+    with open_executor(tmp_path, processes=2) as executor:
+        handles = [executor.submit(trial, None) for trial in TRIALS]
+        assert [handle.progress for handle in handles] == [None] * 4
+        while not all(handle.outcome for handle in handles):
+            executor.wait(timeout=10)
+            running = [handle for handle in handles if handle.progress and not handle.outcome]
+            starts += [handle.trial.key for handle in handles if handle.progress and handle.trial.key not in starts]
+            assert len(running) <= 2
+            assert BENCHMARK not in [handle.trial for handle in running] or len(running) == 1
+    assert starts == [trial.key for trial in TRIALS]
+    assert [type(handle.outcome) for handle in handles] == [Done, Failed, Done, Done]
+    assert isinstance(handles[1].outcome, Failed)
+    assert "nowhere" in handles[1].outcome.error
+    assert [path.name for path in tmp_path.iterdir()] == ["trials.log"]
+
+
+def test_leaving_stops_what_runs(tmp_path: Path) -> None:
+    with open_executor(tmp_path, processes=1) as executor:
+        running, waiting = (executor.submit(trial, None) for trial in TRIALS[:2])
+        executor.wait(timeout=0)
+    assert running.outcome is None or isinstance(running.outcome, Done)
+    assert waiting.outcome is None
+    assert not running.process.is_alive()
