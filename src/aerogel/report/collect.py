@@ -52,7 +52,7 @@ def collect(store: Store) -> Findings:
         failed=dict(failed),
         open=[trial.label for trial in store.open_trials() if trial.key not in ended],
         weights=weights,
-        sensitivities={trial.model: found for trial, found in _results(done, SensitivityAnalysis, Sensitivity)},
+        sensitivities={trial.model: table for trial, table in _results(done, SensitivityAnalysis, Sensitivity)},
         runs=runs,
         scores=_scores(runs),
         costs=[_cost(trial, result, result.pruned or result.dense) for trial, result in benchmarks],

@@ -1,4 +1,4 @@
-"""A number with its uncertainty over seeds, and how numbers are written."""
+"""A number with its uncertainty over seeds, and the format of numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of one value a seed; from two seeds on with its 95% confidence interval by Student's t."""
+    """The mean of one value for each seed, and from two seeds on its 95% confidence interval by Student's t."""
 
     values: tuple[float, ...]
 
@@ -46,12 +46,12 @@ class Estimate:
 
 
 def percent(share: float) -> str:
-    """A share that was asked for, such as a sparsity, as it was written: `99.5%`."""
+    """A specified share, such as a sparsity, with all its digits: `99.5%`."""
     return f"{round(100 * share, 6):g}%"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number to so many significant digits, without an exponent where that is readable."""
+    """A number with this many significant digits, without an exponent where that is readable."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞"
     if abs(value) >= 1e7:
@@ -61,7 +61,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def with_interval(estimate: Estimate, digits: int = 3) -> str:
-    """`0.812 ± 0.010`: the mean, and half its interval where it has one, to the same decimals."""
+    """`0.812 ± 0.010`: the mean, and half its interval where it has one, with the same decimals."""
     mean, half = significant(estimate.mean, digits), estimate.half
     if half is None or not math.isfinite(half):
         return mean
@@ -70,7 +70,7 @@ def with_interval(estimate: Estimate, digits: int = 3) -> str:
 
 
 def change(share: float) -> str:
-    """A relative change, with its sign, and with the digits that tell 0.99% from 1.01%."""
+    """A relative change with its sign, and enough digits to distinguish 0.99% from 1.01%."""
     if not math.isfinite(share):
         return "NaN"
     if share >= 10:
@@ -84,7 +84,7 @@ def megabytes(count: float) -> str:
 
 
 def minus(text: str) -> str:
-    """A true minus sign for the hyphen."""
+    """The text with minus signs in place of hyphens."""
     return text.replace("-", "\N{MINUS SIGN}")
 
 

@@ -1,4 +1,4 @@
-"""What a study found, as tidy rows: by model, variant and sparsity."""
+"""The findings of a study as tidy rows: by model, variant and sparsity."""
 
 from __future__ import annotations
 

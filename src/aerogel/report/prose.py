@@ -130,7 +130,7 @@ def cards(findings: Findings, answers: Sequence[Answer]) -> list[Card]:
     memory: dict[str, list[float]] = defaultdict(list)
     for cost in findings.costs:
         memory[cost.model].append((cost.dense or cost.own).inference_memory)
-    made = []
+    written = []
     for (model, variant), members in groups.items():
         entries: list[tuple[str, Markup | str]] = [
             (_head(task, answer.variant), verdict_sentences(answer.verdicts[task], len(spec.seeds)))
@@ -140,8 +140,8 @@ def cards(findings: Findings, answers: Sequence[Answer]) -> list[Card]:
         for cost in _costs_to_show(findings, model, variant, members):
             stored = "compressed" if cost.own.compressed else "stored dense"
             entries.append((f"{stored} at {percent(cost.sparsity)}", cost_sentence(cost, memory[model])))
-        made.append(Card(model, series_name(spec, model, variant), entries))
-    return made
+        written.append(Card(model, series_name(spec, model, variant), entries))
+    return written
 
 
 def _head(task: str, variant: Variant) -> str:

@@ -191,7 +191,7 @@ def read_json(adapter: TypeAdapter[T], text: str) -> T:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong: where, what, and what was there."""
+    """The first problem that pydantic reports: its field, what it is, and the value."""
     first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(map(str, first["loc"]))
     problem = first["msg"].removeprefix("Value error, ")  # pydantic's own, before what a check here says

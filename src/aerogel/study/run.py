@@ -42,7 +42,7 @@ def run_study(
 ) -> Store:
     """Runs the trials of a study that have no good result yet, and returns the store of its results.
 
-    Models and data are found first, so that a wrong name costs nothing. A failed trial is stored with its error, and
+    Models and data are loaded first, so that a wrong name fails at once. A failed trial is stored with its error, and
     the others run. A study that was interrupted resumes when it is run again.
 
     Args:

@@ -46,7 +46,7 @@ class _ModelTrial:
 
     @property
     def key(self) -> str:
-        """A hash of the trial's canonical JSON: the same for the same trial, wherever and whenever it is made."""
+        """A hash of the trial's canonical JSON: equal for equal trials."""
         canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
