@@ -12,7 +12,6 @@ from aerogel.errors import StudyError
 from aerogel.report import build_report
 from aerogel.report.collect import collect
 from aerogel.report.findings import Findings
-from aerogel.report.metric import higher_is_better
 from aerogel.study import Store
 from aerogel.study.results import Done, Outcome, ScoringResult
 from aerogel.study.trial import Benchmark, Scoring, Trial
@@ -42,7 +41,7 @@ def test_every_score_is_the_mean_of_the_stores(findings: Findings, outcomes: Out
         runs = results_of(outcomes, row.task, row.model, row.sparsity)
         assert row.seeds == tuple(runs) == spec.seeds
         for name, estimate in row.metrics.items():
-            assert estimate.values == tuple(result.metrics[name] for result in runs.values())
+            assert estimate.values == tuple(result.score.metrics[name] for result in runs.values())
             assert estimate.mean == pytest.approx(statistics.mean(estimate.values))
         assert row.training_seconds.values == tuple(result.training.seconds for result in runs.values())
 
@@ -56,8 +55,8 @@ def test_changes_and_agreement_are_against_the_dense_model_of_the_same_seed(
             assert row.agreement is None
             continue
         runs, dense = (results_of(outcomes, row.task, row.model, sparsity) for sparsity in (row.sparsity, 0.0))
-        before = [dense[seed].metrics[row.main] for seed in runs]
-        after = [result.metrics[row.main] for result in runs.values()]
+        before = [dense[seed].score.metrics[row.main] for seed in runs]
+        after = [result.score.metrics[row.main] for result in runs.values()]
         assert row.change is not None
         assert row.agreement is not None
         assert row.change.mean == pytest.approx(statistics.mean(after) / statistics.mean(before) - 1)
@@ -71,7 +70,6 @@ def test_a_task_has_one_main_metric_a_kind_of_model(findings: Findings) -> None:
     assert mains["movie-reviews", "tiny-gpt2"] == "accuracy"
     assert mains["python-reference", "tiny-gpt2"] == "perplexity"
     assert mains["python-reference", "tiny-bart"] == "denoising_perplexity"
-    assert [higher_is_better(name) for name in ("accuracy", "perplexity")] == [True, False]
 
 
 def test_costs_are_those_of_the_store(findings: Findings, outcomes: Outcomes) -> None:
@@ -146,7 +144,7 @@ def test_scores_that_can_not_be_compared_are_refused_by_name(
         for key, text in connection.execute(f"select key, result from trials where {trial}").fetchall():
             count = len(json.loads(text)["result"]["score"]["predictions"])
             new = value * count if path.endswith("logits") else value
-            cut = {"logits": [], "true": []} if path.endswith("predictions") else {}
+            cut = {"logits": [], "references": []} if path.endswith("predictions") else {}
             for name, values in cut.items():
                 update = "update trials set result = json_set(result, ?, json(?)) where key = ?"
                 connection.execute(update, [f"$.result.score.{name}", json.dumps(values), key])

@@ -13,7 +13,6 @@ import pytest
 
 from aerogel.charts import PALETTE
 from aerogel.errors import StudyError
-from aerogel.evaluation import PERPLEXITIES
 from aerogel.report import build_report
 from aerogel.report.build import toml
 from aerogel.report.estimate import megabytes
@@ -21,6 +20,7 @@ from aerogel.report.findings import Findings
 from aerogel.report.names import metric_name, metric_value
 from aerogel.study import Store, parse_spec
 from aerogel.study.results import Failed
+from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 Changed = Callable[..., Path]

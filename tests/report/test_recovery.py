@@ -30,7 +30,7 @@ def test_no_mean_is_over_different_recoveries(findings: Findings) -> None:
     for row in findings.scores:
         runs = [run for run in findings.runs if run.group == (row.task, row.model, row.variant, row.sparsity)]
         assert row.seeds == tuple(run.seed for run in runs) == (0, 1)
-        assert row.value.values == tuple(run.result.metrics[row.main] for run in runs)
+        assert row.value.values == tuple(run.result.score.metrics[row.main] for run in runs)
 
 
 def test_changes_are_against_the_dense_model_of_the_same_recovery(findings: Findings) -> None:

@@ -63,7 +63,7 @@ def test_every_seed_is_there_as_it_was_stored(findings: Findings) -> None:
     (table,) = tables.every_seed(findings)
     found = {(row["task"], row["model"], row["sparsity"], row["seed"], row["metric"]): row for row in parsed(table)}
     for run in findings.runs:
-        for metric, value in run.result.metrics.items():
+        for metric, value in run.metrics.items():
             row = found.pop((run.group[0], run.group[1], str(run.group[3]), str(run.seed), metric))
             assert float(row["value"]) == value
             assert float(row["realised_sparsity"]) == run.result.sparsity

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aerogel.benchmark import Measurement
-from aerogel.evaluation import PERPLEXITIES
 from aerogel.report.estimate import Estimate
 from aerogel.report.findings import Cost, Findings, Scored
 from aerogel.report.names import metric_name
 from aerogel.report.prose import cards, cost_sentence, verdict_sentences
 from aerogel.report.verdicts import TOLERANCE, Verdict, answers, is_kept, judge
 from aerogel.study.variant import Variant
+from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 DENSE = 0.8
 

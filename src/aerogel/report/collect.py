@@ -85,7 +85,7 @@ def _check_comparable(store: Store, runs: list[Run]) -> None:
     for run in runs:
         first = firsts.setdefault((run.trial.model, run.trial.task), run)
         scores = run.result.score, first.result.score
-        if run.result.metrics.keys() != first.result.metrics.keys():
+        if scores[0].metrics.keys() != scores[1].metrics.keys():
             problem = "other metrics"
         elif len({len(score.predictions) for score in scores}) > 1:
             problem = "another number of predictions"
@@ -97,40 +97,41 @@ def _check_comparable(store: Store, runs: list[Run]) -> None:
 
 
 def _scores(runs: list[Run]) -> list[Scored]:
-    groups: dict[Group, dict[int, ScoringResult]] = defaultdict(dict)
+    groups: dict[Group, dict[int, Run]] = defaultdict(dict)
     for run in runs:
-        groups[run.group][run.seed] = run.result
+        groups[run.group][run.seed] = run
     return [_scored(groups, group) for group in groups]
 
 
-def _scored(groups: Mapping[Group, dict[int, ScoringResult]], group: Group) -> Scored:
+def _scored(groups: Mapping[Group, dict[int, Run]], group: Group) -> Scored:
     task, model, variant, sparsity = group
-    results = groups[group]
+    runs = groups[group]
     dense = groups.get((task, model, variant.dense, 0.0), {}) if sparsity else {}
     # a model and the dense one of the same seed start alike and see the same data in the same order
-    pairs = [(result, dense[seed]) for seed, result in results.items() if seed in dense]
-    first = next(iter(results.values()))
-    names = list(first.metrics)
-    dense_seconds = [result.dense_seconds for result in results.values() if result.dense_seconds is not None]
+    pairs = [(run, dense[seed]) for seed, run in runs.items() if seed in dense]
+    scores = [(run.result.score, before.result.score) for run, before in pairs]
+    first = next(iter(runs.values()))
+    main, score = next(iter(first.metrics)), first.result.score
+    dense_seconds = [run.result.dense_seconds for run in runs.values() if run.result.dense_seconds is not None]
     return Scored(
         task=task,
         model=model,
         variant=variant,
         sparsity=sparsity,
-        seeds=tuple(results),
-        metrics={name: Estimate.of(result.metrics[name] for result in results.values()) for name in names},
-        change=_change([(after.metrics[names[0]], before.metrics[names[0]]) for after, before in pairs]),
-        agreement=_agreement([(after.score.predictions, before.score.predictions) for after, before in pairs]),
-        training_seconds=Estimate.of(result.training.seconds for result in results.values()),
+        seeds=tuple(runs),
+        metrics={name: Estimate.of(run.metrics[name] for run in runs.values()) for name in first.metrics},
+        change=_change([(run.metrics[main], before.metrics[main]) for run, before in pairs]),
+        agreement=_agreement([(after.predictions, before.predictions) for after, before in scores]),
+        training_seconds=Estimate.of(run.result.training.seconds for run in runs.values()),
         dense_seconds=Estimate.of(dense_seconds) if dense_seconds else None,
-        one_answer=sum(len(set(result.score.predictions)) == 1 for result in results.values()),
-        counted=first.counted,
-        majority=first.majority,
-        kl=_divergence([(after.score.logits, before.score.logits) for after, before in pairs]),
+        one_answer=sum(len(set(run.result.score.predictions)) == 1 for run in runs.values()),
+        counted=next(iter(score.counts.values())),
+        majority=score.baselines.get("majority"),
+        kl=_divergence([(after.logits, before.logits) for after, before in scores]),
         flips=tuple(
-            Flips.of(*map(np.array, (after.score.predictions, before.score.predictions, after.score.true)))
-            for after, before in pairs
-            if after.score.true
+            Flips.of(*map(np.array, (after.predictions, before.predictions, after.references)))
+            for after, before in scores
+            if after.references
         ),
     )
 

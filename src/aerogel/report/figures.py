@@ -17,10 +17,10 @@ from aerogel.charts import svg
 from aerogel.report.estimate import Estimate, significant
 from aerogel.report.findings import Cost, Findings, Realised, Scored
 from aerogel.report.lines import LARGEST, ChartStyle, Line, Point, against_sparsity
-from aerogel.report.metric import bounds, higher_is_better
 from aerogel.report.names import metric_name
 from aerogel.report.prose import direction
 from aerogel.study.variant import Variant
+from aerogel.tasks import METRICS
 
 Rows = Sequence[Scored]
 POSITIVE = (0.0, LARGEST)
@@ -126,10 +126,10 @@ class Figures:
         caption = f"{rows[0].counted:,.0f} examples or tokens; {direction(metric)}."
         if majority is not None:
             caption += f" Dashed: the share of the commonest class, {significant(majority)}."
-        low, high = bounds(metric)
+        low, high = METRICS[metric].bounds
         drawing = self._draw(
             self._lines(rows, lambda row: _point(row.metrics[metric], hollow=row.one_answer > 0)),
-            may_be_logarithmic=not higher_is_better(metric),
+            may_be_logarithmic=not METRICS[metric].higher_is_better,
             dense_levels=not self.findings.spec.recoveries,  # with them each line has a dense model of its own
             level=majority,
             bounds=(max(low, -LARGEST), min(high, LARGEST)),

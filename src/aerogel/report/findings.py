@@ -114,6 +114,11 @@ class Run:
     def seed(self) -> int:
         return self.trial.training.seed
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The main one first; without the loss, which is the logarithm of the perplexity."""
+        return {name: value for name, value in self.result.score.metrics.items() if name != "loss"}
+
 
 @dataclass(frozen=True)
 class Findings:

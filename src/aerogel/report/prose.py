@@ -10,11 +10,11 @@ from markupsafe import Markup
 
 from aerogel.report.estimate import change, listing, megabytes, percent, significant
 from aerogel.report.findings import Cost, Findings, Scored
-from aerogel.report.metric import higher_is_better
 from aerogel.report.names import RECOVERY_NAMES, metric_name, metric_value, series_name, variant_name
 from aerogel.report.verdicts import TOLERANCE, Answer, Verdict, ranks, unequal_zeros
 from aerogel.study import StudySpec
 from aerogel.study.variant import Variant
+from aerogel.tasks import METRICS
 
 
 def study_sentence(spec: StudySpec) -> str:
@@ -277,6 +277,6 @@ def reading(findings: Findings) -> str:
 
 
 def direction(metric: str) -> str:
-    if higher_is_better(metric):
+    if METRICS[metric].higher_is_better:
         return "higher is better"
     return "lower is better; counted in the model's own tokens, so do not compare models"

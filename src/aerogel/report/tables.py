@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Any, TypeVar
 
 from aerogel.analysis.plot import short
-from aerogel.pruning import PruneConfig, method
+from aerogel.pruning import PruneConfig
 from aerogel.report.breakeven import BreakEven, break_evens
 from aerogel.report.estimate import Estimate, change, megabytes, minus, percent, significant, with_interval
 from aerogel.report.figures import panels
@@ -134,15 +134,12 @@ def pruning(findings: Findings) -> list[Table]:
     return [Table.of("How models were pruned", columns, items).without_empty_columns()] if items else []
 
 
-def _pruned_by(trial: Scoring) -> tuple[str, str, str, str]:
+def _pruned_by(trial: Scoring) -> tuple[str | None, ...]:
     """Method, pattern, scope and allocation of a trial."""
     config = trial.recovery.pruning
     if isinstance(config, PruneConfig):
-        chosen = method(config.method)
-        scope, allocation = config.scope or chosen.scope, config.allocation or chosen.allocation
-        if scope == "global":
-            scope, allocation = "layer", "global"
-        return config.method, config.pattern, scope, allocation
+        config = config.resolved()
+        return config.method, config.pattern, config.scope, config.allocation
     assert config
     return config.score, config.pattern, "layer", "global" if config.scope == "global" else "uniform"
 
@@ -210,7 +207,7 @@ def every_seed(findings: Findings) -> list[Table]:
         Column("training_steps", "steps", lambda item: item[0].result.training.steps),
         Column("realised_sparsity", "zeros of prunable", lambda item: item[0].result.sparsity, _share),
     )
-    items = [(run, metric, value) for run in findings.runs for metric, value in run.result.metrics.items()]
+    items = [(run, metric, value) for run in findings.runs for metric, value in run.metrics.items()]
     return [Table.of("Every seed", columns, items)] if items else []
 
 

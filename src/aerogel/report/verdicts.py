@@ -9,8 +9,8 @@ from math import inf
 
 from aerogel.report.estimate import Estimate
 from aerogel.report.findings import Findings, Realised, Scored
-from aerogel.report.metric import higher_is_better
 from aerogel.study.variant import Variant
+from aerogel.tasks import METRICS
 
 TOLERANCE = 0.01
 """The largest loss of the main metric, as a share of the dense model's, at which a sparsity counts as allowed."""
@@ -116,7 +116,7 @@ def judge(dense: Scored | None, pruned: Sequence[Scored], sparsities: Sequence[f
 def loss(row: Scored) -> Estimate:
     """The change of the main metric for the worse, as a share: above zero is worse."""
     assert row.change
-    return Estimate.of(-value for value in row.change.values) if higher_is_better(row.main) else row.change
+    return Estimate.of(-value for value in row.change.values) if METRICS[row.main].higher_is_better else row.change
 
 
 def is_kept(row: Scored) -> bool:
@@ -125,7 +125,7 @@ def is_kept(row: Scored) -> bool:
 
 def ranks(rows: Sequence[Scored]) -> list[list[Scored]]:
     """From best to worst, together where the intervals of their main metrics overlap."""
-    sign = 1 if higher_is_better(rows[0].main) else -1
+    sign = 1 if METRICS[rows[0].main].higher_is_better else -1
     ends = {
         row.variant: sorted(sign * end for end in (row.value.low, row.value.high) if end is not None) or [-inf, inf]
         for row in rows

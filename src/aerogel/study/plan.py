@@ -96,4 +96,4 @@ def _training(spec: StudySpec, data: TaskData, seed: int) -> TrainingConfig:
 
 
 def _limit(data: TaskData, examples: int | None, windows: int | None) -> int | None:
-    return windows if data.task.is_language_modelling else examples
+    return {"examples": examples, "windows": windows}[data.task.kind.unit]

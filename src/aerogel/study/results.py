@@ -11,8 +11,8 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from aerogel.analysis import WeightReport, WeightStatistics
 from aerogel.benchmark import Measurement
 from aerogel.errors import excerpt
-from aerogel.evaluation import Score
 from aerogel.pruning import Sensitivity
+from aerogel.tasks import METRICS, Score
 from aerogel.training import TrainingResult
 
 LARGEST = 1e305  # so that a mean of any values can be taken
@@ -94,35 +94,21 @@ class ScoringResult:
 
     def __post_init__(self) -> None:
         score, training = self.score, self.training
-        _require(len(self.metrics) > 0, "metrics is empty")
+        _require(len(score.metrics) > 0, "metrics is empty")
         for name, value in score.metrics.items():
+            _require(name in METRICS, f"metrics: {excerpt(name)} is not a metric")
             _require(not abs(value) > LARGEST, f"metrics.{name} is {value}")  # NaN is a result
+        predictions = (*score.predictions, *score.references)
         _require(len(score.predictions) > 0, "predictions is empty")
-        _require(not any(abs(value) > LARGEST for value in (*score.predictions, *score.true)), "predictions: too large")
-        for field, values in (("true", score.true), ("logits", score.logits)):
+        _require(not any(abs(value) > LARGEST for value in predictions), "predictions: too large")
+        for field, values in (("references", score.references), ("logits", score.logits)):
             _require(len(values) in (0, len(score.predictions)), f"{field} and predictions differ in length")
         _require(len(set(map(len, score.logits))) < 2, "logits differ in length")
         _require(all(score.logits), "logits has an empty row")
+        _require(len(score.counts) > 0, "counts is empty")
+        _require(all(0 < count < 2**62 for count in score.counts.values()), "counts are not above 0")
         _require(0 <= training.seconds < 1e12, "training.seconds is not a time")
         _require(0 <= training.steps < 2**62, "training.steps is not a number of steps")
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The metrics, the main one first."""
-        return {name: value for name, value in self.score.metrics.items() if name not in COUNTS}
-
-    @property
-    def counted(self) -> float:
-        """The number of examples or tokens."""
-        return next((self.score.metrics[name] for name in COUNTS[:2] if name in self.score.metrics), 0)
-
-    @property
-    def majority(self) -> float | None:
-        """The accuracy of always predicting the commonest class, where there are classes."""
-        return self.score.metrics.get("majority")
-
-
-COUNTS = ("examples", "tokens", "loss", "majority")  # stand beside the metrics of a score and are none themselves
 
 
 @dataclass(frozen=True)

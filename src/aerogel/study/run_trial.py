@@ -36,8 +36,7 @@ def run_trial(trial: Trial, data: TaskData | None) -> Any:
         raise StudyError(f"trial {trial.label}: needs the data of task {trial.task}")
     if isinstance(trial, SensitivityAnalysis):
         model, tokenizer = _load(trial.model, data.task.head)
-        split = data.splits["train"]
-        text = Calibration(data.task.name, split, tokenizer, SENSITIVITY_WINDOWS, LENGTH, at_most=True)
+        text = Calibration(data, tokenizer, SENSITIVITY_WINDOWS, LENGTH, at_most=True)
         return sensitivity(model, text, trial.model)
     return _score(trial, data)
 
