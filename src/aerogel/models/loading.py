@@ -7,7 +7,7 @@ import copy
 import inspect
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,23 +42,25 @@ from aerogel.models.quiet import quiet_transformers
 from aerogel.models.tokenizer import set_padding
 
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
-LANGUAGE_CLASSES = {
-    "encoder": AutoModelForMaskedLM,
-    "decoder": AutoModelForCausalLM,
-    "encoder-decoder": AutoModelForSeq2SeqLM,
+HEADS: dict[str, dict[Architecture | None, tuple[Any, Mapping[str, str]]]] = {
+    "classification": {None: (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)},
+    "language-modelling": {
+        "encoder": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+        "decoder": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        "encoder-decoder": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    },
 }
-LANGUAGE_TABLES = (
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-)
+"""The kinds of head, with transformers' class for each architecture or for all, and its table of model types."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a model predicts: labels of sentences (one label: a number), or the tokens of a text."""
+    """What a model predicts: labels of sentences (one label: a number), or the tokens of a text.
 
-    kind: Literal["classification", "language-modelling"]
+    `kind` is a key of `HEADS`.
+    """
+
+    kind: str
     labels: tuple[str, ...] = ()
 
 
@@ -90,16 +92,16 @@ def load_model(
     factory: Any
     if head is None:
         factory = _checkpoint_class(config)
-    elif head.kind == "classification":
-        factory = AutoModelForSequenceClassification
-        if config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-            raise ModelError(f"{name}: transformers has no sequence classification model for {config.model_type!r}")
+    else:
+        classes = HEADS[head.kind]
+        factory, model_types = classes[None if None in classes else architecture(config)]
+        if config.model_type not in model_types:
+            raise ModelError(f"{name}: transformers has no model with a {head.kind} head for {config.model_type!r}")
+    if head is not None and head.labels:
         config.num_labels = len(head.labels)
         config.id2label = dict(enumerate(head.labels))
         config.label2id = {label: index for index, label in enumerate(head.labels)}
         config.problem_type = "regression" if len(head.labels) == 1 else "single_label_classification"
-    else:
-        factory = LANGUAGE_CLASSES[architecture(config)]
     with _explained(name, path), quiet_transformers():
         _check_quantization(config)
         folder = local_folder(name)
@@ -179,11 +181,12 @@ def architecture(config: PretrainedConfig) -> Architecture:
 
 
 def head_kind(model: PreTrainedModel) -> str:
-    """`"classification"`, `"language-modelling"` or `"none"` (no head, or another), from the model's class."""
+    """A key of `HEADS`, or `"none"` (no head, or another), from the model's class."""
     names = {kind.__name__ for kind in type(model).__mro__}  # a user's class derives from one of transformers
-    if not names.isdisjoint(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()):
-        return "classification"
-    return "none" if all(names.isdisjoint(table.values()) for table in LANGUAGE_TABLES) else "language-modelling"
+    for kind, classes in HEADS.items():
+        if any(not names.isdisjoint(model_types.values()) for _, model_types in classes.values()):
+            return kind
+    return "none"
 
 
 def _load_config(name: str | os.PathLike[str], path: str, local_only: bool) -> PretrainedConfig:

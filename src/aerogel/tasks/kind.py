@@ -156,7 +156,7 @@ class TaskKind(ABC):
 
     Attributes:
         name: that of the file.
-        head: of the model, see `aerogel.models.Head`.
+        head: of the model, a key of `aerogel.models.loading.HEADS`.
         suffix: of the files that hold a split.
         unit: what a limit counts.
         reads_labels: whether the decoder of an encoder-decoder reads the labels; otherwise it reads the inputs.
@@ -164,7 +164,7 @@ class TaskKind(ABC):
     """
 
     name: ClassVar[str]
-    head: ClassVar[Literal["classification", "language-modelling"]]
+    head: ClassVar[str]
     suffix: ClassVar[str]
     unit: ClassVar[Literal["examples", "windows"]]
     reads_labels: ClassVar[bool] = False
