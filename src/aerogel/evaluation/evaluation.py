@@ -67,7 +67,7 @@ def evaluate(
     limit: int | None = None,
     reference: PreTrainedModel | None = None,
 ) -> Evaluation:
-    """Scores a model on the validation split of each task, or its first `limit` examples or windows.
+    """Score a model on the validation split of each task, or its first `limit` examples or windows.
 
     `tasks` are names, files or data from `aerogel.load_task`, or one of these. Data with one split is scored whole;
     `load_task(...).divided()` scores the part that training on it holds out. `data` is a folder of tasks, see
@@ -85,8 +85,8 @@ def evaluate(
     ['loss', 'perplexity', 'tokens']
     """
     models = [model] if reference is None else [model, reference]
-    for judged in models:
-        expect(judged, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
+    for scored in models:
+        expect(scored, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
     several = [tasks] if isinstance(tasks, str | os.PathLike | TaskData) else tasks
     expect(several, Sequence, DataError, "the name or file of a task, TaskData (aerogel.load_task), or a list of them")
@@ -96,9 +96,9 @@ def evaluate(
         raise DataError(f"two of the tasks have the name {repeated[0]}: rename a file")
     if reference is not None:
         _check_comparable(model, reference)
-    for judged in models:
+    for scored in models:
         for task in loaded:
-            check_head(judged, task.task)
+            check_head(scored, task.task)
     results = Evaluation()
     settings = InputSettings(limit, seed=EVALUATION_SEED)
     for task in loaded:

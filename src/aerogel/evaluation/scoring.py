@@ -49,7 +49,7 @@ def score(
     max_length: int = 128,
     batch_size: int = 32,
 ) -> Score:
-    """Scores a model on the validation split of a task, or its first `limit` examples or windows.
+    """Score a model on the validation split of a task, or its first `limit` examples or windows.
 
     Raises `DataError` or `ModelError`.
     """
@@ -77,18 +77,25 @@ def predict(
     inputs = kind.inputs(data.split("validation"), tokenizer, model.config, settings)
     models = [model] if reference is None else [model, reference]
     parts: list[list[Predictions]] = [[] for _ in models]
-    divergences, moved = [np.zeros(0)], [np.zeros(0, dtype=int)]
+    divergences, answer_rows = [np.zeros(0)], [np.zeros(0, dtype=int)]
     for rows in progress.track(inputs.batches(), f"scoring {data.task.name}"):
         batch = inputs.collate([inputs.rows[row] for row in rows])
-        answers = [_answers(judged, batch, data.task) for judged in models]
-        for part, given in zip(parts, answers, strict=True):
-            part.append(_predictions(given, np.array(rows), data.task))
+        answers = [_answers(scored, batch, data.task) for scored in models]
+        for part, of_model in zip(parts, answers, strict=True):
+            part.append(_predictions(of_model, np.array(rows), data.task))
         if reference is not None:
             divergences.append(_divergences(answers[1].logits, answers[0].logits))
-            moved.append(np.array(rows)[answers[0].rows.cpu().numpy()])
-    joined = [Predictions.joined(part) for part in parts]
-    expected = joined[1] if reference is not None else None
-    return Run(data.task, inputs, model.config, joined[0], expected, np.concatenate(divergences), np.concatenate(moved))
+            answer_rows.append(np.array(rows)[answers[0].rows.cpu().numpy()])
+    own, *dense = [Predictions.joined(part) for part in parts]
+    return Run(
+        task=data.task,
+        inputs=inputs,
+        config=model.config,
+        predictions=own,
+        reference=dense[0] if dense else None,
+        divergences=np.concatenate(divergences),
+        rows=np.concatenate(answer_rows),
+    )
 
 
 def _answers(model: PreTrainedModel, batch: Mapping[str, Tensor], task: Task) -> Answers:

@@ -70,7 +70,7 @@ def language_windows(
     length: int = WINDOW,
     limit: int | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Cuts text into windows of equal length that do not overlap, each a model's inputs with labels.
+    """Cut text into windows of equal length that do not overlap, each a model's inputs with labels.
 
     Decoders predict each next token; encoders 15% masked tokens; encoder-decoders the text before it was infilled.
     Masks and infilled spans depend only on `seed` and the number of the window. `limit` keeps the first windows.

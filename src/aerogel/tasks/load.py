@@ -62,7 +62,7 @@ class TaskData:
 
 
 def load_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> TaskData:
-    """Loads a task by name, or a user's own TSV or text file.
+    """Load a task by name, or a user's own TSV or text file.
 
     Looks in the folder `data` (by default `AEROGEL_DATA`), which holds `<task>/<split>.tsv` or `.txt`; then among the
     starter tasks; then on the Hugging Face hub. A file, or a folder with one split, gives data with a single split, see

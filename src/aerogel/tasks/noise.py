@@ -14,7 +14,7 @@ MEAN_SPAN = 3.0
 def mask_tokens(
     tokens: Tensor, mask_id: int, generator: torch.Generator, rate: float = MASK_RATE
 ) -> tuple[Tensor, Tensor]:
-    """Replaces a share `rate` of `tokens` (any shape, without special tokens) by the mask token.
+    """Replace a share `rate` of `tokens` (any shape, without special tokens) by the mask token.
 
     Returns the corrupted tokens and the labels, which are `IGNORED` where a token is not masked. The count is exact and
     at least one (Devlin et al. 2019, section 3.1). Unlike in BERT's pre-training, every chosen token becomes the mask
@@ -29,7 +29,7 @@ def mask_tokens(
 
 
 def infill(tokens: Tensor, mask_id: int | None, generator: torch.Generator) -> Tensor:
-    """Replaces spans that cover about 30% of `tokens` (1-D, no special tokens) by one mask token each.
+    """Replace spans that cover about 30% of `tokens` (1-D, no special tokens) by one mask token each.
 
     Span lengths have a Poisson distribution of mean 3; a span of length zero inserts a mask (text infilling, Lewis et
     al. 2020, section 2.2). Without a mask token (`None`) the spans are deleted.
