@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from aerogel import bounds
-from aerogel.errors import DataError, PruningError, read_sparsity, unknown_name
-from aerogel.pruning import METHODS
+from aerogel.errors import DataError, PruningError, read_sparsity
+from aerogel.pruning.choices import check_one_shot
 
 Parameter = click.Parameter | None
 Context = click.Context | None
@@ -43,8 +43,7 @@ class _Method(click.ParamType):
     name = "text"
 
     def convert(self, value: Any, param: Parameter, ctx: Context) -> str:
-        if value not in METHODS:
-            raise PruningError(unknown_name("method", str(value), METHODS))
+        check_one_shot(str(value))
         return str(value)
 
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from aerogel import registry
+from aerogel.errors import PruningError, unknown_name
 
 Scope = Literal["layer", "row", "global"]
 Allocation = Literal["uniform", "global", "mixed", "owl", "progression", "search"]
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
-METHODS = tuple(registry.names("aerogel.pruning.methods"))  # that prune a model in one shot
-SCORES = tuple(sorted([*METHODS, *registry.names("aerogel.pruning.scores")]))  # that rank weights during training
+METHODS = tuple(registry.names("aerogel.pruning.methods"))  # methods of one-shot pruning
+SCORES = tuple(sorted([*METHODS, *registry.names("aerogel.pruning.scores")]))  # methods of pruning during training
+
+
+def check_one_shot(name: str) -> None:
+    """Raises `PruningError` for a name that is not among `METHODS`."""
+    if name not in METHODS:
+        if name in SCORES:
+            raise PruningError(f"method {name} needs gradients of training: use aerogel finetune --score {name}")
+        raise PruningError(unknown_name("method", name, METHODS))

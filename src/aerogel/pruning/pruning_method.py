@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aerogel.errors import PruningError, expect, unknown_name
-from aerogel.pruning.choices import Allocation
+from aerogel.pruning.choices import Allocation, check_one_shot
 from aerogel.pruning.pattern import Pattern
 from aerogel.registry import entries
 
@@ -125,8 +125,6 @@ def method(name: str) -> PruningMethod:
 
 def one_shot_method(name: str) -> PruningMethod:
     """The method of that name. Raises `PruningError` as `method`, and for one that needs training."""
-    if method(name).needs == "training":
-        raise PruningError(
-            f"method {name} ranks weights by their gradients during training: use aerogel finetune --score {name}"
-        )
-    return method(name)
+    chosen = method(name)
+    check_one_shot(name)
+    return chosen
