@@ -3,14 +3,14 @@ PYTHON311 ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-# the tests of what touches other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
+# tests that depend on other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
 TOOLS := hypothesis peft pytest pytest-xdist
-TOUCHING := tests/runtime tests/models tests/training tests/tasks tests/test_architectures.py tests/test_package.py tests/test_sweep.py
+DEPENDENT := tests/runtime tests/models tests/training tests/tasks tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help study test newest lowest check sanitize neon bench format clean
 
-help:  ## list what there is
+help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 study: $(READY)  ## run the starter study and write runs/starter/report.html
@@ -19,16 +19,16 @@ study: $(READY)  ## run the starter study and write runs/starter/report.html
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-newest: $(VENV)-newest  ## run the tests of what touches other libraries, on the newest versions that there are
-lowest: $(VENV)-lowest  ## the same on the lowest versions that the ranges allow
+newest: $(VENV)-newest  ## run the tests that depend on other libraries, with the newest versions
+lowest: $(VENV)-lowest  ## the same with the lowest allowed versions
 newest lowest:
 	$</bin/python -m pip --disable-pip-version-check install --quiet --no-deps .
 	$</bin/python tools/versions.py installed
-	$</bin/python -m pytest --numprocesses 2 --dist worksteal $(TOUCHING) \
+	$</bin/python -m pytest --numprocesses 2 --dist worksteal $(DEPENDENT) \
 		--override-ini filterwarnings= --pythonwarnings error::aerogel.errors.AerogelWarning
 	$</bin/python tools/versions.py installed
 
-# beyond the ranges too: there is something to mend when that fails
+# also beyond the ranges, to find incompatibilities early
 $(VENV)-newest: .FORCE
 	$(PYTHON) -m venv --clear $@
 	$@/bin/python -m pip --disable-pip-version-check install --quiet --upgrade $$($(PYTHON) tools/versions.py names) $(TOOLS)
@@ -47,19 +47,19 @@ check: $(READY) sanitize  ## format, lint, types, imports, sanitizers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-sanitize: $(READY)  ## run the kernels and the checkpoint code on random and damaged matrices, watched by sanitizers
+sanitize: $(READY)  ## run the kernels and the checkpoint code on random and damaged matrices with sanitizers
 	$(BIN)/cmake -S . -B build/sanitize -DAEROGEL_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(BIN)/cmake --build build/sanitize --parallel
 	build/sanitize/driver
 
-neon:  ## the same as 64-bit ARM, emulated (on Debian: apt install g++-aarch64-linux-gnu qemu-user)
+neon:  ## the same for 64-bit ARM, emulated (on Debian: apt install g++-aarch64-linux-gnu qemu-user)
 	mkdir -p build
 	aarch64-linux-gnu-g++ -std=c++20 -O2 -static -DAEROGEL_ARM64 -Icsrc -o build/driver-arm64 \
 		$(filter-out csrc/avx% csrc/binding.cpp,$(wildcard csrc/*.cpp)) tests/csrc/driver.cpp
 	qemu-aarch64 build/driver-arm64
 
-# DeepSparse knows no Python after 3.11 and gets an environment of its own; without one the tables say so
-bench: $(READY)  ## measure speed and memory beside other runtimes (hours; benchmarks/*.py --help for a part)
+# DeepSparse needs Python 3.11 or earlier and gets its own environment; without one, the tables say so
+bench: $(READY)  ## compare speed and memory with other runtimes (hours; benchmarks/*.py --help for a part)
 	$(PIP) install --constraint constraints.txt --requirement benchmarks/requirements.txt
 	-test -e $(VENV)/deepsparse/ready || { $(PYTHON311) -m venv $(VENV)/deepsparse \
 		&& $(VENV)/deepsparse/bin/python -m pip install deepsparse==1.8.0 && touch $(VENV)/deepsparse/ready; }
@@ -73,7 +73,7 @@ format: $(READY)  ## format the code
 clean:  ## remove the environment, builds and caches, keep runs
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# torch goes first and by itself: an open range would bring a build with several GB of CUDA
+# torch comes first, alone: an open range would install a build with several GB of CUDA
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt torch
