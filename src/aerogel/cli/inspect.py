@@ -17,7 +17,7 @@ from aerogel.tasks import check_task
 @click.command()
 @click.argument("model")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for weights.json and the charts.")
-@click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Include these weights too.")
+@options.include
 @click.option(
     "--sensitivity",
     "text",

@@ -10,6 +10,7 @@ import click
 
 from aerogel import bounds
 from aerogel.errors import DataError, PruningError, read_sparsity
+from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
 
 Parameter = click.Parameter | None
@@ -64,6 +65,7 @@ LEARNING_RATE = _Positive(bounds.LEARNING_RATE)
 SPARSITY = _Sparsity()
 METHOD = _Method()
 
+include = click.option("--include", multiple=True, type=click.Choice(TARGETS[1:]), help="Include these weights too.")
 data = click.option("--data", type=_DataFolder(), help="Folder with <task>/<split>.tsv or .txt.")
 limit = click.option("--limit", type=COUNT, help="Number of examples or windows to use, from the start.")
 output = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")

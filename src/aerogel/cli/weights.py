@@ -59,7 +59,7 @@ VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
 @click.option("--calibration", metavar="NAME|FILE", help="Text to calibrate on: a task's training split, or a file.")
 @click.option("--samples", default=64, show_default=True, type=options.SIZE, help="Windows of that text.")
 @options.data
-@click.option("--include", multiple=True, type=click.Choice(["embeddings", "heads"]), help="Prune these too.")
+@options.include
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
 @options.seed
 @click.option("--no-pack", is_flag=True, help="Save zeros like other weights, to fine-tune the model further.")

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from aerogel.errors import ModelError, expect, unknown_name
+from aerogel.models.targets import TARGETS
 
-TARGETS = ("blocks", "embeddings", "heads")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # names in peft's modules of the model's own parts, or of a whole copy that is trained in place of one
 WRAPPED = ("base_model", "model", "base_layer", "original_module", "modules_to_save", "token_adapter")
