@@ -1,15 +1,14 @@
-"""One token at a time: how fast `model.generate` is, dense and compressed.
+"""Speed of `model.generate`, one token at a time, dense and compressed.
 
-GPT-2 (random weights) and SmolLM2-135M (its own) are pruned by magnitude layer by layer and asked, in float32, for 64
-tokens after a prompt of 16, greedily, one sequence at a time, with the key-value cache on. The dense model and the
-compressed one run in fresh processes of their own and take turns (`held.py`).
+GPT-2 (random weights) and SmolLM2-135M (pretrained) are pruned by magnitude layer by layer and generate 64 tokens
+after a prompt of 16 in float32, greedily, with batch size 1 and the key-value cache. The dense and the compressed
+model run in fresh processes, with interleaved rounds (`paused.py`).
 
-How to read a table: `tokens/s` is from the median of the rounds, the prompt's own pass included; `speed-up` is over
-the dense model with the same zeros, which wrote the `same tokens` or did not; `head`, `linear` and `attention` are
-shares of the time, from a pass of its own with a clock around each module: the head stays dense, and attention without
-its linear layers has no weights to prune, so that the two bound what sparsity can give ("-" where a fused block hides
-its modules); `memory` is the most that the process held, from its start to the end of its first text; `others` is the
-share of the machine that strangers took.
+Columns: `tokens/s` at the median time, including the prompt; `speed-up` over the dense model with the same zeros, and
+whether both generated the `same tokens`; `head`, `linear` and `attention` are shares of the time, from a separate run
+with a timer around each module ("-" if a fused block hides its modules). The head stays dense, and attention without
+its linear layers has no weights to prune, so these two limit the speed-up. `memory` is peak memory until the end of
+the first run; `others` is the share of the machine that other processes used.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 import click
 from generation import TOKENS
 from harness import HERE, prepared, results, say, side_by_side, surroundings, write
-from held import Facts, HeldError
+from paused import Facts, ProcessError
 from rich.table import Table
 from subjects import DECODERS
 
@@ -43,13 +42,13 @@ def main(models: Sequence[str], sparsities: Sequence[float], rounds: int, thread
     for model in models:
         for sparsity in sparsities:
             with tempfile.TemporaryDirectory(prefix="aerogel-bench-") as folder:
-                say(f"{model} at {sparsity:.0%}: making, pruning and compressing it")
+                say(f"{model} at {sparsity:.0%}: building, pruning and compressing")
                 spec = {"model": model, "sparsity": sparsity, "decoder": True, "folder": folder, "threads": threads}
                 try:
                     subject = prepared(spec)
-                except HeldError as error:
+                except ProcessError as error:
                     report["failures"][f"{model} at {sparsity:.0%}"] = str(error)
-                    say(f"{model} at {sparsity:.0%} can't be made: {error}")
+                    say(f"{model} at {sparsity:.0%} failed: {error}")
                     continue
                 group = {"model": model, "sparsity": sparsity, "subject": subject}
                 group["forms"] = measure(group, {"folder": folder, "prunable": subject["prunable"]}, rounds, threads)
@@ -59,7 +58,7 @@ def main(models: Sequence[str], sparsities: Sequence[float], rounds: int, thread
 
 
 def measure(group: Facts, spec: Facts, rounds: int, threads: int) -> dict[str, Facts]:
-    """Both forms' facts: raw times, tokens and shares, or why there are none."""
+    """The facts of both forms: times, tokens and shares, or why it failed."""
     title = f"{group['model']} at {group['sparsity']:.0%}"
     command = [sys.executable, str(HERE / "generation.py")]
     jobs = {form: (command, spec | {"form": form, "threads": threads}) for form in FORMS}

@@ -1,16 +1,14 @@
-"""Whole models side by side: how long one forward pass takes in aerogel, and in everything else.
+"""Time of one forward pass of whole models, in aerogel and other runtimes.
 
-Each model (BERT-base, GPT-2 and BART-base with random weights, MiniLM with its own) is pruned by magnitude layer by
-layer and run in float32 on sequences of 64 tokens by every runtime, each in a fresh process of its own (`held.py`).
-Their rounds alternate, so that a slow minute of the machine is everybody's: compare times within a table only. The
-dense runtimes take the same time whatever the zeros; all of them are measured at 0% and 90%, and next to the other
-sparsities the two that were fastest there.
+Each model (BERT-base, GPT-2 and BART-base with random weights, MiniLM pretrained) is pruned by magnitude layer by layer
+and runs in float32 on sequences of 64 tokens in every runtime, each in a fresh process (`paused.py`). Rounds are
+interleaved: compare times within one table only. The time of dense runtimes does not depend on the zeros; all of them
+are measured at 0% and 90%, and the two fastest ones at the other sparsities.
 
-How to read a table: `median` is of the rounds; `dense / this` is how many times faster than the fastest dense runtime
-of the same table; `error` is the norm of the difference to PyTorch with the dense pruned model over the norm of its
-result; `memory` is the most that the process held, from its start to the end of its first pass; `file` is what it
-loaded; `others` is the share of the machine that strangers took during the rounds: above a few percent, measure again
-when the machine is quiet. The JSON file has every time.
+Columns: `median` time; `dense / this`, the speed-up over the fastest dense runtime of the table; `error`, the relative
+error (norm) to PyTorch with the dense pruned model; `memory`, peak memory until the end of the first pass; `file`, the
+size of the loaded file; `others`, the share of the machine that other processes used during the rounds: above a few
+percent, measure again on an idle machine. The JSON file has all times.
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ from pathlib import Path
 
 import click
 from harness import DEEPSPARSE, HERE, prepared, results, say, side_by_side, surroundings, write
-from held import Facts, HeldError
+from paused import Facts, ProcessError
 from rich.table import Table
 from runtimes import RUNTIMES
 from subjects import ENCODERS, SEQUENCE, file_bytes, is_packed
 
 DENSE = ("torch", "torch.compile", "onnxruntime", "openvino", "openvino sparse")
-ALL_DENSE = (0.0, 0.9)  # the sparsities next to which all dense runtimes are measured
+ALL_DENSE = (0.0, 0.9)  # the sparsities at which all dense runtimes are measured
 
 
 @click.command(help=__doc__.partition("\n")[0])
@@ -38,7 +36,7 @@ ALL_DENSE = (0.0, 0.9)  # the sparsities next to which all dense runtimes are me
 @click.option("--sparsity", "sparsities", multiple=True, type=click.FloatRange(0, 1, max_open=True),
               default=[0, 0.5, 0.8, 0.9, 0.95, 0.99], show_default=True)  # fmt: skip
 @click.option("--runtime", "runtimes", multiple=True, type=click.Choice(list(RUNTIMES)), default=list(RUNTIMES))
-@click.option("--all-dense", is_flag=True, help="Measure every dense runtime next to every sparsity.")
+@click.option("--all-dense", is_flag=True, help="Measure every dense runtime at every sparsity.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("runs/encoders.json"))
@@ -60,22 +58,22 @@ def main(
         "failures": {},
     }
     for model in models:
-        # first those that tell which dense runtimes are the fastest
+        # first the sparsities that show which dense runtimes are fastest
         for sparsity in sorted(sparsities, key=lambda sparsity: (sparsity not in ALL_DENSE, sparsity)):
             with tempfile.TemporaryDirectory(prefix="aerogel-bench-") as folder:
-                say(f"{model} at {sparsity:.0%}: making, pruning, compressing and exporting it")
+                say(f"{model} at {sparsity:.0%}: building, pruning, compressing and exporting")
                 spec = {"model": model, "sparsity": sparsity, "batches": batches, "decoder": False}
                 try:
                     subject = prepared(spec | {"folder": folder, "threads": threads})
-                except HeldError as error:
+                except ProcessError as error:
                     report["failures"][f"{model} at {sparsity:.0%}"] = str(error)
-                    say(f"{model} at {sparsity:.0%} can't be made: {error}")
+                    say(f"{model} at {sparsity:.0%} failed: {error}")
                     continue
                 for batch in batches:
                     chosen = [name for name in runtimes if sparsity or name != "torch csr"]
                     if not all_dense and sparsity not in ALL_DENSE:
-                        yardsticks = fastest_dense(report["groups"], model, batch) or DENSE
-                        chosen = [name for name in chosen if name not in DENSE or name in yardsticks]
+                        baselines = fastest_dense(report["groups"], model, batch) or DENSE
+                        chosen = [name for name in chosen if name not in DENSE or name in baselines]
                     group = {"model": model, "batch": batch, "sparsity": sparsity, "subject": subject}
                     group["runtimes"] = measure(Path(folder), group, chosen, rounds, threads)
                     report["groups"].append(group)
@@ -86,14 +84,14 @@ def main(
 
 
 def measure(folder: Path, group: Facts, runtimes: Iterable[str], rounds: int, threads: int) -> dict[str, Facts]:
-    """Every runtime's facts: raw times and what its process said of itself, or why there are none."""
+    """The facts of every runtime: times and what its process reported, or why it failed."""
     title = f"{group['model']}, batch {group['batch']}, {group['sparsity']:.0%}"
     missing: dict[str, Facts] = {}
     jobs = {}
     for name in runtimes:
         python = DEEPSPARSE if name == "deepsparse" else Path(sys.executable)
         if not python.exists():
-            missing[name] = {"failed": "it has no environment: `make bench` makes one where there is a Python 3.11"}
+            missing[name] = {"failed": "no environment: `make bench` creates one if Python 3.11 is installed"}
             continue
         spec = {"runtime": name, "folder": str(folder), "batch": group["batch"], "threads": threads}
         jobs[name] = [str(python), str(HERE / "runtimes.py")], spec
@@ -106,14 +104,14 @@ def measure(folder: Path, group: Facts, runtimes: Iterable[str], rounds: int, th
 
 
 def weights_of(runtime: str, folder: Path, batch: int) -> Path:
-    """What this runtime loaded."""
+    """The files that this runtime loads."""
     if runtime == "aerogel" and is_packed(folder):
         return folder / "packed"
     return folder / ("dense" if runtime == "aerogel" or runtime.startswith("torch") else f"{batch}.onnx")
 
 
 def fastest_dense(groups: Iterable[Facts], model: str, batch: int) -> list[str]:
-    """The two dense runtimes that were fastest with this model and batch when all were measured."""
+    """The two fastest dense runtimes for this model and batch size."""
     medians: dict[str, float] = {}
     for group in groups:
         if (group["model"], group["batch"]) == (model, batch) and group["sparsity"] in ALL_DENSE:
@@ -122,9 +120,9 @@ def fastest_dense(groups: Iterable[Facts], model: str, batch: int) -> list[str]:
 
 
 def best(group: Facts, names: Iterable[str]) -> float | None:
-    """The smallest median of these runtimes, where one of them was measured."""
-    found = [group["runtimes"][name].get("median") for name in names if name in group["runtimes"]]
-    return min((median for median in found if median is not None), default=None)
+    """The smallest median of these runtimes, or `None`."""
+    medians = [group["runtimes"][name].get("median") for name in names if name in group["runtimes"]]
+    return min((median for median in medians if median is not None), default=None)
 
 
 def group_table(group: Facts) -> Table:
@@ -155,7 +153,7 @@ def group_table(group: Facts) -> Table:
 
 
 def summary(groups: Sequence[Facts], title: str, names: Iterable[str]) -> Table:
-    """How many times faster aerogel is than the fastest of these, by model and sparsity."""
+    """The speed-up of aerogel over the fastest of these, by model and sparsity."""
     sparsities = sorted({group["sparsity"] for group in groups})
     table = Table("model", "batch", title=f"{title} / aerogel", title_justify="left")
     for sparsity in sparsities:

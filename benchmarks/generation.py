@@ -1,4 +1,4 @@
-"""One language model in one process, generating: what `decoding.py` starts, holds and times."""
+"""Generation with one model, in a process that `decoding.py` starts and measures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from held import Facts, serve
+from paused import Facts, serve
 from subjects import SEED, is_packed
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -28,7 +28,7 @@ def prepare(spec: Facts) -> tuple[Callable[[], Tensor], Callable[[Tensor], Facts
     if compressed and not packed:
         ag.compress(model)
     prompt = torch.randint(10, model.config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(SEED))
-    # no end of text: all 64 tokens are asked for
+    # no end of sequence, so that every run generates 64 tokens
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
 
     def run() -> Tensor:
@@ -44,22 +44,22 @@ def prepare(spec: Facts) -> tuple[Callable[[], Tensor], Callable[[Tensor], Facts
 
 
 def _shares(model: PreTrainedModel, run: Callable[[], Any], linear: Collection[str]) -> dict[str, float]:
-    """The parts of the time that the head, the blocks' linear layers, and attention without them take, by hooks.
+    """Shares of the time of the head, the blocks' linear layers, and attention without its linear layers, by hooks.
 
-    They are those of the quickest of three passes: one that waited for a core tells nothing.
+    They come from the fastest of three runs.
     """
     seconds: defaultdict[str, float] = defaultdict(float)
-    under_way: list[list[float]] = []  # when it began, and the seconds spent in clocked modules inside
+    running: list[list[float]] = []  # start time, and the seconds spent in measured modules inside
 
     def begin(*_: Any) -> None:
-        under_way.append([time.perf_counter(), 0.0])
+        running.append([time.perf_counter(), 0.0])
 
     def end(kind: str) -> None:
-        started, inside = under_way.pop()
+        started, inside = running.pop()
         whole = time.perf_counter() - started
         seconds[kind] += whole - inside
-        if under_way:
-            under_way[-1][1] += whole
+        if running:
+            running[-1][1] += whole
 
     hooks = []
     for name, module in model.named_modules():

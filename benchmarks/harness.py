@@ -1,4 +1,4 @@
-"""What both benchmarks share: how a subject is made, where results and progress go, and on what machine it was."""
+"""Shared by both benchmarks: preparing models, running processes in turn, printing, and the environment."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from held import Facts, Held, HeldError, interleave
+from paused import Facts, PausedProcess, ProcessError, interleave
 from rich.console import Console
 
 from aerogel.benchmark import environment
 
 HERE = Path(__file__).parent
-DEEPSPARSE = Path(sys.prefix, "deepsparse", "bin", "python")  # its own: it needs a Python before 3.12 and an old numpy
+DEEPSPARSE = Path(sys.prefix, "deepsparse", "bin", "python")  # needs Python 3.11 and an old numpy
 
 results = Console()
 if not results.is_terminal:
-    results.width = 120  # a file has no width of its own
+    results.width = 120  # in a file or pipe
 _progress = Console(stderr=True)
 
-# `timeout` and job schedulers ask like this: leave as after Ctrl-C, with processes ended and folders removed
+# sent by `timeout` and job schedulers: exit as after Ctrl-C, ending processes and removing folders
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
@@ -32,43 +32,44 @@ def say(text: str) -> None:
 
 
 def prepared(spec: Facts) -> Facts:
-    """Has a model made in a process that is gone, with its memory, before anything is measured."""
-    process = Held([sys.executable, str(HERE / "subjects.py")], spec, spec["threads"])
+    """Prepare a model in its own process, which ends before anything is measured."""
+    process = PausedProcess([sys.executable, str(HERE / "subjects.py")], spec, spec["threads"])
     process.stop()
     return process.facts
 
 
 def side_by_side(title: str, jobs: dict[str, tuple[list[str], Facts]], rounds: int, threads: int) -> dict[str, Facts]:
-    """Runs the processes of `jobs`, commands with what they are asked, in alternating rounds: the facts of each.
+    """Run the processes of `jobs` (command and specification by name) in interleaved rounds.
 
-    These are what it said of itself, its raw times, and the share of the machine that others took; or why it failed.
+    Returns the facts of each: those that it reported, its times, and the share of the machine that other processes
+    used; or why it failed.
     """
     measured: dict[str, Facts] = {}
     with ExitStack() as stack:
-        processes: dict[str, Held] = {}
+        processes: dict[str, PausedProcess] = {}
         for name, (command, spec) in jobs.items():
             say(f"{title}: starting {name}")
             try:
-                process = Held(command, spec, threads)
-            except HeldError as error:
+                process = PausedProcess(command, spec, threads)
+            except ProcessError as error:
                 measured[name] = {"failed": str(error)}
                 continue
             stack.callback(process.stop)
             processes[name] = process
         say(f"{title}: {rounds} rounds of {len(processes)}")
-        answers, failures = interleave(processes, rounds)
+        replies, failures = interleave(processes, rounds)
     for name, process in processes.items():
         if name in failures:
             measured[name] = {"failed": failures[name]}
             continue
-        times = [answer["seconds"] for answer in answers[name]]
-        others = sum(answer["others"] for answer in answers[name]) / (sum(times) * threads)
+        times = [reply["seconds"] for reply in replies[name]]
+        others = sum(reply["others"] for reply in replies[name]) / (sum(times) * threads)
         measured[name] = process.facts | {"seconds": times, "others": others}
     return measured
 
 
 def surroundings(threads: int) -> Facts:
-    """The machine, the threads, and the versions of all that is compared."""
+    """The machine, the number of threads, and the versions of all runtimes."""
     torch.set_num_threads(threads)
     facts = environment()
     for name in ("onnx", "onnxruntime", "openvino"):

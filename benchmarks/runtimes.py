@@ -1,8 +1,8 @@
-"""One runtime with one model in one process: what `encoders.py` starts, holds and times.
+"""One runtime with one model, in a process that `encoders.py` starts and measures.
 
-Each is set up as its own documentation says for the lowest latency on a CPU, in float32: OpenVINO would otherwise
-choose bfloat16 by itself where the processor has it. Its input is at hand before the clock starts, and its output
-counts as soon as it can be read as an array.
+Each runtime is configured for the lowest latency on a CPU as its documentation recommends, in float32 (by default
+OpenVINO uses bfloat16 on processors that support it). Timing starts with the input in memory and ends when the output
+can be read as an array.
 """
 
 # mypy: disable-error-code="import-untyped,import-not-found"
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from held import Facts, serve
+from paused import Facts, serve
 
 Array = np.ndarray[Any, Any]
 Inputs = dict[str, Array]
@@ -40,12 +40,12 @@ def torch_compile(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run
     import torch
     import torch._inductor.config
 
-    torch._inductor.config.freezing = True  # weights are constants, which it then lays out for its kernels
+    torch._inductor.config.freezing = True  # weights become constants in the layout of its kernels
     return _torch(torch.compile(_dense(folder)), inputs, threads)
 
 
 def torch_csr(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run:
-    """PyTorch's own sparse matrices, in the one form that is not slower still: the weight times the activations."""
+    """PyTorch's CSR matrices, in their fastest form: the weight times the activations."""
     from torch import Tensor, nn
 
     import aerogel as ag
@@ -83,7 +83,7 @@ def openvino(folder: Path, batch: int, inputs: Inputs, threads: int, **more: Any
 
 
 def openvino_sparse(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run:
-    """OpenVINO asked to keep weights with more zeros than this compressed, which it does for int8 on AMX alone."""
+    """OpenVINO with its option for sparse weights, which has an effect only for int8 on AMX."""
     return openvino(folder, batch, inputs, threads, CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE=0.4)
 
 
@@ -116,7 +116,7 @@ def prepare(spec: Facts) -> tuple[Run, Callable[[Array], Facts]]:
 
 
 def _examine(result: Array, path: Path) -> Facts:
-    """The largest error against PyTorch with the dense pruned model, and the error's norm over the result's."""
+    """The largest error to PyTorch with the dense pruned model, and the relative error in norm."""
     expected = np.load(path)["expected"]
     difference = result - expected
     return {
@@ -138,7 +138,7 @@ def _torch(model: Callable[..., Any], inputs: Inputs, threads: int) -> Run:
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
 
     def run() -> Array:
-        # not inference_mode, in which a frozen torch.compile refuses to work; they take the same time
+        # a frozen torch.compile does not support inference_mode; no_grad takes the same time
         with torch.no_grad():
             hidden: Array = model(**tensors)[0].numpy()
             return hidden

@@ -1,12 +1,11 @@
-"""What is measured: models at full size, pruned, and written in every form that a runtime reads.
+"""The models to measure, at full size, pruned and saved in the formats of all runtimes.
 
-`python subjects.py SPEC` writes into a folder, so that the processes that are measured load a model as their users
-would, and nothing else:
+`python subjects.py SPEC` writes a folder, so that the measured processes only load a model:
 
-    dense/            the pruned model as an ordinary checkpoint, zeros and all
-    packed/           the same compressed by aerogel
-    BATCH.onnx        the same with fixed shapes, in an opset that every runtime reads
-    BATCH.npz         the input, and what PyTorch makes of it
+    dense/            the pruned model as an ordinary checkpoint
+    packed/           the same, compressed by aerogel
+    BATCH.onnx        the same with fixed shapes, in an opset that every runtime supports
+    BATCH.npz         the input, and PyTorch's output
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from held import Facts, serve
+from paused import Facts, serve
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -37,7 +36,7 @@ import aerogel as ag
 
 SEQUENCE = 64
 SEED = 0
-OPSET = 14  # the newest that DeepSparse 1.8.0 reads
+OPSET = 14  # the newest that DeepSparse 1.8.0 supports
 BART_BASE = BartConfig(
     d_model=768,
     encoder_layers=6,
@@ -61,7 +60,7 @@ DECODERS: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def prepare(spec: Facts) -> Facts:
-    """Makes, prunes and writes a model."""
+    """Build, prune and save a model."""
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(SEED)
     folder = Path(spec["folder"])
@@ -79,7 +78,7 @@ def prepare(spec: Facts) -> Facts:
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether there was anything to pack: at 0% a compressed checkpoint is an ordinary one."""
+    """Whether any layer is packed; at 0% sparsity none is."""
     config = folder / "packed" / "config.json"
     return config.exists() and "quantization_config" in json.loads(config.read_text())
 
@@ -97,7 +96,7 @@ def _prune(model: PreTrainedModel, sparsity: float) -> float:
 
 
 def _compress(model: PreTrainedModel, folder: Path) -> Facts:
-    """Writes `packed/`. A failure is a fact too: the other runtimes are measured all the same."""
+    """Write `packed/`. After a failure the other runtimes are still measured."""
     try:
         started = time.perf_counter()
         ag.compress(model)
@@ -109,7 +108,7 @@ def _compress(model: PreTrainedModel, folder: Path) -> Facts:
 
 
 class _Positional(nn.Module):
-    """A model as ONNX sees it: tensors in, one tensor out."""
+    """A model for the ONNX export, with tensors as positional inputs and one output."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -121,17 +120,17 @@ class _Positional(nn.Module):
 
 
 def _write_onnx(folder: Path, batch: int) -> None:
-    """Writes the input, the result of PyTorch and the ONNX file for one batch size."""
+    """Write the input, PyTorch's output and the ONNX file for one batch size."""
     model = AutoModel.from_pretrained(folder / "dense")
     ids = torch.randint(10, model.config.vocab_size, (batch, SEQUENCE))
     mask = torch.ones_like(ids)
     with torch.inference_mode():
         expected = _Positional(model)(ids, mask)
     np.savez(folder / f"{batch}.npz", input_ids=ids, attention_mask=mask, expected=expected)
-    # attention in its plain form: every runtime recognises it, and DeepSparse runs 99% of it natively instead of 95%
+    # eager attention: every runtime recognises it, and DeepSparse runs 99% of the model natively instead of 95%
     model.set_attn_implementation("eager")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of traced shapes, which are fixed on purpose
+        warnings.simplefilter("ignore")  # about traced shapes, which are fixed on purpose
         torch.onnx.export(
             _Positional(model),
             (ids, mask),

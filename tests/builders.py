@@ -1,15 +1,17 @@
-"""Small models, texts and files that several tests build."""
+"""Small models, texts and files for several tests."""
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers
 from torch import Tensor
@@ -174,7 +176,7 @@ ARCHITECTURES = {
 SMALL: dict[str, Any] = dict(
     hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=200, vocab_size=100
 )
-WIDE: dict[str, Any] = dict(initializer_range=0.3)  # so that nothing is lost among rounding errors
+WIDE: dict[str, Any] = dict(initializer_range=0.3)  # wide, so that rounding errors are small in comparison
 SPECIAL: dict[str, Any] = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
 BART: dict[str, Any] = dict(
     d_model=96,
@@ -214,12 +216,12 @@ WIDE_FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def pruned(family: str, sparsity: float = 0.7) -> PreTrainedModel:
-    """A random model of a family with weights so wide that nothing is lost among rounding errors, pruned."""
+    """A pruned random model of a family, with weights so wide that rounding errors are small in comparison."""
     torch.manual_seed(0)
     model: PreTrainedModel = WIDE_FAMILIES[family]().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:  # biases and norms that are not all alike
+            if parameter.dim() == 1:  # biases and norms that are not constant
                 parameter += 0.1 * torch.randn_like(parameter)
     ag.prune(model, method="magnitude", sparsity=sparsity, scope="layer")
     return model
@@ -227,7 +229,7 @@ def pruned(family: str, sparsity: float = 0.7) -> PreTrainedModel:
 
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
-    """Runs the kernels of one instruction set inside the block."""
+    """Run the kernels of one instruction set inside the block."""
     module = native()
     assert module is not None
     before = module.instruction_set()
@@ -243,11 +245,11 @@ GOOD, BAD = ("splendid", "cheerful", "lovely"), ("dreadful", "gloomy", "rotten")
 
 
 def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
-    """Sentences of different lengths with the label 1 where they praise and 0 where they don't: easily learnt."""
+    """Sentences of different lengths that are easy to classify: label 1 for positive ones, 0 for negative ones."""
     draw = random.Random(seed)
     rows = []
-    for place in range(count):
-        label = place % 2
+    for index in range(count):
+        label = index % 2
         word = draw.choice(GOOD if label else BAD)
         opening = " ".join(draw.choice(("well", "so", "then", "indeed")) for _ in range(draw.randrange(4)))
         rows.append((f"{opening} the {draw.choice(NOUNS)} was {word}".strip(), label))
@@ -261,7 +263,7 @@ def write_tsv(path: Path, rows: list[tuple[Any, ...]], header: tuple[str, ...] =
 
 
 def prose(lines: int, seed: int = 0) -> str:
-    """Running text, one sentence a line."""
+    """Text with one sentence per line."""
     draw = random.Random(seed)
     return "".join(
         f"The {draw.choice(NOUNS)} stood by the {draw.choice(NOUNS)}, {draw.choice(GOOD + BAD)} as ever "
@@ -285,24 +287,23 @@ def sentence_data(
 
 
 def alive_in_session(session: int) -> list[int]:
-    """Processes of a session that are still there a moment after its leader ended."""
+    """Processes of a session that are still alive ten seconds after its leader ended."""
     deadline = time.monotonic() + 10
     while True:
-        alive = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session and fields[0] != "Z":
-                alive.append(int(stat.parent.name))
+        alive = [process.pid for process in psutil.process_iter(["status"]) if _is_alive(process, session)]
         if not alive or time.monotonic() > deadline:
             return alive
         time.sleep(0.2)
 
 
+def _is_alive(process: psutil.Process, session: int) -> bool:
+    with suppress(OSError):  # ended meanwhile
+        return os.getsid(process.pid) == session and process.info["status"] != psutil.STATUS_ZOMBIE
+    return False
+
+
 def batches(count: int = 12) -> list[dict[str, Tensor]]:
-    """Rows of random tokens to learn by heart."""
+    """Rows of random tokens, to overfit on."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 8000, (count, 16), generator=generator)
     return [{"input_ids": row, "labels": row} for row in ids]
@@ -311,7 +312,7 @@ def batches(count: int = 12) -> list[dict[str, Tensor]]:
 def train(
     model: PreTrainedModel, folder: Path, *callbacks: TrainerCallback, resume: bool | str = False, **settings: Any
 ) -> Trainer:
-    """Four steps with transformers' own Trainer, or as its `settings` say."""
+    """Train with transformers' Trainer, by default for four steps."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         weight_decay=0.1,

@@ -1,4 +1,4 @@
-"""What all tests share: no hub, few threads, and a small real study."""
+"""Settings of all tests (no hub, one thread), and a small study."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub reads it
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch does: models this small only wait for a second thread
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it: a second thread slows down models this small
 os.environ.pop("AEROGEL_DATA", None)
-os.environ["AEROGEL_HOME"] = tempfile.mkdtemp(prefix="aerogel-tests-")  # before trials have processes of their own
+os.environ["AEROGEL_HOME"] = tempfile.mkdtemp(prefix="aerogel-tests-")  # before trials start processes
 
 import pytest
 from filelock import FileLock
@@ -19,7 +19,7 @@ from hypothesis import settings
 
 from aerogel.study import StudySpec, parse_spec, run_study
 
-settings.register_profile("aerogel", deadline=None, database=None)  # no test depends on the machine's speed
+settings.register_profile("aerogel", deadline=None, database=None)  # no test depends on the speed of the machine
 settings.load_profile("aerogel")
 
 
@@ -28,7 +28,7 @@ def pytest_unconfigure() -> None:
 
 
 def small_spec(**changes: object) -> StudySpec:
-    """Two tiny models, three sparsities, two tasks, two seeds: seconds."""
+    """Two tiny models, three sparsities, two tasks, two seeds: takes seconds."""
     values = {
         "name": "small",
         "models": ["tiny-gpt2", "tiny-bart"],
@@ -45,7 +45,7 @@ def small_spec(**changes: object) -> StudySpec:
 
 @pytest.fixture(scope="session")
 def studied(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[StudySpec], Path]:
-    """Runs a study once for all processes that test, and gives its folder."""
+    """Run a study once for all test processes, and return its folder."""
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
 

@@ -1,4 +1,4 @@
-"""The whole way, from a checkpoint to a score, with architectures that no table in the package knows."""
+"""From a checkpoint to a score, with architectures that are in no table of the package."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CONFIG = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-3, max_length=2
 
 @pytest.fixture
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A random model of the architecture asked for, with a tokenizer of its vocabulary."""
+    """A random model of the architecture, with a tokenizer."""
     name = request.param
     zoo = "tiny-gpt2" if name in ("opt", "gpt-neox", "llama") else "tiny-bart"
     save(ARCHITECTURES[name].build(), load_tokenizer(zoo), tmp_path / name)
@@ -28,7 +28,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("checkpoint", NAMES, indirect=True)
-def test_classification_all_the_way(checkpoint: str, tmp_path: Path) -> None:
+def test_classification_from_checkpoint_to_score(checkpoint: str, tmp_path: Path) -> None:
     data = load_task(str(write_tsv(tmp_path / "moods.tsv", sentences(60))))
     torch.manual_seed(0)
     model, tokenizer = load(checkpoint, data.task.head)
@@ -55,13 +55,13 @@ def test_classification_all_the_way(checkpoint: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", NAMES, indirect=True)
-def test_language_modelling_all_the_way(checkpoint: str, tmp_path: Path) -> None:
+def test_language_modelling_from_checkpoint_to_score(checkpoint: str, tmp_path: Path) -> None:
     (tmp_path / "story.txt").write_text(prose(300))
     data = load_task(str(tmp_path / "story.txt"))
     model, tokenizer = load(checkpoint, data.task.head)
     perplexity = PERPLEXITIES[architecture(model.config)]
     dense = evaluate(model, tokenizer, [data], limit=2)["story"]
-    assert 2000 < dense[perplexity] < 80_000  # of 8000 words, none is known yet
+    assert 2000 < dense[perplexity] < 80_000  # an untrained model of 8000 tokens
     masks = prune(model, sparsity=0.5, scope="global")
     finetune(model, tokenizer, data, CONFIG)
     assert all(torch.equal(weight.matrix == 0, ~masks[weight.name]) for weight in prunable_weights(model))
@@ -72,7 +72,7 @@ def test_language_modelling_all_the_way(checkpoint: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("checkpoint", ["roberta", "distilbert", "t5"], indirect=True)
-def test_no_text_is_too_long(checkpoint: str, tmp_path: Path) -> None:
+def test_long_texts_are_truncated(checkpoint: str, tmp_path: Path) -> None:
     rows = [(f"{text} and {prose(20)}".replace("\n", " "), label) for text, label in sentences(40)]
     data = load_task(str(write_tsv(tmp_path / "long.tsv", rows)))
     model, tokenizer = load(checkpoint, data.task.head)

@@ -1,4 +1,4 @@
-"""Public functions take names and paths alike, and refuse in one sentence what they do not take."""
+"""Public functions accept names and paths, and refuse other arguments in one sentence."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ def bert() -> Pair:
 
 
 class Table:
-    """As a DataFrame or a Dataset: its length and its columns can be asked for."""
+    """Like a DataFrame or a Dataset: it has a length and columns."""
 
     def __len__(self) -> int:
         return 2
@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, PreTrainedTokenizerBase], ob
 
 
 @pytest.mark.parametrize("call", REFUSED)
-def test_what_is_not_taken_is_refused_in_one_sentence(bert: Pair, call: str) -> None:
+def test_wrong_arguments_are_refused_in_one_sentence(bert: Pair, call: str) -> None:
     function, named = REFUSED[call]
     with pytest.raises(ag.AerogelError, match=named) as raised:
         function(*bert)
@@ -94,7 +94,7 @@ def test_what_is_not_taken_is_refused_in_one_sentence(bert: Pair, call: str) -> 
     assert "\n" not in text
 
 
-def test_paths_are_taken_wherever_names_are(bert: Pair, tmp_path: Path) -> None:
+def test_paths_are_accepted_like_names(bert: Pair, tmp_path: Path) -> None:
     model, tokenizer = bert
     text, rows = tmp_path / "text.txt", write_tsv(tmp_path / "moods.tsv", sentences(40))
     text.write_text(prose(300))

@@ -1,4 +1,4 @@
-"""Every kind of model that transformers has: compressed it computes what the dense model does, or says why it can't."""
+"""Every model type of transformers: compressed, it computes the same as the dense model, or is refused."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ def detr(levels: list[str]) -> dict[str, Any]:
 
 
 def of_two(encoder: str, decoder: str) -> dict[str, Any]:
-    """An encoder, and a decoder of another family that attends to it."""
+    """An encoder with a decoder of another family."""
     kinds = getattr(transformers, encoder), getattr(transformers, decoder)
     return dict(encoder=tiny_config(kinds[0]).to_dict(), decoder=tiny_config(kinds[1], **CROSS).to_dict())
 
 
-# what a class needs besides the common sizes
+# settings of single classes besides the common sizes
 CHANGES: dict[str, dict[str, Any]] = {
     "BambaForCausalLM": dict(**MAMBA, mamba_d_head=8, attn_layer_indices=[1]),
     "BartForCausalLM": dict(is_decoder=True, is_encoder_decoder=False),
@@ -165,22 +165,22 @@ CHANGES: dict[str, dict[str, Any]] = {
         chunk_size=8,
     ),
 }
-# where a class is refused, and why; all others go through every step
+# the step at which a class is refused; all others pass every step
 REFUSED = {
-    "BartForCausalLM": "load_body",  # a BartModel has an encoder as well
+    "BartForCausalLM": "load_body",  # a BartModel also has an encoder
     "FunnelForMaskedLM": "prune",  # weights of three dimensions
     "GptOssForCausalLM": "prune",  # experts in one tensor
-    "IBertForMaskedLM": "prune",  # linear layers of its own
+    "IBertForMaskedLM": "prune",  # its own linear layers
     "MBartForCausalLM": "load_body",
     "MixtralForCausalLM": "prune",
-    "NomicBertForMaskedLM": "save",  # its checkpoints join weights
+    "NomicBertForMaskedLM": "save",  # its checkpoints concatenate weights
     "PerceiverForMaskedLM": "load_body",  # the head is inside the body
     "Qwen2MoeForCausalLM": "prune",
     "RecurrentGemmaForCausalLM": "prune",  # weights of three dimensions
     "SqueezeBertForMaskedLM": "prune",  # convolutions in place of linear layers
     "XLNetLMHeadModel": "prune",  # weights of three dimensions
 }
-# where a model reads weights of linear layers instead of calling them, which makes those layers dense, with a warning
+# models that read weights of linear layers instead of calling them, which makes these layers dense with a warning
 READ = {
     "BridgeTowerModel": "attn.out_proj",
     "FalconMambaForCausalLM": "mixer.dt_proj",
@@ -200,7 +200,7 @@ GENERATION: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Sweep:
-    """The steps of one model's way from dense weights to packed generation, in order."""
+    """The steps from dense weights to packed generation, in order."""
 
     dense: PreTrainedModel
     folder: Path
@@ -226,7 +226,7 @@ class Sweep:
         for name, call in GENERATION.items() if self.dense.can_generate() else ():
             try:
                 expected = self.generated(self.dense, **call)
-            except Exception:  # transformers can't for this class
+            except Exception:  # not supported by transformers for this class
                 assert name != "greedy"
                 continue
             assert torch.equal(self.generated(self.packed, **call), expected), name
@@ -246,7 +246,7 @@ class Sweep:
         body = AutoModel.from_pretrained(self.folder / "dense").eval()
         packed = AutoModel.from_pretrained(self.folder / "packed").eval()
         assert sparse_layers(packed)
-        assert_close(self.computed(packed)[:1], self.computed(body)[:1])  # what follows may be of a new pooler
+        assert_close(self.computed(packed)[:1], self.computed(body)[:1])  # the other outputs may come from a new pooler
 
     def computed(self, model: PreTrainedModel) -> list[Tensor]:
         return outputs(model, self.inputs)
@@ -268,7 +268,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
         assert (ours - theirs)[finite].norm() <= 1e-4 * theirs[finite].norm()
 
 
-def test_the_table_names_classes_that_are_there() -> None:
+def test_all_classes_of_the_table_exist() -> None:
     assert len(set(CLASSES)) == len(CLASSES)
     assert {*CHANGES, *REFUSED, *READ} <= {*CLASSES}
     types = {getattr(transformers, name).config_class.model_type for name in CLASSES if hasattr(transformers, name)}

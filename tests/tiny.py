@@ -1,4 +1,4 @@
-"""Tiny random models of any class of transformers, and inputs for them, found from their configurations."""
+"""Tiny random models of any class of transformers, and inputs for them, derived from their configurations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-# the fields of configurations that set a size, under all their names; a configuration gets those that it has
+# all names of configuration fields that set a size; each configuration gets those that it has
 WIDTH, HEADS, INNER, LAYERS = 32, 4, 64, 2
 SIZES: dict[str, Any] = {
     **dict.fromkeys(["hidden_size", "d_model", "n_embd", "dim", "embed_dim", "emb_dim", "embedding_size"], WIDTH),
@@ -42,7 +42,7 @@ SIZES: dict[str, Any] = {
 
 
 def tiny_config(kind: type[PretrainedConfig], **changes: Any) -> PretrainedConfig:
-    """A configuration with `SIZES` in place of what `kind` has by default, in its parts likewise, then `changes`."""
+    """A configuration of this class with `SIZES`, also in its sub-configurations, and then `changes`."""
     default = kind().to_dict()
     values = {name: size for name, size in SIZES.items() if default.get(name) is not None}
     for name in ("layer_types", "mlp_layer_types"):
@@ -55,7 +55,7 @@ def tiny_config(kind: type[PretrainedConfig], **changes: Any) -> PretrainedConfi
 
 
 def tiny_model(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
-    """A model in evaluation mode whose linear layers all matter to its outputs, with biases and norms not all alike."""
+    """A model in evaluation mode. All its linear layers affect the outputs; biases and norms are not constant."""
     torch.manual_seed(0)
     model = kind(config).eval()
     with torch.no_grad():
@@ -71,7 +71,7 @@ def tiny_model(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrai
 
 
 def tiny_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
-    """What `model.forward` takes, for a batch of two."""
+    """Arguments of `model.forward`, for a batch of two."""
     torch.manual_seed(1)
     takes, main = inspect.signature(model.forward).parameters, model.main_input_name
     inputs = {}
@@ -94,7 +94,7 @@ def tiny_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def outputs(model: PreTrainedModel, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """Every floating tensor that the model gives, in float32, caches aside."""
+    """All floating-point outputs of the model in float32, without caches."""
     torch.manual_seed(2)
     with torch.no_grad():
         return _floating(model(**inputs))

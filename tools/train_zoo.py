@@ -1,9 +1,9 @@
-"""Trains the three tiny models of the zoo, and their tokenizer, on a folder of public-domain books.
+"""Train the three tiny models of the zoo, and their tokenizer, on a folder of public-domain books.
 
     python tools/train_zoo.py --books BOOKS --output src/aerogel/models/tiny
 
-Every sixteenth book is held out, for the losses in the model cards. One model takes about 45 minutes
-of one core. `--tokens` sets how long; the same tokens and seed give the same model.
+Every sixteenth book is held out for the losses in the model cards. One model takes about 45 minutes on one core.
+`--tokens` sets the length of training; the same tokens and seed give the same model.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from aerogel.tasks.noise import IGNORED, MASK_RATE, infill, mask_tokens
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 BOS, PAD, EOS, UNK, MASK = range(5)
 VOCABULARY = 8000
-LENGTH = 128  # tokens in a window, and the models' positions
+LENGTH = 128  # tokens per window, and positions of the models
 WIDTH = 128
 BATCH = 32
 HELD_OUT_EVERY = 16
-TRAINING_MASK_RATE = 0.3  # more to learn from a window; the card's losses are at the usual 15%
+TRAINING_MASK_RATE = 0.3  # more targets per window than the usual 15%, at which the losses in the cards are computed
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one tiny model is built and trained: its network, what it is asked, and for how many tokens."""
+    """The architecture, objective and length of training of one tiny model."""
 
     network: type[PreTrainedModel]
     config: type
@@ -129,7 +129,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, objective: str, folder: Path) -> None:
-    """Writes the shared vocabulary with the special tokens as the architecture places them."""
+    """Save the shared vocabulary with the special tokens in the places of the architecture."""
     names = [("<s>", BOS), ("</s>", EOS)]
     pair = {"masked": "<s> $A </s> $B:1 </s>:1", "denoising": "<s> $A </s> </s> $B </s>"}
     if objective in pair:
@@ -152,7 +152,7 @@ def save_tokenizer(tokenizer: Tokenizer, objective: str, folder: Path) -> None:
 def batch_of(
     windows: Tensor, objective: str, generator: torch.Generator, mask_rate: float = MASK_RATE
 ) -> dict[str, Tensor]:
-    """Turns (batch, length) plain windows into a model's inputs and labels for the objective."""
+    """Inputs and labels of the objective, from token windows (batch, length)."""
     if objective == "causal":
         return {"input_ids": windows, "labels": windows}
     ends = torch.full((len(windows), 1), BOS), torch.full((len(windows), 1), EOS)
@@ -178,7 +178,7 @@ def batch_of(
 
 
 def loss_of(model: nn.Module, batch: dict[str, Tensor], objective: str) -> Tensor:
-    """Mean cross-entropy in nats a scored token; the vocabulary layer runs on scored tokens only."""
+    """Mean cross-entropy in nats per scored token; the output layer runs on scored tokens only."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     hidden = model.base_model(**inputs)[0]
     labels = batch["labels"]
@@ -195,12 +195,12 @@ def loss_of(model: nn.Module, batch: dict[str, Tensor], objective: str) -> Tenso
 
 @torch.no_grad()
 def start_with_sinusoids(model: nn.Module, scale: float) -> None:
-    """Starts learned position embeddings as sinusoids (Vaswani et al. 2017, section 3.5).
+    """Initialise learned position embeddings as sinusoids (Vaswani et al. 2017, section 3.5).
 
-    Without them a masked model of this size spends most of its training on finding its neighbours.
+    Otherwise a masked model of this size spends most of its training on learning relative positions.
     """
-    place = torch.arange(LENGTH).unsqueeze(1)
-    angle = place / 10_000 ** (torch.arange(0, WIDTH, 2) / WIDTH)
+    position = torch.arange(LENGTH).unsqueeze(1)
+    angle = position / 10_000 ** (torch.arange(0, WIDTH, 2) / WIDTH)
     for name, weight in model.named_parameters():
         if "position" in name or ".wpe." in name:
             weight[-LENGTH:] = scale * torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
@@ -208,7 +208,7 @@ def start_with_sinusoids(model: nn.Module, scale: float) -> None:
 
 @torch.no_grad()
 def held_out_loss(model: nn.Module, stream: Tensor, objective: str, limit: int = 400) -> float:
-    """Mean loss over `limit` windows spread evenly over the held-out books, damaged with seed 0."""
+    """Mean loss over `limit` evenly spaced windows of the held-out books; masks and noise are drawn with seed 0."""
     generator = torch.Generator().manual_seed(0)
     windows = stream[: len(stream) // LENGTH * LENGTH].view(-1, LENGTH)
     windows = windows[:: max(1, len(windows) // limit)][:limit].long()
@@ -219,7 +219,7 @@ def held_out_loss(model: nn.Module, stream: Tensor, objective: str, limit: int =
 
 
 def unigram_loss(training: Tensor, held_out: Tensor) -> float:
-    """Cross-entropy in nats a token of add-one token frequencies."""
+    """Cross-entropy in nats per token of add-one token frequencies."""
     counts = torch.bincount(training.long(), minlength=VOCABULARY).double() + 1
     return float(-(counts / counts.sum()).log()[held_out.long()].mean())
 
@@ -277,12 +277,11 @@ library_name: transformers
 
 # {name}
 
-{kind} of {parameters:,} parameters, trained from nothing by `tools/train_zoo.py`
+{kind} with {parameters:,} parameters, trained from scratch by `tools/train_zoo.py`
 on {books} public-domain English books ({megabytes:.0f} MB), for {tokens:,} tokens in windows of {length}.
-It is small enough to live inside a package, has learned enough to be worth pruning, and is made for tests
-and demonstrations.
+It is part of the package, for tests and demonstrations.
 
-Losses on {held} held-out books, windows of {length} tokens, nats a scored token:
+Losses on {held} held-out books, windows of {length} tokens, in nats per scored token:
 
 | model | {objective} loss |
 | --- | --- |
@@ -291,7 +290,7 @@ Losses on {held} held-out books, windows of {length} tokens, nats a scored token
 | the same network before training | {initial:.3f} |
 {bits}
 The vocabulary is a byte-level BPE of {vocabulary:,} tokens, shared by the three tiny models
-({ratio:.2f} bytes a token on the held-out books).
+({ratio:.2f} bytes per token on the held-out books).
 """
 KINDS = {
     "causal": "A decoder (GPT-2 architecture)",
@@ -323,7 +322,7 @@ def main() -> None:
             continue
         tokens = arguments.tokens or recipe.tokens
         model, facts = train(recipe, training, held_out, tokens, arguments.seed)
-        model.half().float()  # the losses of the card are those of the float16 weights in the file
+        model.half().float()  # the losses in the card are those of the saved float16 weights
         final = held_out_loss(model, held_out, recipe.objective)
         folder = arguments.output / name
         model.half().save_pretrained(folder)

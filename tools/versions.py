@@ -1,7 +1,7 @@
-"""Versions of the packages that aerogel depends on: what to install at either end of the ranges, and what is installed.
+"""The packages that aerogel depends on, and their versions.
 
-python tools/versions.py newest | lowest    # requirements for pip, a line each
-python tools/versions.py installed          # a table beside the pinned versions
+python tools/versions.py names        # the names, one per line
+python tools/versions.py installed    # a table of installed and pinned versions
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def ranges() -> dict[str, str]:
     """The range of each dependency in pyproject.toml, `>=2.10,<2.16`, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    found = (re.fullmatch(r"([\w-]+)(.*)", text) for text in project["dependencies"])
-    return {match[1]: match[2] for match in found if match}
+    matches = (re.fullmatch(r"([\w-]+)(.*)", text) for text in project["dependencies"])
+    return {match[1]: match[2] for match in matches if match}
 
 
 def pinned() -> dict[str, str]:

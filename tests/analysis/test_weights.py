@@ -31,7 +31,7 @@ def one_matrix(values: np.ndarray) -> nn.Module:
 
 
 def values_of(model: nn.Module, name: str | None = None) -> np.ndarray:
-    """All prunable weights in one row, or those of the matrix, layer or kind of that name."""
+    """All prunable weights in one array, or those of the matrix, layer or kind of that name."""
     parts = [
         weight.matrix.numpy().ravel()
         for weight in prunable_weights(model)
@@ -53,7 +53,7 @@ def assert_described(found: WeightStatistics, values: np.ndarray, span: tuple[fl
     assert len(found.histogram) == BINS
     assert sum(found.histogram) == np.count_nonzero(values)
     expected, _ = np.histogram(np.clip(values[values != 0], *span), BINS, span)
-    # weights within 0.1% of an edge may fall on its other side, so sums up to each bin differ by few
+    # weights within 0.1% of an edge may be in the next bin, so cumulative counts differ slightly
     assert np.abs(np.cumsum(expected) - np.cumsum(found.histogram)).max() <= max(2, 0.005 * len(values))
 
 
@@ -91,7 +91,7 @@ def test_a_report_agrees_with_numpy(name: str, sparsity: float) -> None:
         lambda source: source.normal(0, 1, (300, 400)) * (source.random((300, 400)) < 0.05),
     ],
 )
-def test_any_distribution_is_described(draw: object) -> None:
+def test_any_distribution(draw: object) -> None:
     model = one_matrix(draw(np.random.default_rng(0)).astype(np.float32))  # type: ignore[operator]
     report = inspect(model)
     assert_described(report.whole, values_of(model), report.span)
@@ -102,7 +102,7 @@ FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 
 @settings(max_examples=60)
 @given(arrays.arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=FLOATS))
-def test_few_weights_are_described_too(values: np.ndarray) -> None:
+def test_few_weights(values: np.ndarray) -> None:
     report = inspect(one_matrix(values))
     found, flat = report.whole, values.astype(np.float64).ravel()
     scale = np.abs(flat).max()
@@ -119,7 +119,7 @@ def test_few_weights_are_described_too(values: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7e-5, 7e-9, 12345.678])
-def test_weights_all_alike(value: float) -> None:
+def test_constant_weights(value: float) -> None:
     report = inspect(one_matrix(np.full((100, 100), value, np.float32)))
     assert report.whole.std == pytest.approx(0, abs=1e-6 * abs(value))
     assert report.whole.kurtosis == 0
@@ -137,7 +137,7 @@ def test_groups_are_the_models_layers_and_kinds() -> None:
     assert report.model == "GPT2LMHeadModel"
 
 
-def test_targets_widen_what_is_described() -> None:
+def test_targets_add_weights() -> None:
     model = ARCHITECTURES["gpt2"].build()
     blocks, both = inspect(model), inspect(model, targets=("blocks", "embeddings"))
     assert both.prunable - blocks.prunable == 8000 * 32 + 64 * 32  # the tied head counts once
@@ -146,7 +146,7 @@ def test_targets_widen_what_is_described() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_number_formats_are_described(kind: torch.dtype) -> None:
+def test_other_dtypes(kind: torch.dtype) -> None:
     model = ARCHITECTURES["bert"].build().to(kind)
     values = np.concatenate([weight.matrix.float().numpy().ravel() for weight in prunable_weights(model)])
     report = inspect(model)
@@ -154,7 +154,7 @@ def test_other_number_formats_are_described(kind: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_weight_that_is_no_number_names_its_layer(value: float) -> None:
+def test_the_error_for_a_weight_that_is_not_finite_names_its_layer(value: float) -> None:
     model = ARCHITECTURES["bart"].build()
     third = prunable_weights(model)[2]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Measuring models in fresh processes."""
+"""Benchmarks of models in fresh processes."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_every_architecture_is_measured_with_its_own_head_and_a_classifier(model
         assert measured.training_memory >= measured.inference_memory > 0
 
 
-def test_what_can_be_packed_is_measured_compressed_beside_it() -> None:
+def test_a_pruned_model_is_also_measured_compressed() -> None:
     subjects = [Subject("tiny-bart"), Subject("tiny-bart", PruneConfig(sparsity=0.9))]
     dense, pruned, compressed = bench(subjects, SMALL)
     assert [entry.compressed for entry in (dense, pruned, compressed)] == [False, False, True]
@@ -36,7 +36,7 @@ def test_what_can_be_packed_is_measured_compressed_beside_it() -> None:
     assert (compressed.training_steps, compressed.training_median, compressed.training_memory) == ((), None, None)
 
 
-def test_a_packed_folder_is_measured_as_it_is_and_unpacked(tmp_path: Path) -> None:
+def test_a_packed_folder_is_measured_dense_and_compressed(tmp_path: Path) -> None:
     model = load_model("tiny-bert")
     prune(model, PruneConfig(sparsity=0.9))
     save(compress(model), None, tmp_path / "packed")
@@ -57,7 +57,7 @@ def test_a_model_without_a_padding_token_is_measured_with_a_classifier(tmp_path:
     assert len(measured.training_steps) == 2
 
 
-def test_packed_values_stay_as_they_were_asked_for(tmp_path: Path) -> None:
+def test_the_type_of_packed_values_is_kept(tmp_path: Path) -> None:
     model = load_model("tiny-bert")
     prune(model, PruneConfig(sparsity=0.9))
     save(compress(model, values="bfloat16"), None, tmp_path / "packed")
@@ -66,7 +66,7 @@ def test_packed_values_stay_as_they_were_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch", "length"), [(10**12, 8), (2**40, 128)])
-def test_a_batch_beyond_the_memory_is_an_error_in_one_sentence(batch: int, length: int) -> None:
+def test_running_out_of_memory_is_an_error_in_one_sentence(batch: int, length: int) -> None:
     with pytest.raises(AerogelError, match=r"tiny-bert.*memory"):
         bench([Subject("tiny-bert")], BenchConfig(batch, length, rounds=1, training_steps=0))
 
@@ -87,7 +87,7 @@ def test_numbers_out_of_range_are_refused_by_name(field: str, value: int) -> Non
         BenchConfig(**{field: value})
 
 
-def test_bytes_are_those_of_the_weights_and_the_file(tmp_path: Path) -> None:
+def test_sizes_are_those_of_the_weights_and_the_file(tmp_path: Path) -> None:
     model = load_model("tiny-gpt2")
     save(model, None, tmp_path / "model")
     (measured,) = bench([Subject(str(tmp_path / "model"))], SMALL)
@@ -106,7 +106,7 @@ def test_a_sequence_beyond_the_models_positions_is_refused() -> None:
 
 
 def test_the_environment_names_machine_and_versions() -> None:
-    found = environment()
-    assert found["processor"]
-    assert found["memory_gb"] > 0
-    assert {"torch", "transformers", "aerogel"} <= set(found["versions"])
+    facts = environment()
+    assert facts["processor"]
+    assert facts["memory_gb"] > 0
+    assert {"torch", "transformers", "aerogel"} <= set(facts["versions"])

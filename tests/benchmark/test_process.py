@@ -1,4 +1,4 @@
-"""Processes that measure end with the one that asked for them, and leave memory to each other."""
+"""Measuring processes end with their parent, and release memory."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("start", ["fork", "forkserver"])
-def test_killing_the_parent_in_the_midst_of_a_round_leaves_no_process(start: str) -> None:
+def test_killing_the_parent_during_a_round_leaves_no_process(start: str) -> None:
     command = [sys.executable, "-c", ENDLESS.replace("START", repr(start))]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert parent.stdout
@@ -33,17 +33,17 @@ def test_killing_the_parent_in_the_midst_of_a_round_leaves_no_process(start: str
     assert not alive_in_session(parent.pid)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux how much memory is held")
-def test_a_process_that_has_trained_gives_the_memory_back(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
+def test_a_process_releases_memory_after_training(tmp_path: Path) -> None:
     (checkpoint,) = _prepared(Subject("tiny-gpt2", head=Head("classification", ("0", "1"))), tmp_path)
     with Worker("tiny-gpt2", "forkserver", serve, checkpoint, 64, 64, 1, 0) as worker:
         worker.receive()
-        loaded = _held(worker)["VmRSS"]
+        loaded = _memory(worker)["VmRSS"]
         for _ in range(2):
             worker.request("training")
-        held = _held(worker)
-    assert held["VmHWM"] - loaded > 100_000  # kB
-    assert held["VmRSS"] - loaded < 0.5 * (held["VmHWM"] - loaded)
+        after = _memory(worker)
+    assert after["VmHWM"] - loaded > 100_000  # kB
+    assert after["VmRSS"] - loaded < 0.5 * (after["VmHWM"] - loaded)
 
 
 def _prepared(subject: Subject, scratch: Path) -> list[Checkpoint]:
@@ -51,6 +51,6 @@ def _prepared(subject: Subject, scratch: Path) -> list[Checkpoint]:
         return worker.receive()
 
 
-def _held(worker: Worker) -> dict[str, int]:
+def _memory(worker: Worker) -> dict[str, int]:
     lines = Path(f"/proc/{worker.process.pid}/status").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Vm")}

@@ -1,4 +1,4 @@
-"""Whatever a command is given, it ends with a known exit code and, for an error, one sentence."""
+"""For any arguments and files, a command ends with a known exit code and at most one error sentence."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aerogel.cli.main import aerogel, run
 
-NOWHERE = "./nowhere"  # what names it fails before anything heavy, and after all that is checked first
+NOWHERE = "./nowhere"  # fails after all arguments are checked, before torch is imported
 NUMBERS = (
     "0",
     "-1",
@@ -83,24 +83,24 @@ HOSTILE = (
 )
 
 
-def answered(*arguments: str) -> int:
-    """Runs a command, and looks at how it ends."""
+def exit_code(*arguments: str) -> int:
+    """Run a command, check how it ends, and return the exit code."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(list(arguments))
-    said = err.getvalue()
-    assert code in (0, 1, 2), said
-    assert "Traceback" not in said
-    assert "bug" not in said, said
+    printed = err.getvalue()
+    assert code in (0, 1, 2), printed
+    assert "Traceback" not in printed
+    assert "bug" not in printed, printed
     if code == 1:
-        *before, last = said.splitlines()
-        assert last.startswith("error: "), said
+        *before, last = printed.splitlines()
+        assert last.startswith("error: "), printed
         assert not any(line.startswith("error: ") for line in before)
     return code
 
 
 def command_lines() -> st.SearchStrategy[list[str]]:
-    """Every command with some of its options, their values hostile."""
+    """Every command with some of its options and hostile values."""
     values = st.sampled_from([*NUMBERS, *TEXTS]) | st.text(max_size=8)
     options = {
         name: sorted(option for parameter in command.params for option in parameter.opts if option.startswith("-"))
@@ -121,7 +121,7 @@ def command_lines() -> st.SearchStrategy[list[str]]:
 @settings(derandomize=True, max_examples=300)
 @given(command_lines())
 def test_options(arguments: list[str]) -> None:
-    assert answered(*arguments) in ((0, 2) if arguments[0] == "models" else (1, 2))
+    assert exit_code(*arguments) in ((0, 2) if arguments[0] == "models" else (1, 2))
 
 
 FIELDS = {
@@ -172,7 +172,7 @@ def test_toml(folder: Path, changes: list[tuple[tuple[str, str], str]], end: str
         lines += [f"[{part}]"] if part else []
         lines += [f"{field} = {text}" for (of, field), text in values.items() if of == part]
     (folder / "study.toml").write_bytes("\n".join([*lines, end]).encode("utf-8", "replace"))
-    assert answered("study", "study.toml", "--output", "out") == 1
+    assert exit_code("study", "study.toml", "--output", "out") == 1
     assert not (folder / "out").exists()
 
 
@@ -185,12 +185,12 @@ CELLS = ("", "0", "1", "9" * 5000, "-1", "1e400", "nan", "a", "é", '"', "\0", "
 def test_tsv(folder: Path, rows: list[list[str]], end: bytes) -> None:
     text = "\n".join("\t".join(row) for row in [["sentence", "label"], *rows])
     (folder / "task.tsv").write_bytes(text.encode() + end)
-    assert answered("evaluate", "tiny-bert", "--tasks", "task.tsv") == 1  # which has no head for classes
+    assert exit_code("evaluate", "tiny-bert", "--tasks", "task.tsv") == 1  # it has no classifier
 
 
 @pytest.fixture(scope="module")
 def store(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of few trials, with each kind of them."""
+    """A study with few trials, of each kind."""
     folder = tmp_path_factory.mktemp("stores")
     shutil.copy(study_folder / "study.sqlite", folder)
     with closing(sqlite3.connect(folder / "study.sqlite")) as connection, connection:
@@ -201,7 +201,7 @@ def store(study_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @st.composite
 def changed(draw: Any, value: Any) -> Any:
-    """A JSON value with one thing in it changed, removed or added."""
+    """A JSON value with one change, removal or addition."""
     if isinstance(value, dict) and value and draw(st.integers(0, 9)):
         name = draw(st.sampled_from(sorted(value)))
         if draw(st.integers(0, 9)) == 0:
@@ -235,7 +235,7 @@ def test_stores(store: Path, data: st.DataObject, table: str) -> None:
         )
         connection.execute(update, [written, key])
         try:
-            assert answered("report", str(store)) in (0, 1)
+            assert exit_code("report", str(store)) in (0, 1)
         finally:
             connection.execute(update, [text, key])
 
@@ -249,4 +249,4 @@ def test_damaged_stores(
     raw = (store / "study.sqlite").read_bytes()
     rest = b"" if cut else raw[place + len(new) :]
     (damaged / "study.sqlite").write_bytes(raw[:place] + new + rest)
-    assert answered("report", str(damaged)) in (0, 1)
+    assert exit_code("report", str(damaged)) in (0, 1)

@@ -1,4 +1,4 @@
-"""A few bytes can't ask for any amount of memory or time; models that are as large as they say load."""
+"""Small files can't request large amounts of memory or time; large but consistent models load."""
 
 import json
 import resource
@@ -60,7 +60,7 @@ def test_more_layers_than_tensors_are_refused_before_a_model_is_built(count: int
         {"hidden_size": 2**16},
     ],
 )
-def test_more_memory_than_the_files_stand_for_is_refused_before_it_is_allocated(
+def test_a_model_much_larger_than_its_files_is_refused_before_it_is_allocated(
     change: dict[str, int], saved: Path
 ) -> None:
     configure(saved, **change)
@@ -71,8 +71,8 @@ def test_more_memory_than_the_files_stand_for_is_refused_before_it_is_allocated(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < FREE_BYTES / 1024
 
 
-def test_zeros_have_a_bound(tmp_path: Path) -> None:
-    """A packed matrix without values takes 34 bytes, whatever its size."""
+def test_packed_zeros_are_bounded(tmp_path: Path) -> None:
+    """A packed matrix without values takes 34 bytes for any size."""
     config = transformers.BertConfig(**BERT_LIKE | dict(vocab_size=8, intermediate_size=2**22, num_hidden_layers=12))
     with torch.device("meta"):
         model = transformers.BertForMaskedLM(config)
@@ -84,7 +84,7 @@ def test_zeros_have_a_bound(tmp_path: Path) -> None:
         elif tensor.numel() < 2**20:
             tensors[name] = torch.zeros(tensor.shape)
     for name in [name for name in model.state_dict() if name.endswith("intermediate.dense.bias")]:
-        tensors[name] = torch.zeros(1)  # refused before it is looked at
+        tensors[name] = torch.zeros(1)  # refused before it is read
     tensors.pop("cls.predictions.decoder.weight", None)
     tensors.pop("cls.predictions.decoder.bias", None)
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -96,19 +96,19 @@ def test_zeros_have_a_bound(tmp_path: Path) -> None:
             way()
 
 
-def test_a_new_head_has_a_bound(tmp_path: Path) -> None:
+def test_a_new_head_is_bounded(tmp_path: Path) -> None:
     ARCHITECTURES["bert"].build().save_pretrained(tmp_path)
     labels = tuple(f"{number}" for number in range(3))
     assert load_model(str(tmp_path), ag.models.Head("classification", labels)).config.num_labels == 3
 
 
-# what is large or odd, and right
+# large or unusual models that are valid
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_one_layer_may_be_called_many_times(packed: bool, tmp_path: Path) -> None:
     config = ARCHITECTURES["albert"].config()
-    config.num_hidden_layers = 60  # there are 20 tensors
+    config.num_hidden_layers = 60  # more than its 20 tensors
     model = transformers.AlbertForMaskedLM(config)
     ag.prune(model, sparsity=0.8)
     if packed:

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub, against a local stand-in that speaks its protocol."""
+"""Models from the Hugging Face hub, tested with a local server of the same protocol."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[str]:
-    """The address of a hub that has one model, `someone/tiny`, and answers 404 to everything else."""
+    """The address of a hub with one model, `someone/tiny`, and status 404 for everything else."""
     folder = Path(ZOO["tiny-gpt2"].locate())
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"folder": folder}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -75,7 +75,7 @@ def aerogel(*arguments: str, home: Path, endpoint: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, env=surroundings, timeout=120)
 
 
-def test_a_hub_model_is_fetched_once_and_then_works_without_the_hub(hub: str, tmp_path: Path) -> None:
+def test_a_hub_model_is_downloaded_once_and_then_works_offline(hub: str, tmp_path: Path) -> None:
     first = aerogel("inspect", "someone/tiny", "--json", home=tmp_path, endpoint=hub)
     assert first.returncode == 0, first.stderr
     again = aerogel("inspect", "someone/tiny", "--json", home=tmp_path, endpoint="http://127.0.0.1:9")
@@ -90,7 +90,7 @@ def test_a_model_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_hub_that_can_not_be_reached_is_said_in_one_sentence(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_an_error_in_one_sentence(tmp_path: Path) -> None:
     done = aerogel("inspect", "bert", home=tmp_path, endpoint="http://127.0.0.1:9")
     assert done.returncode == 1
     assert "bert (bert-base-uncased)" in done.stderr

@@ -1,4 +1,4 @@
-"""Loading models from zoo names, folders and hub ids; refusing broken ones; saving whole or not at all."""
+"""Loading models by zoo name, folder and hub id; refusing broken ones; saving completely or not at all."""
 
 import json
 import resource
@@ -35,7 +35,7 @@ TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a tokenizer, in order."""
+    """A valid checkpoint with a tokenizer."""
     folder = tmp_path_factory.mktemp("models") / "whole"
     save(ARCHITECTURES["bert"].build(), load_tokenizer("tiny-bart"), folder)
     return folder
@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def broken(whole: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be broken."""
+    """A copy, for the test to damage."""
     return Path(shutil.copytree(whole, tmp_path / "broken"))
 
 
@@ -59,7 +59,7 @@ def edit_tensors(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-# what is loaded
+# loading
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -163,7 +163,7 @@ def test_architectures_are_distinguished() -> None:
         architecture(transformers.ViTConfig())
 
 
-# what is not found
+# unknown names
 
 STRANGE = ["", "a b!", "x" * 97, "x" * 300, "-x", "a\0b", "~/x", "some/model"]
 
@@ -205,7 +205,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, act: Callable[[str]
         act(str(tmp_path))
 
 
-# what is broken
+# broken checkpoints
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -257,7 +257,7 @@ def test_other_weight_files_are_refused_in_one_sentence(broken: Path, content: b
         ("tokenizer.json", '{"version": "1.0", "added_tokens": [], "model": {"type": "Nonsense"}}'),
     ],
 )
-def test_a_damaged_tokenizer_is_said(broken: Path, file: str, text: str) -> None:
+def test_a_damaged_tokenizer_is_named(broken: Path, file: str, text: str) -> None:
     (broken / file).write_text(text)
     with pytest.raises(ModelError, match="broken: ") as raised:
         load_tokenizer(str(broken))
@@ -265,7 +265,7 @@ def test_a_damaged_tokenizer_is_said(broken: Path, file: str, text: str) -> None
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "albert", "gpt2", "gpt-neox", "llama", "bart", "t5"])
-def test_a_missing_tokenizer_is_not_made_up(tmp_path: Path, name: str) -> None:
+def test_a_missing_tokenizer_is_refused(tmp_path: Path, name: str) -> None:
     save(ARCHITECTURES[name].build(), None, tmp_path / "out")
     assert not has_tokenizer(str(tmp_path / "out"))
     with pytest.raises(ModelError, match=r"out: "):
@@ -275,7 +275,7 @@ def test_a_missing_tokenizer_is_not_made_up(tmp_path: Path, name: str) -> None:
         load_tokenizer(str(tmp_path / "out"))
 
 
-def test_a_tokenizer_is_seen_in_its_old_form_too(tmp_path: Path) -> None:
+def test_a_tokenizer_with_only_a_vocabulary_file_is_found(tmp_path: Path) -> None:
     save(ARCHITECTURES["bert"].build(), None, tmp_path / "out")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "old", "##er"]
     (tmp_path / "out" / "vocab.txt").write_text("\n".join(words) + "\n")
@@ -298,7 +298,7 @@ def test_a_missing_tensor_of_the_body_is_named(tmp_path: Path, name: str, head: 
 @pytest.mark.parametrize(
     ("name", "head"), [("bert", "cls.predictions.transform.dense.weight"), ("distilbert", "vocab_transform.weight")]
 )
-def test_a_missing_head_is_missed_only_where_none_was_asked_for(tmp_path: Path, name: str, head: str) -> None:
+def test_a_missing_head_is_an_error_only_without_a_requested_head(tmp_path: Path, name: str, head: str) -> None:
     save(ARCHITECTURES[name].build(), None, tmp_path / "out")
     edit_tensors(tmp_path / "out", lambda tensors: tensors.pop(head))
     with pytest.raises(ModelError, match=f" 1 .*{head}"):
@@ -325,7 +325,7 @@ def test_an_unknown_class_falls_back_to_the_bare_body(tmp_path: Path, classes: A
     assert type(load_model(str(tmp_path / "out"))) is transformers.BertModel
 
 
-def test_code_that_comes_with_a_model_is_not_run(broken: Path) -> None:
+def test_remote_code_is_not_run(broken: Path) -> None:
     trap = broken / "trap.py"
     trap.write_text("raise SystemExit('code of a model was run')")
     configure(broken, auto_map={"AutoConfig": "trap.Config", "AutoModel": "trap.Model"}, model_type="trapped")
@@ -335,7 +335,7 @@ def test_code_that_comes_with_a_model_is_not_run(broken: Path) -> None:
     load_model(str(broken))
 
 
-def test_what_transformers_cannot_classify_is_said(tmp_path: Path) -> None:
+def test_types_without_a_classifier_are_named(tmp_path: Path) -> None:
     config = transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)
     save(transformers.MambaForCausalLM(config), None, tmp_path / "out")
     with pytest.raises(ModelError, match="'mamba'"):
@@ -345,7 +345,7 @@ def test_what_transformers_cannot_classify_is_said(tmp_path: Path) -> None:
 # saving
 
 
-def test_a_save_does_not_touch_what_is_there(tmp_path: Path) -> None:
+def test_saving_does_not_touch_an_existing_folder(tmp_path: Path) -> None:
     model = ARCHITECTURES["bert"].build()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "kept").write_text("kept")
@@ -354,17 +354,17 @@ def test_a_save_does_not_touch_what_is_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "kept"]
 
 
-def test_a_save_below_a_file_leaves_nothing(tmp_path: Path) -> None:
+def test_saving_below_a_file_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
     with pytest.raises(AerogelError, match=r"out: .*(Not a directory|File exists)"):
         save(ARCHITECTURES["bert"].build(), None, tmp_path / "file" / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
 
-def test_a_save_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
     model, tokenizer = load("tiny-gpt2")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a disk that fills up half-way
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # like a disk that becomes full
     try:
         with pytest.raises(AerogelError, match=r"out: .*File too large"):
             save(model, tokenizer, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Prunable weights are found by structure, in architectures that no table knows."""
+"""Prunable weights are found by structure, in architectures that are in no table."""
 
 import re
 import warnings
@@ -42,7 +42,7 @@ def test_exactly_the_linear_weights_of_the_blocks_are_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_matrices_see_the_weights_by_output_rows(name: str) -> None:
+def test_matrices_have_output_rows(name: str) -> None:
     for weight in prunable_weights(ARCHITECTURES[name].build(), ("blocks", "heads")):
         outputs, inputs = weight.matrix.shape
         column = inputs // 2
@@ -67,7 +67,7 @@ def test_layers_and_kinds() -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_matrix_is_found_once_and_under_one_target(name: str) -> None:
+def test_every_matrix_has_one_target(name: str) -> None:
     model = ARCHITECTURES[name].build()
     found = prunable_weights(model, ("heads", "embeddings", "blocks"))
     assert len({id(weight.parameter) for weight in found}) == len(found)
@@ -91,7 +91,7 @@ def test_an_untied_head_is_a_head() -> None:
 
 
 @given(st.sets(st.sampled_from(sorted(ARCHITECTURES["bert"].weights)), min_size=1, max_size=11))
-def test_what_is_excluded_by_name_is_left_out_and_no_more(names: set[str]) -> None:
+def test_exclusions_by_name(names: set[str]) -> None:
     model = ARCHITECTURES["bert"].build()
     found = {weight.name for weight in prunable_weights(model, exclude=tuple(names))}
     assert found == ARCHITECTURES["bert"].weights - names
@@ -105,7 +105,7 @@ def test_exclusions_are_shell_patterns() -> None:
     }
 
 
-def test_errors_say_what_was_asked() -> None:
+def test_errors_contain_the_names() -> None:
     model = ARCHITECTURES["bert"].build()
     with pytest.raises(ModelError, match=r"'embedings'.*embeddings"):
         prunable_weights(model, ("embedings",))
@@ -119,7 +119,7 @@ def test_errors_say_what_was_asked() -> None:
         prunable_weights(nn.Sequential(nn.Linear(4, 4)))
 
 
-def test_fused_experts_are_refused_rather_than_passed_over() -> None:
+def test_fused_experts_are_refused() -> None:
     config = transformers.MixtralConfig(**BERT_LIKE, num_key_value_heads=1, num_local_experts=2)
     model = transformers.MixtralForCausalLM(config)
     with pytest.raises(ModelError, match=r"MixtralForCausalLM .*model\.layers\.0\.mlp\.experts\.\w+"):
@@ -127,7 +127,7 @@ def test_fused_experts_are_refused_rather_than_passed_over() -> None:
     assert prunable_weights(model, ("heads",))
 
 
-def test_convolutions_inside_blocks_do_no_harm() -> None:
+def test_convolutions_inside_blocks_are_ignored() -> None:
     config = transformers.MambaConfig(vocab_size=100, hidden_size=16, num_hidden_layers=1, state_size=4)
     kinds = {weight.kind for weight in prunable_weights(transformers.MambaForCausalLM(config))}
     assert kinds == {"mixer.in_proj", "mixer.x_proj", "mixer.dt_proj", "mixer.out_proj"}
@@ -168,7 +168,7 @@ def test_adapters_are_left_out(name: str, kind: str) -> None:
     }
     model = ARCHITECTURES[name].build()
     before = {target: prunable_weights(model, (target,)) for target in ("blocks", "embeddings")}
-    with warnings.catch_warnings():  # peft sets fan_in_fan_out for Conv1D by itself, and says so
+    with warnings.catch_warnings():  # peft warns that it sets fan_in_fan_out for Conv1D
         warnings.simplefilter("ignore")
         adapted = peft.get_peft_model(model, configs[kind]())
     for target, weights in before.items():
@@ -178,7 +178,7 @@ def test_adapters_are_left_out(name: str, kind: str) -> None:
             assert re.sub(r"\.(token_adapter|base_layer|original_module)\b", "", one.name).endswith(other.name)
 
 
-def test_what_stands_beside_a_base_layer_is_an_adapter() -> None:
+def test_modules_beside_a_base_layer_are_adapters() -> None:
     class Adapted(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -189,7 +189,7 @@ def test_what_stands_beside_a_base_layer_is_an_adapter() -> None:
     assert names_of(model, "blocks", "heads") == ["blocks.0.base_layer", "blocks.1"]
 
 
-# weights that are no plain parameters
+# weights that are not plain parameters
 
 
 def one_linear(module: nn.Module) -> nn.Module:
@@ -198,7 +198,7 @@ def one_linear(module: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's older weight norm
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # from torch's older weight norm
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -212,7 +212,7 @@ def one_linear(module: nn.Module) -> nn.Module:
     ],
     ids=["mask", "parametrization", "weight-norm", "meta", "complex", "float8", "uint8"],
 )
-def test_weights_that_are_no_plain_parameters_are_refused(change: Callable[[nn.Module], object], named: str) -> None:
+def test_weights_that_are_not_plain_parameters_are_refused(change: Callable[[nn.Module], object], named: str) -> None:
     module = nn.Linear(4, 4)
     change(module)
     model = one_linear(module)
@@ -224,7 +224,7 @@ def test_weights_that_are_no_plain_parameters_are_refused(change: Callable[[nn.M
     assert [weight.name for weight in prunable_weights(model, exclude=("blocks.1",))] == ["blocks.0"]
 
 
-def test_a_bias_that_is_masked_is_no_obstacle() -> None:
+def test_a_masked_bias_is_allowed() -> None:
     module = nn.Linear(4, 4)
     prune.l1_unstructured(module, "bias", 0.5)
     assert names_of(one_linear(module), "blocks") == ["blocks.0", "blocks.1"]
@@ -232,7 +232,7 @@ def test_a_bias_that_is_masked_is_no_obstacle() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("flushed", [False, True])
-def test_zeros_are_told_from_the_smallest_numbers(dtype: torch.dtype, flushed: bool) -> None:
+def test_zeros_are_distinguished_from_denormals(dtype: torch.dtype, flushed: bool) -> None:
     smallest = torch.finfo(dtype).smallest_normal / 4
     rows = [[0.0, -0.0, smallest, -smallest], [1.0, torch.nan, torch.inf, -torch.inf]]
     values = torch.tensor(rows, dtype=torch.float64).to(dtype)
@@ -247,7 +247,7 @@ def test_zeros_are_told_from_the_smallest_numbers(dtype: torch.dtype, flushed: b
 
 
 @pytest.mark.parametrize("value", ["tiny-bert", None, [1.0]])
-def test_what_is_no_model_is_refused(value: object) -> None:
+def test_other_types_are_refused(value: object) -> None:
     for use in (prunable_weights, ag.inspect, partial(ag.prune, sparsity=0.5)):
         with pytest.raises(ModelError, match=f"{type(value).__name__} "):
             use(value)

@@ -1,4 +1,4 @@
-"""Inside the block transformers says nothing; after it, it is as before."""
+"""transformers is silent inside the block, and unchanged after it."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ from aerogel.models.quiet import quiet_transformers
 
 @pytest.mark.parametrize("bars", [True, False])
 @pytest.mark.parametrize("verbosity", [logging.INFO, logging.ERROR])
-def test_transformers_is_left_as_it_was_found(bars: bool, verbosity: int) -> None:
+def test_settings_of_transformers_are_restored(bars: bool, verbosity: int) -> None:
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(verbosity)
     (logging.enable_progress_bar if bars else logging.disable_progress_bar)()

@@ -1,4 +1,4 @@
-"""What a model's folder has comes through: dtypes, the tokenizer, other files, settings, and the model card."""
+"""Saving keeps dtypes, the tokenizer, other files, settings and the model card."""
 
 import json
 import os
@@ -83,8 +83,8 @@ def test_a_checkpoint_keeps_its_dtype(dtype: torch.dtype, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("named", [torch.float32, torch.bfloat16, None])
-def test_the_tensors_say_the_dtype_and_not_the_configuration(named: torch.dtype | None, tmp_path: Path) -> None:
-    """Some norms are in float32: they stay so."""
+def test_the_dtype_is_that_of_the_tensors_not_of_the_configuration(named: torch.dtype | None, tmp_path: Path) -> None:
+    """Norms in float32 stay in float32."""
     model = ARCHITECTURES["gpt2"].build()
     model.save_pretrained(tmp_path / "source")
     path = tmp_path / "source" / "model.safetensors"
@@ -115,7 +115,7 @@ def test_fine_tuning_keeps_the_dtype_and_the_tokenizer(source: Path, tmp_path: P
     assert "perplexity" in header["aerogel"]["metrics"]
 
 
-def test_a_model_of_several_configurations_keeps_their_dtype(tmp_path: Path) -> None:
+def test_a_model_with_sub_configurations_keeps_its_dtype(tmp_path: Path) -> None:
     text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     config = transformers.CLIPConfig(
         text_config=dict(text, vocab_size=100), vision_config=dict(text, image_size=32, patch_size=8), projection_dim=16
@@ -129,7 +129,7 @@ def test_a_model_of_several_configurations_keeps_their_dtype(tmp_path: Path) -> 
 # tokenizers and settings
 
 
-def test_the_tokenizer_comes_through_to_the_byte(source: Path, tmp_path: Path) -> None:
+def test_the_tokenizer_is_copied_byte_for_byte(source: Path, tmp_path: Path) -> None:
     packed = prune(source, tmp_path / "packed")
     calibrated = prune(source, tmp_path / "wanda", "--method", "wanda", "--calibration", "python-reference")
     before = contents(source)
@@ -140,7 +140,7 @@ def test_the_tokenizer_comes_through_to_the_byte(source: Path, tmp_path: Path) -
         assert {name: after[name] for name in names} == {name: before[name] for name in names}
 
 
-def test_without_a_source_the_tokenizer_is_as_it_was_loaded(source: Path, tmp_path: Path) -> None:
+def test_without_a_source_the_tokenizer_keeps_its_original_padding(source: Path, tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "plain")
     model, tokenizer = load(str(source))
     tokenizer(["a", "b c d"], padding=True, truncation=True, max_length=2)
@@ -151,7 +151,7 @@ def test_without_a_source_the_tokenizer_is_as_it_was_loaded(source: Path, tmp_pa
     assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", tokenizer.eos_token)
 
 
-def test_a_tokenizer_that_the_user_changed_is_saved_so(source: Path, tmp_path: Path) -> None:
+def test_changes_to_a_tokenizer_are_saved(source: Path, tmp_path: Path) -> None:
     model, tokenizer = load(str(source))
     tokenizer.add_tokens(["<new>"])
     tokenizer.pad_token = "<new>"
@@ -161,7 +161,7 @@ def test_a_tokenizer_that_the_user_changed_is_saved_so(source: Path, tmp_path: P
     assert "<new>" in again.get_vocab()
 
 
-def test_settings_come_through(source: Path, tmp_path: Path) -> None:
+def test_generation_settings_are_kept(source: Path, tmp_path: Path) -> None:
     settings = {"do_sample": True, "temperature": 0.7, "max_new_tokens": 5, "eos_token_id": [2, 5]}
     change(source / "generation_config.json", lambda content: content.update(settings))
     change(source / "config.json", lambda content: content.update(my_field={"a": [1]}, pad_token_id=None))
@@ -178,7 +178,7 @@ def test_settings_come_through(source: Path, tmp_path: Path) -> None:
 # other files
 
 
-def test_other_files_of_the_folder_come_through(source: Path, tmp_path: Path) -> None:
+def test_other_files_of_the_folder_are_copied(source: Path, tmp_path: Path) -> None:
     kept = [
         *("modules.json", "1_Pooling/config.json", "preprocessor_config.json", "chat_template.jinja", "LICENSE"),
         *("spiece.model", "merges.txt", "additional_chat_templates/tool.jinja", "modeling_own.py"),
@@ -212,7 +212,7 @@ def test_models_inside_the_folder_are_not_part_of_it(source: Path, tmp_path: Pat
     assert not (source / "again" / "pruned").exists()
 
 
-def test_links_are_followed_within_the_folder_alone(
+def test_links_are_followed_only_within_the_folder(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path, "secret", "secrets/key")
@@ -236,7 +236,7 @@ def test_links_are_followed_within_the_folder_alone(
     assert "README.md" in capsys.readouterr().err
 
 
-def test_the_hubs_cache_is_such_links(source: Path, tmp_path: Path) -> None:
+def test_links_into_the_hub_cache_are_followed(source: Path, tmp_path: Path) -> None:
     snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "1", tmp_path / "models--a--b" / "blobs"
     shutil.copytree(source, blobs)
     snapshot.mkdir(parents=True)
@@ -246,7 +246,7 @@ def test_the_hubs_cache_is_such_links(source: Path, tmp_path: Path) -> None:
     assert not companions(snapshot).left_out
 
 
-def test_what_is_too_large_is_left_out_and_said(
+def test_files_that_are_too_large_are_left_out_and_returned(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open(source / "dump.dat", "wb") as file:
@@ -273,7 +273,7 @@ It was trained with care.
 """
 
 
-def test_a_card_says_what_was_done(source: Path, tmp_path: Path) -> None:
+def test_a_card_describes_the_changes(source: Path, tmp_path: Path) -> None:
     (source / "README.md").write_text(README)
     packed = prune(source, tmp_path / "packed", "--pattern", "2:4", "--method", "random", "--sparsity", "0.5")
     card, header = (packed / "README.md").read_text(), metadata_load(packed / "README.md")
@@ -315,12 +315,12 @@ def test_any_readme_is_kept(text: str, source: Path, tmp_path: Path) -> None:
     assert text.rpartition("---")[2].strip() in card
 
 
-def test_a_readme_that_is_no_text_is_kept(source: Path, tmp_path: Path) -> None:
+def test_a_readme_that_is_not_text_is_kept(source: Path, tmp_path: Path) -> None:
     (source / "README.md").write_bytes(b"caf\xe9\n")
     assert b"caf\xe9\n" in (prune(source, tmp_path / "out") / "README.md").read_bytes()
 
 
-def test_a_model_of_the_hub_is_the_cards_base(tmp_path: Path) -> None:
+def test_the_base_of_a_card_is_the_hub_id(tmp_path: Path) -> None:
     model: PreTrainedModel = ARCHITECTURES["bert"].build()
     ag.prune(model, sparsity=0.5)
     provenance = Provenance(method="magnitude", sparsity=0.5, metrics={"accuracy": 0.75})

