@@ -14,7 +14,15 @@ from types import UnionType
 
 
 class AerogelError(Exception):
-    """Base class of all errors that aerogel raises on purpose."""
+    """Base class of all errors that aerogel raises on purpose.
+
+    >>> import aerogel
+    >>> try:
+    ...     aerogel.load("./nowhere")
+    ... except AerogelError as error:
+    ...     print(error)
+    ./nowhere: no such folder
+    """
 
 
 class ModelError(AerogelError):

@@ -86,6 +86,11 @@ def calibration(
 
     Of a lone file that is the part that training would use, so that what would be held out stays unseen. `data` is a
     folder of tasks, see `aerogel.tasks.load_task`. Raises `DataError`.
+
+    >>> import aerogel
+    >>> model, tokenizer = aerogel.load("tiny-gpt2")
+    >>> text = calibration("python-reference", tokenizer, samples=4, length=128)
+    >>> masks = aerogel.prune(model, method="wanda", sparsity=0.5, calibration=text)
     """
     expect(tokenizer, PreTrainedTokenizerBase, DataError, "a tokenizer of transformers (aerogel.load gives one)")
     for number in (samples, length):

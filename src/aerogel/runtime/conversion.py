@@ -34,6 +34,13 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
     Raises `ModelError`, before it changes anything, for other `values`, for weights that can't be packed, and for a
     model without prunable weights. Warns with an `AerogelWarning` of matrices without zeros in a model that has others
     with zeros, and of blocks that can't be fused with these versions of transformers and torch.
+
+    >>> import aerogel
+    >>> model, _ = aerogel.load("tiny-bert")
+    >>> _ = aerogel.prune(model, sparsity=0.9)
+    >>> before = aerogel.inspect(model)
+    >>> aerogel.inspect(compress(model)) == before
+    True
     """
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     before = [layer for _, layer in sparse_layers(model)]
@@ -67,7 +74,14 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
 
 
 def decompress(model: PreTrainedModel) -> PreTrainedModel:
-    """Restores the dense layers of a compressed model, in place and bit for bit, and returns it."""
+    """Restores the dense layers of a compressed model, in place and bit for bit, and returns it.
+
+    >>> import aerogel
+    >>> model, _ = aerogel.load("tiny-bert")
+    >>> _ = aerogel.prune(model, sparsity=0.9)
+    >>> type(decompress(aerogel.compress(model)).bert.encoder.layer[0].output.dense).__name__
+    'Linear'
+    """
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     for name, module in sparse_layers(model):
         model.set_submodule(name, module.to_dense())
