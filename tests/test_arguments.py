@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, PreTrainedTokenizerBase], ob
     ),
     "sensitivity(texts)": (lambda m, t: sensitivity(m, TEXTS), "list"),
     "PruneConfig(percent)": (lambda m, t: ag.PruneConfig(sparsity=90), r"0\.9\?"),
-    "SparsityConfig(percent)": (lambda m, t: ag.SparsityConfig(sparsity=90), r"0\.9\?"),
+    "GradualPruning(percent)": (lambda m, t: ag.GradualPruning(ag.PruneConfig(sparsity=90)), r"0\.9\?"),
     "SparsityCallback(text)": (lambda m, t: ag.SparsityCallback(sparsity="0.9"), r"str '0\.9'"),
     "SparsityCallback(0.9)": (lambda m, t: ag.SparsityCallback(0.9), r"float 0\.9"),
     "SparsityCallback(texts)": (lambda m, t: ag.SparsityCallback(sparsity=0.9, calibration=TEXTS), "list"),

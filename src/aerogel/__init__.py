@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from aerogel.runtime import compress, decompress
     from aerogel.study import StudySpec, load_spec, run_study
     from aerogel.tasks import load_task
-    from aerogel.training import SparsityCallback, SparsityConfig, finetune, merge
+    from aerogel.training import GradualPruning, SparsityCallback, finetune, merge
 
 _HOMES = {
     "AerogelError": "errors",
+    "GradualPruning": "training",
     "Pattern": "pruning",
     "PruneConfig": "pruning",
     "SparsityCallback": "training",
-    "SparsityConfig": "training",
     "StudySpec": "study",
     "WeightReport": "analysis",
     "bench": "benchmark",
@@ -51,10 +51,10 @@ _HOMES = {
 }
 __all__ = [
     "AerogelError",
+    "GradualPruning",
     "Pattern",
     "PruneConfig",
     "SparsityCallback",
-    "SparsityConfig",
     "StudySpec",
     "WeightReport",
     "bench",

@@ -19,7 +19,7 @@ from aerogel.pruning.blocks import walk
 from aerogel.pruning.fisher import output_gradients, sampled_nll
 from aerogel.pruning.kl import Reference, subsample
 from aerogel.tasks import load_task
-from aerogel.training import SparsityConfig
+from aerogel.training import GradualPruning
 from builders import ARCHITECTURES, BERT_LIKE, prose, text_data
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
@@ -276,7 +276,7 @@ def test_a_rounded_sparsity_is_that_of_the_pattern() -> None:
     settings = dict(method="admm", pattern="1:3", sparsity=0.6666657, exclude=("*.output.dense",))
     masks = prune(model, calibration=text, **settings)
     assert all((mask.view(-1, 3).sum(1) == 1).all() for mask in masks.values())
-    assert SparsityConfig(sparsity=0.6666657, pattern="1:3").final == Pattern.parse("1:3").fixed_sparsity
+    assert GradualPruning.of(sparsity=0.6666657, pattern="1:3").sparsity == Pattern.parse("1:3").fixed_sparsity
 
 
 @pytest.mark.parametrize("shared", [False, True])

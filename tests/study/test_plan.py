@@ -4,15 +4,17 @@ import json
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aerogel.pruning import PruneConfig
 from aerogel.study import parse_spec
 from aerogel.study.plan import plan
 from aerogel.study.trial import Benchmark, Scoring, Trial, WeightAnalysis, trial_from_json
 from aerogel.tasks import Examples, Task, TaskData
-from aerogel.training import SparsityConfig
+from aerogel.training import GradualPruning
 
 SENTENCES = TaskData(
     Task("sst2", "sentence_classification", ("sentence",), ("no", "yes"), ("accuracy",)),
@@ -99,11 +101,13 @@ def test_labels_tell_recoveries_apart() -> None:
     assert "a dense none, sst2, seed 2" in labels
 
 
-def test_the_pattern_of_the_study_is_that_of_gradual_pruning_too() -> None:
-    changed = spec(recoveries=["gradual"], sparsities=[0, 0.5], pattern="2:4", include=["embeddings"], scope="row")
-    zeros = {trial.sparsity: trial.recovery.pruning for trial in scorings(plan(changed, DATA))}
-    assert zeros[0.5] == SparsityConfig(0.5, pattern="2:4", scope="layer", targets=("blocks", "embeddings"))
-    assert zeros[0] == SparsityConfig(0, scope="layer", targets=("blocks", "embeddings"))
+def test_gradual_pruning_takes_its_settings_from_the_study() -> None:
+    settings: dict[str, Any] = dict(pattern="2:4", include=["embeddings"], scope="row", allocation="uniform", seeds=[3])
+    changed = spec(recoveries=["gradual"], sparsities=[0, 0.5], **settings)
+    prunings = {trial.sparsity: trial.recovery.pruning for trial in scorings(plan(changed, DATA))}
+    expected = PruneConfig("best", 0.5, "2:4", "row", ("blocks", "embeddings"), seed=3, allocation="uniform")
+    assert prunings[0.5] == GradualPruning(expected)
+    assert prunings[0] == GradualPruning(replace(expected, sparsity=0, pattern="unstructured"))
 
 
 def test_a_trial_survives_json_with_its_key() -> None:

@@ -49,11 +49,11 @@ def models(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedModel, dic
 def test_a_perfect_student_has_nothing_to_learn_and_a_pruned_one_has(name: str, head: Head) -> None:
     teacher, student, batch = models(name, head)
     for config in (ANSWERS, DistillationConfig()):
-        lesson = Distillation(teacher, config, kind_of(head))
-        lesson.check(student)
-        perfect, _ = lesson.loss(teacher, batch)
+        distillation = Distillation(teacher, config, kind_of(head))
+        distillation.check(student)
+        perfect, _ = distillation.loss(teacher, batch)
         assert abs(perfect.item()) < 1e-6
-        loss, output = lesson.loss(student, batch)
+        loss, output = distillation.loss(student, batch)
         assert loss.item() > 1e-4
         loss.backward()
         assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -113,14 +113,14 @@ def test_temperature_softens_both() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_a_teacher_of_another_kind_is_refused() -> None:
+def test_a_teacher_that_does_not_fit_is_refused() -> None:
     _, student, _ = models("tiny-bert", HEADS[0])
     for other, message in (
-        (load("tiny-gpt2", HEADS[0])[0], "another architecture than the student: gpt2, expected bert"),
-        (load("tiny-bert", HEADS[2])[0], "another head than the student: language-modelling, expected classification"),
-        (load("tiny-bert", Head("classification", ("a", "b", "c")))[0], "another number of labels .* 3, expected 2"),
+        (load("tiny-gpt2", HEADS[0])[0], "architecture.*bert.*gpt2"),
+        (load("tiny-bert", HEADS[2])[0], "head.*classification.*language-modelling"),
+        (load("tiny-bert", Head("classification", ("a", "b", "c")))[0], "labels.*2.*3"),
     ):
         with pytest.raises(ModelError, match=message):
             Distillation(other, DistillationConfig(), kind_of(HEADS[0])).check(student)
-    with pytest.raises(ModelError, match="the teacher is the student itself"):
+    with pytest.raises(ModelError, match="copy"):
         Distillation(student, DistillationConfig(), kind_of(HEADS[0])).check(student)

@@ -18,10 +18,10 @@ from aerogel import progress
 from aerogel.errors import AerogelError, DataError, ModelError
 from aerogel.evaluation import score
 from aerogel.models import Head, load, prunable_weights
-from aerogel.pruning import Calibration, prune
+from aerogel.pruning import Calibration, PruneConfig, prune
 from aerogel.runtime import compress
 from aerogel.tasks import Task, TaskData, load_task
-from aerogel.training import SparsityConfig, TrainingConfig, TrainingResult, checkpoint, finetune
+from aerogel.training import GradualPruning, TrainingConfig, TrainingResult, checkpoint, finetune
 from aerogel.training.distillation import DistillationConfig
 from builders import ARCHITECTURES, prose, sentence_data, sentences, write_tsv
 
@@ -157,7 +157,7 @@ def test_a_head_that_does_not_fit_is_refused_with_what_to_do(name: str) -> None:
 # recovery
 
 
-GRADUAL = SparsityConfig(0.8, score="magnitude")
+GRADUAL = GradualPruning(PruneConfig(sparsity=0.8))
 
 
 def tuned(name: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -189,7 +189,7 @@ def test_a_pruning_method_may_choose_the_weights(pattern: str) -> None:
     teacher, tokenizer = tuned("tiny-bert", data)
     model = copy.deepcopy(teacher)
     config = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, max_length=16)
-    sparsity = SparsityConfig(None if pattern == "2:4" else 0.8, score="best", pattern=pattern)
+    sparsity = GradualPruning(PruneConfig("best", None if pattern == "2:4" else 0.8, pattern))
     levels: list[str] = []
     with progress.listening(lambda doing, done, total: levels.append(doing.rpartition(", ")[2])):
         finetune(model, tokenizer, data, config, sparsity=sparsity, teacher=teacher)
@@ -197,7 +197,7 @@ def test_a_pruning_method_may_choose_the_weights(pattern: str) -> None:
     assert (len(found) > 4) == (pattern != "2:4")  # whose groups are pruned at once
     weights = prunable_weights(model)
     zeros = sum(int((weight.matrix == 0).sum()) for weight in weights)
-    assert zeros == pytest.approx(sparsity.final * sum(weight.matrix.numel() for weight in weights), abs=4)
+    assert zeros == pytest.approx(sparsity.sparsity * sum(weight.matrix.numel() for weight in weights), abs=4)
     for weight in weights:
         groups = {"2:4": (weight.matrix == 0).reshape(-1, 4), "block:4x1": (weight.matrix == 0).T.reshape(-1, 4)}
         counts = set(groups[pattern].sum(1).tolist()) if pattern in groups else set()
@@ -245,7 +245,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
             tokenizer,
             data,
             config,
-            sparsity=replace(GRADUAL, score=by),
+            sparsity=GradualPruning.of(GRADUAL, score=by),
             teacher=teacher,
             validate=validate,
             checkpoints=checkpoints,
@@ -412,7 +412,7 @@ def test_a_sparse_model_becomes_no_denser_on_the_way(by: str) -> None:
 
     config = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, max_length=16)
     with progress.listening(count):
-        finetune(model, tokenizer, data, config, sparsity=SparsityConfig(0.8, score=by))
+        finetune(model, tokenizer, data, config, sparsity=GradualPruning(PruneConfig(by, 0.8)))
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (pytest.approx(0.7, abs=1e-4), pytest.approx(0.8, abs=1e-4))
 
@@ -444,7 +444,7 @@ def test_single_words_are_enough_to_learn_from_a_teacher() -> None:
     data = sentence_data(rows)
     model, tokenizer = load("tiny-bert", data.task.head)
     config = TrainingConfig(epochs=1, batch_size=8, max_length=16)
-    finetune(model, tokenizer, data, config, sparsity=SparsityConfig(0.5), teacher=copy.deepcopy(model))
+    finetune(model, tokenizer, data, config, sparsity=GradualPruning.of(sparsity=0.5), teacher=copy.deepcopy(model))
     weights = prunable_weights(model)
     assert sum(int((weight.matrix == 0).sum()) for weight in weights) >= 0.5 * sum(
         weight.matrix.numel() for weight in weights
@@ -497,7 +497,7 @@ def test_at_no_sparsity_nothing_is_pruned() -> None:
     teacher, tokenizer = tuned("tiny-bert", data)
     plain, made = copy.deepcopy(teacher), copy.deepcopy(teacher)
     for model, by in ((plain, "magnitude"), (made, "best")):
-        finetune(model, tokenizer, data, replace(SHORT, epochs=2), sparsity=SparsityConfig(0.0, score=by))
+        finetune(model, tokenizer, data, replace(SHORT, epochs=2), sparsity=GradualPruning(PruneConfig(by, 0.0)))
     assert all(torch.equal(value, made.state_dict()[name]) for name, value in plain.state_dict().items())
     assert not any((weight.matrix == 0).any() for weight in prunable_weights(made))
 
@@ -509,7 +509,7 @@ def test_a_model_that_calibration_cannot_follow_is_refused_before_the_first_step
         progress.listening(lambda doing, *_: told.append(doing)),
         pytest.raises(ModelError, match=r"albert_layer_groups\.0 runs 3 times in one pass"),
     ):
-        finetune(model, tokenizer, data, SHORT, sparsity=SparsityConfig(0.5))
+        finetune(model, tokenizer, data, SHORT, sparsity=GradualPruning(PruneConfig("best", 0.5)))
     assert not told
 
 
@@ -518,7 +518,7 @@ def test_empty_texts_are_learnt_and_scored_like_others() -> None:
     data = sentence_data([("", 0)] * 12 + [("a good film", 1)] * 4)
     model, tokenizer = load("tiny-gpt2", data.task.head)
     teacher = copy.deepcopy(model)  # so that texts are also put together from the empty ones
-    sparse = SparsityConfig(sparsity=0.5, schedule="constant", score="wanda")
+    sparse = GradualPruning(PruneConfig("wanda", 0.5), "constant")
     config = replace(SHORT, batch_size=1, limit=None)
     result = finetune(model, tokenizer, data, config, sparsity=sparse, teacher=teacher)
     assert all(map(math.isfinite, result.losses))

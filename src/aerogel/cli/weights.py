@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,13 +14,15 @@ from aerogel.cli.output import note, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ALLOCATIONS, METHODS, SCOPES, SCORES
 from aerogel.tables import size
-from aerogel.tasks import check_task, load_task
+from aerogel.tasks import TaskData, check_task, load_task
+from aerogel.training import PRECISIONS, RECOVERY_EPOCHS, SCHEDULES, TUNING_EPOCHS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from aerogel.pruning import Allocation, Scope
     from aerogel.runtime.writing import Saved
+    from aerogel.training import Precision, ScheduleName, TrainingResult
 
 VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
 
@@ -35,7 +36,7 @@ VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
     default="magnitude",
     show_default=True,
     type=options.METHOD,
-    help=f"How to choose the weights that go: {', '.join(METHODS)}.",
+    help=f"How to choose the weights to remove: {', '.join(METHODS)}.",
 )
 @click.option("--pattern", default="unstructured", show_default=True, help="unstructured, N:M or block:RxC.")
 @click.option(
@@ -46,7 +47,7 @@ VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
 @click.option(
     "--allocation",
     type=click.Choice(ALLOCATIONS),
-    help="How the sparsity is shared out among the matrices [default: as the method defines].",
+    help="How the sparsity is distributed over the matrices [default: as the method defines].",
 )
 @click.option("--swap", is_flag=True, help="Refine each mask by swaps.")
 @click.option(
@@ -54,7 +55,7 @@ VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
     default=0,
     metavar="EPOCHS",
     type=click.IntRange(0, bounds.SIZE),
-    help="Bring attention and MLP back to their dense outputs after pruning.",
+    help="Train attention and MLP towards their dense outputs after pruning.",
 )
 @click.option("--calibration", metavar="NAME|FILE", help="Text to calibrate on: a task's training split, or a file.")
 @click.option("--samples", default=64, show_default=True, type=options.SIZE, help="Windows of that text.")
@@ -62,7 +63,7 @@ VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
 @options.include
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
 @options.seed
-@click.option("--no-pack", is_flag=True, help="Save zeros like other weights, to fine-tune the model further.")
+@click.option("--no-pack", is_flag=True, help="Save zeros like other weights, for example to fine-tune the model.")
 def prune(
     model: str,
     output: Path,
@@ -89,14 +90,14 @@ def prune(
     with progress_bar():
         from aerogel import models
         from aerogel.errors import PruningError
-        from aerogel.pruning import Pattern, PruneConfig
+        from aerogel.pruning import PruneConfig
         from aerogel.pruning import prune as prune_in_place
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.runtime.writing import save_pruned
 
         targets = ("blocks", *include)
         config = PruneConfig(method, sparsity, pattern, scope, targets, exclude, seed, allocation, swap, reconstruct)
-        Pattern.parse(pattern).settle(sparsity)
+        config.resolved()  # raises before the model is loaded
         if config.needs_calibration and calibration is None:
             raise PruningError(f"method {method} needs text with these options: name a task or a file by --calibration")
         text = None
@@ -118,7 +119,7 @@ def prune(
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.output
 def unpack(folder: Path, output: Path) -> None:
-    """Write the packed model in FOLDER as an ordinary dense checkpoint, bit for bit as it was."""
+    """Write the packed model in FOLDER as an ordinary dense checkpoint, with the same bits."""
     files.check_new(output)
     check_path(str(folder))
     with progress_bar():
@@ -133,7 +134,11 @@ def unpack(folder: Path, output: Path) -> None:
 @click.option("--task", required=True, help="A task name, or a .tsv or .txt file.")
 @options.output
 @options.data
-@click.option("--epochs", type=options.EPOCHS, help="Of training [default: 3, or 10 with --sparsity].")
+@click.option(
+    "--epochs",
+    type=options.EPOCHS,
+    help=f"Of training [default: {TUNING_EPOCHS:g}, or {RECOVERY_EPOCHS:g} with --sparsity].",
+)
 @click.option("--learning-rate", default=5e-5, show_default=True, type=options.LEARNING_RATE)
 @click.option("--batch-size", default=32, show_default=True, type=options.SIZE)
 @click.option(
@@ -144,25 +149,25 @@ def unpack(folder: Path, output: Path) -> None:
     help="Tokens of a sentence.",
 )
 @options.limit
-@click.option("--sparsity", type=options.SPARSITY, help="Prune on the way: the share of zeros at the end, in [0, 1).")
-@click.option("--schedule", type=click.Choice(["gradual", "constant"]), help="Step by step [default], or at once.")
+@click.option(
+    "--sparsity", type=options.SPARSITY, help="Prune during training: the share of zeros at the end, in [0, 1)."
+)
+@click.option("--schedule", type=click.Choice(SCHEDULES), help="Prune in five steps [default], or at once.")
 @click.option(
     "--score",
     type=click.Choice(SCORES),
-    help="Which weights go first; best [default] looks at the training text, as in aerogel prune.",
+    help="The method that chooses the weights to remove; best [default] looks at the training text.",
 )
 @click.option("--pattern", help="unstructured [default], N:M or block:RxC.")
 @click.option(
     "--teacher",
     metavar="self|MODEL",
-    help="Learn from this model; self: from MODEL itself, fine-tuned first (for 3 epochs, or found in the cache).",
+    help="Learn from this model; self: from MODEL itself, fine-tuned on the task first, or found in the cache.",
 )
-@click.option("--patience", type=options.SIZE, help="Stop after so many epochs without a better score.")
-@click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16"]), help="[default: bfloat16 on a GPU that has it]"
-)
+@click.option("--patience", type=options.SIZE, help="Stop after this many epochs without a better validation score.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="[default: bfloat16 on a GPU that has it]")
 @options.seed
-@click.option("--no-pack", is_flag=True, help="Save what --sparsity pruned like other weights.")
+@click.option("--no-pack", is_flag=True, help="Save zeros like other weights.")
 def finetune(
     model: str,
     task: str,
@@ -174,18 +179,18 @@ def finetune(
     max_length: int,
     limit: int | None,
     sparsity: float | None,
-    schedule: Literal["gradual", "constant"] | None,
+    schedule: ScheduleName | None,
     score: str | None,
     pattern: str | None,
     teacher: str | None,
     patience: int | None,
-    precision: Literal["float32", "bfloat16"] | None,
+    precision: Precision | None,
     seed: int,
     no_pack: bool,
 ) -> None:
     """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros.
 
-    With --sparsity it is pruned while it trains, and saved packed. An interrupted command resumes when it is run again.
+    With --sparsity it is pruned while it trains, and saved packed. Run an interrupted command again to resume it.
     """
     files.check_new(output)
     for name in filter(None, (model, teacher)):
@@ -197,39 +202,37 @@ def finetune(
         from aerogel.evaluation import score as score_task
         from aerogel.runtime.writing import save_pruned
 
-        options_given = {"sparsity": sparsity, "schedule": schedule, "score": score, "pattern": pattern}
-        settings: dict[str, Any] = {name: value for name, value in options_given.items() if value is not None}
-        pruning = training.SparsityConfig(**settings) if settings else None
+        pruning: dict[str, Any] = {"sparsity": sparsity, "schedule": schedule, "score": score, "pattern": pattern}
+        pruning = {name: value for name, value in pruning.items() if value is not None}
+        gradual = training.GradualPruning.of(**pruning, seed=seed) if pruning else None
         config = training.TrainingConfig(
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            max_length=max_length,
-            limit=limit,
-            seed=seed,
-            precision=precision,
+            TUNING_EPOCHS, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed, precision=precision
         )
         tokenizer = models.load_tokenizer(model)
 
         def validate(trained: PreTrainedModel) -> Mapping[str, float]:
             return score_task(trained, tokenizer, found, VALIDATION_LIMITS[found.task.kind.unit], max_length).metrics
 
-        recovery = training.Recovery(pruning, teacher, epochs=epochs, patience=patience)
+        recovery = training.Recovery(gradual, teacher, epochs=epochs, patience=patience)
         checkpoints = Path(f"{output.resolve()}.checkpoints")
         recovered = training.recover(model, found, config, recovery, validate=validate, checkpoints=checkpoints)
-        result = recovered.training
         provenance = models.Provenance(
-            method=f"{pruning.schedule} pruning by {pruning.score}" if pruning else None,
-            pattern=pruning.pattern if pruning else None,
-            metrics=result.kept,
+            method=f"{gradual.schedule} pruning by {gradual.pruning.method}" if gradual else None,
+            pattern=gradual.pruning.pattern if gradual else None,
+            metrics=recovered.training.kept,
         )
-        packs = pruning is not None and not no_pack
+        packs = gradual is not None and not no_pack
         saved = save_pruned(recovered.model, recovered.tokenizer, output, model, provenance, pack=packs)
-        shutil.rmtree(checkpoints)
-    last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
-    note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {found.source}")
-    for name, value in list(result.kept.items())[: len(found.task.metrics) or 1]:
-        note(f"{name} {value:.4f} on the validation split")
+        recovered.remove_checkpoints()
+    _note_training(recovered.training, found)
     _note_saved(saved, model, output, packs)
+
+
+def _note_training(result: TrainingResult, data: TaskData) -> None:
+    last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
+    note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {data.source}")
+    for name, value in list(result.kept.items())[: len(data.task.metrics) or 1]:
+        note(f"{name} {value:.4f} on the validation split")
 
 
 def _note_saved(saved: Saved, model: str, output: Path, packs: bool) -> None:
@@ -239,7 +242,9 @@ def _note_saved(saved: Saved, model: str, output: Path, packs: bool) -> None:
     if saved.dtype != "float32":
         note(f"weights are saved in {saved.dtype}, as {model} has them")
     if packs and not saved.is_packed:
-        note(f"no linear layer that can be packed has {LEAST_SPARSITY:.0%} zeros, from which it gains: saved dense")
+        note(
+            f"saved dense: no layer that can be packed has at least {LEAST_SPARSITY:.0%} zeros, where packing pays off"
+        )
     _note_written(saved.left_out, model, output)
 
 

@@ -41,6 +41,7 @@ class Allocator:
         sparsity: of all matrices together.
         kl: the KL divergence to the dense model at given sparsities of the matrices; only "progression" and "search"
             need it.
+        lowest: the least sparsity of each matrix, such as that of zeros which have to stay; "uniform" ignores it.
     """
 
     weights: Sequence[PrunableWeight]
@@ -48,6 +49,7 @@ class Allocator:
     pattern: Pattern
     sparsity: float
     kl: Callable[[list[float]], float] | None = None
+    lowest: Sequence[float] | None = None
 
     def shares(self, allocation: Allocation) -> list[float]:
         """The sparsity of each matrix. In total, as many units are dropped as with one sparsity for all.
@@ -121,10 +123,13 @@ class Allocator:
             for units, floor, step in zip(self.units, self.floors, self.steps, strict=True)
         ]
 
+        lowest = self.lowest or [0.0] * len(limits)
+        least = [round(share * units) for share, units in zip(lowest, self.units, strict=True)]
+
         def counts_at(shift: float) -> list[int]:
             return [
-                min(max(int((share + shift) * units + 1e-6) // step * step, 0), limit)
-                for share, units, step, limit in zip(shares, self.units, self.steps, limits, strict=True)
+                min(max(int((share + shift) * units + 1e-6), low) // step * step, limit)
+                for share, units, step, low, limit in zip(shares, self.units, self.steps, least, limits, strict=True)
             ]
 
         low, high = -1.0, 1.0

@@ -23,7 +23,7 @@ from aerogel.study.results import (
     read_json,
 )
 from aerogel.study.variant import Variant
-from aerogel.training import Recovery, SparsityConfig, TrainingConfig
+from aerogel.training import GradualPruning, Recovery, TrainingConfig
 
 RECOVERIES = ("none", "finetune", "gradual")
 """What follows the dense model's fine-tuning on the task: nothing but pruning; pruning, then fine-tuning with the zeros
@@ -107,7 +107,7 @@ class Scoring(_ModelTrial):
     @property
     def variant(self) -> Variant:
         pruning, name = self.recovery.pruning, None
-        if isinstance(pruning, SparsityConfig):
+        if isinstance(pruning, GradualPruning):
             name = "gradual"
         elif self.recovery.finetune_first:
             name = "finetune" if self.recovery.epochs else "none"
@@ -160,7 +160,7 @@ _DONE: dict[str, TypeAdapter[Any]] = {
 }
 
 
-def _sparsity(pruning: PruneConfig | SparsityConfig | None) -> float:
+def _sparsity(pruning: PruneConfig | GradualPruning | None) -> float:
     return pruning.sparsity or 0.0 if pruning else 0.0
 
 

@@ -1,8 +1,8 @@
-"""The file of a `SparsityCallback` in the checkpoints of transformers' Trainer, and the run that it belongs to.
+"""The file of a `SparsityCallback` in the checkpoints of transformers' Trainer.
 
-The Trainer does not tell its callbacks where it writes a checkpoint or reads one: `run-3/checkpoint-20` in a search of
-hyperparameters, any folder at all for `train(resume_from_checkpoint=...)`. So each run has an identity, in the state
-that the Trainer writes into every checkpoint and in our file beside it, by which the folder is found.
+The Trainer does not pass the path of a checkpoint to its callbacks: it may be `run-3/checkpoint-20` in a search of
+hyperparameters, or any folder with `train(resume_from_checkpoint=...)`. So each run has an identifier, which is in the
+state that the Trainer writes into every checkpoint and in this file beside it, to find the folder.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from aerogel.errors import PruningError, first_line, writing
 
-STATE = "sparsity.safetensors"  # written last, so that a checkpoint that has it is whole
-KEY = "aerogel.SparsityCallback"  # of the identity among `TrainerState.stateful_callbacks`
+STATE = "sparsity.safetensors"  # written last, so that a checkpoint that has it is complete
+KEY = "aerogel.SparsityCallback"  # of the identifier in `TrainerState.stateful_callbacks`
 
 
 def begin_run(args: TrainingArguments, state: TrainerState) -> None:
-    """Gives the training an identity, which from now on is in all of its checkpoints."""
+    """Gives the run an identifier, which all of its checkpoints will have."""
     origin = {"run": uuid.uuid4().hex, "output_dir": str(Path(args.output_dir).resolve())}
     state.stateful_callbacks[KEY] = {"args": {}, "attributes": origin}
 
 
 def save_state(tensors: Mapping[str, Tensor], settings: str, args: TrainingArguments, state: TrainerState) -> None:
-    """Writes our file into the checkpoint that the Trainer has just written, aside and renamed.
+    """Writes the file into the checkpoint that the Trainer has just written.
 
-    `settings` are those of the callback, with which alone the training can be resumed.
+    Training can only be resumed with the same `settings` of the callback.
     """
     run = _origin(state.stateful_callbacks)["run"]
     folders = list(_folders(args.output_dir, state))
     folder = next((folder for folder in folders if _run_of_trainer(folder / TRAINER_STATE_NAME) == run), None)
     if folder is None:
         raise PruningError(
-            f"{folders[0]}: the Trainer wrote its checkpoint elsewhere, and the zeros can't go beside it"
+            f"{folders[0]}: expected the checkpoint that the Trainer has just written, to save the zeros beside it"
         )
     file = folder / STATE
     with writing(file):
@@ -51,11 +51,11 @@ def save_state(tensors: Mapping[str, Tensor], settings: str, args: TrainingArgum
 
 
 def load_state(settings: str, args: TrainingArguments, state: TrainerState) -> tuple[Path, dict[str, Tensor]]:
-    """Our file of the checkpoint from which the Trainer resumes, and its tensors.
+    """The file in the checkpoint from which the Trainer resumes, and its tensors.
 
-    It is looked for in `args.resume_from_checkpoint`, and in the output folders of this training and of the one that
-    wrote the checkpoint. Raises `PruningError` where none of them has the file of that run, and where the callback had
-    other `settings`.
+    It is searched for in `args.resume_from_checkpoint`, and in the output folders of this run and of the one that wrote
+    the checkpoint. Raises `PruningError` where none of them has the file of that run, and where the callback had other
+    `settings`.
     """
     origin = _origin(state.stateful_callbacks)
     folders = [*_folders(args.output_dir, state), *_folders(origin["output_dir"], state)]
@@ -73,27 +73,29 @@ def load_state(settings: str, args: TrainingArguments, state: TrainerState) -> t
             except SafetensorError as error:
                 raise PruningError(f"{path}: the file is damaged or cut off ({first_line(error)})") from error
     raise PruningError(
-        f"{folders[0] / STATE} is missing or belongs to another training than the one that is resumed: if its "
-        "checkpoint was moved, also name it by TrainingArguments(resume_from_checkpoint=...)"
+        f"{folders[0] / STATE} is missing or belongs to another training: if the checkpoint was moved, also pass "
+        "TrainingArguments(resume_from_checkpoint=...)"
     )
 
 
 def _check_settings(file: Path, written: str, settings: str) -> None:
     if written != settings:
-        raise PruningError(f"{file}: the training had SparsityCallback({written}), and is resumed with ({settings})")
-
-
-def check_zeros(name: str, held: Tensor, zeros: Tensor, file: Path) -> None:
-    """Raises `PruningError` where weights that the file holds at zero are not zero in the model."""
-    if alive := int((held & ~zeros).sum()):
         raise PruningError(
-            f"{file}: layer {name} has {alive} weights that are not zero among the {int(held.sum())} that the "
-            "checkpoint holds at zero: the file belongs to another model"
+            f"{file}: the training was started with SparsityCallback({written}) and can't be resumed with ({settings})"
+        )
+
+
+def check_zeros(name: str, mask: Tensor, zeros: Tensor, file: Path) -> None:
+    """Raises `PruningError` where weights of the model are not zero that `mask`, from the file, says are zero."""
+    if nonzero := int((mask & ~zeros).sum()):
+        raise PruningError(
+            f"{file}: {nonzero} of the {int(mask.sum())} pruned weights of layer {name} are not zero: the file belongs "
+            "to another model"
         )
 
 
 def _folders(output_dir: str, state: TrainerState) -> Iterator[Path]:
-    """The folders that may hold the checkpoint of this step: the Trainer's own, and those of a search."""
+    """The folders that may be the checkpoint of this step: the Trainer's own, and those of a search."""
     output, checkpoint = Path(output_dir), f"checkpoint-{state.global_step}"
     yield output / checkpoint
     if state.trial_name:
@@ -102,14 +104,14 @@ def _folders(output_dir: str, state: TrainerState) -> Iterator[Path]:
 
 
 def _origin(callbacks: Any) -> dict[str, str]:
-    """The identity and the output folder that the state of a Trainer has, empty in one without them."""
+    """The identifier and the output folder in the state of a Trainer, empty where it has none."""
     stored = (callbacks or {}).get(KEY, {}).get("attributes", {})
     return {name: str(stored.get(name, "")) for name in ("run", "output_dir")}
 
 
 def _run_of_trainer(file: Path) -> str:
-    """The identity in the state that the Trainer wrote, empty where there is none."""
+    """The identifier in the state that the Trainer wrote, empty where there is none."""
     try:
         return _origin(json.loads(file.read_text(encoding="utf-8")).get("stateful_callbacks"))["run"]
-    except (OSError, ValueError, AttributeError, RecursionError):  # of any content
+    except (OSError, ValueError, AttributeError, RecursionError):  # the file may have any content
         return ""

@@ -17,27 +17,27 @@ from aerogel.training.zeros import zero_masks
 
 @torch.no_grad()
 def merge(model: nn.Module) -> PreTrainedModel:
-    """Merges the adapter of a `peft.PeftModel` into the weights under it and returns the model without the adapter.
+    """Merges the adapter of a `peft.PeftModel` into the weights under it, and returns the model without it.
 
         adapted = peft.get_peft_model(pruned, peft.LoraConfig(...))
         Trainer(adapted, ...).train()
         model = aerogel.merge(adapted)  # as sparse as `pruned` was
 
-    It is `adapted.merge_and_unload()`, in place, with the zeros of pruned weights (see `aerogel.training.zeros`) kept:
-    W + M ⊙ ΔW, where M is 0 at those zeros. What the adapter would add there is lost, so score the model again; a
-    training of the merged model with `SparsityCallback` may win it back. Adapters that write into the weights when they
-    are attached (PiSSA, OLoRA) have filled the zeros by then, and `compress` names those matrices. Raises `ModelError`
-    for another model, for an adapter that peft can't merge, and for one that it has merged before, when the zeros are
-    gone.
+    Does what `adapted.merge_and_unload()` does, in place, but keeps the zeros of pruned weights (see
+    `aerogel.training.zeros`): W + M ⊙ ΔW, where M is 0 at those zeros. What the adapter would add there is lost, so
+    score the model again; training the merged model with `SparsityCallback` may recover it. Adapters that change the
+    weights when they are attached (PiSSA, OLoRA) have already filled the zeros; `compress` warns of those matrices.
+    Raises `ModelError` for a model without an adapter, for an adapter that peft can't merge, and for one that is merged
+    already, where the zeros are lost.
     """
-    peft: Any = sys.modules.get("peft")  # whoever has such a model has imported it
+    peft: Any = sys.modules.get("peft")  # imported by whoever has such a model
     if peft is None or not isinstance(model, peft.PeftModel | peft.PeftMixedModel):
         raise ModelError(f"expected a model with an adapter (peft.PeftModel), found {shown(model)}")
     adapted: Any = model
     weights = prunable_weights(model, TARGETS)
     if merged := [name for name, module in model.named_modules() if getattr(module, "merged", False) is True]:
         raise ModelError(
-            f"the adapter at {merged[0]} is merged already, and the zeros under it are gone: load the pruned model and "
+            f"the adapter at {merged[0]} is merged already, and the zeros under it are lost: load the pruned model and "
             "its adapter again"
         )
     masks = zero_masks(weights)

@@ -19,12 +19,12 @@ from aerogel.models import Head
 from aerogel.models.location import folder_files
 from aerogel.pruning import Calibration, PruneConfig, prune
 from aerogel.tasks import TaskData
-from aerogel.training.finetuning import TrainingConfig, TrainingResult, finetune
-from aerogel.training.sparsity import SparsityConfig
+from aerogel.training.config import RECOVERY_EPOCHS, TrainingConfig
+from aerogel.training.finetuning import TrainingResult, finetune
+from aerogel.training.gradual import GradualPruning
 from aerogel.training.trainer import Validate
 
 SELF = "self"  # as a teacher: the model itself, fine-tuned on the task
-RECOVERY_EPOCHS = 10.0  # by default, for a model that is pruned while it trains
 WINDOWS = 64  # of the training split, to calibrate a method that prunes before training
 
 Load = Callable[[str, Head], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
@@ -35,16 +35,14 @@ class Recovery:
     """How a model is pruned and recovered.
 
     Attributes:
-        pruning: a `PruneConfig` prunes before training, a `SparsityConfig` while training; `None` keeps the model as
-            it is, with its zeros.
+        pruning: `PruneConfig` prunes before training, `GradualPruning` during it; `None` keeps the zeros of the model.
         teacher: a model to learn from, by name; "self" is the model itself, fine-tuned on the task.
         finetune_first: start from the dense model fine-tuned on the task. Teacher "self" implies it.
-        epochs: of training, 0 for none. `None` is 10 with a `SparsityConfig`, and otherwise those of the
-            `TrainingConfig`.
+        epochs: of training, 0 for none. `None` is 10 with `GradualPruning`, else those of the `TrainingConfig`.
         patience: of that training, see `TrainingConfig`.
     """
 
-    pruning: PruneConfig | SparsityConfig | None = None
+    pruning: PruneConfig | GradualPruning | None = None
     teacher: str | None = None
     finetune_first: bool = False
     epochs: float | None = None
@@ -53,12 +51,18 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Recovered:
-    """A recovered model, what its training took, and the seconds of the dense fine-tuning that it started from."""
+    """A recovered model, the result of its training, and the seconds of the dense fine-tuning that it started from."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     training: TrainingResult
     dense_seconds: float | None = None
+    checkpoints: Path | None = None
+
+    def remove_checkpoints(self) -> None:
+        """To call once the model is saved: until then an interrupted command resumes from them."""
+        if self.checkpoints:
+            shutil.rmtree(self.checkpoints)
 
 
 def recover(
@@ -74,8 +78,8 @@ def recover(
     """Prunes and trains the model `name` on a task, as `recovery` says.
 
     The dense fine-tuning and the training after it share the settings of `training`; the first of them is cached, see
-    `cached_finetune`. `validate` scores the model after each epoch. `checkpoints` are written and resumed as in
-    `finetune`: remove the folder once the model is saved. Raises as `aerogel.load`, `prune` and `finetune` do.
+    `cached_finetune`. `validate` scores the model after each epoch. `checkpoints` is a folder to write them to and
+    resume from, as in `finetune`. Raises as `aerogel.load`, `prune` and `finetune` do.
     """
     data, pruning, teacher = data.divided(), recovery.pruning, recovery.teacher
     dense, start = None, name
@@ -89,7 +93,7 @@ def recover(
         if pruning.needs_calibration:
             text = Calibration(data, tokenizer, WINDOWS, training.max_length, pruning.seed, at_most=True)
         prune(model, pruning, text)
-    gradual = pruning if isinstance(pruning, SparsityConfig) else None
+    gradual = pruning if isinstance(pruning, GradualPruning) else None
     epochs = recovery.epochs
     if epochs is None:
         epochs = RECOVERY_EPOCHS if gradual else training.epochs
@@ -105,7 +109,7 @@ def recover(
             validate=validate,
             checkpoints=checkpoints,
         )
-    return Recovered(model, tokenizer, result, dense.seconds if dense else None)
+    return Recovered(model, tokenizer, result, dense.seconds if dense else None, checkpoints if epochs else None)
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,33 @@
-"""How sparse a model is, and how fast it learns, at each step of a training."""
+"""The sparsity and the learning rate at each step of a training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from aerogel.errors import PruningError
 
-WARM_UP = 0.06  # of the steps: the learning rate rises, and scores that look at gradients see their first
-RISE = 0.5  # of the steps after that: the sparsity rises; the rest is recovery
-PRUNINGS = 5  # of a gradual rise
-LOW = 0.1  # of the peak: the learning rate at the end of each cycle but the last, which goes to zero
-SCHEDULES = ("constant", "gradual")
+WARM_UP = 0.06  # of the steps: the learning rate rises, and scores collect their first gradients
+RISE = 0.5  # of the steps after the warm-up: the sparsity rises; the rest is recovery
+PRUNINGS = 5  # of the schedule "gradual"
+LOW = 0.1  # of the peak: the learning rate at the end of each cycle except the last, which falls to zero
+
+ScheduleName = Literal["gradual", "constant"]
+SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The course of a training of `steps` optimizer steps towards `sparsity`.
+    """When a training of `steps` optimizer steps prunes on the way to `sparsity`, and its learning rate.
 
-    After the warm-up weights are pruned, "constant" at once, "gradual" in five prunings at even distances, over half of
-    what remains. Their sparsities rise cubically (Zhu & Gupta 2017, arXiv:1710.01878, equation 1) from a high start:
-    the square root of the density at the end, 68% for 90%. With each pruning the learning rate is back at its peak
-    and falls linearly to a tenth (the restarts of Kurtic et al. 2022, arXiv:2203.07259); after the last it falls to
-    zero.
+    Weights are pruned after the warm-up: "constant" once, "gradual" five times at even distances over half of the
+    remaining steps. The sparsity rises cubically (Zhu & Gupta 2017, arXiv:1710.01878, equation 1) and starts where
+    the density is the square root of the final density: 68% sparsity for 90%. At each pruning the learning rate
+    returns to its peak and then falls linearly to a tenth (the restarts of Kurtic et al. 2022, arXiv:2203.07259);
+    after the last pruning it falls to zero.
+
+    >>> Schedule(steps=100, sparsity=0.9).times
+    [6, 18, 30, 41, 53]
     """
 
     steps: int
@@ -41,12 +47,12 @@ class Schedule:
 
     @property
     def times(self) -> list[int]:
-        """The steps before which weights are pruned."""
+        """The optimizer steps before which weights are pruned, counted from 0."""
         rise = RISE * (self.steps - self.warm_up)
-        return [self.warm_up + round(rise * place / max(1, self.prunings - 1)) for place in range(self.prunings)]
+        return [self.warm_up + round(rise * index / max(1, self.prunings - 1)) for index in range(self.prunings)]
 
     def sparsity_at(self, pruning: int) -> float:
-        """The sparsity after that pruning, counted from 0."""
+        """The sparsity after the pruning of this index, counted from 0."""
         left = 1 - pruning / (self.prunings - 1) if self.prunings > 1 else 0
         start = 1 - (1 - self.sparsity) ** 0.5
         return self.sparsity - (self.sparsity - start) * left**3

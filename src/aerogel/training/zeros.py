@@ -1,4 +1,4 @@
-"""Which zeros of a model were put there by pruning."""
+"""Which zeros of a model come from pruning."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from torch import Tensor
 from aerogel.errors import AerogelWarning
 from aerogel.models import PrunableWeight
 
-ACCIDENTAL = 1e-3  # share of zeros that a matrix which was never pruned may have
+ACCIDENTAL = 1e-3  # the share of zeros that a matrix may have without having been pruned
 
 
 def zero_masks(weights: Iterable[PrunableWeight]) -> dict[str, Tensor]:
     """The zeros of the matrices that were pruned, by weight name: (d_out, d_in), True at a zero.
 
-    A checkpoint does not say which of its zeros were pruned, so the matrices are told apart by where their zeros are:
+    A checkpoint does not say which of its zeros were pruned; it is inferred from where they are:
 
-    - A matrix of zeros alone starts at zero and has yet to learn: a gate, a new head, the last layer of a new block.
-      Pruning leaves something of every matrix, since without any weight it cuts the network.
-    - The same holds outside the blocks for whole rows of zeros, where fewer than one in a thousand of the other weights
-      are zero: the rows of new tokens and classes. Inside the blocks such rows are pruned neurons.
-    - All other zeros count as pruned, also the few that a dense model may have by chance.
+    - A matrix of zeros alone was initialised with zeros and is still to be trained: a gate, a new head, the last layer
+      of a new block. Pruning keeps some weights of every matrix, since an empty one cuts the network.
+    - Outside the blocks, so are whole rows of zeros where fewer than one in a thousand of the other weights are zero:
+      rows of new tokens and classes. Inside the blocks such rows are pruned neurons.
+    - All other zeros count as pruned, including the few that a dense model may have by chance.
     """
-    masks, blank = {}, []
+    masks, empty = {}, []
     for weight in weights:
         zeros = weight.zeros
         if zeros.all():
-            blank.append(weight.name)
+            empty.append(weight.name)
         elif zeros.any() and (weight.target == "blocks" or not _only_in_rows(zeros)):
             masks[weight.name] = zeros
-    if blank:
+    if empty:
         warnings.warn(
-            f"{len(blank)} matrices hold zeros alone, the first is {blank[0]}: they are left to learn, as gates and "
-            "new heads start so",
+            f"{len(empty)} matrices have zeros alone, the first is {empty[0]}: they are trained, since gates and new "
+            "heads start at zero",
             AerogelWarning,
             stacklevel=2,
         )
