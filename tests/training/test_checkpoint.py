@@ -33,7 +33,7 @@ def assert_alike(one: PreTrainedModel, other: PreTrainedModel) -> None:
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-def test_a_checkpoint_of_another_output_folder_brings_its_own_zeros(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_output_folder_restores_its_own_zeros(tmp_path: Path) -> None:
     whole, first, resumed = pruned(0), pruned(0), pruned(0)
     train(whole, tmp_path / "whole", SparsityCallback(), lr_scheduler_type="constant", **OFTEN)
     train(first, tmp_path / "a", SparsityCallback(), lr_scheduler_type="constant", max_steps=2, **OFTEN)
@@ -55,7 +55,7 @@ def test_a_checkpoint_that_was_moved_is_found_where_the_arguments_say(tmp_path: 
     assert all(torch.equal(found, zeros(model)[name]) for name, found in zeros(pruned(0)).items())
 
 
-def test_an_output_folder_that_was_moved_is_resumed_as_ever(tmp_path: Path) -> None:
+def test_training_resumes_from_an_output_folder_that_was_moved(tmp_path: Path) -> None:
     train(pruned(0), tmp_path / "a", SparsityCallback(), max_steps=2, **OFTEN)
     shutil.move(tmp_path / "a", tmp_path / "moved")
     model = pruned(0)
@@ -63,14 +63,14 @@ def test_an_output_folder_that_was_moved_is_resumed_as_ever(tmp_path: Path) -> N
     assert all(torch.equal(found, zeros(model)[name]) for name, found in zeros(pruned(0)).items())
 
 
-def test_a_training_that_was_resumed_is_resumed_again(tmp_path: Path) -> None:
+def test_training_resumes_more_than_once(tmp_path: Path) -> None:
     for steps in (2, 4, 6):
         model = pruned(0)
         train(model, tmp_path, SparsityCallback(), resume=steps > 2, max_steps=steps, **OFTEN)
     assert all(torch.equal(found, zeros(model)[name]) for name, found in zeros(pruned(0)).items())
 
 
-def test_a_training_is_resumed_with_its_own_configuration(tmp_path: Path) -> None:
+def test_training_resumes_with_its_own_configuration_only(tmp_path: Path) -> None:
     def callback(sparsity: float) -> SparsityCallback:
         return SparsityCallback(sparsity=sparsity, score="magnitude", schedule="constant")
 

@@ -1,4 +1,4 @@
-"""Zeros stay zeros in transformers' own Trainer, whatever moves the weights."""
+"""Zeros stay zeros in transformers' own Trainer, whatever changes the weights."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -23,7 +23,7 @@ def zeros(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
-def test_zeros_are_held_and_the_rest_learns(tmp_path: Path, name: str) -> None:
+def test_zeros_are_kept_and_other_weights_are_trained(tmp_path: Path, name: str) -> None:
     model = ARCHITECTURES[name].build()
     masks = prune(model, sparsity=0.8)
     before = {weight.name: weight.matrix.clone() for weight in prunable_weights(model)}
@@ -55,7 +55,7 @@ def test_without_the_callback_the_zeros_are_trained(tmp_path: Path) -> None:
     ],
     ids=lambda settings: ",".join(settings),
 )
-def test_zeros_are_held_however_it_is_trained(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_zeros_are_kept_with_all_optimizers(tmp_path: Path, settings: dict[str, Any]) -> None:
     model = ARCHITECTURES["gpt2"].build()
     prune(model, pattern="2:4", targets=("blocks", "embeddings"))
     before = zeros(model)
@@ -65,7 +65,7 @@ def test_zeros_are_held_however_it_is_trained(tmp_path: Path, settings: dict[str
         assert torch.equal(found & after[name], found), name
 
 
-def test_a_dense_model_is_left_alone(tmp_path: Path) -> None:
+def test_a_dense_model_is_trained_as_without_the_callback(tmp_path: Path) -> None:
     held, free = (ARCHITECTURES["gpt2"].build() for _ in range(2))
     train(held, tmp_path, SparsityCallback())
     train(free, tmp_path)
@@ -106,7 +106,7 @@ SHAPES = ["unstructured", "2:4", "block:4x1"]
 
 @pytest.mark.parametrize("score", [name for name, entry in all_methods().items() if not entry.looks_at_text])
 @pytest.mark.parametrize("pattern", SHAPES)
-def test_it_becomes_as_sparse_as_asked_step_by_step(tmp_path: Path, score: str, pattern: str) -> None:
+def test_the_sparsity_rises_step_by_step(tmp_path: Path, score: str, pattern: str) -> None:
     model = ARCHITECTURES["gpt2" if pattern == "2:4" else "bert"].build()
     sparsity = None if pattern == "2:4" else 0.8
     callback = SparsityCallback(sparsity=sparsity, score=score, pattern=pattern)
@@ -140,7 +140,7 @@ def test_a_block_with_one_zero_is_not_a_zero_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("score", ["movement", "platon", "obs"])
-def test_a_score_that_has_seen_no_gradient_says_so(tmp_path: Path, score: str) -> None:
+def test_a_score_without_gradients_is_refused(tmp_path: Path, score: str) -> None:
     model = ARCHITECTURES["bert"].build()
     callback = SparsityCallback(sparsity=0.5, score=score, schedule="constant")
     with pytest.raises(PruningError, match=rf"bert\.encoder\.layer\.0\..*{score}"):
@@ -300,7 +300,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_the_best_of_all_epochs_may_not_be_sparse_and_is_refused(tmp_path: Path) -> None:
+def test_loading_the_best_epoch_at_the_end_is_refused(tmp_path: Path) -> None:
     model = ARCHITECTURES["bert"].build()
     often = dict(eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, max_steps=40)
     arguments = TrainingArguments(str(tmp_path), report_to="none", load_best_model_at_end=True, **often)

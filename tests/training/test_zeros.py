@@ -1,4 +1,4 @@
-"""The zeros of pruned weights are held, and what only starts at zero learns."""
+"""The zeros of pruned weights are kept, and weights that only start at zero are trained."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class LowRank(nn.Module):
 
 
 class Gated(LowRank):
-    """The same without the name by which it would be known for an adapter."""
+    """The same without the name that marks an adapter."""
 
     def __init__(self, layer: nn.Module, size: int) -> None:
         super().__init__(layer, size)
@@ -48,7 +48,7 @@ class Gated(LowRank):
 
 @pytest.mark.filterwarnings("ignore::aerogel.errors.AerogelWarning")
 @pytest.mark.parametrize("kind", [LowRank, Gated])
-def test_layers_that_start_at_zero_learn_as_without_the_callback(tmp_path: Path, kind: type[LowRank]) -> None:
+def test_layers_that_start_at_zero_are_trained_as_without_the_callback(tmp_path: Path, kind: type[LowRank]) -> None:
     learnt = []
     for callbacks in ([], [SparsityCallback()]):
         model = ARCHITECTURES["gpt2"].build()
@@ -65,7 +65,7 @@ def test_layers_that_start_at_zero_learn_as_without_the_callback(tmp_path: Path,
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers, for what peft calls
-def test_an_adapter_of_peft_learns_and_the_zeros_under_it_are_held(tmp_path: Path) -> None:
+def test_an_adapter_of_peft_is_trained_and_the_zeros_under_it_are_kept(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     model = ARCHITECTURES["bert"].build()
     masks = prune(model, sparsity=0.8)
@@ -97,7 +97,7 @@ def rows_of_the_embeddings(model: PreTrainedModel) -> None:
 
 @pytest.mark.filterwarnings("ignore::aerogel.errors.AerogelWarning")
 @pytest.mark.parametrize("change", [gate, head, rows_of_a_head, rows_of_the_embeddings])
-def test_what_starts_at_zero_is_no_pruned_weight(change: Any) -> None:
+def test_weights_that_start_at_zero_are_not_pruned_weights(change: Any) -> None:
     model = ARCHITECTURES["bert"].build()
     pruned = prune(model, sparsity=0.5)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_what_starts_at_zero_is_no_pruned_weight(change: Any) -> None:
 @pytest.mark.parametrize("sparsity", [0.002, 0.05, 0.5, 0.99])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("pattern", ["unstructured", "block:4x1", "block:1x8"])
-def test_all_zeros_of_a_pruning_are_held(sparsity: float, scope: Any, pattern: str) -> None:
+def test_all_pruned_weights_are_kept_at_zero(sparsity: float, scope: Any, pattern: str) -> None:
     model = ARCHITECTURES["bert"].build()
     with torch.no_grad():  # embeddings of rare words are small, so that pruning takes whole rows of them
         model.bert.embeddings.word_embeddings.weight[100:] *= 0.1
@@ -121,7 +121,7 @@ def test_all_zeros_of_a_pruning_are_held(sparsity: float, scope: Any, pattern: s
             assert torch.equal(masks[weight.name], weight.zeros), weight.name
 
 
-def test_pruned_neurons_are_held() -> None:
+def test_pruned_neurons_are_kept_at_zero() -> None:
     model = ARCHITECTURES["bert"].build()
     layer = model.bert.encoder.layer[1].intermediate.dense
     torch_prune.ln_structured(layer, "weight", 0.25, n=2, dim=0)
@@ -131,7 +131,7 @@ def test_pruned_neurons_are_held() -> None:
     }
 
 
-def test_matrices_whose_zeros_are_not_held_are_named() -> None:
+def test_matrices_of_zeros_alone_are_named() -> None:
     model = ARCHITECTURES["bert"].build()
     with torch.no_grad():
         gate(model)
