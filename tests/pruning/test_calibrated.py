@@ -1,26 +1,21 @@
 """Calibrated pruning as a whole: on every family, exactly, repeatably, in the order that the methods promise."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from aerogel import progress
 from aerogel.errors import ModelError, PruningError
 from aerogel.evaluation import evaluate
-from aerogel.models import Head, PrunableWeight, load, load_tokenizer, prunable_weights
-from aerogel.models.logits import kl_divergence, prediction_logits
+from aerogel.models import Head, load, load_tokenizer, prunable_weights
 from aerogel.pruning import Calibration, Pattern, prune
 from aerogel.pruning.blocks import walk
-from aerogel.pruning.fisher import output_gradients, sampled_nll
-from aerogel.pruning.kl import Reference, subsample
 from aerogel.tasks import load_task
 from aerogel.training import GradualPruning
-from builders import ARCHITECTURES, BERT_LIKE, prose, text_data
+from builders import BERT_LIKE, prose, text_data
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 MANUAL = load_task("python-reference")
@@ -110,130 +105,6 @@ def test_an_interrupt_passes_through_and_leaves_the_model_usable() -> None:
     assert all("forward" not in module.__dict__ for module in model.modules())
     assert model.config.use_cache
     prune(model, method="wanda", sparsity=0.5, calibration=manual("tiny-gpt2", 4))
-
-
-# what is measured
-
-
-def test_the_divergence_is_the_sum_over_words() -> None:
-    first, second = torch.randn(5, 7), torch.randn(5, 7)
-    p, q = first.softmax(-1), second.softmax(-1)
-    expected = (p * (p / q).log()).sum(-1)
-    torch.testing.assert_close(kl_divergence(first, second), expected, rtol=1e-4, atol=1e-5)
-    assert kl_divergence(first, first).abs().max() < 1e-6
-
-
-def test_the_reference_does_not_move_with_the_model() -> None:
-    model, _ = load("tiny-gpt2")
-    reference = Reference(model, manual("tiny-gpt2", 4).batches(model), 256)
-    assert reference.kl(model) < 1e-4
-    prune(model, sparsity=0.8)
-    assert reference.kl(model) > 0.1
-
-
-@pytest.mark.parametrize("name", ["gpt2", "bert", "bart", "t5"])
-def test_gradients_are_those_of_autograd_and_leave_nothing_behind(name: str) -> None:
-    model = ARCHITECTURES[name].build()
-    tokenizer = load_tokenizer("tiny-gpt2" if name == "gpt2" else "tiny-bart")
-    batches = Calibration(text_data(prose(100)), tokenizer, 3, 32).batches(model)
-    weights = prunable_weights(model)
-    found = output_gradients(model, weights, batches, 10_000, seed=0)
-    assert set(found) == {weight.name for weight in weights}
-    for weight in weights:
-        assert found[weight.name].shape == (len(weight.matrix),)
-        assert found[weight.name].isfinite().all()
-        assert weight.parameter.requires_grad
-        assert weight.parameter.grad is None
-        assert not weight.module._forward_hooks
-    assert any(values.max() > 0 for values in found.values())
-    again = output_gradients(model, weights, batches, 10_000, seed=0)
-    assert all(torch.equal(found[name], again[name]) for name in found)
-    for name, values in by_autograd(model, weights, subsample(batches, 10_000)).items():
-        torch.testing.assert_close(found[name], values, rtol=1e-3, atol=1e-8)
-
-
-def by_autograd(
-    model: PreTrainedModel, weights: list[PrunableWeight], texts: list[dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """The root mean square gradients, kept with the outputs themselves."""
-    generator = torch.Generator().manual_seed(0)
-    outputs: dict[str, list[Tensor]] = {weight.name: [] for weight in weights}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
-            output.retain_grad()
-            outputs[name].append(output)
-
-        return hook
-
-    for weight in weights:
-        weight.module.register_forward_hook(keep(weight.name))
-    for text in texts:
-        found = prediction_logits(model, text)
-        drawn = torch.multinomial(found.detach().softmax(-1), 1, generator=generator)
-        torch.nn.functional.cross_entropy(found, drawn[:, 0], reduction="sum").backward()
-    gradients = {name: [output.grad.flatten(0, -2) for output in kept] for name, kept in outputs.items()}
-    return {name: torch.cat(rows).square().mean(0).sqrt() for name, rows in gradients.items()}
-
-
-def test_the_square_of_a_gradient_is_the_fisher_information() -> None:
-    for logits, expected in (
-        (torch.tensor([0.3]), torch.tensor([1.0])),  # a number: a Gaussian of variance 1
-        (torch.tensor([0.8, 0.2]).log(), torch.tensor([0.16, 0.16])),  # p (1 − p)
-    ):
-        rows = logits.repeat(20_000, 1).requires_grad_()
-        sampled_nll(rows, torch.Generator().manual_seed(0)).backward()
-        torch.testing.assert_close(rows.grad.square().mean(0), expected, rtol=0.05, atol=0)
-
-
-def test_a_regression_output_has_gradients_and_a_kl() -> None:
-    model, _ = load("tiny-bert", Head("classification", ("similarity",)))
-    batches = manual("tiny-bert", 2).batches(model)
-    weights = prunable_weights(model)
-    found = output_gradients(model, weights, batches, 256, seed=0)
-    assert all(values.max() > 0 for values in found.values())
-    reference = Reference(model, batches, 256)
-    before = torch.cat([prediction_logits(model, batch).detach() for batch in reference.batches])
-    assert reference.kl(model) == pytest.approx(0, abs=1e-6)
-    prune(model, sparsity=0.8)
-    after = torch.cat([prediction_logits(model, batch).detach() for batch in reference.batches])
-    assert reference.kl(model) == pytest.approx(float((after - before).square().mean() / 2), rel=1e-2)
-
-
-def test_logits_are_measured_without_dropout() -> None:
-    model = ARCHITECTURES["bert"].build()
-    batches = Calibration(text_data(prose(100)), load_tokenizer("tiny-bert"), 3, 32).batches(model)
-    quiet = Reference(model, batches, 10_000)
-    model.train()
-    model.bert.embeddings.eval()
-    found = Reference(model, batches, 10_000)
-    assert all(torch.equal(one, other) for one, other in zip(quiet.logits, found.logits, strict=True))
-    assert found.kl(model) < 1e-4
-    modes = {name: module.training for name, module in model.named_modules()}
-    assert all(mode != name.startswith("bert.embeddings") for name, mode in modes.items())
-
-
-def test_a_few_texts_are_spread_over_all() -> None:
-    batches = [{"input_ids": torch.full((4, 8), index)} for index in range(5)]
-    chosen = subsample(batches, 5 * 8)
-    assert [int(row["input_ids"][0, 0]) for row in chosen] == [0, 1, 2, 3, 4]
-    assert len(subsample(batches, 10_000)) == 20
-    assert len(subsample(batches, 1)) == 1
-
-
-def test_gradients_are_means_over_tokens_whatever_is_padded() -> None:
-    model = ARCHITECTURES["bart"].build()
-    weights = prunable_weights(model)
-    ids = torch.arange(10, 22).view(2, 6)
-    rows = [{"input_ids": row[None], "decoder_input_ids": row[None]} for row in ids]
-    padded = [
-        {name: torch.nn.functional.pad(values, (0, 3), value=1) for name, values in row.items()}
-        | {f"{side}attention_mask": torch.tensor([[1] * 6 + [0] * 3]) for side in ("", "decoder_")}
-        for row in rows
-    ]
-    found, others = (output_gradients(model, weights, batches, 10_000, seed=0) for batches in (rows, padded))
-    for name, values in found.items():
-        torch.testing.assert_close(others[name], values, rtol=1e-4, atol=1e-7)
 
 
 # refusals

@@ -139,13 +139,13 @@ def _record_calls(runner: nn.Module, name: str, blocks: nn.ModuleList, batch: Ba
             block.__dict__.pop("forward", None)
             if override is not None:
                 block.forward = override
-    for index, found in enumerate(recorded):
-        if len(found) != 1:
+    for index, passes in enumerate(recorded):
+        if len(passes) != 1:
             raise ModelError(
-                f"block {name}.{index} runs {len(found)} times in one pass, and calibration block by block needs "
+                f"block {name}.{index} runs {len(passes)} times in one pass, and calibration block by block needs "
                 "blocks that run once: take a method without calibration"
             )
-    return [found[0] for found in recorded]
+    return [arguments for [arguments] in recorded]
 
 
 def _split(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...]]:

@@ -82,10 +82,10 @@ def calibration(
     length: int = 512,
     seed: int = 0,
 ) -> Calibration:
-    """Calibration text by the name of a task or a user's own .txt or .tsv file: always its training split.
+    """Calibration text from the training split of a task, or of a .txt or .tsv file.
 
-    Of a lone file that is the part that training would use, so that what would be held out stays unseen. `data` is a
-    folder of tasks, see `aerogel.tasks.load_task`. Raises `DataError`.
+    A single file is divided as for training, so that its validation part stays unseen. `data` is a folder of tasks,
+    see `aerogel.tasks.load_task`. Raises `DataError`.
 
     >>> import aerogel
     >>> model, tokenizer = aerogel.load("tiny-gpt2")
@@ -101,7 +101,7 @@ def calibration(
 
 
 def _decoder_inputs(model: PreTrainedModel, batch: Batch, labels: Tensor | None) -> Batch:
-    """What an encoder-decoder reads on its decoder's side: the labels moved by one, or for a classifier its text."""
+    """The decoder's inputs: the labels, or else the text, shifted right. A classifier shifts its text itself."""
     if head_kind(model) == "classification":
         return {"decoder_attention_mask": batch["attention_mask"]}
     whole = batch["input_ids"] if labels is None else labels

@@ -71,7 +71,7 @@ class PruneConfig:
     def resolved(self) -> PruneConfig:
         """This configuration with the method's defaults: a sparsity, scope "layer" or "row", and an allocation.
 
-        Raises `PruningError` where the pattern contradicts the sparsity, or needs one and none is given.
+        Raises `PruningError` where the pattern contradicts the sparsity, or needs one that is missing.
 
         >>> config = PruneConfig("wanda", 0.9).resolved()
         >>> config.scope, config.allocation

@@ -136,12 +136,10 @@ def pruning(findings: Findings) -> list[Table]:
 
 def _pruned_by(trial: Scoring) -> tuple[str | None, ...]:
     """Method, pattern, scope and allocation of a trial."""
-    config = trial.recovery.pruning
-    if isinstance(config, PruneConfig):
-        config = config.resolved()
-        return config.method, config.pattern, config.scope, config.allocation
-    assert config
-    return config.score, config.pattern, "layer", "global" if config.scope == "global" else "uniform"
+    pruning = trial.recovery.pruning
+    assert pruning, "a sparse model was pruned"
+    config = pruning.resolved() if isinstance(pruning, PruneConfig) else pruning.resolved
+    return config.method, config.pattern, config.scope, config.allocation
 
 
 def costs(findings: Findings) -> list[Table]:
