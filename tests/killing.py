@@ -100,12 +100,12 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0) -> Tally:
         tally.require(done.returncode == 0, f"the last run ended with {done.returncode}: {done.stderr}")
         kept = _check(tally, output, kept)
         tally.require(len(kept) == TRIALS, f"{len(kept)} of {TRIALS} trials are done")
-    places = (scratch, home / "tuned", *folder.glob("study-*"))
+    folders = (scratch, home / "tuned", *folder.glob("study-*"))
     tally.left = {
         str(path.relative_to(folder)): sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        for place in filter(Path.is_dir, places)
-        for path in place.iterdir()
-        if place == scratch or path.name.startswith(".") or path.name == "scratch"
+        for parent in filter(Path.is_dir, folders)
+        for path in parent.iterdir()
+        if parent == scratch or path.name.startswith(".") or path.name == "scratch"
     }
     return tally
 

@@ -13,11 +13,11 @@ values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8)
 
 
 @given(values)
-def test_the_interval_is_students(found: list[float]) -> None:
-    estimate = Estimate.of(found)
-    mean, error = stats.tmean(found), stats.sem(found)
+def test_the_interval_is_students(numbers: list[float]) -> None:
+    estimate = Estimate.of(numbers)
+    mean, error = stats.tmean(numbers), stats.sem(numbers)
     assert estimate.mean == pytest.approx(mean, abs=1e-6)
-    half = stats.t.ppf(0.975, len(found) - 1) * error
+    half = stats.t.ppf(0.975, len(numbers) - 1) * error
     assert estimate.half == pytest.approx(half, rel=1e-6, abs=1e-6)
 
 

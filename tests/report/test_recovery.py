@@ -82,10 +82,10 @@ def test_only_what_intervals_tell_apart_is_ranked(
 ) -> None:
     rows = [row for row in findings.scores if row.sparsity]
     for metric, wanted in (("accuracy", order), ("perplexity", order[::-1])):
-        found = ranks(
+        ranked = ranks(
             [replace(row, metrics={metric: Estimate.of(value)}) for row, value in zip(rows, values, strict=True)]
         )
-        assert [" ".join(sorted(str(row.variant.recovery) for row in rank)) for rank in found] == wanted
+        assert [" ".join(sorted(str(row.variant.recovery) for row in rank)) for rank in ranked] == wanted
 
 
 def test_the_better_recovery_comes_first(findings: Findings) -> None:

@@ -34,9 +34,9 @@ def parsed(table: Table) -> list[dict[str, str]]:
 
 
 def test_every_csv_has_the_rows_of_its_table(findings: Findings) -> None:
-    found = all_tables(findings)
-    assert len({table.title for table in found}) == len({table.file() for table in found}) == len(found)
-    for table in found:
+    listed = all_tables(findings)
+    assert len({table.title for table in listed}) == len({table.file() for table in listed}) == len(listed)
+    for table in listed:
         rows = parsed(table)
         assert len(rows) == len(table.rows) == len(table.cells()) > 0
         for row, cells in zip(rows, table.cells(), strict=True):
@@ -61,13 +61,13 @@ def test_score_csvs_hold_the_scores_with_all_digits(findings: Findings) -> None:
 
 def test_every_seed_is_there_as_it_was_stored(findings: Findings) -> None:
     (table,) = tables.every_seed(findings)
-    found = {(row["task"], row["model"], row["sparsity"], row["seed"], row["metric"]): row for row in parsed(table)}
+    rows = {(row["task"], row["model"], row["sparsity"], row["seed"], row["metric"]): row for row in parsed(table)}
     for run in findings.runs:
         for metric, value in run.metrics.items():
-            row = found.pop((run.group[0], run.group[1], str(run.group[3]), str(run.seed), metric))
+            row = rows.pop((run.group[0], run.group[1], str(run.group[3]), str(run.seed), metric))
             assert float(row["value"]) == value
             assert float(row["realised_sparsity"]) == run.result.sparsity
-    assert not found
+    assert not rows
 
 
 def test_cost_csvs_hold_the_measurements(findings: Findings) -> None:

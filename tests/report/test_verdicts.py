@@ -53,10 +53,10 @@ def text(of: Verdict, seeds: int = 1) -> str:
 
 
 def test_the_last_sparsity_before_the_loss_is_allowed() -> None:
-    found = verdict(scored(0.1, 0.81), scored(0.5, 0.796), scored(0.9, 0.6))
-    assert limits(found) == (0.5, 0.9)
+    judged = verdict(scored(0.1, 0.81), scored(0.5, 0.796), scored(0.9, 0.6))
+    assert limits(judged) == (0.5, 0.9)
     for part in ("50%", "0.800", "0.796", "0.600 (\N{MINUS SIGN}25%) at 90%"):
-        assert part in text(found)
+        assert part in text(judged)
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
@@ -71,31 +71,31 @@ def test_a_loss_of_exactly_the_tolerance_is_kept(sparsity: float) -> None:
 
 
 def test_better_at_a_higher_sparsity_does_not_undo_a_loss_at_a_lower_one() -> None:
-    found = verdict(scored(0.1, 0.75), scored(0.5, 0.85), scored(0.9, 0.6))
-    assert limits(found) == (None, 0.1)
-    assert [row.sparsity for row in found.again] == [0.5]
-    assert "10%" in text(found)
-    assert "50%" in text(found)
+    judged = verdict(scored(0.1, 0.75), scored(0.5, 0.85), scored(0.9, 0.6))
+    assert limits(judged) == (None, 0.1)
+    assert [row.sparsity for row in judged.again] == [0.5]
+    assert "10%" in text(judged)
+    assert "50%" in text(judged)
 
 
 def test_all_that_were_scored_may_be_allowed() -> None:
-    found = verdict(scored(0.1, 0.8), scored(0.5, 0.8))
-    assert limits(found) == (0.5, None)
-    assert found.missing == (0.9,)
-    assert "50%" in text(found)
-    assert "90%" in text(found)
+    judged = verdict(scored(0.1, 0.8), scored(0.5, 0.8))
+    assert limits(judged) == (0.5, None)
+    assert judged.missing == (0.9,)
+    assert "50%" in text(judged)
+    assert "90%" in text(judged)
 
 
 def test_a_perplexity_is_lost_by_rising() -> None:
     metric = "masked_lm_perplexity"
-    found = verdict(
+    judged = verdict(
         scored(0.1, 8.0, metric=metric, dense=10.0),
         scored(0.5, 10.1, metric=metric, dense=10.0),
         scored(0.9, 10.2, metric=metric, dense=10.0),
         dense=10.0,
         metric=metric,
     )
-    assert limits(found) == (0.5, 0.9)
+    assert limits(judged) == (0.5, 0.9)
     lost = verdict(scored(0.1, 20.0, metric=metric, dense=10.0), dense=10.0, metric=metric)
     for part in ("masked-LM perplexity", "10.00", "20.00 (+100%)"):
         assert part in text(lost)
@@ -109,30 +109,30 @@ def test_a_value_that_is_no_number_is_a_loss() -> None:
 @given(st.lists(st.floats(0.1, 1.0), min_size=1, max_size=6))
 def test_everything_up_to_the_allowed_sparsity_keeps_to_the_limit(values: list[float]) -> None:
     rows = [scored((index + 1) / 10, value) for index, value in enumerate(values)]
-    found = verdict(*rows)
-    allowed = found.allowed.sparsity if found.allowed else 0
+    judged = verdict(*rows)
+    allowed = judged.allowed.sparsity if judged.allowed else 0
     assert all(is_kept(row) for row in rows if row.sparsity <= allowed)
     following = [row for row in rows if row.sparsity > allowed]
     assert not following or not is_kept(following[0])
 
 
 def test_one_seed_has_no_interval() -> None:
-    found = verdict(scored(0.1, 0.8))
-    assert not found.is_sure
-    assert "interval" not in text(found)
+    judged = verdict(scored(0.1, 0.8))
+    assert not judged.is_sure
+    assert "interval" not in text(judged)
 
 
 def test_seeds_that_agree_make_the_verdict_sure() -> None:
-    found = verdict(scored(0.5, 0.800, 0.801, 0.799), seeds=3)
-    assert found.is_sure
-    assert "95% interval" in text(found, 3)
+    judged = verdict(scored(0.5, 0.800, 0.801, 0.799), seeds=3)
+    assert judged.is_sure
+    assert "95% interval" in text(judged, 3)
 
 
 def test_seeds_that_differ_leave_the_verdict_open() -> None:
-    found = verdict(scored(0.5, 0.9, 0.7, 0.8), scored(0.9, 0.79, 0.75, 0.8), seeds=3)
-    assert limits(found) == (0.5, 0.9)
-    assert not found.is_sure
-    assert found.may_go_beyond
+    judged = verdict(scored(0.5, 0.9, 0.7, 0.8), scored(0.9, 0.79, 0.75, 0.8), seeds=3)
+    assert limits(judged) == (0.5, 0.9)
+    assert not judged.is_sure
+    assert judged.may_go_beyond
 
 
 def test_missing_seeds_are_told() -> None:
@@ -140,44 +140,44 @@ def test_missing_seeds_are_told() -> None:
 
 
 def test_nothing_is_judged_without_a_dense_model() -> None:
-    found = judge(None, [scored(0.5, 0.7, change=None)], [0.5])
-    assert not found.is_judged
-    assert not found.is_meaningful
-    assert "dense" in text(found)
+    judged = judge(None, [scored(0.5, 0.7, change=None)], [0.5])
+    assert not judged.is_judged
+    assert not judged.is_meaningful
+    assert "dense" in text(judged)
 
 
 def test_nothing_is_judged_before_it_is_scored() -> None:
-    for found in (judge(None, [], [0.5]), judge(scored(0, 0.8), [], [0, 0.5])):
-        assert not found.is_judged
-        assert text(found)
+    for judged in (judge(None, [], [0.5]), judge(scored(0, 0.8), [], [0, 0.5])):
+        assert not judged.is_judged
+        assert text(judged)
 
 
 def test_a_seed_without_its_dense_twin_is_not_compared() -> None:
     apart = scored(0.1, 0.7, change=None)
-    found = judge(scored(0, 0.8), [apart], [0, 0.1])
-    assert not found.is_judged
-    assert "seed" in text(found)
-    found = judge(scored(0, 0.8), [apart, scored(0.5, 0.8)], [0, 0.1, 0.5])
-    assert limits(found) == (0.5, None)
-    assert found.missing == (0.1,)
+    judged = judge(scored(0, 0.8), [apart], [0, 0.1])
+    assert not judged.is_judged
+    assert "seed" in text(judged)
+    judged = judge(scored(0, 0.8), [apart, scored(0.5, 0.8)], [0, 0.1, 0.5])
+    assert limits(judged) == (0.5, None)
+    assert judged.missing == (0.1,)
 
 
 def test_a_share_of_nothing_has_no_meaning() -> None:
-    found = judge(scored(0, 0.0, metric="matthews"), [scored(0.5, 0.1, metric="matthews", change=None)], [0, 0.5])
-    assert not found.is_meaningful
-    assert "Matthews correlation" in text(found)
+    judged = judge(scored(0, 0.0, metric="matthews"), [scored(0.5, 0.1, metric="matthews", change=None)], [0, 0.5])
+    assert not judged.is_meaningful
+    assert "Matthews correlation" in text(judged)
 
 
 def test_a_dense_model_that_gives_one_answer_has_nothing_to_lose() -> None:
-    found = judge(scored(0, 0.5, one_answer=1), [scored(0.5, 0.5, dense=0.5)], [0, 0.5])
-    assert found.is_judged
-    assert not found.is_meaningful
+    judged = judge(scored(0, 0.5, one_answer=1), [scored(0.5, 0.5, dense=0.5)], [0, 0.5])
+    assert judged.is_judged
+    assert not judged.is_meaningful
 
 
 def test_a_dense_model_that_gives_one_answer_with_some_seeds_is_named() -> None:
-    found = judge(scored(0, 0.5, 0.9, one_answer=1), [scored(0.5, 0.7, 0.7, dense=0.7)], [0, 0.5])
-    assert found.is_meaningful
-    assert "1 of 2 seeds" in text(found, 2)
+    judged = judge(scored(0, 0.5, 0.9, one_answer=1), [scored(0.5, 0.7, 0.7, dense=0.7)], [0, 0.5])
+    assert judged.is_meaningful
+    assert "1 of 2 seeds" in text(judged, 2)
 
 
 def test_a_dense_model_no_better_than_the_commonest_class_has_nothing_to_lose() -> None:
@@ -196,8 +196,8 @@ def test_a_sparsity_has_to_be_allowed_on_all_tasks(findings: Findings) -> None:
     for answer in answers(findings):
         allowed = [verdict.allowed.sparsity if verdict.allowed else 0.0 for verdict in answer.meaningful]
         assert answer.allowed == (min(allowed) if allowed else None)
-        for task, found in answer.verdicts.items():
-            assert {row.task for row in found.pruned} == {task}
+        for task, judged in answer.verdicts.items():
+            assert {row.task for row in judged.pruned} == {task}
 
 
 def test_no_card_names_two_kinds_of_perplexity(findings: Findings) -> None:

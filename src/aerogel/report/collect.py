@@ -112,6 +112,7 @@ def _scored(groups: Mapping[Group, dict[int, Run]], group: Group) -> Scored:
     scores = [(run.result.score, before.result.score) for run, before in pairs]
     first = next(iter(runs.values()))
     main, score = next(iter(first.metrics)), first.result.score
+    unit, counted = next(iter(score.counts.items()))
     dense_seconds = [run.result.dense_seconds for run in runs.values() if run.result.dense_seconds is not None]
     return Scored(
         task=task,
@@ -125,7 +126,8 @@ def _scored(groups: Mapping[Group, dict[int, Run]], group: Group) -> Scored:
         training_seconds=Estimate.of(run.result.training.seconds for run in runs.values()),
         dense_seconds=Estimate.of(dense_seconds) if dense_seconds else None,
         one_answer=sum(len(set(run.result.score.predictions)) == 1 for run in runs.values()),
-        counted=next(iter(score.counts.values())),
+        counted=counted,
+        unit=unit,
         majority=score.baselines.get("majority"),
         kl=_divergence([(after.logits, before.logits) for after, before in scores]),
         flips=tuple(

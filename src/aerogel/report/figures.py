@@ -6,6 +6,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -123,7 +124,7 @@ class Figures:
 
     def _score(self, task: str, metric: str, rows: Rows, title: str = "") -> Chart:
         majority = rows[0].majority if metric == "accuracy" else None
-        caption = f"{rows[0].counted:,.0f} examples or tokens; {direction(metric)}."
+        caption = f"{rows[0].counted:,} {rows[0].unit}; {direction(metric)}."
         if majority is not None:
             caption += f" Dashed: the share of the commonest class, {significant(majority)}."
         low, high = METRICS[metric].bounds
@@ -162,18 +163,14 @@ class Figures:
 
     def realised(self) -> list[Chart]:
         """Zeros counted after training, among the prunable and among all weights."""
-        shares: tuple[tuple[str, str, Callable[[Realised], float]], ...] = (
-            ("Zeros among the prunable weights, %", "Counted after training.", lambda row: row.prunable),
-            (
-                "Zeros among all weights, %",
-                "Of the whole model, with its embeddings, norms and head.",
-                lambda row: row.whole,
-            ),
-        )
         rows = self.findings.realised
+        titles = (
+            ("prunable", "Zeros among the prunable weights, %", "Counted after training."),
+            ("whole", "Zeros among all weights, %", "Of the whole model, with its embeddings, norms and head."),
+        )
         return [
-            chart(title, caption, self._draw(self._lines(rows, _share_point(share)), from_zero=True))
-            for title, caption, share in (shares if rows else ())
+            chart(title, caption, self._draw(self._lines(rows, partial(_share, name)), from_zero=True))
+            for name, title, caption in (titles if rows else ())
         ]
 
     def memory(self) -> list[Chart]:
@@ -297,5 +294,5 @@ def _percentage(estimate: Estimate) -> Point:
     return _point(Estimate.of(100 * value for value in estimate.values))
 
 
-def _share_point(share: Callable[[Realised], float]) -> Callable[[Realised], Point]:
-    return lambda row: Point(100 * share(row))
+def _share(name: str, row: Realised) -> Point:
+    return Point(100 * getattr(row, name))

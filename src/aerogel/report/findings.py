@@ -26,7 +26,7 @@ class Scored:
         agreement: share of predictions equal to that model's. `None` without such a model, and for a regression.
         training_seconds: of the recovery, where it follows `dense_seconds` of training.
         one_answer: number of seeds whose model gives the same prediction everywhere.
-        counted: number of examples or tokens.
+        counted: number of examples or tokens, and `unit` says which.
         majority: share of the commonest class; `None` without classes.
         kl: mean KL divergence from the dense model's predictions in nats, for classes.
         flips: predictions that changed, for each seed, for classes.
@@ -42,7 +42,8 @@ class Scored:
     agreement: Estimate | None
     training_seconds: Estimate
     one_answer: int
-    counted: float
+    counted: int
+    unit: str = "examples"
     dense_seconds: Estimate | None = None
     majority: float | None = None
     kl: Estimate | None = None

@@ -251,7 +251,7 @@ def notes(findings: Findings) -> list[str]:
             accuracy = sum(row.metrics["accuracy"].mean for row in dense) / len(dense)
             error = (accuracy * (1 - accuracy) / dense[0].counted) ** 0.5
             sentences.append(
-                f"With {dense[0].counted:,.0f} examples of {task}, an accuracy of {significant(accuracy)} has a "
+                f"With {dense[0].counted:,} examples of {task}, an accuracy of {significant(accuracy)} has a "
                 f"standard error of {significant(error, 2)} from the choice of examples alone."
             )
     return sentences + unequal_zeros_sentences(findings)
