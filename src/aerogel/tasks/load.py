@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class TaskData:
         """A short hash of the content, whatever folder it came from."""
         digest = hashlib.sha256()
         for split, content in sorted(self.splits.items()):
-            values = content if isinstance(content, str) else tuple(vars(content).values())
+            values = tuple(vars(content).values()) if is_dataclass(content) else content
             digest.update(f"{split}{values!r}".encode())
         return digest.hexdigest()[:12]
 
