@@ -182,3 +182,11 @@ def test_a_heat_map_takes_any_values(tmp_path: Path) -> None:
     drawn = heat_map([("a", values), ("b", values)], (0.1, 0.3, 0.5, 0.7, 0.9), "any", split=1)
     drawn.savefig(tmp_path / "map.svg")
     assert "nan" in (tmp_path / "map.svg").read_text()
+
+
+def test_notebooks_show_a_table_of_the_groups() -> None:
+    report = inspect(ARCHITECTURES["gpt2"].build())
+    html = report._repr_html_()
+    assert html.count("<tr>") == 2 + len(report.layers) + len(report.kinds)
+    assert all(f"<td>{group.name}</td>" in html for group in (report.whole, *report.layers, *report.kinds))
+    assert f"{report.prunable:,}" in html

@@ -28,11 +28,14 @@ def test_every_architecture_is_measured_with_its_own_head_and_a_classifier(model
 
 def test_a_pruned_model_is_also_measured_compressed() -> None:
     subjects = [Subject("tiny-bart"), Subject("tiny-bart", PruneConfig(sparsity=0.9))]
-    dense, pruned, compressed = bench(subjects, SMALL)
+    dense, pruned, compressed = measurements = bench(subjects, SMALL)
     assert [entry.compressed for entry in (dense, pruned, compressed)] == [False, False, True]
     assert pruned.parameter_bytes == dense.parameter_bytes > compressed.parameter_bytes
     assert pruned.file_bytes == dense.file_bytes > compressed.file_bytes
     assert len(compressed.latencies) == len(dense.latencies)
+    html = measurements._repr_html_()
+    assert html.count("<tr>") == 4
+    assert f"{dense.median:.3f} s" in html
     assert (compressed.training_steps, compressed.training_median, compressed.training_memory) == ((), None, None)
 
 

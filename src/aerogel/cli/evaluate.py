@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -34,6 +33,7 @@ def evaluate(
         from aerogel import models
         from aerogel.errors import ModelError
         from aerogel.evaluation import evaluate as score_tasks
+        from aerogel.evaluation.evaluation import COLUMNS
 
         loaded_model, tokenizer = models.load(model)
         dense, dense_tokenizer = models.load(reference) if reference else (None, tokenizer)
@@ -41,27 +41,10 @@ def evaluate(
             raise ModelError(f"{reference} and {model} have different tokenizers: their predictions can't be compared")
         results = score_tasks(loaded_model, tokenizer, loaded, limit=limit, reference=dense)
     if as_json:
-        sources = {entry.task.name: {"data": entry.source} for entry in loaded}
-        print_json({task: {**metrics, **sources[task]} for task, metrics in results.items()})
+        numbers = results.to_dict()
+        print_json({entry.task.name: {**numbers[entry.task.name], "data": entry.source} for entry in loaded})
         return
-    rows = [
-        (task, metric, _format(metric, value), _interval(metrics, metric))
-        for task, metrics in results.items()
-        for metric, value in metrics.items()
-        if not metric.endswith(("_low", "_high"))
-    ]
-    columns = ("task", "metric", "value", "95% interval")
-    print_table(model, columns if reference else columns[:3], [row[: 4 if reference else 3] for row in rows], 2)
+    width = len(COLUMNS) if reference else len(COLUMNS) - 1  # without the interval
+    print_table(model, COLUMNS[:width], [row[:width] for row in results.rows()], text_columns=2)
     for entry in loaded:
         note(f"{entry.task.name}: {entry.source}")
-
-
-def _format(metric: str, value: float) -> str:
-    whole = metric in ("examples", "tokens", "flipped", "lost", "gained")
-    return f"{value:,.0f}" if whole else f"{value:.4f}"
-
-
-def _interval(metrics: Mapping[str, float], metric: str) -> str:
-    if f"{metric}_low" not in metrics:
-        return ""
-    return f"{metrics[f'{metric}_low']:.4f} to {metrics[f'{metric}_high']:.4f}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -13,7 +12,10 @@ from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
 from aerogel.evaluation.comparison import Comparison
 from aerogel.evaluation.scoring import EVALUATION_SEED, check_head, predict
 from aerogel.models import architecture
+from aerogel.tables import html_table
 from aerogel.tasks import InputSettings, Score, TaskData, load_task
+
+COLUMNS = ("task", "metric", "value", "95% interval")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +48,23 @@ class Evaluation(dict[str, TaskEvaluation]):
     def to_dict(self) -> dict[str, dict[str, float]]:
         return {task: evaluation.to_dict() for task, evaluation in self.items()}
 
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Rows of a table with `COLUMNS`. Counts are whole numbers."""
+        return [
+            (task, name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}", _interval(numbers, name))
+            for task, numbers in self.to_dict().items()
+            for name, value in numbers.items()
+            if not name.endswith(("_low", "_high"))
+        ]
+
     def _repr_html_(self) -> str:
-        rows = ["<tr><th>task</th><th>metric</th><th>value</th><th>95% interval</th></tr>"]
-        for task, numbers in self.to_dict().items():
-            for name, value in numbers.items():
-                if name.endswith(("_low", "_high")):
-                    continue
-                low, high = (numbers.get(f"{name}_{end}") for end in ("low", "high"))
-                interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
-                cells = (escape(task), name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", interval)
-                rows.append(f"<tr><td>{'</td><td>'.join(cells)}</td></tr>")
-        return f"<table>{''.join(rows)}</table>"
+        return html_table(COLUMNS, self.rows())
+
+
+def _interval(numbers: Mapping[str, float], name: str) -> str:
+    if f"{name}_low" not in numbers:
+        return ""
+    return f"{numbers[f'{name}_low']:.4f} to {numbers[f'{name}_high']:.4f}"
 
 
 def evaluate(
