@@ -41,12 +41,12 @@ def test_classification_from_checkpoint_to_score(checkpoint: str, tmp_path: Path
         assert not torch.equal(weight.matrix, before[weight.name])
     assert inspect(model).sparsity == pytest.approx(0.5, abs=1e-3)
 
-    found = score(model, tokenizer, data)
+    result = score(model, tokenizer, data)
     save(model, tokenizer, tmp_path / "out")
     again, tokenizer_again = load(str(tmp_path / "out"))
     assert type(again) is type(model)
     assert again.config.id2label == {0: "0", 1: "1"}
-    assert score(again, tokenizer_again, data) == found
+    assert score(again, tokenizer_again, data) == result
     assert inspect(again).to_dict() == inspect(model).to_dict()
     batch = tokenizer(["a fine boat", "the lamp was rotten indeed"], padding=True, return_tensors="pt")
     batch.pop("token_type_ids", None)
@@ -65,10 +65,10 @@ def test_language_modelling_from_checkpoint_to_score(checkpoint: str, tmp_path: 
     masks = prune(model, sparsity=0.5, scope="global")
     finetune(model, tokenizer, data, CONFIG)
     assert all(torch.equal(weight.matrix == 0, ~masks[weight.name]) for weight in prunable_weights(model))
-    found = score(model, tokenizer, data, limit=2)
-    assert found.metrics[perplexity] < dense[perplexity]
+    result = score(model, tokenizer, data, limit=2)
+    assert result.metrics[perplexity] < dense[perplexity]
     save(model, tokenizer, tmp_path / "out")
-    assert score(*load(str(tmp_path / "out")), data, limit=2) == found
+    assert score(*load(str(tmp_path / "out")), data, limit=2) == result
 
 
 @pytest.mark.parametrize("checkpoint", ["roberta", "distilbert", "t5"], indirect=True)

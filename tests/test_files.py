@@ -29,8 +29,8 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_output_is_readable_by_others(tmp_path: Path) -> None:
     with new_folder(tmp_path / "out") as folder:
         (folder / "inner").mkdir(mode=0o700)
-        for place in (folder, folder / "inner"):
-            (place / "private").touch(mode=0o600)
+        for path in (folder, folder / "inner"):
+            (path / "private").touch(mode=0o600)
     for path in (tmp_path / "out", *(tmp_path / "out").rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
 

@@ -261,8 +261,8 @@ class Sweep:
         return tokens
 
 
-def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
+def assert_close(outputs: list[Tensor], expected: list[Tensor]) -> None:
+    for ours, theirs in zip(outputs, expected, strict=True):
         finite = torch.isfinite(theirs)
         assert torch.equal(torch.isfinite(ours), finite)
         assert (ours - theirs)[finite].norm() <= 1e-4 * theirs[finite].norm()

@@ -1,4 +1,4 @@
-"""aerogel's errors: each message is one sentence that tells the reader what to do."""
+"""aerogel's errors: each message is one sentence that says what to do."""
 
 from __future__ import annotations
 

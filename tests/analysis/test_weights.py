@@ -40,21 +40,21 @@ def values_of(model: nn.Module, name: str | None = None) -> np.ndarray:
     return np.concatenate(parts).astype(np.float64)
 
 
-def assert_described(found: WeightStatistics, values: np.ndarray, span: tuple[float, float]) -> None:
-    assert found.count == len(values)
-    assert found.mean == pytest.approx(values.mean(), abs=1e-9)
-    assert found.std == pytest.approx(values.std(), rel=1e-6)
-    assert found.kurtosis == pytest.approx(stats.kurtosis(values), rel=1e-5, abs=1e-5)
-    assert found.zeros == np.mean(values == 0)
-    assert found.below_1e_3 == np.mean(np.abs(values).astype(np.float32) < np.float32(1e-3))
-    assert found.below_1e_2 == np.mean(np.abs(values).astype(np.float32) < np.float32(1e-2))
-    for share, quantile in zip(QUANTILES, found.quantiles, strict=True):
+def assert_described(statistics: WeightStatistics, values: np.ndarray, span: tuple[float, float]) -> None:
+    assert statistics.count == len(values)
+    assert statistics.mean == pytest.approx(values.mean(), abs=1e-9)
+    assert statistics.std == pytest.approx(values.std(), rel=1e-6)
+    assert statistics.kurtosis == pytest.approx(stats.kurtosis(values), rel=1e-5, abs=1e-5)
+    assert statistics.zeros == np.mean(values == 0)
+    assert statistics.below_1e_3 == np.mean(np.abs(values).astype(np.float32) < np.float32(1e-3))
+    assert statistics.below_1e_2 == np.mean(np.abs(values).astype(np.float32) < np.float32(1e-2))
+    for share, quantile in zip(QUANTILES, statistics.quantiles, strict=True):
         assert quantile == pytest.approx(np.quantile(np.abs(values), share, method="inverted_cdf"), rel=2e-3), share
-    assert len(found.histogram) == BINS
-    assert sum(found.histogram) == np.count_nonzero(values)
+    assert len(statistics.histogram) == BINS
+    assert sum(statistics.histogram) == np.count_nonzero(values)
     expected, _ = np.histogram(np.clip(values[values != 0], *span), BINS, span)
     # weights within 0.1% of an edge may be in the next bin, so cumulative counts differ slightly
-    assert np.abs(np.cumsum(expected) - np.cumsum(found.histogram)).max() <= max(2, 0.005 * len(values))
+    assert np.abs(np.cumsum(expected) - np.cumsum(statistics.histogram)).max() <= max(2, 0.005 * len(values))
 
 
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt2", "tiny-bart"])
@@ -104,18 +104,18 @@ FLOATS = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 @given(arrays.arrays(np.float32, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=FLOATS))
 def test_few_weights(values: np.ndarray) -> None:
     report = inspect(one_matrix(values))
-    found, flat = report.whole, values.astype(np.float64).ravel()
+    statistics, flat = report.whole, values.astype(np.float64).ravel()
     scale = np.abs(flat).max()
-    assert found.count == flat.size
-    assert found.mean == pytest.approx(flat.mean(), abs=1e-9 * scale)
-    assert found.std == pytest.approx(flat.std(), abs=1e-6 * scale)
-    assert sum(found.histogram) == np.count_nonzero(flat)
-    for share, quantile in zip(QUANTILES, found.quantiles, strict=True):
+    assert statistics.count == flat.size
+    assert statistics.mean == pytest.approx(flat.mean(), abs=1e-9 * scale)
+    assert statistics.std == pytest.approx(flat.std(), abs=1e-6 * scale)
+    assert sum(statistics.histogram) == np.count_nonzero(flat)
+    for share, quantile in zip(QUANTILES, statistics.quantiles, strict=True):
         assert quantile == pytest.approx(np.quantile(np.abs(flat), share, method="inverted_cdf"), rel=2e-3)
     if flat.std() > 2e-3 * scale:
-        assert found.kurtosis == pytest.approx(stats.kurtosis(flat), rel=1e-2, abs=1e-2)
+        assert statistics.kurtosis == pytest.approx(stats.kurtosis(flat), rel=1e-2, abs=1e-2)
     else:
-        assert -3 < found.kurtosis < flat.size
+        assert -3 < statistics.kurtosis < flat.size
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3.7e-5, 7e-9, 12345.678])

@@ -110,10 +110,10 @@ def command_lines() -> st.SearchStrategy[list[str]]:
     @st.composite
     def draw(pick: Any) -> list[str]:
         name = pick(st.sampled_from(sorted(options)))
-        given = [NOWHERE] if name not in ("models", "study") else ["nowhere.toml"] if name == "study" else []
+        arguments = [NOWHERE] if name not in ("models", "study") else ["nowhere.toml"] if name == "study" else []
         for option in pick(st.lists(st.sampled_from(options[name]), max_size=4) if options[name] else st.just([])):
-            given += [option, pick(values)]
-        return [name, *given]
+            arguments += [option, pick(values)]
+        return [name, *arguments]
 
     return draw()
 
@@ -208,8 +208,8 @@ def changed(draw: Any, value: Any) -> Any:
             return {key: kept for key, kept in value.items() if key != name}
         return {**value, name: draw(changed(value[name]))}
     if isinstance(value, list) and value and draw(st.integers(0, 9)):
-        place = draw(st.integers(0, len(value) - 1))
-        return [*value[:place], *draw(st.just([draw(changed(value[place]))]) | st.just([])), *value[place + 1 :]]
+        index = draw(st.integers(0, len(value) - 1))
+        return [*value[:index], *draw(st.just([draw(changed(value[index]))]) | st.just([])), *value[index + 1 :]]
     if isinstance(value, dict):
         return draw(st.sampled_from([{**value, "unknown": 1}, *HOSTILE]))
     return draw(st.sampled_from(HOSTILE))
@@ -241,12 +241,12 @@ def test_stores(store: Path, data: st.DataObject, table: str) -> None:
 
 
 @settings(derandomize=True, max_examples=10)
-@given(place=st.integers(0, 40_000), new=st.binary(min_size=1, max_size=64), cut=st.booleans())
+@given(start=st.integers(0, 40_000), new=st.binary(min_size=1, max_size=64), cut=st.booleans())
 def test_damaged_stores(
-    store: Path, tmp_path_factory: pytest.TempPathFactory, place: int, new: bytes, cut: bool
+    store: Path, tmp_path_factory: pytest.TempPathFactory, start: int, new: bytes, cut: bool
 ) -> None:
     damaged = tmp_path_factory.mktemp("damaged")
     raw = (store / "study.sqlite").read_bytes()
-    rest = b"" if cut else raw[place + len(new) :]
-    (damaged / "study.sqlite").write_bytes(raw[:place] + new + rest)
+    rest = b"" if cut else raw[start + len(new) :]
+    (damaged / "study.sqlite").write_bytes(raw[:start] + new + rest)
     assert exit_code("report", str(damaged)) in (0, 1)

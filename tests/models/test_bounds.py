@@ -36,8 +36,8 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ways(folder: Path) -> list[Callable[[], object]]:
-    """Dense folders that transformers loads by itself are its own matter."""
+def loaders(folder: Path) -> list[Callable[[], object]]:
+    """aerogel checks dense and packed folders; transformers checks packed ones only."""
     packed = "quantization_config" in json.loads((folder / "config.json").read_text())
     own: list[Callable[[], object]] = [lambda: load_model(str(folder))]
     return [*own, lambda: transformers.AutoModel.from_pretrained(folder)] if packed else own
@@ -46,7 +46,7 @@ def ways(folder: Path) -> list[Callable[[], object]]:
 @pytest.mark.parametrize("count", [FREE_LAYERS + 1, 10**5, 10**12])
 def test_more_layers_than_tensors_are_refused_before_a_model_is_built(count: int, saved: Path) -> None:
     configure(saved, num_hidden_layers=count)
-    for way in ways(saved):
+    for way in loaders(saved):
         with pytest.raises(ModelError, match=rf"{count} .*num_hidden_layers"):
             way()
 
@@ -65,7 +65,7 @@ def test_a_model_much_larger_than_its_files_is_refused_before_it_is_allocated(
 ) -> None:
     configure(saved, **change)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for way in ways(saved):
+    for way in loaders(saved):
         with pytest.raises(ModelError, match=r"GB.* MB"):
             way()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < FREE_BYTES / 1024
@@ -91,7 +91,7 @@ def test_packed_zeros_are_bounded(tmp_path: Path) -> None:
     config.architectures = ["BertForMaskedLM"]
     config.quantization_config = {"quant_method": "aerogel", "version": 2}
     config.save_pretrained(tmp_path)
-    for way in ways(tmp_path):
+    for way in loaders(tmp_path):
         with pytest.raises(ModelError, match=r"0\.\d GB|[1-9]\.\d GB"):
             way()
 

@@ -287,9 +287,9 @@ def test_a_tokenizer_with_only_a_vocabulary_file_is_found(tmp_path: Path) -> Non
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", ["bert", "gpt2", "bart", "t5", "llama", "distilbert"])
 def test_a_missing_tensor_of_the_body_is_named(tmp_path: Path, name: str, head: Head | None) -> None:
-    made = ARCHITECTURES[name]
-    save(made.build(), None, tmp_path / "out")
-    lost = f"{min(made.weights)}.weight"
+    kind = ARCHITECTURES[name]
+    save(kind.build(), None, tmp_path / "out")
+    lost = f"{min(kind.weights)}.weight"
     edit_tensors(tmp_path / "out", lambda tensors: tensors.pop(lost))
     with pytest.raises(ModelError, match=f" 1 .*(transformer.)?{lost}"):
         load_model(str(tmp_path / "out"), head)

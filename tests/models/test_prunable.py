@@ -69,10 +69,10 @@ def test_layers_and_kinds() -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_matrix_has_one_target(name: str) -> None:
     model = ARCHITECTURES[name].build()
-    found = prunable_weights(model, ("heads", "embeddings", "blocks"))
-    assert len({id(weight.parameter) for weight in found}) == len(found)
+    weights = prunable_weights(model, ("heads", "embeddings", "blocks"))
+    assert len({id(weight.parameter) for weight in weights}) == len(weights)
     separate = [name for target in ("blocks", "embeddings", "heads") for name in names_of(model, target)]
-    assert sorted(separate) == sorted(weight.name for weight in found)
+    assert sorted(separate) == sorted(weight.name for weight in weights)
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "bart", "t5", "opt"])
@@ -93,14 +93,14 @@ def test_an_untied_head_is_a_head() -> None:
 @given(st.sets(st.sampled_from(sorted(ARCHITECTURES["bert"].weights)), min_size=1, max_size=11))
 def test_exclusions_by_name(names: set[str]) -> None:
     model = ARCHITECTURES["bert"].build()
-    found = {weight.name for weight in prunable_weights(model, exclude=tuple(names))}
-    assert found == ARCHITECTURES["bert"].weights - names
+    left = {weight.name for weight in prunable_weights(model, exclude=tuple(names))}
+    assert left == ARCHITECTURES["bert"].weights - names
 
 
 def test_exclusions_are_shell_patterns() -> None:
     model = ARCHITECTURES["bert"].build()
-    found = {weight.name for weight in prunable_weights(model, exclude=("*.layer.0.*", "*.output.dense"))}
-    assert found == {
+    left = {weight.name for weight in prunable_weights(model, exclude=("*.layer.0.*", "*.output.dense"))}
+    assert left == {
         name for name in ARCHITECTURES["bert"].weights if ".layer.0." not in name and not name.endswith(".output.dense")
     }
 
@@ -172,9 +172,11 @@ def test_adapters_are_left_out(name: str, kind: str) -> None:
         warnings.simplefilter("ignore")
         adapted = peft.get_peft_model(model, configs[kind]())
     for target, weights in before.items():
-        found = [weight for weight in prunable_weights(adapted, (target,)) if "modules_to_save" not in weight.name]
-        assert [weight.module for weight in found] == [weight.module for weight in weights]
-        for one, other in zip(found, weights, strict=True):
+        adapted_weights = [
+            weight for weight in prunable_weights(adapted, (target,)) if "modules_to_save" not in weight.name
+        ]
+        assert [weight.module for weight in adapted_weights] == [weight.module for weight in weights]
+        for one, other in zip(adapted_weights, weights, strict=True):
             assert re.sub(r"\.(token_adapter|base_layer|original_module)\b", "", one.name).endswith(other.name)
 
 

@@ -189,9 +189,9 @@ def test_other_files_of_the_folder_are_copied(source: Path, tmp_path: Path) -> N
         *(".git/config", ".cache/x", "runs/events", "training_args.bin"),
     ]
     write(source, *kept, *left)
-    found = contents(prune(source, tmp_path / "out"))
-    assert {name: found.get(name, b"").decode() for name in kept} == {name: f"content of {name}" for name in kept}
-    assert not set(left) & found.keys()
+    copied = contents(prune(source, tmp_path / "out"))
+    assert {name: copied.get(name, b"").decode() for name in kept} == {name: f"content of {name}" for name in kept}
+    assert not set(left) & copied.keys()
     again = contents(unpack(tmp_path / "out", tmp_path / "unpacked"))
     assert set(kept) <= again.keys()
 
@@ -226,8 +226,8 @@ def test_links_are_followed_only_within_the_folder(
     write(source, "odd/config.json")
     (source / "odd" / "config.json").write_text("[" * 100_000)
     os.mkfifo(source / "pipe")
-    found = companions(source)
-    assert {str(file) for file in found.left_out} == {"out.txt", "outside", "loop"}
+    others = companions(source)
+    assert {str(file) for file in others.left_out} == {"out.txt", "outside", "loop"}
     output = prune(source, tmp_path / "out")
     assert (output / "linked.txt").read_text() == "content of inside.txt"
     assert not (output / "linked.txt").is_symlink()

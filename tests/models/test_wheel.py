@@ -30,14 +30,14 @@ def left_in(home: Path) -> list[Path]:
 
 
 def test_a_package_is_downloaded_once(home: Path) -> None:
-    told: list[str] = []
-    with progress.listening(lambda doing, *_: told.append(doing)):
+    descriptions: list[str] = []
+    with progress.listening(lambda description, *_: descriptions.append(description)):
         folder = fetch(SIX, keep)
         assert fetch(SIX, keep) == folder
     assert folder == home / "six-1.16.0"
     assert hashlib.sha256((folder / "kept").read_bytes()).hexdigest() == SIX.sha256
     assert left_in(home) == [folder, folder / "kept"]
-    assert any("six" in description for description in told)
+    assert any("six" in description for description in descriptions)
 
 
 def test_another_sha256_is_refused(home: Path) -> None:
@@ -68,19 +68,19 @@ def test_an_archive_that_cannot_be_read_leaves_nothing(home: Path, error: Except
 
 def test_two_at_once_get_the_same_folder(home: Path) -> None:
     both_are_unpacking = threading.Barrier(2, timeout=60)
-    found: list[Path] = []
+    folders: list[Path] = []
 
     def unpack(archive: Path, folder: Path) -> None:
         both_are_unpacking.wait()
         keep(archive, folder)
 
-    threads = [threading.Thread(target=lambda: found.append(fetch(SIX, unpack))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: folders.append(fetch(SIX, unpack))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [home / "six-1.16.0"] * 2
-    assert left_in(home) == [found[0], found[0] / "kept"]
+    assert folders == [home / "six-1.16.0"] * 2
+    assert left_in(home) == [folders[0], folders[0] / "kept"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(home: Path) -> None:

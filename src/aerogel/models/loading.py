@@ -86,7 +86,7 @@ def load_model(
 ) -> PreTrainedModel:
     """The model without its tokenizer: see `load`. `dtype` "auto" is the dtype in its configuration."""
     if head is not None:
-        expect(head, Head, ModelError, "a Head (aerogel.load_task(...).task.head gives one)")
+        expect(head, Head, ModelError, "a Head (aerogel.load_task(...).task.head is one)")
     path, local_only = located(name)
     config = _load_config(name, path, local_only)
     factory: Any

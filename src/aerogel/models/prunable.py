@@ -105,7 +105,7 @@ def prunable_weights(
     >>> prunable_weights(model)[0].name
     'bert.encoder.layer.0.attention.self.query'
     """
-    expect(model, nn.Module, ModelError, "a model (torch.nn.Module; aerogel.load gives one)")
+    expect(model, nn.Module, ModelError, "a model (torch.nn.Module; aerogel.load returns one)")
     targets = (targets,) if isinstance(targets, str) else targets
     exclude = (exclude,) if isinstance(exclude, str) else exclude
     for target in targets:
