@@ -46,9 +46,9 @@ def loaders(folder: Path) -> list[Callable[[], object]]:
 @pytest.mark.parametrize("count", [FREE_LAYERS + 1, 10**5, 10**12])
 def test_more_layers_than_tensors_are_refused_before_a_model_is_built(count: int, saved: Path) -> None:
     configure(saved, num_hidden_layers=count)
-    for way in loaders(saved):
+    for loader in loaders(saved):
         with pytest.raises(ModelError, match=rf"{count} .*num_hidden_layers"):
-            way()
+            loader()
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_a_model_much_larger_than_its_files_is_refused_before_it_is_allocated(
 ) -> None:
     configure(saved, **change)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for way in loaders(saved):
+    for loader in loaders(saved):
         with pytest.raises(ModelError, match=r"GB.* MB"):
-            way()
+            loader()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < FREE_BYTES / 1024
 
 
@@ -91,9 +91,9 @@ def test_packed_zeros_are_bounded(tmp_path: Path) -> None:
     config.architectures = ["BertForMaskedLM"]
     config.quantization_config = {"quant_method": "aerogel", "version": 2}
     config.save_pretrained(tmp_path)
-    for way in loaders(tmp_path):
+    for loader in loaders(tmp_path):
         with pytest.raises(ModelError, match=r"0\.\d GB|[1-9]\.\d GB"):
-            way()
+            loader()
 
 
 def test_a_new_head_is_bounded(tmp_path: Path) -> None:
