@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=options.COUNT, help="Train and score on the first LIMIT examples or windows of text.")
 def study(
     name: str,
+    *,
     output: Path | None,
     data: Path | None,
     models: tuple[str, ...],

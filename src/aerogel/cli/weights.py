@@ -66,6 +66,7 @@ VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
 @click.option("--no-pack", is_flag=True, help="Save zeros like other weights, for example to fine-tune the model.")
 def prune(
     model: str,
+    *,
     output: Path,
     sparsity: float | None,
     method: str,
@@ -170,6 +171,7 @@ def unpack(folder: Path, output: Path) -> None:
 @click.option("--no-pack", is_flag=True, help="Save zeros like other weights.")
 def finetune(
     model: str,
+    *,
     task: str,
     output: Path,
     data: Path | None,
