@@ -19,6 +19,7 @@ def examples(name: str) -> list[doctest.DocTest]:
     return [test for test in doctest.DocTestFinder().find(value, name, module) if test.examples]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # from peft, about transformers
 @pytest.mark.parametrize("name", aerogel.__all__)
 def test_public_names_have_examples_that_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
