@@ -5,8 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from aerogel.errors import AerogelError, DataError, ModelError, first_line, unknown_name, writing
 

@@ -5,8 +5,7 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from aerogel.evaluation import Flips, Interval, evaluate, score
 from aerogel.models import load

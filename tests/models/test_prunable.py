@@ -8,8 +8,7 @@ from functools import partial
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from transformers.pytorch_utils import Conv1D

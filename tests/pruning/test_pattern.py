@@ -5,8 +5,7 @@ from math import inf, nan
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from aerogel.errors import PruningError

@@ -3,8 +3,7 @@
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
 
 from aerogel.errors import DataError, ModelError

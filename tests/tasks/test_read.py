@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from aerogel.errors import DataError
 from aerogel.tasks.read import Examples, labels_of, read_rows, read_text

@@ -3,8 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import given, strategies as some
 
 from aerogel.errors import PruningError
 from aerogel.training.schedule import LOW, PRUNINGS, Schedule

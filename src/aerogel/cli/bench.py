@@ -36,8 +36,7 @@ def bench(
     for model in models:
         check_path(model)
     with progress_bar():
-        from aerogel.benchmark import BenchConfig, Subject, environment
-        from aerogel.benchmark import bench as measure
+        from aerogel.benchmark import BenchConfig, Subject, bench as measure, environment
         from aerogel.benchmark.measure import COLUMNS
         from aerogel.models import prepare
 

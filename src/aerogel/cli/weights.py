@@ -91,8 +91,7 @@ def prune(
     with progress_bar():
         from aerogel import models
         from aerogel.errors import PruningError
-        from aerogel.pruning import PruneConfig
-        from aerogel.pruning import prune as prune_in_place
+        from aerogel.pruning import PruneConfig, prune as prune_in_place
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.runtime.writing import save_pruned
 

@@ -3,15 +3,6 @@
 Names are imported when they are first used: `aerogel.runtime.quantizer` is imported while transformers itself is.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from typing import TYPE_CHECKING
-
-from aerogel.lazy import lazy_names
-
-if TYPE_CHECKING:
-    from aerogel.runtime.conversion import compress, decompress
-
-__all__ = ["compress", "decompress"]
-
-__getattr__ = lazy_names(__name__, dict.fromkeys(__all__, "conversion"))
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .conversion import compress as compress, decompress as decompress
