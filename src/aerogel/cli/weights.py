@@ -15,14 +15,17 @@ from aerogel.models.zoo import check_path
 from aerogel.pruning import ALLOCATIONS, METHODS, SCOPES, SCORES
 from aerogel.tables import size
 from aerogel.tasks import TaskData, check_task, load_task
-from aerogel.training import PRECISIONS, RECOVERY_EPOCHS, SCHEDULES, TUNING_EPOCHS
+from aerogel.training.config import PRECISIONS, RECOVERY_EPOCHS, TUNING_EPOCHS
+from aerogel.training.schedule import SCHEDULES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from aerogel.pruning import Allocation, Scope
     from aerogel.runtime.writing import Saved
-    from aerogel.training import Precision, ScheduleName, TrainingResult
+    from aerogel.training import TrainingResult
+    from aerogel.training.config import Precision
+    from aerogel.training.schedule import ScheduleName
 
 VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
 
@@ -198,7 +201,7 @@ def finetune(
         check_path(name)
     check_task(task, data)
     with progress_bar():
-        found = load_task(task, data).divided()
+        task_data = load_task(task, data).divided()
         from aerogel import models, training
         from aerogel.evaluation import score as score_task
         from aerogel.runtime.writing import save_pruned
@@ -212,11 +215,13 @@ def finetune(
         tokenizer = models.load_tokenizer(model)
 
         def validate(trained: PreTrainedModel) -> Mapping[str, float]:
-            return score_task(trained, tokenizer, found, VALIDATION_LIMITS[found.task.kind.unit], max_length).metrics
+            return score_task(
+                trained, tokenizer, task_data, VALIDATION_LIMITS[task_data.task.kind.unit], max_length
+            ).metrics
 
         recovery = training.Recovery(gradual, teacher, epochs=epochs, patience=patience)
         checkpoints = Path(f"{output.resolve()}.checkpoints")
-        recovered = training.recover(model, found, config, recovery, validate=validate, checkpoints=checkpoints)
+        recovered = training.recover(model, task_data, config, recovery, validate=validate, checkpoints=checkpoints)
         provenance = models.Provenance(
             method=f"{gradual.schedule} pruning by {gradual.pruning.method}" if gradual else None,
             pattern=gradual.pruning.pattern if gradual else None,
@@ -225,7 +230,7 @@ def finetune(
         packs = gradual is not None and not no_pack
         saved = save_pruned(recovered.model, recovered.tokenizer, output, model, provenance, pack=packs)
         recovered.remove_checkpoints()
-    _note_training(recovered.training, found)
+    _note_training(recovered.training, task_data)
     _note_saved(saved, model, output, packs)
 
 

@@ -10,7 +10,8 @@ from aerogel.pruning import PruneConfig, method
 from aerogel.study.spec import StudySpec
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.tasks import TaskData
-from aerogel.training import SELF, GradualPruning, Recovery, TrainingConfig
+from aerogel.training import GradualPruning, Recovery, TrainingConfig
+from aerogel.training.recovery import SELF
 
 
 def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:

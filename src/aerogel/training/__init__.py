@@ -1,6 +1,6 @@
 """Recovery: fine-tuning with zeros kept or added, and distillation from a dense model.
 
-Names are imported when they are first used: listing schedules and precisions needs no torch.
+Names are imported when they are first used: the schedules and precisions in its modules need no torch.
 """
 
 import lazy_loader

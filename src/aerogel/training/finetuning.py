@@ -20,7 +20,7 @@ from transformers import (
 from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
 from aerogel.pruning import Calibration
 from aerogel.pruning.blocks import check_blocks
-from aerogel.tasks import InputSettings, TaskData
+from aerogel.tasks import InputSettings, Task, TaskData
 from aerogel.tasks.kind import Inputs
 from aerogel.training.config import TrainingConfig
 from aerogel.training.distillation import Distillation, DistillationConfig
@@ -84,10 +84,7 @@ def finetune(
     config = config or TrainingConfig()
     if config.patience is not None and validate is None:
         raise DataError("patience needs validate, a function that scores the model after each epoch")
-    distilled = Distillation(teacher, distillation or DistillationConfig(), data.task.kind) if teacher else None
-    if distilled:
-        data.task.check_head(distilled.teacher, "use a teacher that was fine-tuned on the task")
-        distilled.check(model)
+    distilled = _distillation(model, data.task, teacher, distillation) if teacher else None
     augmentation = distilled.config.augmentation if distilled and distilled.config.hardness == 1 else 0.0
     size, length = config.batch_size, config.max_length
     settings = InputSettings(config.limit, length, size, size * length, config.seed, augmentation)
@@ -117,6 +114,15 @@ def finetune(
             checkpoint = last_checkpoint(Path(checkpoints), run_settings(model, data, config, sparsity, distilled))
         trainer.train_from(checkpoint)
     return _result(trainer, data.source)
+
+
+def _distillation(
+    model: PreTrainedModel, task: Task, teacher: PreTrainedModel, config: DistillationConfig | None
+) -> Distillation:
+    task.check_head(teacher, "use a teacher that was fine-tuned on the task")
+    distillation = Distillation(teacher, config or DistillationConfig(), task.kind)
+    distillation.check(model)
+    return distillation
 
 
 def _result(trainer: RecoveryTrainer, source: str) -> TrainingResult:
