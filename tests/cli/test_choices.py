@@ -5,12 +5,14 @@ import re
 import click
 import pytest
 
-from aerogel import PruneConfig
+from aerogel import GradualPruning, PruneConfig
 from aerogel.cli.main import aerogel, run
 from aerogel.errors import AerogelError
 from aerogel.models.targets import TARGETS
 from aerogel.pruning import ALLOCATIONS, METHODS, SCOPES, SCORES, all_methods
 from aerogel.study import parse_spec
+from aerogel.training.config import PRECISIONS, TrainingConfig
+from aerogel.training.schedule import SCHEDULES
 
 OPTIONS = [
     ("prune", "--method", METHODS),
@@ -19,6 +21,8 @@ OPTIONS = [
     ("prune", "--include", TARGETS[1:]),
     ("inspect", "--include", TARGETS[1:]),
     ("finetune", "--score", SCORES),
+    ("finetune", "--schedule", SCHEDULES),
+    ("finetune", "--precision", PRECISIONS),
 ]
 FIELDS = [("methods", METHODS), ("scope", SCOPES), ("allocation", ALLOCATIONS), ("include", TARGETS[1:])]
 
@@ -54,6 +58,20 @@ def test_python_accepts_the_names(field: str) -> None:
         assert getattr(PruneConfig(**{field: name}), field) == name
     with pytest.raises(AerogelError, match="nonsense"):
         PruneConfig(**{field: "nonsense"})
+
+
+def test_gradual_pruning_accepts_the_scores_and_schedules() -> None:
+    for name in SCORES:
+        assert parse_spec({"name": "s", "models": ["tiny-bert"], "recovery": {"score": name}}).recovery.score == name
+        assert GradualPruning(PruneConfig(name, 0.9)).pruning.method == name
+    for schedule in SCHEDULES:
+        assert GradualPruning(PruneConfig("magnitude", 0.9), schedule).schedule == schedule
+    for precision in PRECISIONS:
+        assert TrainingConfig(precision=precision).precision == precision
+    with pytest.raises(AerogelError, match="nonsense"):
+        parse_spec({"name": "s", "models": ["tiny-bert"], "recovery": {"score": "nonsense"}})
+    with pytest.raises(AerogelError, match="nonsense"):
+        TrainingConfig(precision="nonsense")
 
 
 def test_every_method_is_a_score() -> None:

@@ -30,9 +30,11 @@ def build_report(folder: str | os.PathLike[str]) -> Path:
 
     The study may be unfinished: the page says so. Raises `StudyError` where the folder has no store, or a damaged one.
 
-    Example:
-
-        page = aerogel.build_report("runs/starter")
+    >>> import aerogel
+    >>> spec = aerogel.StudySpec(name="tiny", models=("tiny-gpt2",), sparsities=(0.5,), benchmark=None)
+    >>> store = aerogel.run_study(spec, "runs/tiny")
+    >>> build_report("runs/tiny").name
+    'report.html'
     """
     path = Path(folder) / FILE
     files.write_text(path, render(collect(Store.open(Path(folder)))))

@@ -54,10 +54,10 @@ def run_study(
     Raises `AerogelError` where a model, a task or the store can't be used, and `StudyError` where another process
     runs the study in `output`.
 
-    Example:
-
-        store = aerogel.run_study(aerogel.load_spec("starter"), "runs/starter")
-        page = aerogel.build_report("runs/starter")
+    >>> import aerogel
+    >>> spec = aerogel.StudySpec(name="tiny", models=("tiny-bert",), sparsities=(0.5,), benchmark=None)
+    >>> aerogel.run_study(spec, "runs/tiny").count()
+    1
     """
     output = Path(output)
     Store.check(output, spec)

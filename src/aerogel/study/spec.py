@@ -114,6 +114,9 @@ class StudySpec(_Part):
         processes: trials that run at a time and share the cores; those that measure time run alone.
 
     Methods that need calibration use the training split of the task that the model is scored on.
+
+    >>> StudySpec(name="mine", models=("minilm",), tasks=("sst2",)).sparsities
+    (0, 0.5, 0.9)
     """
 
     name: str
@@ -201,8 +204,8 @@ def load_spec(name: str) -> StudySpec:
 
     Raises `StudyError` with the file and the field that is wrong.
 
-        >>> load_spec("starter").models
-        ('tiny-bert', 'tiny-gpt2', 'tiny-bart')
+    >>> load_spec("starter").models
+    ('tiny-bert', 'tiny-gpt2', 'tiny-bart')
     """
     values = read_values(name)
     try:

@@ -147,6 +147,7 @@ def _infilled(
     before: Tensor,
     after: Tensor,
     generator: torch.Generator,
+    *,
     mask_id: int | None,
     pad_id: int,
     length: int,

@@ -74,9 +74,12 @@ def finetune(
     `checkpoints` after each epoch, and training resumes from the last complete one there; remove the folder once the
     model is saved. The same seed gives the same weights on the same machine and number of threads, interrupted or not.
 
-    Raises `DataError` where the split is too small, `ModelError` where the head of the model does not fit the task or
-    the teacher does not fit the model, and `PruningError` where `sparsity` does not fit the model or the number of
-    steps.
+    Raises `DataError` if the split is too small, `ModelError` if the head does not fit the task or the teacher does not
+    fit the model, and `PruningError` if `sparsity` does not fit the model or the number of steps.
+
+    >>> from aerogel import load, load_task
+    >>> finetune(*load("tiny-gpt2"), load_task("python-reference"), TrainingConfig(epochs=1, limit=2)).steps
+    1
     """
     _check_types(model, tokenizer, data, config, sparsity=sparsity, teacher=teacher, distillation=distillation)
     data = data.divided()
@@ -85,10 +88,7 @@ def finetune(
     if config.patience is not None and validate is None:
         raise DataError("patience needs validate, a function that scores the model after each epoch")
     distilled = _distillation(model, data.task, teacher, distillation) if teacher else None
-    augmentation = distilled.config.augmentation if distilled and distilled.config.hardness == 1 else 0.0
-    size, length = config.batch_size, config.max_length
-    settings = InputSettings(config.limit, length, size, size * length, config.seed, augmentation)
-    inputs = data.task.kind.inputs(data.split("train"), tokenizer, model.config, settings)
+    inputs = _inputs(model, tokenizer, data, config, distilled)
     steps = max(1, round(config.epochs * len(inputs.batches())))
     text = None
     if sparsity:
@@ -123,6 +123,19 @@ def _distillation(
     distillation = Distillation(teacher, config or DistillationConfig(), task.kind)
     distillation.check(model)
     return distillation
+
+
+def _inputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TaskData,
+    config: TrainingConfig,
+    distilled: Distillation | None,
+) -> Inputs:
+    augmentation = distilled.config.augmentation if distilled and distilled.config.hardness == 1 else 0.0
+    size, length = config.batch_size, config.max_length
+    settings = InputSettings(config.limit, length, size, size * length, config.seed, augmentation)
+    return data.task.kind.inputs(data.split("train"), tokenizer, model.config, settings)
 
 
 def _result(trainer: RecoveryTrainer, source: str) -> TrainingResult:

@@ -40,6 +40,9 @@ class SparsityCallback(TrainerCallback):
     has it is complete. Raises `PruningError` where the configuration does not fit the model or the length of the
     training, and where a checkpoint to resume from lacks that file, or has the one of another training, model or
     configuration.
+
+    >>> SparsityCallback(sparsity=0.9, score="magnitude").config.pruning.sparsity
+    0.9
     """
 
     def __init__(

@@ -29,6 +29,13 @@ def merge(model: nn.Module) -> PreTrainedModel:
     weights when they are attached (PiSSA, OLoRA) have already filled the zeros; `compress` warns of those matrices.
     Raises `ModelError` for a model without an adapter, for an adapter that peft can't merge, and for one that is merged
     already, where the zeros are lost.
+
+    >>> import aerogel, peft
+    >>> model, _ = aerogel.load("tiny-gpt2")
+    >>> _ = aerogel.prune(model, sparsity=0.5)
+    >>> adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["c_fc"], fan_in_fan_out=True))
+    >>> aerogel.inspect(merge(adapted)).sparsity
+    0.5
     """
     peft: Any = sys.modules.get("peft")  # imported by whoever has such a model
     if peft is None or not isinstance(model, peft.PeftModel | peft.PeftMixedModel):
