@@ -50,7 +50,7 @@ HEADS: dict[str, dict[Architecture | None, tuple[Any, Mapping[str, str]]]] = {
         "encoder-decoder": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
     },
 }
-"""The kinds of head, with transformers' class for each architecture or for all, and its table of model types."""
+"""The kinds of head: for each architecture, or for all, transformers' class and its table of model types."""
 
 
 @dataclass(frozen=True)
