@@ -215,9 +215,8 @@ def finetune(
         tokenizer = models.load_tokenizer(model)
 
         def validate(trained: PreTrainedModel) -> Mapping[str, float]:
-            return score_task(
-                trained, tokenizer, task_data, VALIDATION_LIMITS[task_data.task.kind.unit], max_length
-            ).metrics
+            examples = VALIDATION_LIMITS[task_data.task.kind.unit]
+            return score_task(trained, tokenizer, task_data, examples, max_length).metrics
 
         recovery = training.Recovery(gradual, teacher, epochs=epochs, patience=patience)
         checkpoints = Path(f"{output.resolve()}.checkpoints")
