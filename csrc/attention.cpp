@@ -19,10 +19,8 @@ struct Projection {
   int64_t features() const { return layers[0].matrix.cells.columns; }
   float* tile(int64_t i) const { return tiles + i * rows * width; }
   Tokens<const float> tile_tokens(int64_t i) const {
-    return {.x = x + i * width * features(),
-            .stride = features(),
-            .count = std::min<int64_t>(width, tokens - i * width),
-            .features = features()};
+    return {.x = x + i * width * features(), .stride = features(),
+            .count = std::min<int64_t>(width, tokens - i * width), .features = features()};
   }
 
   void compute(const Norm& before, int64_t i) const {

@@ -87,17 +87,11 @@ void bind_layers(nb::module_& m) {
     new (self) Norm{.weight = at<const float>(weight), .bias = at<const float>(bias), .epsilon = epsilon, .centred = centred};
   });
   nb::enum_<Activation>(m, "Activation")
-      .value("relu", Activation::relu)
-      .value("gelu", Activation::gelu)
-      .value("gelu_tanh", Activation::gelu_tanh)
+      .value("relu", Activation::relu).value("gelu", Activation::gelu).value("gelu_tanh", Activation::gelu_tanh)
       .value("silu", Activation::silu);
   nb::class_<FeedForward>(m, "FeedForward")
-      .def(nb::init<>())
-      .def_rw("before", &FeedForward::before)
-      .def_rw("after", &FeedForward::after)
-      .def_rw("gate", &FeedForward::gate)
-      .def_rw("up", &FeedForward::up)
-      .def_rw("down", &FeedForward::down)
+      .def(nb::init<>()).def_rw("before", &FeedForward::before).def_rw("after", &FeedForward::after)
+      .def_rw("gate", &FeedForward::gate).def_rw("up", &FeedForward::up).def_rw("down", &FeedForward::down)
       .def_rw("activation", &FeedForward::activation);
   const auto project_at = [](const Norm& before, const std::vector<Linear>& layers, Address x, int64_t tokens, Address y,
                              int threads) { project(before, layers, at<const float>(x), tokens, at<float>(y), threads); };
@@ -117,31 +111,19 @@ void bind_attention(nb::module_& m) {
     new (self) Rotary{{.cosine = at<const float>(cosine), .sine = at<const float>(sine)}, batch_stride};
   });
   nb::class_<Heads>(m, "Heads")
-      .def(nb::init<>())
-      .def_rw("batch", &Heads::batch)
-      .def_rw("length", &Heads::length)
-      .def_rw("features", &Heads::features)
-      .def_rw("count", &Heads::count)
-      .def_rw("size", &Heads::size);
+      .def(nb::init<>()).def_rw("batch", &Heads::batch).def_rw("length", &Heads::length)
+      .def_rw("features", &Heads::features).def_rw("count", &Heads::count).def_rw("size", &Heads::size);
   const auto rotate = [](const Rotary& rotary, const Heads& heads, Address x) { apply_rotary(rotary, heads, at<float>(x)); };
   m.def("apply_rotary", rotate, Unlocked());
   nb::class_<Mask>(m, "Mask").def("__init__", [](Mask* self, Address values, int64_t batch_stride, int64_t query_stride) {
     new (self) Mask{.values = at<const float>(values), .batch_stride = batch_stride, .query_stride = query_stride};
   });
   nb::class_<Attention>(m, "Attention")
-      .def(nb::init<>())
-      .def_rw("before", &Attention::before)
-      .def_rw("after", &Attention::after)
-      .def_rw("from_x", &Attention::from_x)
-      .def_rw("from_encoder", &Attention::from_encoder)
-      .def_rw("out", &Attention::out)
-      .def_rw("heads", &Attention::heads)
-      .def_rw("key_heads", &Attention::key_heads)
-      .def_rw("head_size", &Attention::head_size)
-      .def_rw("scale", &Attention::scale)
-      .def_rw("causal", &Attention::causal)
-      .def_rw("mask", &Attention::mask)
-      .def_rw("rotary", &Attention::rotary);
+      .def(nb::init<>()).def_rw("before", &Attention::before).def_rw("after", &Attention::after)
+      .def_rw("from_x", &Attention::from_x).def_rw("from_encoder", &Attention::from_encoder)
+      .def_rw("out", &Attention::out).def_rw("heads", &Attention::heads).def_rw("key_heads", &Attention::key_heads)
+      .def_rw("head_size", &Attention::head_size).def_rw("scale", &Attention::scale)
+      .def_rw("causal", &Attention::causal).def_rw("mask", &Attention::mask).def_rw("rotary", &Attention::rotary);
   nb::class_<Sequences>(m, "Sequences")
       .def("__init__", [](Sequences* self, Address x, int64_t batch, int64_t length, Address encoder, int64_t encoder_length) {
         new (self) Sequences{.x = at<const float>(x), .batch = batch, .length = length,

@@ -1,49 +1,65 @@
 // Linear layers: a panel of a packed weight times a tile, and packed and dense weights times one token.
 
-// Each non-zero is broadcast and multiplied into the tile's row of its column; a row's sums stay in registers.
+// The non-zeros of one cell.
+template <class Type>
+struct CellRows {
+  const typename Type::Stored* values;
+  const uint8_t* index;
+  const RowCount *order, *end;
+};
+
+// Each non-zero is broadcast and multiplied into the tile's row of its column; a row's sums stay in registers. Not inlined:
+// the loop needs all registers. `start` sets the sums to the panel's bias (or 0) first.
+template <int kRegs, class Type>
+[[gnu::noinline]] void multiply_cell(const CellRows<Type>& cell, const float* x, float* y, const float* bias, bool start) {
+  constexpr int64_t kWidth = kRegs * kLanes;
+  const auto* values = cell.values;
+  const uint8_t* index = cell.index;
+  for (const RowCount *entry = cell.order, *end = cell.end; entry < end; entry++) {
+    const int64_t row = entry->row, count = entry->count;
+    if (count == 0 && !start) break;  // rows are sorted by count: only empty ones follow
+    float* sums = y + row * kWidth;
+    Reg sum[kRegs];
+    if (start) {
+      const Reg begin = Vector::set(bias ? bias[row] : 0.0f);
+      for (int r = 0; r < kRegs; r++) sum[r] = begin;
+    } else {
+      for (int r = 0; r < kRegs; r++) sum[r] = Vector::load(sums + r * kLanes);
+    }
+    const auto add = [&](Reg weight, int64_t column) {
+      const float* from = x + column * kWidth;
+      for (int r = 0; r < kRegs; r++) sum[r] = Vector::fma(weight, Vector::load(from + r * kLanes), sum[r]);
+    };
+    int64_t j = 0;
+    for (; j + 4 <= count; j += 4) {
+      // loads are the bottleneck: one for four weights, one for four columns
+      const typename Vector::Four weights = Vector::four(Type{}, values + j);
+      uint32_t columns;
+      std::memcpy(&columns, index + j, sizeof columns);
+      add(Vector::template pick<0>(weights), columns & 255);
+      add(Vector::template pick<1>(weights), columns >> 8 & 255);
+      add(Vector::template pick<2>(weights), columns >> 16 & 255);
+      add(Vector::template pick<3>(weights), columns >> 24);
+    }
+    for (; j < count; j++) add(Vector::set(Type::decode(values[j])), index[j]);
+    for (int r = 0; r < kRegs; r++) Vector::store(sums + r * kLanes, sum[r]);
+    values += count;
+    index += count;
+  }
+}
+
 template <int kRegs, class Type>
 void multiply_panel(const PanelProduct& task) {
-  constexpr int64_t kWidth = kRegs * kLanes;
   const Cells& cells = task.layer.matrix.cells;
-  const float *x = task.x, *bias = task.layer.bias ? task.layer.bias + task.panel * kPanel : nullptr;
-  float* y = task.y;
-  const int64_t rows = cells.panel_rows(task.panel), cell = task.panel * cells.blocks();
-  for (int64_t b = task.first_block; b < task.last_block; b++, x += cells.block * kWidth) {
-    const auto* values = static_cast<const typename Type::Stored*>(task.layer.matrix.values.data) + cells.offsets[cell + b];
-    const uint8_t* index = cells.index + cells.offsets[cell + b];
+  const float* bias = task.layer.bias ? task.layer.bias + task.panel * kPanel : nullptr;
+  const int64_t rows = cells.panel_rows(task.panel), step = cells.block * kRegs * kLanes;
+  for (int64_t b = task.first_block; b < task.last_block; b++) {
+    const int64_t offset = cells.offsets[task.panel * cells.blocks() + b];
+    const auto* values = static_cast<const typename Type::Stored*>(task.layer.matrix.values.data) + offset;
     const RowCount* order = cells.cell_order(task.panel, b);
+    const CellRows<Type> cell{.values = values, .index = cells.index + offset, .order = order, .end = order + rows};
     const bool start = task.fresh && b == task.first_block;
-    for (int64_t i = 0; i < rows; i++) {
-      const int64_t row = order[i].row, count = order[i].count;
-      if (count == 0 && !start) break;  // rows are sorted by count: only empty ones follow
-      float* sums = y + row * kWidth;
-      Reg sum[kRegs];
-      if (start) {
-        const Reg begin = Vector::set(bias ? bias[row] : 0.0f);
-        for (int r = 0; r < kRegs; r++) sum[r] = begin;
-      } else {
-        for (int r = 0; r < kRegs; r++) sum[r] = Vector::load(sums + r * kLanes);
-      }
-      const auto add = [&](Reg weight, int64_t column) {
-        const float* from = x + column * kWidth;
-        for (int r = 0; r < kRegs; r++) sum[r] = Vector::fma(weight, Vector::load(from + r * kLanes), sum[r]);
-      };
-      int64_t j = 0;
-      for (; j + 4 <= count; j += 4) {
-        // loads are the bottleneck: one for four weights, one for four columns
-        const typename Vector::Four weights = Vector::four(Type{}, values + j);
-        uint32_t columns;
-        std::memcpy(&columns, index + j, sizeof columns);
-        add(Vector::template pick<0>(weights), columns & 255);
-        add(Vector::template pick<1>(weights), columns >> 8 & 255);
-        add(Vector::template pick<2>(weights), columns >> 16 & 255);
-        add(Vector::template pick<3>(weights), columns >> 24);
-      }
-      for (; j < count; j++) add(Vector::set(Type::decode(values[j])), index[j]);
-      for (int r = 0; r < kRegs; r++) Vector::store(sums + r * kLanes, sum[r]);
-      values += count;
-      index += count;
-    }
+    multiply_cell<kRegs>(cell, task.x + (b - task.first_block) * step, task.y, bias, start);
   }
 }
 

@@ -121,14 +121,8 @@ int64_t rows_of(const std::vector<Linear>& layers) {
 }
 
 void multiply_panel(const Linear& layer, int64_t panel, const float* x, float* y, int width) {
-  kernels().multiply({.layer = layer,
-                      .panel = panel,
-                      .first_block = 0,
-                      .last_block = layer.matrix.cells.blocks(),
-                      .x = x,
-                      .y = y,
-                      .width = width,
-                      .fresh = true});
+  kernels().multiply({.layer = layer, .panel = panel, .first_block = 0, .last_block = layer.matrix.cells.blocks(),
+                      .x = x, .y = y, .width = width, .fresh = true});
 }
 
 void multiply_tile(const Linear& layer, const float* x, float* y, int width) {
@@ -164,15 +158,11 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
     } else {
       use.activate(layer.activation, h, count);
     }
+    const int64_t first = p * kPanel / down.block;
+    const int64_t last = std::min(ceil_div((p + 1) * kPanel, down.block), down.blocks());
     for (int64_t q = 0; q < down.panels(); q++)
-      use.multiply({.layer = layer.down,
-                    .panel = q,
-                    .first_block = p * kPanel / down.block,
-                    .last_block = std::min(ceil_div((p + 1) * kPanel, down.block), down.blocks()),
-                    .x = h,
-                    .y = sums + q * kPanel * width,
-                    .width = width,
-                    .fresh = p == 0});
+      use.multiply({.layer = layer.down, .panel = q, .first_block = first, .last_block = last,
+                    .x = h, .y = sums + q * kPanel * width, .width = width, .fresh = p == 0});
   }
   finish_tile(layer.after, tile, sums, down.rows, width);
 }

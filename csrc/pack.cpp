@@ -13,12 +13,8 @@ struct Cell {
 
 Cell cell_at(const Cells& cells, int64_t cell) {
   const int64_t panel = cell / cells.blocks(), block = cell % cells.blocks(), first_column = block * cells.block;
-  return {.panel = panel,
-          .block = block,
-          .rows = cells.panel_rows(panel),
-          .first_row = panel * kPanel,
-          .first_column = first_column,
-          .columns = std::min(cells.block, cells.columns - first_column)};
+  return {.panel = panel, .block = block, .rows = cells.panel_rows(panel), .first_row = panel * kPanel,
+          .first_column = first_column, .columns = std::min(cells.block, cells.columns - first_column)};
 }
 
 // The start of a row of a cell in the dense matrix.
