@@ -1,4 +1,4 @@
-"""Makes packed checkpoints known to transformers, without importing it before anyone needs it."""
+"""Registers packed checkpoints with transformers, without importing it early."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-AWAITED = "transformers.quantizers.auto"  # the module that has the registries
-QUANTIZER = "aerogel.runtime.quantizer"  # the module that enters itself in them
+REGISTRIES = "transformers.quantizers.auto"  # the module with the registries
+QUANTIZER = "aerogel.runtime.quantizer"  # the module that registers itself there
 
 
 def register() -> None:
-    """Registers packed checkpoints now if transformers has its quantizers loaded, and else as soon as it has."""
-    if AWAITED in sys.modules:
+    """Registers packed checkpoints now if transformers has loaded its quantizers, otherwise as soon as it does."""
+    if REGISTRIES in sys.modules:
         importlib.import_module(QUANTIZER)
     else:
-        sys.meta_path.insert(0, _Waiting())
+        sys.meta_path.insert(0, _ImportHook())
 
 
-class _Waiting(MetaPathFinder):
-    """Finds nothing itself: it looks on while another finder's loader runs the awaited module, and adds a step."""
+class _ImportHook(MetaPathFinder):
+    """Imports the quantizer after another finder's loader has run the module with the registries."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != AWAITED:
+        if name != REGISTRIES:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
