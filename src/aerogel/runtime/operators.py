@@ -16,7 +16,7 @@ from torch.nn import functional
 from aerogel.errors import ModelError
 from aerogel.runtime import kernel
 from aerogel.runtime.cells import Cells
-from aerogel.runtime.packed import PackedWeight, native_matrix
+from aerogel.runtime.packed import NUMBERS, PackedWeight
 from aerogel.runtime.values import Values
 
 LIBRARY = torch.library.Library("aerogel", "DEF")
@@ -62,8 +62,12 @@ def weight_shape(weight: list[Tensor], columns: int, block: int) -> tuple[int, i
 
 
 def native_linear(weight: list[Tensor], columns: int, block: int) -> Any:
-    matrix = native_matrix(weight_shape(weight, columns, block), block, weight[:4])
-    return kernel.required().Linear(matrix, weight[4].data_ptr() if len(weight) > 4 else 0)
+    # not by `PackedWeight.native`, which takes longer than a small layer
+    module, (values, index, order, offsets, *bias) = kernel.required(), weight
+    shape = order.shape[0] // -(-columns // block), columns
+    cells = module.Cells(shape, block, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
+    matrix = module.Matrix(cells, NUMBERS[values.dtype], values.data_ptr())
+    return module.Linear(matrix, bias[0].data_ptr() if bias else 0)
 
 
 def native_norm(norm: list[Tensor], epsilon: float, centred: bool) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +40,8 @@ class PackedWeight:
 
     def native(self) -> Any:
         """For the kernels, which read the tensors as long as these are there."""
-        return native_matrix(self.shape, self.cells.block, self.tensors)
+        values = self.values
+        return kernel.required().Matrix(self.cells.native(), values.type.number, values.data.data_ptr())
 
     def to_dense(self) -> Tensor:
         """The (d_out, d_in) matrix in `dtype`; zeros are +0."""
@@ -63,14 +63,6 @@ class PackedWeight:
     def rounded(self, value_type: ValueType) -> PackedWeight:
         """The same weight with its values rounded to another type."""
         return replace(self, values=Values(value_type, self.values.data.to(value_type.dtype)))
-
-
-def native_matrix(shape: tuple[int, int], block: int, tensors: Sequence[Tensor]) -> Any:
-    """As `PackedWeight.native`, from its tensors alone: for operators, at less than the time of a small layer."""
-    values, index, order, offsets = tensors
-    module = kernel.required()
-    cells = module.Cells(shape, block, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
-    return module.Matrix(cells, NUMBERS[values.dtype], values.data_ptr())
 
 
 def check_packable(matrix: Tensor) -> None:
