@@ -1,7 +1,5 @@
 """Ranges of the numbers that options, studies and functions accept."""
 
-from __future__ import annotations
-
 from aerogel.errors import AerogelError
 
 COUNT = 2**31 - 1  # examples or windows

@@ -1,7 +1,5 @@
 """The style of all charts: one colour per model, safe for colour-blind readers, in light and dark pages."""
 
-from __future__ import annotations
-
 import html
 import io
 import re

@@ -1,7 +1,5 @@
 """aerogel's errors: each message is one sentence that says what to do."""
 
-from __future__ import annotations
-
 import difflib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Writes outputs under a temporary name and renames them when they are complete."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import glob

@@ -1,7 +1,5 @@
 """Looks up a repository on the Hugging Face hub with one short request, since its clients retry for half a minute."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from huggingface_hub import HfApi

@@ -1,7 +1,5 @@
 """Progress of long work, sent to a listener: a bar in a terminal, or a pipe to the process that started a trial."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar

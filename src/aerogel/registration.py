@@ -1,7 +1,5 @@
 """Registers packed checkpoints with transformers, without importing it early."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys

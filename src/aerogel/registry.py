@@ -1,7 +1,5 @@
 """Registries without a table: every module of a package defines one entry (a pruning method, a kind of task)."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from importlib import resources

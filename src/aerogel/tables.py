@@ -1,7 +1,5 @@
 """Tables of results: the same rows in the terminal and in notebooks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from html import escape
 

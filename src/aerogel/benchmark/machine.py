@@ -1,7 +1,5 @@
 """The machine and library versions that a measurement was taken with, and the memory of a process."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,7 +1,5 @@
 """Benchmarks several models: each in a fresh process, with interleaved rounds."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack

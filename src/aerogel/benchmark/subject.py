@@ -1,7 +1,5 @@
 """The models to measure, and the functions that run in the measuring processes."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

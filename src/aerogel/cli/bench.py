@@ -1,7 +1,5 @@
 """`aerogel bench`."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 import click

@@ -1,7 +1,5 @@
 """`aerogel`: the group of commands, exit codes and error messages."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """`aerogel models`."""
 
-from __future__ import annotations
-
 import click
 
 from aerogel.cli import options

@@ -1,7 +1,5 @@
 """Shared options and their types, which refuse wrong values before torch is imported."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

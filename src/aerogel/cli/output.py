@@ -1,7 +1,5 @@
 """Output: results to stdout as tables or JSON, everything else to stderr."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import sys

@@ -145,11 +145,7 @@ def unpack(folder: Path, output: Path) -> None:
 @click.option("--learning-rate", default=5e-5, show_default=True, type=options.LEARNING_RATE)
 @click.option("--batch-size", default=32, show_default=True, type=options.SIZE)
 @click.option(
-    "--max-length",
-    default=128,
-    show_default=True,
-    type=click.IntRange(8, bounds.SIZE),
-    help="Tokens of a sentence.",
+    "--max-length", default=128, show_default=True, type=click.IntRange(8, bounds.SIZE), help="Tokens of a sentence."
 )
 @options.limit
 @click.option(

@@ -1,7 +1,5 @@
 """`evaluate`: scores on several tasks, compared with a reference model."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

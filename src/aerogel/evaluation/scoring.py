@@ -1,7 +1,5 @@
 """Scoring a model on the validation split of a task, beside a reference model if there is one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

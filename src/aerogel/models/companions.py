@@ -1,7 +1,5 @@
 """The other files of a checkpoint folder, which a new checkpoint of the model copies."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Loads a model and its tokenizer by zoo name, local folder or Hugging Face hub id."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import inspect

@@ -1,7 +1,5 @@
 """Finds a model by name: a zoo name, a local folder or a Hugging Face hub id."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The logits of a model's predictions, and their KL divergence to those of another model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Context managers for a model's mode and device."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

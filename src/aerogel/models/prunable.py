@@ -1,7 +1,5 @@
 """Finds the prunable weights of a model by its structure, without a table of architectures."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass

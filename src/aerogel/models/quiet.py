@@ -1,7 +1,5 @@
 """Hides transformers' load reports and progress bars, since aerogel shows its own."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Iterator

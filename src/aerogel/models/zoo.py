@@ -3,8 +3,6 @@
 This module does not import torch, so that `aerogel models` starts fast.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """The sparsity of each matrix, with an exact total over all of them."""
 
-from __future__ import annotations
-
 import math
 import random
 import struct

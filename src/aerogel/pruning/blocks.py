@@ -1,7 +1,5 @@
 """A model block by block: the inputs of each block on the calibration text, after the blocks before it are pruned."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Text to calibrate on, as batches of a model's own inputs."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field

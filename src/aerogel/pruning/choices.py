@@ -1,7 +1,5 @@
 """The names to choose from, listed without importing torch."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 from aerogel import registry

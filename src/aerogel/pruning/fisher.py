@@ -1,7 +1,5 @@
 """The Fisher information at the outputs of linear layers: the sensitivity of a model's predictions to each output."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

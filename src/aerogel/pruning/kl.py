@@ -1,7 +1,5 @@
 """The KL divergence of a changed model to the dense one, on a little calibration text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

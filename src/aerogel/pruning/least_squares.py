@@ -1,7 +1,5 @@
 """Least squares on the calibration inputs: a damped Hessian, its inverse, and the best weights on a fixed support."""
 
-from __future__ import annotations
-
 import logging
 
 import torch

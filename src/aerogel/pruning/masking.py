@@ -1,7 +1,5 @@
 """The scores of the dense model, and the KL divergence that masking its weights by them causes."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel import progress
-from aerogel.errors import (
-    TRANSFORMERS_MODEL,
-    ModelError,
-    PruningError,
-    expect,
-)
+from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
 from aerogel.models import PrunableWeight, on_cpu, prunable_weights
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.blocks import block_lists, walk

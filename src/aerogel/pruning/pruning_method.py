@@ -1,7 +1,5 @@
 """What a pruning method is, and the registry of all of them: one file each in `methods` and `scores`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache

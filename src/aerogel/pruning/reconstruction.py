@@ -1,7 +1,5 @@
 """Reconstruction: train the sub-modules of a pruned block towards their dense outputs, with the zeros fixed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Refine a mask by swapping a kept weight with a dropped one of its row while the error falls."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

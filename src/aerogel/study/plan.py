@@ -1,7 +1,5 @@
 """From a specification to its trials."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from aerogel.benchmark import BenchConfig

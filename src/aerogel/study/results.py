@@ -1,7 +1,5 @@
 """The result of each kind of trial, and the outcome that holds it, checked when they are read from a store."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar

@@ -1,7 +1,5 @@
 """Running a study: its open trials, each result stored as soon as it is there."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Running one trial, in this process."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import dropwhile
 from typing import Any

@@ -1,7 +1,5 @@
 """The TOML of a study and the path of its store, read without importing torch."""
 
-from __future__ import annotations
-
 import tomllib
 from importlib import resources
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The kinds of trial: what to do with one model, as records with a key."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass

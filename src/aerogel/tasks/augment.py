@@ -1,7 +1,5 @@
 """Changed texts of a task, for a teacher to label."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,11 +22,7 @@ class AugmentedExamples(Sequence[dict[str, Any]]):
     """
 
     def __init__(
-        self,
-        examples: Examples,
-        encode: Callable[[Examples], list[dict[str, Any]]],
-        share: float,
-        seed: int,
+        self, examples: Examples, encode: Callable[[Examples], list[dict[str, Any]]], share: float, seed: int
     ) -> None:
         self.examples, self.encode, self.share, self.seed, self.epoch = examples, encode, share, seed, 0
         self.encoded = encode(examples)

@@ -1,7 +1,5 @@
 """From text to a model's inputs: labelled examples, and windows of text with tokens to predict."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """The metrics of all tasks, by name."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

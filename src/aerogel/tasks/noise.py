@@ -1,7 +1,5 @@
 """The two ways to corrupt text that models learn to restore: masking tokens and infilling spans."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Two data sets that need no hub: rated movie reviews from a package, and Python's own reference manual."""
 
-from __future__ import annotations
-
 import re
 import tarfile
 import zipfile

@@ -5,8 +5,6 @@ hyperparameters, or any folder with `train(resume_from_checkpoint=...)`. So each
 state that the Trainer writes into every checkpoint and in this file beside it, to find the folder.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Distillation: learning the logits and the hidden states of a teacher."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Fine-tuning on a task with transformers' Trainer, with zeros kept or added."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Sequence
@@ -11,11 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
 from aerogel.pruning import Calibration
@@ -154,13 +148,7 @@ def _result(trainer: RecoveryTrainer, source: str) -> TrainingResult:
 
 
 def _arguments(
-    folder: str,
-    config: TrainingConfig,
-    inputs: Inputs,
-    steps: int,
-    *,
-    validates: bool,
-    saves: bool,
+    folder: str, config: TrainingConfig, inputs: Inputs, steps: int, *, validates: bool, saves: bool
 ) -> TrainingArguments:
     return TrainingArguments(
         output_dir=folder,

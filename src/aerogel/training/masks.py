@@ -1,7 +1,5 @@
 """Zeros that stay zeros while a model trains, and gradual pruning."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Merging an adapter into a pruned model without losing its zeros."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

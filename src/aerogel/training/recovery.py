@@ -1,7 +1,5 @@
 """The way from a model to a recovered one: fine-tune it on the task, prune it, and train it further."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The folder of checkpoints that `finetune` writes, and the last checkpoint in it to resume from."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import zlib

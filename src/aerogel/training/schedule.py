@@ -1,7 +1,5 @@
 """The sparsity and the learning rate at each step of a training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

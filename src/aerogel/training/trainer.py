@@ -3,8 +3,6 @@
 The overrides of its private methods, `_run_epoch` and `_save_checkpoint`, stand in this module alone.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path

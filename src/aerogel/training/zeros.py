@@ -1,7 +1,5 @@
 """Which zeros of a model come from pruning."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Where trials run. Another executor, such as one for Ray, is one file here and one line in `open_executor`."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path

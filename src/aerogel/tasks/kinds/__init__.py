@@ -1,7 +1,5 @@
 """The kinds of task, one file each."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from aerogel.registry import entries

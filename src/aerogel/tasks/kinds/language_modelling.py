@@ -1,7 +1,5 @@
 """Predicting the tokens of a text: the next one, masked ones, or the text before spans of it were infilled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,7 @@ from aerogel.tasks.noise import IGNORED
 from aerogel.tasks.read import HELD_OUT_SHARE, read_text
 from aerogel.tasks.table import Task
 
-PERPLEXITIES = {
-    "decoder": "perplexity",
-    "encoder": "masked_lm_perplexity",
-    "encoder-decoder": "denoising_perplexity",
-}
+PERPLEXITIES = {"decoder": "perplexity", "encoder": "masked_lm_perplexity", "encoder-decoder": "denoising_perplexity"}
 KEPT_TOKENS = 2000  # predictions in a score, for the agreement between models
 
 

@@ -1,7 +1,5 @@
 """Classes of sentences or of pairs of sentences."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A value for a sentence or a pair of sentences, such as the similarity of two."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
