@@ -1,6 +1,7 @@
 """`aerogel bench`."""
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -17,16 +18,7 @@ from aerogel.models.zoo import check_path
 @click.option("--training-steps", default=3, show_default=True, type=options.SIZE)
 @click.option("--threads", type=options.THREADS, help="Threads of each model [default: PyTorch's].")
 @options.as_json
-def bench(
-    models: tuple[str, ...],
-    *,
-    batch_size: int,
-    sequence_length: int,
-    rounds: int,
-    training_steps: int,
-    threads: int | None,
-    as_json: bool,
-) -> None:
+def bench(models: tuple[str, ...], *, as_json: bool, **settings: Any) -> None:
     """Measure time and memory of MODELS, each in a fresh process, with interleaved rounds.
 
     A pruned model is measured dense and compressed.
@@ -38,16 +30,17 @@ def bench(
         from aerogel.benchmark.measure import COLUMNS
         from aerogel.models import prepare
 
-        config = BenchConfig(batch_size, sequence_length, rounds, training_steps, threads)
+        config = BenchConfig(**settings)
         classes = {model: prepare(model) for model in models}
         measurements = measure([Subject(model) for model in models], config)
         machine = environment()
     if as_json:
         derived = ("median", "p90", "throughput", "training_median")
         entries = [asdict(entry) | {name: getattr(entry, name) for name in derived} for entry in measurements]
-        print_json({"config": config, "environment": machine, "measurements": entries})
+        print_json({"config": asdict(config), "environment": machine, "measurements": entries})
         return
-    print_table(f"Batch {batch_size}, sequence length {sequence_length}", COLUMNS, measurements.rows())
+    title = f"Batch {config.batch_size}, sequence length {config.sequence_length}"
+    print_table(title, COLUMNS, measurements.rows())
     if len(set(classes.values())) > 1:
         heads = ", ".join(f"{model} is a {name}" for model, name in classes.items())
         note(f"models with different heads take different times: {heads}")

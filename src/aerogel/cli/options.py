@@ -1,6 +1,7 @@
 """Shared options and their types, which refuse wrong values before torch is imported."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,31 +29,23 @@ class _Positive(click.FloatRange):
         return number
 
 
-class _Sparsity(click.ParamType):
-    name = "float"
+class _Read(click.ParamType):
+    """What `read` returns for the text of an option."""
 
-    def convert(self, value: Any, param: Parameter, ctx: Context) -> float:
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name, self.read = name, read
+
+    def convert(self, value: Any, param: Parameter, ctx: Context) -> Any:
         try:
-            return read_sparsity(str(value), PruningError)
+            return self.read(str(value))
         except ValueError:
             self.fail(f"{str(value)!r} is not a number.", param, ctx)
 
 
-class _Method(click.ParamType):
-    name = "text"
-
-    def convert(self, value: Any, param: Parameter, ctx: Context) -> str:
-        check_one_shot(str(value))
-        return str(value)
-
-
-class _DataFolder(click.ParamType):
-    name = "path"
-
-    def convert(self, value: Any, param: Parameter, ctx: Context) -> Path:
-        if not Path(value).is_dir():
-            raise DataError(f"{value}: no such data folder")
-        return Path(value)
+def _data_folder(name: str) -> Path:
+    if not Path(name).is_dir():
+        raise DataError(f"{name}: no such data folder")
+    return Path(name)
 
 
 COUNT = click.IntRange(1, bounds.COUNT)
@@ -60,11 +53,11 @@ SIZE = click.IntRange(1, bounds.SIZE)
 THREADS = click.IntRange(1, bounds.THREADS)
 EPOCHS = _Positive(bounds.EPOCHS)
 LEARNING_RATE = _Positive(bounds.LEARNING_RATE)
-SPARSITY = _Sparsity()
-METHOD = _Method()
+SPARSITY = _Read("float", lambda text: read_sparsity(text, PruningError))
+METHOD = _Read("text", check_one_shot)
 
 include = click.option("--include", multiple=True, type=click.Choice(TARGETS[1:]), help="Include these weights too.")
-data = click.option("--data", type=_DataFolder(), help="Folder with <task>/<split>.tsv or .txt.")
+data = click.option("--data", type=_Read("path", _data_folder), help="Folder with <task>/<split>.tsv or .txt.")
 limit = click.option("--limit", type=COUNT, help="Number of examples or windows to use, from the start.")
 output = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(bounds.SEEDS[0], bounds.SEEDS[-1]))

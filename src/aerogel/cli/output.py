@@ -1,6 +1,5 @@
 """Output: results to stdout as tables or JSON, everything else to stderr."""
 
-import dataclasses
 import json
 import sys
 import threading
@@ -49,7 +48,7 @@ def note(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    stdout().out(json.dumps(value, indent=2, default=_plain), highlight=False)
+    stdout().out(json.dumps(value, indent=2), highlight=False)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> None:
@@ -146,9 +145,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    raise TypeError(f"{type(value).__name__} can't be written as JSON")

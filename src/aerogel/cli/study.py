@@ -68,9 +68,9 @@ def study(
             for part in ("training", "evaluation"):
                 values[part] |= {"limit": limit, "text_limit": limit}
         spec = parse_spec(values)
-    folder = output or Path("runs") / spec.name
+    folder, display = output or Path("runs") / spec.name, _Display()
     try:
-        with _Display() as display, progress.listening(display.prepare):
+        with display.bars, lines(display.line), progress.listening(display.prepare):
             store = run_study(spec, folder, data, display.show)
     except KeyboardInterrupt:
         note(f"interrupted: finished trials are kept in {folder}; run the same command again to resume")
@@ -105,20 +105,10 @@ class _Display:
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.bars = bars()
-        self.lines = lines(self.line)
         self.preparing = Step()
         self.state: StudyProgress | None = None
         self.whole: TaskID | None = None
         self.tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Display:
-        self.bars.__enter__()
-        self.lines.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.lines.__exit__(*error)  # type: ignore[arg-type]
-        self.bars.__exit__(*error)  # type: ignore[arg-type]
 
     def line(self) -> str:
         """The running trials, how many trials have ended, and the time left at their pace."""

@@ -21,10 +21,8 @@ from aerogel.training.schedule import SCHEDULES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from aerogel.pruning import Allocation, Scope
     from aerogel.runtime.writing import Saved
     from aerogel.training import TrainingResult
-    from aerogel.training.config import Precision
     from aerogel.training.schedule import ScheduleName
 
 VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
@@ -71,20 +69,12 @@ def prune(
     model: str,
     *,
     output: Path,
-    sparsity: float | None,
-    method: str,
-    pattern: str,
-    scope: Scope | None,
-    allocation: Allocation | None,
-    swap: bool,
-    reconstruct: int,
     calibration: str | None,
     samples: int,
     data: Path | None,
     include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    seed: int,
     no_pack: bool,
+    **settings: Any,  # the other fields of PruneConfig
 ) -> None:
     """Prune MODEL and save it packed: smaller, and it runs sparse."""
     files.check_new(output)
@@ -98,24 +88,23 @@ def prune(
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.runtime.writing import save_pruned
 
-        targets = ("blocks", *include)
-        config = PruneConfig(method, sparsity, pattern, scope, targets, exclude, seed, allocation, swap, reconstruct)
+        config = PruneConfig(targets=("blocks", *include), **settings)
         config.resolved()  # raises before the model is loaded
         if config.needs_calibration and calibration is None:
-            raise PruningError(f"method {method} needs text with these options: name a task or a file by --calibration")
+            needy = f"method {config.method} needs text with these options"
+            raise PruningError(f"{needy}: name a task or a file by --calibration")
         text = None
         if calibration:
             loaded, tokenizer = models.load(model)
-            text = read_calibration(calibration, tokenizer, data, samples, seed=seed)
+            text = read_calibration(calibration, tokenizer, data, samples, seed=config.seed)
         else:
             loaded = models.load_model(model)
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         prune_in_place(loaded, config, text)
-        provenance = models.Provenance(method=method, pattern=pattern)
-        saved = save_pruned(
-            loaded, tokenizer, output, model, provenance, pack=not no_pack, targets=targets, exclude=exclude
-        )
-    _note_saved(saved, model, output, packs=not no_pack)
+        provenance, packs = models.Provenance(method=config.method, pattern=config.pattern), not no_pack
+        selection = {"targets": config.targets, "exclude": config.exclude}
+        saved = save_pruned(loaded, tokenizer, output, model, provenance, pack=packs, **selection)
+    _note_saved(saved, model, output, packs)
 
 
 @click.command()
@@ -174,19 +163,14 @@ def finetune(
     output: Path,
     data: Path | None,
     epochs: float | None,
-    learning_rate: float,
-    batch_size: int,
-    max_length: int,
-    limit: int | None,
     sparsity: float | None,
     schedule: ScheduleName | None,
     score: str | None,
     pattern: str | None,
     teacher: str | None,
     patience: int | None,
-    precision: Precision | None,
-    seed: int,
     no_pack: bool,
+    **settings: Any,  # of TrainingConfig
 ) -> None:
     """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros.
 
@@ -204,15 +188,13 @@ def finetune(
 
         pruning: dict[str, Any] = {"sparsity": sparsity, "schedule": schedule, "score": score, "pattern": pattern}
         pruning = {name: value for name, value in pruning.items() if value is not None}
-        gradual = training.GradualPruning.of(**pruning, seed=seed) if pruning else None
-        config = training.TrainingConfig(
-            TUNING_EPOCHS, batch_size, learning_rate, max_length=max_length, limit=limit, seed=seed, precision=precision
-        )
+        config = training.TrainingConfig(**settings)
+        gradual = training.GradualPruning.of(**pruning, seed=config.seed) if pruning else None
         tokenizer = models.load_tokenizer(model)
 
         def validate(trained: PreTrainedModel) -> Mapping[str, float]:
-            examples = VALIDATION_LIMITS[task_data.task.kind.unit]
-            return score_task(trained, tokenizer, task_data, examples, max_length).metrics
+            limit = VALIDATION_LIMITS[task_data.task.kind.unit]
+            return score_task(trained, tokenizer, task_data, limit, config.max_length).metrics
 
         recovery = training.Recovery(gradual, teacher, epochs=epochs, patience=patience)
         checkpoints = Path(f"{output.resolve()}.checkpoints")

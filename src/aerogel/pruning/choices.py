@@ -14,9 +14,10 @@ METHODS = tuple(registry.names("aerogel.pruning.methods"))  # methods of one-sho
 SCORES = tuple(sorted([*METHODS, *registry.names("aerogel.pruning.scores")]))  # methods of pruning during training
 
 
-def check_one_shot(name: str) -> None:
-    """Raises `PruningError` for a name that is not among `METHODS`."""
-    if name not in METHODS:
-        if name in SCORES:
-            raise PruningError(f"method {name} needs gradients of training: use aerogel finetune --score {name}")
-        raise PruningError(unknown_name("method", name, METHODS))
+def check_one_shot(name: str) -> str:
+    """The name, if it is among `METHODS`. Raises `PruningError` for any other."""
+    if name in METHODS:
+        return name
+    if name in SCORES:
+        raise PruningError(f"method {name} needs gradients of training: use aerogel finetune --score {name}")
+    raise PruningError(unknown_name("method", name, METHODS))
