@@ -37,8 +37,7 @@ def test_predictions_return_to_the_order_of_the_rows(counts: list[int], size: in
         chosen = [np.flatnonzero(rows == row) for row in batch]
         places = np.repeat(np.arange(len(batch)), [len(indices) for indices in chosen])
         column = values[np.concatenate(chosen)]
-        part = Predictions(column, -column, column / 2, places, np.zeros((len(column), 0)))
-        parts.append(part.of(batch))
+        parts.append(Predictions(column, -column, column / 2, batch[places], np.zeros((len(column), 0))))
     joined = Predictions.joined(parts)
     assert joined.values.tolist() == values.tolist()
     assert joined.references.tolist() == (-values).tolist()

@@ -57,7 +57,7 @@ def test_a_model_that_teaches_itself_is_finetuned_once_and_starts_from_there(hom
     assert_alike(first.model, second.model)
     assert first.dense_seconds == second.dense_seconds
     (folder,) = (path for path in (home / "tuned").iterdir() if path.is_dir())
-    assert folder == cached_finetune("tiny-bert", data, CONFIG).folder
+    assert folder == cached_finetune("tiny-bert", data, CONFIG)[0]
     model, tokenizer = load(folder, data.task.head)
     finetune(
         model,
@@ -83,7 +83,7 @@ def test_without_epochs_it_is_pruned_alone() -> None:
     recovered = recover("tiny-bert", data, CONFIG, Recovery(PruneConfig(sparsity=0.5), finetune_first=True, epochs=0))
     assert recovered.training.steps == 0
     assert zeros(recovered) == pytest.approx(0.5, abs=1e-3)
-    dense, _ = load(cached_finetune("tiny-bert", data, CONFIG).folder, data.task.head)
+    dense, _ = load(cached_finetune("tiny-bert", data, CONFIG)[0], data.task.head)
     assert all(
         torch.equal(weight.matrix, other.matrix.masked_fill(weight.zeros, 0))
         for weight, other in zip(prunable_weights(recovered.model), prunable_weights(dense), strict=True)

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -89,13 +88,10 @@ def serve(
     torch.manual_seed(seed)
     model = models.load_model(str(checkpoint.folder))
     batch = _random_batch(model, batch_size, length)
-    requests: dict[str, Callable[[PreTrainedModel, dict[str, torch.Tensor]], float]] = {
-        "inference": _infer,
-        "training": _train,
-    }
+    rounds = {"inference": _infer, "training": _train}
     connection.send(("done", None))
     while (request := connection.recv()) != "stop":
-        seconds = requests[request](model, batch)
+        seconds = rounds[request](model, batch)
         if request == "training":
             _release_memory()
         connection.send(("done", (seconds, peak_memory() - baseline)))

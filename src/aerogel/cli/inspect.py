@@ -1,6 +1,7 @@
 """`aerogel inspect`."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -63,12 +64,12 @@ def inspect(
                 distribution(report).savefig(folder / "distribution.svg")
                 layers(report).savefig(folder / "layers.svg")
                 if parts:
-                    (folder / "sensitivity.json").write_text(json.dumps(parts.to_dict()), encoding="utf-8")
+                    (folder / "sensitivity.json").write_text(json.dumps(asdict(parts)), encoding="utf-8")
                     groups, title = [*parts.layers, *parts.kinds], f"{model}, pruned by {method}"
                     chart = heat_map(groups, parts.sparsities, title, split=len(parts.layers))
                     chart.savefig(folder / "sensitivity.svg")
     if as_json:
-        print_json(report.to_dict() | ({"sensitivity": parts.to_dict()} if parts else {}))
+        print_json(report.to_dict() | ({"sensitivity": asdict(parts)} if parts else {}))
         return
     print_table(f"{model}, by layer", COLUMNS, [group.row() for group in (report.whole, *report.layers)])
     print_table("By kind of matrix", COLUMNS, [group.row() for group in report.kinds])

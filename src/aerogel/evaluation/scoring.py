@@ -1,7 +1,7 @@
 """Scoring a model on the validation split of a task, beside a reference model if there is one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ def _predictions(answers: Answers, rows: np.ndarray, task: Task) -> Predictions:
             f"task {task.name}: the model's logits are NaN: the checkpoint is corrupt or training diverged "
             "(try a lower learning rate)"
         )
-    return predictions.of(rows)
+    return replace(predictions, rows=rows[predictions.rows])
 
 
 def _divergences(reference: Tensor, logits: Tensor) -> np.ndarray:

@@ -120,8 +120,9 @@ def load_model(
             return model, report
 
         model, report = from_pretrained(factory)
+        parameters = inspect.signature(type(model)).parameters
         missing, bare = report["missing_keys"], head is None and model.base_model is model
-        if bare and missing and all(map(is_optional, missing)) and _can_leave_out_pooler(model):
+        if bare and missing and all(map(is_optional, missing)) and "add_pooling_layer" in parameters:
             model, report = from_pretrained(type(model), add_pooling_layer=False)  # as in the checkpoint
     _check_whole(name, model, report, new_head_allowed=head is not None)
     return model.eval()
@@ -211,10 +212,6 @@ def _from_config(factory: Any, config: PretrainedConfig) -> PreTrainedModel:
     config = copy.deepcopy(config)
     model: PreTrainedModel = factory.from_config(config) if hasattr(factory, "from_config") else factory(config)
     return model
-
-
-def _can_leave_out_pooler(model: PreTrainedModel) -> bool:
-    return "add_pooling_layer" in inspect.signature(type(model)).parameters
 
 
 def _check_quantization(config: PretrainedConfig) -> None:

@@ -26,16 +26,18 @@ def located(name: str | os.PathLike[str]) -> tuple[str, bool]:
     try:
         look_up(hub_id, "model")
     except (LookupError, ConnectionError) as error:
-        if not _in_hub_cache(hub_id):
+        if not _hub_cache(hub_id):
             raise ModelError(_not_found(name, hub_id, error)) from error
         return hub_id, True
     return hub_id, False
 
 
-def _in_hub_cache(hub_id: str) -> bool:
+def _hub_cache(hub_id: str) -> Path | None:
+    """The model's folder in the hub's cache."""
     with contextlib.suppress(ValueError):  # not a valid repository name
-        return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
-    return False
+        cached = try_to_load_from_cache(hub_id, "config.json")
+        return Path(cached).parent if isinstance(cached, str) else None
+    return None
 
 
 def _not_found(name: str, hub_id: str, error: Exception) -> str:
@@ -55,10 +57,7 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
     name = os.fspath(name)
     if os.path.isdir(name) or (name in ZOO and ZOO[name].offline):
         return Path(located(name)[0])
-    with contextlib.suppress(ValueError):  # not a valid repository name
-        cached = try_to_load_from_cache(ZOO[name].locate() if name in ZOO else name, "config.json")
-        return Path(cached).parent if isinstance(cached, str) else None
-    return None
+    return _hub_cache(ZOO[name].locate() if name in ZOO else name)
 
 
 def base_name(name: str | os.PathLike[str]) -> str:

@@ -44,7 +44,7 @@ class Call:
             output = block(*self.arguments, **self.keywords | {"hidden_states": states})
         else:
             output = block(states, *self.arguments, **self.keywords)
-        return output if isinstance(output, Tensor) else output[0]
+        return first_tensor(output)
 
     def without_padding(self, inputs: Tensor) -> Tensor:
         """The inputs of a linear layer at the tokens, (tokens, d_in).
@@ -121,7 +121,7 @@ def _record_calls(runner: nn.Module, name: str, blocks: nn.ModuleList, batch: Ba
             recorded[index].append((arguments, keywords))
             if output is None:
                 output = originals[index](*arguments, **keywords)
-            elif not _equal_states(output, _split(arguments, keywords)[0]):
+            elif not _equal_states(first_tensor(output), _split(arguments, keywords)[0]):
                 raise ModelError(
                     f"block {name}.{index} does not get the output of the block before it, which calibration block by "
                     "block needs: take a method without calibration"
@@ -155,9 +155,13 @@ def _split(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor
     return arguments[0], arguments[1:]
 
 
-def _equal_states(output: Any, states: Tensor) -> bool:
-    hidden = output if isinstance(output, Tensor) else output[0]
-    return states is hidden or torch.equal(states, hidden)
+def first_tensor(output: Any) -> Tensor:
+    """The hidden states in the output of a module, which may be a tuple of several things."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _equal_states(states: Tensor, others: Tensor) -> bool:
+    return states is others or torch.equal(states, others)
 
 
 def _like_states(value: Any, hidden: Tensor) -> bool:

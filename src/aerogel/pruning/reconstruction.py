@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from aerogel import progress
 from aerogel.models import PrunableWeight
-from aerogel.pruning.block_inputs import Arguments
+from aerogel.pruning.block_inputs import Arguments, first_tensor
 from aerogel.pruning.blocks import Block
 from aerogel.pruning.masking import restore_weights
 
@@ -110,5 +110,4 @@ def _arguments(module: nn.Module, block: Block, index: int) -> Arguments:
 
 def _run(module: nn.Module, call: Arguments) -> Tensor:
     arguments, keywords = call
-    output = module(*arguments, **keywords)
-    return output if isinstance(output, Tensor) else output[0]
+    return first_tensor(module(*arguments, **keywords))

@@ -1,10 +1,7 @@
 """Sensitivity: the KL divergence that pruning one layer, or one kind of matrix, causes on its own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
@@ -35,16 +32,6 @@ class Sensitivity:
     sparsities: tuple[float, ...]
     layers: tuple[tuple[str, tuple[float, ...]], ...]
     kinds: tuple[tuple[str, tuple[float, ...]], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and strings, fit for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Sensitivity:
-        """The inverse of `to_dict`, also after a round trip through JSON."""
-        groups = {by: tuple((name, tuple(cells)) for name, cells in values[by]) for by in ("layers", "kinds")}
-        return cls(**{**values, **groups, "sparsities": tuple(values["sparsities"])})
 
 
 def sensitivity(

@@ -55,29 +55,24 @@ def _recoveries(spec: StudySpec, seed: int) -> list[Recovery]:
     of_name = {
         "none": [Recovery(pruning, finetune_first=True, epochs=0.0) for pruning in prunings],
         "finetune": [Recovery(pruning, finetune_first=True, epochs=epochs) for pruning in prunings],
-        "gradual": [Recovery(_gradual(spec, sparsity, seed), SELF, True, epochs) for sparsity in spec.sparsities],
+        "gradual": [
+            Recovery(GradualPruning(_pruning(spec, spec.recovery.score, sparsity, seed)), SELF, True, epochs)
+            for sparsity in spec.sparsities
+        ],
     }
     return [recovery for name in spec.recoveries for recovery in of_name[name]]
-
-
-def _gradual(spec: StudySpec, sparsity: float, seed: int) -> GradualPruning:
-    pattern = spec.pattern if sparsity else "unstructured"  # the dense model has none
-    return GradualPruning(_pruning(spec, spec.recovery.score, sparsity, pattern, seed))
 
 
 def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:
     """One a method and sparsity; `None`, the dense model, once."""
     dense: list[PruneConfig | None] = [None] if 0 in spec.sparsities else []
-    return dense + [
-        _pruning(spec, name, sparsity, spec.pattern, seed)
-        for name in spec.methods
-        for sparsity in spec.sparsities
-        if sparsity
-    ]
+    sparsities = [sparsity for sparsity in spec.sparsities if sparsity]
+    return dense + [_pruning(spec, name, sparsity, seed) for name in spec.methods for sparsity in sparsities]
 
 
-def _pruning(spec: StudySpec, name: str, sparsity: float, pattern: str, seed: int) -> PruneConfig:
+def _pruning(spec: StudySpec, name: str, sparsity: float, seed: int) -> PruneConfig:
     """Without a scope and an allocation, methods that do not look at text rank the weights globally."""
+    pattern = spec.pattern if sparsity else "unstructured"  # the dense model has none
     scope = spec.scope or (None if spec.allocation or method(name).looks_at_text else "global")
     targets = ("blocks", *spec.include)
     return PruneConfig(name, sparsity, pattern, scope, targets, seed=seed, allocation=spec.allocation)

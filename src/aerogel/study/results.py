@@ -121,8 +121,7 @@ class BenchmarkResult:
     compressed: Measurement | None = None
 
     def __post_init__(self) -> None:
-        flags = [(self.dense, False), (self.pruned, False), (self.compressed, True)]
-        for measurement, compressed in flags:
+        for measurement, compressed in ((self.dense, False), (self.pruned, False), (self.compressed, True)):
             if measurement:
                 _require(measurement.compressed == compressed, "dense and compressed models are mixed up")
                 self._check(measurement)

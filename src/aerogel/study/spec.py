@@ -42,6 +42,12 @@ def _sparsity(value: Any) -> Any:
     return value
 
 
+def _folder_name(name: str) -> str:
+    if name in (".", "..") or not NAME.fullmatch(name):
+        raise ValueError("expected a name that a folder can have, of at most 60 characters")
+    return name
+
+
 def _choice(kind: str, known: Sequence[str]) -> AfterValidator:
     """Checks that a name is among the `known` ones."""
 
@@ -119,12 +125,12 @@ class StudySpec(_Part):
     (0, 0.5, 0.9)
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(_folder_name)]
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     tasks: tuple[str, ...] = ()
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] = ("magnitude",)
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0, 0.5, 0.9)
-    pattern: str = "unstructured"
+    pattern: Annotated[str, AfterValidator(lambda text: str(Pattern.parse(text)))] = "unstructured"
     scope: Scope | None = None
     allocation: Allocation | None = None
     sensitivity: str | None = None
@@ -143,40 +149,20 @@ class StudySpec(_Part):
         return tuple(dict.fromkeys(values))
 
     @model_validator(mode="after")
-    def _sensitivity_of_a_task(self) -> StudySpec:
+    def _consistent(self) -> StudySpec:
         if self.sensitivity is not None and self.sensitivity not in self.tasks:
             raise ValueError(f"sensitivity {self.sensitivity!r} is not one of the tasks")
-        return self
-
-    @model_validator(mode="after")
-    def _pruning(self) -> StudySpec:
         PruneConfig(scope=self.scope, allocation=self.allocation)  # which may contradict each other
         pattern = Pattern.parse(self.pattern)
         for sparsity in filter(None, self.sparsities):
             if not pattern.allows(sparsity):
                 fixed = f"pattern {pattern} fixes the sparsity at {pattern.fixed_sparsity:g}"
                 raise ValueError(f"{fixed}, found {sparsity:g} in sparsities")
-        return self
-
-    @model_validator(mode="after")
-    def _not_too_many(self) -> StudySpec:
         variants = len(self.methods) * len(self.sparsities) * max(1, len(self.recoveries))
         trials = len(self.models) * variants * (1 + len(self.tasks) * len(self.seeds))
         if trials > MOST_TRIALS:
             raise ValueError(f"{trials:,} trials, expected at most {MOST_TRIALS:,}")
         return self
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, name: str) -> str:
-        if name in (".", "..") or not NAME.fullmatch(name):
-            raise ValueError("expected a name that a folder can have, of at most 60 characters")
-        return name
-
-    @field_validator("pattern")
-    @classmethod
-    def _pattern(cls, text: str) -> str:
-        return str(Pattern.parse(text))
 
     @property
     def scored_variants(self) -> tuple[Variant, ...]:

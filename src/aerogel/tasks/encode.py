@@ -2,11 +2,11 @@
 
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from aerogel.errors import DataError, ModelError
@@ -16,17 +16,8 @@ from aerogel.tasks.read import Examples, check_limit
 
 WINDOW = 512  # tokens, or as many as the model takes
 BEHIND_PADDING = (  # model types whose first position is the one after the padding token's
-    "camembert",
-    "data2vec-text",
-    "ibert",
-    "longformer",
-    "luke",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
+    *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
+    *("xlm-roberta", "xlm-roberta-xl", "xmod"),
 )
 
 
@@ -85,16 +76,13 @@ def language_windows(
     bodies = stream[: len(stream) // body * body].view(-1, body)[:limit]
     if kind == "decoder":
         return [{"input_ids": window, "labels": window} for window in bodies]
-    if kind == "encoder":
-        if tokenizer.mask_token_id is None:
-            raise ModelError("masked language modelling needs a tokenizer with a mask token; this one has none")
-        corrupt = partial(_masked, mask_id=tokenizer.mask_token_id)
-    else:
-        corrupt = partial(_infilled, mask_id=tokenizer.mask_token_id, pad_id=tokenizer.pad_token_id, length=length)
+    if kind == "encoder" and tokenizer.mask_token_id is None:
+        raise ModelError("masked language modelling needs a tokenizer with a mask token; this one has none")
+    corrupt = _masked if kind == "encoder" else _infilled
     # the generator uses 32 bits of its seed
     generators = (torch.Generator().manual_seed(zlib.crc32(f"{seed} {index}".encode())) for index in range(len(bodies)))
     ends = torch.tensor(before), torch.tensor(after)
-    return [corrupt(window, *ends, generator) for window, generator in zip(bodies, generators, strict=True)]
+    return [corrupt(window, *ends, generator, tokenizer) for window, generator in zip(bodies, generators, strict=True)]
 
 
 def _special_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -131,8 +119,10 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     return before, alone[len(before) :]
 
 
-def _masked(body: Tensor, before: Tensor, after: Tensor, generator: torch.Generator, mask_id: int) -> dict[str, Tensor]:
-    corrupted, labels = mask_tokens(body, mask_id, generator)
+def _masked(
+    body: Tensor, before: Tensor, after: Tensor, generator: torch.Generator, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Tensor]:
+    corrupted, labels = mask_tokens(body, tokenizer.mask_token_id, generator)
     ignored = [torch.full_like(end, IGNORED) for end in (before, after)]
     return {
         "input_ids": torch.cat([before, corrupted, after]).long(),
@@ -141,20 +131,13 @@ def _masked(body: Tensor, before: Tensor, after: Tensor, generator: torch.Genera
 
 
 def _infilled(
-    body: Tensor,
-    before: Tensor,
-    after: Tensor,
-    generator: torch.Generator,
-    *,
-    mask_id: int | None,
-    pad_id: int,
-    length: int,
+    body: Tensor, before: Tensor, after: Tensor, generator: torch.Generator, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Tensor]:
-    room = length - len(before) - len(after)
-    inputs = torch.cat([before, infill(body, mask_id, generator)[:room], after]).long()
-    padding = length - len(inputs)
+    corrupted = infill(body, tokenizer.mask_token_id, generator)[: len(body)]
+    inputs, labels = torch.cat([before, corrupted, after]).long(), torch.cat([before, body, after]).long()
+    padding = (0, len(labels) - len(inputs))
     return {
-        "input_ids": torch.nn.functional.pad(inputs, (0, padding), value=pad_id),
-        "attention_mask": torch.nn.functional.pad(torch.ones_like(inputs), (0, padding)),
-        "labels": torch.cat([before, body, after]).long(),
+        "input_ids": pad(inputs, padding, value=tokenizer.pad_token_id),
+        "attention_mask": pad(torch.ones_like(inputs), padding),
+        "labels": labels,
     }

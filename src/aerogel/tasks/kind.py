@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -100,16 +100,11 @@ class Predictions:
     rows: np.ndarray
     logits: np.ndarray
 
-    def of(self, rows: np.ndarray) -> Predictions:
-        """The same for a batch that holds these rows of the split."""
-        return replace(self, rows=rows[self.rows])
-
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """The predictions of all parts, in the order of the rows."""
-        columns = {
-            column.name: np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)
-        }
+        names = [field.name for field in fields(cls)]
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         order = np.argsort(columns["rows"], kind="stable")
         return cls(**{name: column[order] for name, column in columns.items()})
 

@@ -14,10 +14,7 @@ from aerogel.errors import DataError, expect, first_line, unknown_name
 from aerogel.tasks.starter import movie_reviews, python_reference
 from aerogel.tasks.table import FILE_KINDS, TASKS, Split, Task
 
-STARTER: dict[str, Callable[[], Mapping[str, Any]]] = {
-    "movie-reviews": movie_reviews,
-    "python-reference": python_reference,
-}
+STARTER: dict[str, Callable[[], Any]] = {"movie-reviews": movie_reviews, "python-reference": python_reference}
 WHOLE = " (all of it, also the part that training on it uses)"  # after the source of a single split
 
 
@@ -146,6 +143,5 @@ def _from_hub(task: Task) -> TaskData:
         ) from error
     finally:
         datasets.enable_progress_bars()
-    return TaskData(
-        task, {split: task.kind.from_hub(task, rows) for split, rows in loaded.items()}, f"hub {repository}"
-    )
+    splits = {split: task.kind.from_hub(task, rows) for split, rows in loaded.items()}
+    return TaskData(task, splits, f"hub {repository}")

@@ -75,7 +75,8 @@ def finetune(
     >>> finetune(*load("tiny-gpt2"), load_task("python-reference"), TrainingConfig(epochs=1, limit=2)).steps
     1
     """
-    _check_types(model, tokenizer, data, config, sparsity=sparsity, teacher=teacher, distillation=distillation)
+    optional = (config, TrainingConfig), (sparsity, GradualPruning), (distillation, DistillationConfig)
+    _check_types(model, tokenizer, data, *optional, (teacher, PreTrainedModel))
     data = data.divided()
     data.task.check_head(model, "load the model with it, aerogel.load(name, data.task.head)")
     config = config or TrainingConfig()
@@ -174,18 +175,12 @@ def _arguments(
     )
 
 
-def _check_types(model: object, tokenizer: object, data: object, config: object, **others: object) -> None:
+def _check_types(model: object, tokenizer: object, data: object, *optional: tuple[object, type]) -> None:
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
     expect(data, TaskData, DataError, "TaskData (aerogel.load_task gives it)")
-    for value, kind in (
-        (config, TrainingConfig),
-        (others["sparsity"], GradualPruning),
-        (others["teacher"], PreTrainedModel),
-        (others["distillation"], DistillationConfig),
-    ):
-        if value is not None:
-            expect(value, kind, DataError, f"{kind.__name__} or None")
+    for value, kind in optional:
+        expect(value, kind | None, DataError, f"{kind.__name__} or None")
 
 
 def _calibration(

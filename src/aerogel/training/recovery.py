@@ -80,10 +80,10 @@ def recover(
     resume from, as in `finetune`. Raises as `aerogel.load`, `prune` and `finetune` do.
     """
     data, pruning, teacher = data.divided(), recovery.pruning, recovery.teacher
-    dense, start = None, name
+    dense_seconds, start = None, name
     if recovery.finetune_first or teacher == SELF:
-        dense = cached_finetune(name, data, training, validate, load)
-        start = str(dense.folder)
+        folder, dense_seconds = cached_finetune(name, data, training, validate, load)
+        start = str(folder)
     torch.manual_seed(training.seed)  # for the initial weights of a new head
     model, tokenizer = load(start, data.task.head)
     if isinstance(pruning, PruneConfig):
@@ -107,38 +107,25 @@ def recover(
             validate=validate,
             checkpoints=checkpoints,
         )
-    return Recovered(model, tokenizer, result, dense.seconds if dense else None, checkpoints if epochs else None)
-
-
-@dataclass(frozen=True)
-class FinetunedModel:
-    """A dense model fine-tuned on a task: its `folder`, and the `seconds` that its training took."""
-
-    folder: Path
-    seconds: float
+    return Recovered(model, tokenizer, result, dense_seconds, checkpoints if epochs else None)
 
 
 def cached_finetune(
     name: str, data: TaskData, config: TrainingConfig, validate: Validate | None = None, load: Load = models.load
-) -> FinetunedModel:
-    """The model `name`, as `load` gives it, fine-tuned on the task: read from the cache, or trained and cached.
+) -> tuple[Path, float]:
+    """Fine-tunes the model `name`, as `load` gives it, unless the cache has it.
 
-    The cache is `tuned` in `AEROGEL_HOME`. Its keys are the model, the content of the data and the configuration.
-    Processes that need the same entry wait for the first of them. Raises as `aerogel.load` and `finetune` do.
+    Returns its folder in the cache, `tuned` in `AEROGEL_HOME`, and the seconds that its training took. The keys of the
+    cache are the model, the content of the data and the configuration. Processes that need the same entry wait for the
+    first of them. Raises as `aerogel.load` and `finetune` do.
     """
     data, model_files = data.divided(), folder_files(name)
-    settings = [
-        [str(Path(name).resolve()), *model_files] if model_files else [name],
-        data.task.name,
-        data.digest,
-        asdict(config),
-    ]
+    model_key = [str(Path(name).resolve()), *model_files] if model_files else [name]
+    settings = [model_key, data.task.name, data.digest, asdict(config)]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     folder = cache_home() / "tuned" / f"{Path(name).name}-{data.task.name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    cost, lock, checkpoints = (
-        folder.with_name(f"{folder.name}.{suffix}") for suffix in ("json", "lock", "checkpoints")
-    )
+    cost, lock, checkpoints = (Path(f"{folder}.{suffix}") for suffix in ("json", "lock", "checkpoints"))
     with FileLock(lock):
         if not folder.is_dir():
             torch.manual_seed(config.seed)  # for the initial weights of a new head
@@ -147,4 +134,4 @@ def cached_finetune(
             files.write_text(cost, json.dumps({"seconds": result.seconds}))
             models.save(model, tokenizer, folder)
             shutil.rmtree(checkpoints)
-    return FinetunedModel(folder, json.loads(cost.read_text(encoding="utf-8"))["seconds"])
+    return folder, json.loads(cost.read_text(encoding="utf-8"))["seconds"]

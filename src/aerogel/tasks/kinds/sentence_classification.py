@@ -96,15 +96,9 @@ class SentenceClassification(TaskKind):
         majority = float(np.unique(references, return_counts=True)[1].max() / len(references))
         # a store needs no more digits
         logits = tuple(tuple(round(logit, 4) for logit in row) for row in predictions.logits.tolist())
-        return Score(
-            task.name,
-            metrics,
-            {"examples": len(references)},
-            {"majority": majority},
-            tuple(values.tolist()),
-            tuple(references.tolist()),
-            logits,
-        )
+        counts, baselines = {"examples": len(references)}, {"majority": majority}
+        predicted, expected = tuple(values.tolist()), tuple(references.tolist())
+        return Score(task.name, metrics, counts, baselines, predicted, expected, logits)
 
 
 KIND = SentenceClassification()
