@@ -56,8 +56,7 @@ class Worker:
         except EOFError as error:
             self.process.join()
             raise AerogelError(
-                f"{self.name}: its process died with exit code {self.process.exitcode}, perhaps out of memory: "
-                "try a smaller batch size"
+                f"{self.name}: its process died with exit code {self.process.exitcode}: try a smaller batch size"
             ) from error
         if status == "failed":
             if isinstance(value, MemoryError) or any(words in str(value) for words in OUT_OF_MEMORY):

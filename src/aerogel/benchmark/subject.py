@@ -93,14 +93,9 @@ def serve(
     while (request := connection.recv()) != "stop":
         seconds = rounds[request](model, batch)
         if request == "training":
-            _release_memory()
+            with contextlib.suppress(AttributeError):  # only glibc has this function
+                ctypes.CDLL(None).malloc_trim(0)  # so that the next process that trains gets the freed memory
         connection.send(("done", (seconds, peak_memory() - baseline)))
-
-
-def _release_memory() -> None:
-    """Return freed memory to the system, for the next process that trains."""
-    with contextlib.suppress(AttributeError):  # only glibc has this function
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _random_batch(model: PreTrainedModel, batch_size: int, length: int) -> dict[str, torch.Tensor]:

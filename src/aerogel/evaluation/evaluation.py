@@ -117,12 +117,7 @@ def evaluate(
 def _check_comparable(model: PreTrainedModel, reference: PreTrainedModel) -> None:
     """Raises `ModelError` for a reference whose predictions are not comparable."""
     if architecture(reference.config) != architecture(model.config):
-        raise ModelError(
-            f"{type(model).__name__} and its reference {type(reference).__name__} have different architectures: "
-            "their predictions are not comparable"
-        )
-    if reference.config.vocab_size != model.config.vocab_size:
-        raise ModelError(
-            f"the model's vocabulary has {model.config.vocab_size:,} tokens and its reference's "
-            f"{reference.config.vocab_size:,}: their predictions are not comparable"
-        )
+        raise ModelError(f"{type(model).__name__} and its reference {type(reference).__name__} differ in architecture")
+    own, other = model.config.vocab_size, reference.config.vocab_size
+    if own != other:
+        raise ModelError(f"the vocabulary of the model has {own:,} tokens, that of its reference {other:,}")

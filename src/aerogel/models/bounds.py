@@ -42,9 +42,7 @@ class Contents:
         most = max(FREE_LAYERS, len(self.tensors) or self.size // 256)
         for name, count in _layer_counts(config):
             if count > most:
-                raise ModelError(
-                    f"config.json requests {count} layers ({name}), but the checkpoint has {len(self.tensors)} tensors"
-                )
+                raise ModelError(f"config.json requests {count} layers ({name}) for {len(self.tensors)} stored tensors")
 
     def check_memory(self, model: nn.Module, packed: Mapping[str, tuple[int, int]]) -> None:
         """Raise `ModelError` if a model, built on the meta device, needs far more memory than its files have bytes.

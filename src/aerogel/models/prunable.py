@@ -128,10 +128,7 @@ def prunable_weights(
         if not isinstance(module, PackedLayer):
             _check_weight(name, module, weight)
         elif not to_read:
-            raise ModelError(
-                f"{name} is packed and can't be changed: unpack the model first (aerogel unpack DIR --output DIR, "
-                "or aerogel.decompress)"
-            )
+            raise ModelError(f"{name} is packed and can't be changed: use aerogel unpack or aerogel.decompress first")
         weights.append(PrunableWeight(name, module, kind))
     if unused:
         raise ModelError(f"exclude {sorted(unused)[0]!r} matches no prunable weight")
@@ -196,10 +193,7 @@ def _check_weight(name: str, module: nn.Module, weight: nn.Parameter | None) -> 
             reason = f"it is computed from {' and '.join(sources) or 'other tensors'}: make it a parameter again"
         raise ModelError(f"the weight of {name} is not a parameter: {reason}")
     if weight.is_meta:
-        raise ModelError(
-            f"the weight of {name} is not in memory (device meta): load the model without offloading "
-            "(device_map) to the disk or the CPU"
-        )
+        raise ModelError(f"the weight of {name} is on device meta: load the model without offloading (device_map)")
     if weight.dtype not in FLOATS or type(weight.data) is not Tensor:
         form = type(weight.data).__name__ if weight.dtype in FLOATS else str(weight.dtype).removeprefix("torch.")
         raise ModelError(

@@ -64,8 +64,7 @@ class Allocator:
         kept, least = sum(self.units) - self.dropped, sum(self.floors)
         if kept < least:
             raise PruningError(
-                f"sparsity {self.sparsity:g} keeps {kept} units, fewer than the {least} that {len(self.units)} "
-                "matrices need"
+                f"sparsity {self.sparsity:g} keeps {kept} units, but {len(self.units)} matrices need {least} of them"
             )
         allocations = {
             "global": lambda: self.global_shares,

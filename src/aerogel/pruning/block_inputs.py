@@ -81,7 +81,8 @@ def capture(
         runner = model.base_model
     for batch in batches:
         tokens = _tokens(batch, in_encoder or encoder is None)
-        recorded = _record_calls(runner, name, blocks, _encoder_inputs(batch) if in_encoder else batch)
+        encoder_inputs = {key: batch[key] for key in ("input_ids", "attention_mask") if key in batch}
+        recorded = _record_calls(runner, name, blocks, encoder_inputs if in_encoder else batch)
         for index, (arguments, keywords) in enumerate(recorded):
             hidden, rest = _split(arguments, keywords)
             if tokens is None:
@@ -123,8 +124,7 @@ def _record_calls(runner: nn.Module, name: str, blocks: nn.ModuleList, batch: Ba
                 output = originals[index](*arguments, **keywords)
             elif not _equal_states(first_tensor(output), _split(arguments, keywords)[0]):
                 raise ModelError(
-                    f"block {name}.{index} does not get the output of the block before it, which calibration block by "
-                    "block needs: take a method without calibration"
+                    f"block {name}.{index} does not get the previous block's output: use a method without calibration"
                 )
             return output
 
@@ -142,8 +142,7 @@ def _record_calls(runner: nn.Module, name: str, blocks: nn.ModuleList, batch: Ba
     for index, passes in enumerate(recorded):
         if len(passes) != 1:
             raise ModelError(
-                f"block {name}.{index} runs {len(passes)} times in one pass, and calibration block by block needs "
-                "blocks that run once: take a method without calibration"
+                f"block {name}.{index} runs {len(passes)} times in one pass, not once: use a method without calibration"
             )
     return [arguments for [arguments] in recorded]
 
@@ -167,10 +166,6 @@ def _equal_states(states: Tensor, others: Tensor) -> bool:
 def _like_states(value: Any, hidden: Tensor) -> bool:
     """Whether an argument of a block has the shape of the encoder's hidden states, (batch, sequence, d)."""
     return isinstance(value, Tensor) and value is not hidden and value.dim() == 3 and value.shape[0] == len(hidden)
-
-
-def _encoder_inputs(batch: Batch) -> Batch:
-    return {name: values for name, values in batch.items() if name in ("input_ids", "attention_mask")}
 
 
 def _tokens(batch: Batch, is_encoder: bool) -> Tensor | None:

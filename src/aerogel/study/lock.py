@@ -28,9 +28,7 @@ def sole(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
-            raise StudyError(
-                f"{folder}: {holder} is running this study: wait for it, or give another --output"
-            ) from error
+            raise StudyError(f"{folder}: {holder} runs this study: wait, or give another --output") from error
         with writing(path):
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M')},".encode(), 0)

@@ -76,8 +76,7 @@ class Store:
         ((version,),) = store._rows("pragma user_version")
         if version != FORMAT:
             raise StudyError(
-                f"{store.path} has format {version}, and this version of aerogel reads format {FORMAT}: "
-                "run the study again with another --output"
+                f"{store.path} has format {version}, expected {FORMAT}: run the study again with another --output"
             )
         store.count()
         return store
@@ -115,9 +114,8 @@ class Store:
             try:
                 outcomes.append((trial, trial.read_outcome(status, result)))
             except (ValueError, TypeError, RecursionError) as error:
-                raise StudyError(
-                    f"{self.path}: the result of trial {trial.label} is not as expected: {first_line(error)}"
-                ) from error
+                problem = f"the result of trial {trial.label} is not as expected: {first_line(error)}"
+                raise StudyError(f"{self.path}: {problem}") from error
         return outcomes
 
     def count(self) -> int:

@@ -109,10 +109,7 @@ def labels_of(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if len(labels) < 2:
         raise DataError(f"{path}: all rows have the label {excerpt(labels[0])}; expected at least two labels")
     if len(labels) > 100:
-        raise DataError(
-            f"{path}: {len(labels)} different labels, the first of them {excerpt(labels[0])}; "
-            "expected at most 100 classes"
-        )
+        raise DataError(f"{path}: {len(labels)} different labels, such as {excerpt(labels[0])}; expected at most 100")
     return columns, tuple(labels)
 
 

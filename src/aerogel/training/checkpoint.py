@@ -87,8 +87,7 @@ def check_zeros(name: str, mask: Tensor, zeros: Tensor, file: Path) -> None:
     """Raises `PruningError` where weights of the model are not zero that `mask`, from the file, says are zero."""
     if nonzero := int((mask & ~zeros).sum()):
         raise PruningError(
-            f"{file}: {nonzero} of the {int(mask.sum())} pruned weights of layer {name} are not zero: the file belongs "
-            "to another model"
+            f"{file} is of another model: {nonzero} of {int(mask.sum())} pruned weights of layer {name} are not zero"
         )
 
 

@@ -122,7 +122,6 @@ def _hidden_states(output: Any, target: Any) -> Iterator[tuple[str, Tensor, Tens
             continue
         if len(student) != len(teacher):
             raise ModelError(
-                f"the teacher has {len(teacher) - 1} blocks, the student {len(student) - 1}: use hidden = 0 to learn "
-                "from its logits alone"
+                f"the teacher has {len(teacher) - 1} blocks, the student {len(student) - 1}: use hidden = 0"
             )
         yield from ((side, *states) for states in zip(student[1:], teacher[1:], strict=True))

@@ -39,16 +39,14 @@ class GradualPruning:
         expect(self.pruning, PruneConfig, PruningError, "a PruneConfig")
         if self.schedule not in SCHEDULES:
             raise PruningError(unknown_name("schedule", self.schedule, SCHEDULES))
-        allocation = self.resolved.allocation
-        if Pattern.parse(self.pruning.pattern).group and allocation != "uniform":
+        pattern, allocation = Pattern.parse(self.pruning.pattern), self.resolved.allocation
+        if pattern.group and allocation != "uniform":
             raise PruningError(
-                f"pattern {self.pruning.pattern} fixes the sparsity of every matrix: use allocation uniform, not "
-                f"{allocation}"
+                f"pattern {pattern} fixes the sparsity of every matrix: use allocation uniform, not {allocation}"
             )
         if method(self.pruning.method).needs == "training" and self.pruning.needs_calibration:
             raise PruningError(
-                f"method {self.pruning.method} ranks weights by their gradients: it supports neither swap, reconstruct "
-                f"nor allocation {allocation}"
+                f"method {self.pruning.method} ranks by gradients: use no swap, reconstruct or allocation {allocation}"
             )
 
     @classmethod

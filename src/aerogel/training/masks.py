@@ -76,9 +76,7 @@ class SparsityCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
         if self.config and args.load_best_model_at_end and not self.best_is_pruned:
-            raise PruningError(
-                "load_best_model_at_end may restore a model from before the last pruning: set it to False"
-            )
+            raise PruningError("load_best_model_at_end may restore the model before its last pruning: set it to False")
         self.weights, self.step = prunable_weights(model, TARGETS), state.global_step
         if self.config:
             self.pruned, self.schedule = self.config.weights(model), self.config.schedule_for(state.max_steps)

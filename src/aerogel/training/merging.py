@@ -42,8 +42,7 @@ def merge(model: nn.Module) -> PreTrainedModel:
     weights = prunable_weights(model, TARGETS)
     if merged := [name for name, module in model.named_modules() if getattr(module, "merged", False) is True]:
         raise ModelError(
-            f"the adapter at {merged[0]} is merged already, and the zeros under it are lost: load the pruned model and "
-            "its adapter again"
+            f"the adapter at {merged[0]} is merged already, and zeros are lost: load the pruned model and adapter again"
         )
     masks = zero_masks(weights)
     try:

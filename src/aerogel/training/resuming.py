@@ -49,8 +49,7 @@ def last_checkpoint(folder: Path, settings: str) -> str | None:
     file = folder / SETTINGS
     if file.is_file() and file.read_text(encoding="utf-8") != settings:
         raise DataError(
-            f"{folder} has checkpoints of another training, by its model, data or settings: remove it, or name another "
-            "output"
+            f"{folder} has checkpoints of another training (model, data or settings): remove it, or name another output"
         )
     files.write_text(file, settings)
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))

@@ -35,8 +35,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if len(set(self.times)) < self.prunings:
             raise PruningError(
-                f"{self.steps} steps are too few to prune {self.prunings} times: train for more epochs, or in smaller "
-                "batches"
+                f"{self.steps} steps are too few to prune {self.prunings} times: use more epochs, or smaller batches"
             )
 
     @property

@@ -41,8 +41,7 @@ class LanguageModelling(TaskKind):
         cut = content.find("\n", int(len(content) * (1 - HELD_OUT_SHARE))) + 1
         if not content[:cut].strip() or not content[cut:].strip():
             raise DataError(
-                f"{source}: the text has {len(content)} characters, too few or on too few lines to hold out a part "
-                "for validation"
+                f"{source}: {len(content)} characters are too few, or too few lines, to hold out a part for validation"
             )
         return {"train": content[:cut], "validation": content[cut:]}
 
