@@ -7,8 +7,8 @@ from hypothesis import given, strategies as st
 from aerogel.models.loading import HEADS
 from aerogel.registry import names
 from aerogel.tasks import METRICS, TaskKind
-from aerogel.tasks.kind import Inputs, Predictions, Score, sums_by_row
-from aerogel.tasks.kinds import all_kinds
+from aerogel.tasks.kind import all_kinds
+from aerogel.tasks.predictions import Inputs, Predictions, Score, sums_by_row
 from aerogel.tasks.table import FILE_KINDS
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60)

@@ -16,8 +16,8 @@ from aerogel.models import load
 from aerogel.models.loading import HEADS
 from aerogel.pruning import Calibration, prune
 from aerogel.tasks import IGNORED, METRICS, InputSettings, Score, Task, TaskData, TaskKind
-from aerogel.tasks.kind import Answers, Inputs, Predictions
-from aerogel.tasks.kinds import all_kinds
+from aerogel.tasks.kind import all_kinds
+from aerogel.tasks.predictions import Answers, Inputs, Predictions
 from aerogel.training import TrainingConfig, finetune
 from builders import sentences
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from aerogel.errors import DataError
+from aerogel.tasks.kind import Task
 from aerogel.tasks.read import Examples, labels_of, read_rows, read_text
-from aerogel.tasks.table import TASKS, Task
+from aerogel.tasks.table import TASKS
 
 MOOD = Task("mood", "sentence_classification", ("sentence",), ("sad", "glad"), ("accuracy",))
 FIELD = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]))
@@ -173,7 +174,7 @@ def test_whole_numbers_are_ordered_as_numbers(tmp_path_factory: pytest.TempPathF
     ("found", "said"),
     [
         (["1", "1"], "all rows have the label '1'; expected at least two labels"),
-        ([f"name {place}" for place in range(101)], "101 different labels, the first of them 'name 0'"),
+        ([f"name {place}" for place in range(101)], r"101 .*'name 0'.* 100"),
         (["a", "b", ""], "line 4: the row has no label"),
     ],
 )

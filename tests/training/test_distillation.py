@@ -12,7 +12,7 @@ from aerogel.models import Head, load
 from aerogel.pruning import prune
 from aerogel.tasks import IGNORED, Examples, TaskKind
 from aerogel.tasks.encode import encode_examples, language_windows
-from aerogel.tasks.kinds import all_kinds
+from aerogel.tasks.kind import all_kinds
 from aerogel.training.distillation import Distillation, DistillationConfig
 from builders import prose, sentences
 

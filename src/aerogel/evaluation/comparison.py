@@ -10,7 +10,7 @@ from scipy.stats import binomtest, bootstrap
 
 from aerogel.evaluation.scoring import Run
 from aerogel.tasks import METRICS, Score
-from aerogel.tasks.kind import sums_by_row
+from aerogel.tasks.predictions import sums_by_row
 
 RESAMPLES = 2000
 LEVEL = 0.95

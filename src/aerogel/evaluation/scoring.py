@@ -13,7 +13,7 @@ from aerogel.errors import ModelError
 from aerogel.models import evaluating
 from aerogel.models.logits import kl_divergence
 from aerogel.tasks import InputSettings, Score, Task, TaskData
-from aerogel.tasks.kind import Answers, Inputs, Predictions
+from aerogel.tasks.predictions import Answers, Inputs, Predictions
 
 EVALUATION_SEED = 0  # of masks and infilled spans, so that every model gets the same inputs
 

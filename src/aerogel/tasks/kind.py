@@ -1,147 +1,91 @@
-"""What a kind of task provides: everything in which sentence classification, language modelling and others differ."""
+"""Tasks, and what a kind of task provides: everything in which sentence classification and others differ."""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from aerogel.errors import ModelError
+from aerogel.registry import entries
 
-from aerogel.models.logits import kl_divergence
-from aerogel.tasks.metrics import METRICS, Metric
-from aerogel.tasks.table import Task
+if TYPE_CHECKING:  # a table of tasks needs no torch
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-Batch = Mapping[str, Tensor]
+    from aerogel.models import Head
+    from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score
+
+Split = Literal["train", "validation"]
 Content = Any
 """The data of a split, of a type that its kind of task chooses."""
 
 
 @dataclass(frozen=True)
-class InputSettings:
-    """How a split becomes batches.
+class Task:
+    """A task, without its data.
 
     Attributes:
-        limit: the number of examples or windows to keep: the first ones, or to calibrate on, random ones.
-        max_length: tokens that an example is cut to, and of a window to calibrate on.
-        batch_size: examples in a batch.
-        batch_tokens: tokens in a batch of windows.
-        seed: of masks, infilled spans and augmented texts.
-        augmentation: share of the texts that each epoch replaces, see `aerogel.tasks.augment`.
+        kind_name: the file of its kind in `aerogel.tasks.kinds`.
+        columns: the text columns, one for sentences, two for pairs; none for language modelling.
+        labels: names in the order of the class numbers, or one name for a value; for a user's own file empty until it
+            is read.
+        metrics: keys of `aerogel.tasks.metrics.METRICS`; the first is the main one. For language modelling the
+            architecture decides.
+        hub: data set and configuration on the Hugging Face hub, if it is there.
+        hub_validation: the hub's name of the validation split.
     """
 
-    limit: int | None = None
-    max_length: int = 128
-    batch_size: int = 32
-    batch_tokens: int = 4096
-    seed: int = 0
-    augmentation: float = 0.0
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The rows of a split as a model's inputs with labels, and how they form batches.
-
-    Attributes:
-        collate: makes a batch of several rows.
-        by_length: whether a batch holds rows of similar length.
-        augmented: in place of `rows` in training, if texts are augmented.
-    """
-
-    rows: Sequence[dict[str, Any]]
-    batch_size: int
-    collate: Callable[[list[dict[str, Any]]], Batch]
-    by_length: bool = False
-    augmented: Sequence[dict[str, Any]] | None = None
-
-    def batches(self) -> list[list[int]]:
-        """The row numbers of each batch; every row is in one batch."""
-        order = list(range(len(self.rows)))
-        if self.by_length:
-            order.sort(key=lambda row: len(self.rows[row]["input_ids"]))
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A model's logits where it makes a prediction.
-
-    Attributes:
-        logits: (predictions, classes); a single class stands for a value.
-        references: (predictions), the right classes or values.
-        rows: (predictions), the row of the batch that each belongs to.
-    """
-
-    logits: Tensor
-    references: Tensor
-    rows: Tensor
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A model's predictions, as columns with one entry a prediction.
-
-    Attributes:
-        values: what is predicted: classes, values, tokens, texts.
-        losses: negative log-likelihoods of the references, in nats.
-        rows: the row of the batch, later of the split, that each belongs to.
-        logits: (predictions, classes), or (predictions, 0) if they are not kept.
-    """
-
-    values: np.ndarray
-    references: np.ndarray
-    losses: np.ndarray
-    rows: np.ndarray
-    logits: np.ndarray
-
-    @classmethod
-    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
-        """The predictions of all parts, in the order of the rows."""
-        names = [field.name for field in fields(cls)]
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        order = np.argsort(columns["rows"], kind="stable")
-        return cls(**{name: column[order] for name, column in columns.items()})
-
-
-def sums_by_row(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of the values of each row, and their number."""
-    return np.bincount(rows, values.astype(float)), np.bincount(rows)
-
-
-@dataclass(frozen=True)
-class Score:
-    """How a model did on a task.
-
-    Attributes:
-        metrics: by their names in `aerogel.tasks.metrics.METRICS`, the main one first.
-        counts: how many "examples" or "tokens" were scored.
-        baselines: for classes "majority", the accuracy of always predicting the most frequent one.
-        predictions: classes, values, or for language modelling the most likely tokens at the first positions.
-        references: the right classes; empty where a prediction is not simply right or wrong.
-        logits: for classes one row an example.
-    """
-
-    task: str
-    metrics: dict[str, float]
-    counts: dict[str, int]
-    baselines: dict[str, float] = field(default_factory=dict)
-    predictions: tuple[int | float, ...] = ()
-    references: tuple[int | float, ...] = ()
-    logits: tuple[tuple[float, ...], ...] = ()
+    name: str
+    kind_name: str
+    columns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    hub: tuple[str, str] | None = None
+    hub_validation: str = "validation"
 
     @property
-    def main(self) -> Metric:
-        return METRICS[next(iter(self.metrics))]
+    def kind(self) -> TaskKind:
+        return all_kinds()[self.kind_name]
 
-    def to_dict(self) -> dict[str, float]:
-        """Metrics, counts and baselines in one dictionary."""
-        return {**self.metrics, **self.counts, **self.baselines}
+    @property
+    def head(self) -> Head:
+        from aerogel.models import Head
+
+        return Head(self.kind.head, self.labels)
+
+    def check_head(self, model: PreTrainedModel, advice: str) -> None:
+        """Raises `ModelError`, with `advice` on what to do, if the model's head does not fit the task.
+
+        Names of labels are compared unless one side only numbers them.
+        """
+        from aerogel.models import head_kind
+
+        found, needed = head_kind(model), self.kind.head
+        if found != needed:
+            has = "none" if found == "none" else f"one for {found}"
+            raise ModelError(f"task {self.name} needs a {needed} head and {type(model).__name__} has {has}: {advice}")
+        if not self.labels:
+            return
+        if model.config.num_labels != len(self.labels):
+            labels = f"{len(self.labels)} labels and the model's head {model.config.num_labels}"
+            raise ModelError(f"task {self.name} has {labels}: {advice}")
+        ours = [label.lower() for label in self.labels]
+        theirs = [str(model.config.id2label[number]).lower() for number in range(len(ours))]
+        named = len(ours) > 1 and not any(all(map(_is_number, names)) for names in (ours, theirs))
+        if ours != theirs and (named or sorted(ours) == sorted(theirs)):
+            raise ModelError(
+                f"task {self.name} has the labels {', '.join(ours)} and the model's head {', '.join(theirs)}, "
+                "expected the same in the same order; change id2label in the model's config.json if they mean the same"
+            )
+
+
+def _is_number(label: str) -> bool:
+    return re.fullmatch(r"(label_)?-?\d+", label) is not None
 
 
 class TaskKind(ABC):
@@ -198,9 +142,9 @@ class TaskKind(ABC):
 
     def predictions(self, answers: Answers) -> Predictions:
         """The predictions of a batch: unless a kind overrides it, the most likely classes."""
-        parts = zip(answers.logits.split(1024), answers.references.split(1024), strict=True)
-        losses = torch.cat([cross_entropy(part.float(), truth, reduction="none") for part, truth in parts])
-        return as_predictions(answers, answers.logits.argmax(-1), losses)
+        from aerogel.tasks.predictions import most_likely
+
+        return most_likely(answers)
 
     @abstractmethod
     def score(self, task: Task, inputs: Inputs, predictions: Predictions, config: PretrainedConfig) -> Score:
@@ -208,10 +152,12 @@ class TaskKind(ABC):
 
     def distillation_loss(self, student: Answers, teacher: Answers, temperature: float) -> Tensor:
         """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), the mean over predictions."""
+        from aerogel.models.logits import kl_divergence
+
         return temperature**2 * kl_divergence(teacher.logits / temperature, student.logits / temperature).mean()
 
 
-def as_predictions(answers: Answers, values: Tensor, losses: Tensor) -> Predictions:
-    """The columns of a batch, without its logits."""
-    columns = (values, answers.references, losses.double(), answers.rows, answers.logits[:, :0].double())
-    return Predictions(*(column.cpu().numpy() for column in columns))
+@cache
+def all_kinds() -> dict[str, TaskKind]:
+    """All kinds by name: the `KIND` of every module in `aerogel.tasks.kinds`."""
+    return entries("aerogel.tasks.kinds", "KIND")

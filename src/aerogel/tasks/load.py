@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from aerogel.errors import DataError, expect, first_line, unknown_name
+from aerogel.tasks.kind import Split, Task
 from aerogel.tasks.starter import movie_reviews, python_reference
-from aerogel.tasks.table import FILE_KINDS, TASKS, Split, Task
+from aerogel.tasks.table import FILE_KINDS, TASKS
 
 STARTER: dict[str, Callable[[], Any]] = {"movie-reviews": movie_reviews, "python-reference": python_reference}
 WHOLE = " (all of it, also the part that training on it uses)"  # after the source of a single split

@@ -15,7 +15,7 @@ from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
 from aerogel.pruning import Calibration
 from aerogel.pruning.blocks import check_blocks
 from aerogel.tasks import InputSettings, Task, TaskData
-from aerogel.tasks.kind import Inputs
+from aerogel.tasks.predictions import Inputs
 from aerogel.training.config import TrainingConfig
 from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.gradual import GradualPruning

@@ -5,7 +5,7 @@ import torch
 
 from aerogel.models import load
 from aerogel.tasks import IGNORED, InputSettings
-from aerogel.tasks.kinds import all_kinds
+from aerogel.tasks.kind import all_kinds
 from builders import prose
 
 KIND = all_kinds()["language_modelling"]

@@ -5,8 +5,8 @@ import torch
 
 from aerogel.models import load, load_tokenizer
 from aerogel.tasks import Examples, InputSettings
-from aerogel.tasks.kind import Answers
-from aerogel.tasks.kinds import all_kinds
+from aerogel.tasks.kind import all_kinds
+from aerogel.tasks.predictions import Answers
 from builders import sentence_data, sentences
 
 KIND = all_kinds()["sentence_classification"]

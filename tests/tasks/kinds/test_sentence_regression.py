@@ -6,8 +6,8 @@ import torch
 from aerogel.evaluation import score
 from aerogel.models import load
 from aerogel.tasks import TASKS, Examples, TaskData
-from aerogel.tasks.kind import Answers
-from aerogel.tasks.kinds import all_kinds
+from aerogel.tasks.kind import all_kinds
+from aerogel.tasks.predictions import Answers
 
 KIND = all_kinds()["sentence_regression"]
 

@@ -11,11 +11,11 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from aerogel.errors import DataError
 from aerogel.models import architecture, head_kind
 from aerogel.tasks.encode import language_windows
-from aerogel.tasks.kind import Answers, Batch, Inputs, InputSettings, Predictions, Score, TaskKind, sums_by_row
+from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.noise import IGNORED
+from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score, sums_by_row
 from aerogel.tasks.read import HELD_OUT_SHARE, read_text
-from aerogel.tasks.table import Task
 
 PERPLEXITIES = {"decoder": "perplexity", "encoder": "masked_lm_perplexity", "encoder-decoder": "denoising_perplexity"}
 KEPT_TOKENS = 2000  # predictions in a score, for the agreement between models

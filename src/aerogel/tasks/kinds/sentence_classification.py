@@ -15,10 +15,10 @@ from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedMo
 from aerogel.errors import DataError
 from aerogel.tasks.augment import AugmentedExamples
 from aerogel.tasks.encode import encode_examples
-from aerogel.tasks.kind import Answers, Batch, Inputs, InputSettings, Predictions, Score, TaskKind
+from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
+from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score
 from aerogel.tasks.read import HELD_OUT_SHARE, Examples, class_number, labels_of, read_examples
-from aerogel.tasks.table import Task
 
 
 class SentenceClassification(TaskKind):

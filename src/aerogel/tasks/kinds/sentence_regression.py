@@ -9,10 +9,10 @@ from torch.nn.functional import mse_loss
 from transformers import PretrainedConfig
 
 from aerogel.errors import excerpt
-from aerogel.tasks.kind import Answers, Inputs, Predictions, Score, as_predictions
+from aerogel.tasks.kind import Task
 from aerogel.tasks.kinds.sentence_classification import SentenceClassification
 from aerogel.tasks.metrics import METRICS
-from aerogel.tasks.table import Task
+from aerogel.tasks.predictions import Answers, Inputs, Predictions, Score, as_predictions
 
 
 class SentenceRegression(SentenceClassification):
