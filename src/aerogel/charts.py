@@ -106,13 +106,9 @@ def svg(chart: Figure, title: str, prefix: str) -> str:
 
 def _for_a_page(tag: str, prefix: str) -> str:
     """Shorten a tag's numbers, prefix its ids, and replace its colours by variables."""
-    tag = re.sub(r"\d+\.\d{3,}", _rounded, tag)
+    tag = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number.group()):.2f}".rstrip("0").rstrip("."), tag)
     tag = tag.replace(' id="', f' id="{prefix}').replace("url(#", f"url(#{prefix}")
     tag = tag.replace('xlink:href="#', f'href="#{prefix}')
     for colour, variable in VARIABLES.items():
         tag = re.sub(colour, f"var({variable})", tag, flags=re.I)
     return tag
-
-
-def _rounded(number: re.Match[str]) -> str:
-    return f"{float(number.group()):.2f}".rstrip("0").rstrip(".")

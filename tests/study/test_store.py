@@ -17,8 +17,8 @@ from aerogel.benchmark import BenchConfig, environment
 from aerogel.errors import StudyError
 from aerogel.models import load_model
 from aerogel.study import Store, parse_spec
-from aerogel.study.lock import sole
 from aerogel.study.results import Done, Failed, Machine
+from aerogel.study.run import sole
 from aerogel.study.source import STORE
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.training import Recovery, TrainingConfig
@@ -263,7 +263,7 @@ def test_a_study_that_is_running_is_refused_and_one_that_was_killed_is_not(tmp_p
             pass
         with sole(tmp_path / "other"):
             pass
-    script = "import os; from pathlib import Path; from aerogel.study.lock import sole\n"
+    script = "import os; from pathlib import Path; from aerogel.study.run import sole\n"
     script += f"with sole(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == -9
     with sole(tmp_path):

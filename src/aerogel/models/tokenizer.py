@@ -1,7 +1,5 @@
 """Sets up a tokenizer's padding, and restores the original settings for saving."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +16,13 @@ class TokenizerSettings:
     padding: dict[str, Any] | None  # of the Rust tokenizer, which saves them in tokenizer.json
     truncation: dict[str, Any] | None
 
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> TokenizerSettings:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        padding, truncation = (backend.padding, backend.truncation) if backend is not None else (None, None)
-        return cls(tokenizer.padding_side, tokenizer.pad_token, padding, truncation)
-
 
 def set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     """Pad on the right, with the end-of-sequence token if there is no padding token."""
-    tokenizer.aerogel_original = TokenizerSettings.of(tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    padding, truncation = (backend.padding, backend.truncation) if backend is not None else (None, None)
+    original = TokenizerSettings(tokenizer.padding_side, tokenizer.pad_token, padding, truncation)
+    tokenizer.aerogel_original = original
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # padding on the left, as for generation, would shift absolute positions

@@ -80,24 +80,19 @@ def capture(
     elif head_kind(model) == "language-modelling":  # its head costs more than the rest of this pass
         runner = model.base_model
     for batch in batches:
-        tokens = _tokens(batch, in_encoder or encoder is None)
         encoder_inputs = {key: batch[key] for key in ("input_ids", "attention_mask") if key in batch}
         recorded = _record_calls(runner, name, blocks, encoder_inputs if in_encoder else batch)
+        tokens = _tokens(batch, in_encoder or encoder is None, _split(*recorded[0])[0])
         for index, (arguments, keywords) in enumerate(recorded):
             hidden, rest = _split(arguments, keywords)
-            if tokens is None:
-                tokens = torch.ones(hidden.shape[:2], dtype=torch.bool)
             if hidden.shape[:2] != tokens.shape:
                 raise ModelError(
                     f"block {name}.{index} gets hidden states of shape {tuple(hidden.shape)} on text of shape "
                     f"{tuple(tokens.shape)}: calibration block by block needs (batch, sequence, d)"
                 )
             others = (value for value in chain(rest, keywords.values()) if _like_states(value, hidden))
-            cross, cross_tokens = next(others, None), None
-            if cross is not None:
-                cross_tokens = _tokens(batch, True)
-                if cross_tokens is None:
-                    cross_tokens = torch.ones(cross.shape[:2], dtype=torch.bool)
+            cross = next(others, None)
+            cross_tokens = None if cross is None else _tokens(batch, True, cross)
             calls[index].append(Call(rest, keywords, tokens, cross, cross_tokens))
             if index == 0:
                 states.append(store.keep(hidden))
@@ -168,9 +163,10 @@ def _like_states(value: Any, hidden: Tensor) -> bool:
     return isinstance(value, Tensor) and value is not hidden and value.dim() == 3 and value.shape[0] == len(hidden)
 
 
-def _tokens(batch: Batch, is_encoder: bool) -> Tensor | None:
+def _tokens(batch: Batch, is_encoder: bool, states: Tensor) -> Tensor:
+    """(batch, sequence), False at padding; without a mask, the states have none."""
     mask = batch.get("attention_mask" if is_encoder else "decoder_attention_mask")
-    return None if mask is None else mask.bool()
+    return torch.ones(states.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
 
 
 @contextmanager

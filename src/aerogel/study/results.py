@@ -92,18 +92,17 @@ class ScoringResult:
 
     def __post_init__(self) -> None:
         score, training = self.score, self.training
-        _require(len(score.metrics) > 0, "metrics is empty")
+        for name in ("metrics", "predictions", "counts"):
+            _require(len(getattr(score, name)) > 0, f"{name} is empty")
         for name, value in score.metrics.items():
             _require(name in METRICS, f"metrics: {excerpt(name)} is not a metric")
             _require(not abs(value) > LARGEST, f"metrics.{name} is {value}")  # NaN is a result
         predictions = (*score.predictions, *score.references)
-        _require(len(score.predictions) > 0, "predictions is empty")
         _require(not any(abs(value) > LARGEST for value in predictions), "predictions: too large")
         for field, values in (("references", score.references), ("logits", score.logits)):
             _require(len(values) in (0, len(score.predictions)), f"{field} and predictions differ in length")
         _require(len(set(map(len, score.logits))) < 2, "logits differ in length")
         _require(all(score.logits), "logits has an empty row")
-        _require(len(score.counts) > 0, "counts is empty")
         _require(all(0 < count < 2**62 for count in score.counts.values()), "counts are not above 0")
         _require(0 <= training.seconds < 1e12, "training.seconds is not a time")
         _require(0 <= training.steps < 2**62, "training.steps is not a number of steps")

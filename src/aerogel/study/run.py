@@ -1,20 +1,25 @@
 """Running a study: its open trials, each result stored as soon as it is there."""
 
+import fcntl
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from aerogel import progress
+from aerogel.errors import StudyError, writing
 from aerogel.models import prepare
 from aerogel.study.executors import Executor, Handle, Progress, open_executor
-from aerogel.study.lock import sole
 from aerogel.study.plan import plan
 from aerogel.study.results import Failed, Outcome
 from aerogel.study.spec import StudySpec
 from aerogel.study.store import Store
 from aerogel.study.trial import Scoring, SensitivityAnalysis, Trial
 from aerogel.tasks import load_task
+
+LOCK = "study.lock"  # in a study's folder
 
 
 @dataclass(frozen=True)
@@ -88,3 +93,28 @@ def _collect(executor: Executor, handles: list[Handle], store: Store, watch: Cal
             done += not isinstance(outcome, Failed)
         running = tuple((handle.trial, handle.progress) for handle in handles if handle.progress)
         watch(StudyProgress(total, done, failed, before, running, tuple(ended)))
+
+
+@contextmanager
+def sole(folder: Path) -> Iterator[None]:
+    """Locks the study in `folder` for this process while the block runs.
+
+    The system releases the lock when this process ends, however it ends. Raises `StudyError`, naming the process that
+    holds the lock, where another one runs the study.
+    """
+    path = folder / LOCK
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
+            raise StudyError(f"{folder}: {holder} runs this study: wait, or give another --output") from error
+        with writing(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M')},".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from aerogel.errors import StudyError, check_sparsity, excerpt, first_line, unknown_name
+from aerogel.errors import StudyError, excerpt, first_line, unknown_name
 
 BUILT_IN = ("starter", "reports", "recovery")
 STORE = "study.sqlite"
@@ -35,7 +35,7 @@ def read_values(name: str) -> dict[str, Any]:
         if len(line) > LONGEST_LINE:
             raise StudyError(f"{name}, line {number}: {len(line):,} bytes, expected at most {LONGEST_LINE:,} in a line")
     try:
-        values = tomllib.loads(raw.decode("utf-8-sig"))
+        return tomllib.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         number = raw.count(b"\n", 0, error.start) + 1
         raise StudyError(f"{name}, line {number}: not UTF-8 (byte 0x{raw[error.start]:02x})") from error
@@ -43,14 +43,6 @@ def read_values(name: str) -> dict[str, Any]:
         raise StudyError(f"{name}: its values are nested too deeply") from error
     except ValueError as error:  # wrong TOML, or an integer of thousands of digits
         raise StudyError(f"{name}: {first_line(error)}") from error
-    sparsities = values.get("sparsities")
-    for index, sparsity in enumerate(sparsities if isinstance(sparsities, list) else ()):
-        if isinstance(sparsity, int | float) and 1 <= sparsity <= 100:  # at once; other checks import torch
-            try:
-                check_sparsity(sparsity, StudyError)
-            except StudyError as error:
-                raise StudyError(f"{name}: sparsities.{index}: {error}") from error
-    return values
 
 
 def store_path(folder: Path) -> Path:

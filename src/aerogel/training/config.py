@@ -43,17 +43,12 @@ class TrainingConfig:
     precision: Precision | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("epochs", self.epochs),
-            ("learning rate", self.learning_rate),
-            ("batch size", self.batch_size),
-            ("length", self.max_length),
-            ("patience", self.patience),
-        ):
-            if value is not None:
-                expect(value, Real, DataError, f"a number for the {name}")
-            if value is not None and not 0 < value < math.inf:
-                raise DataError(f"{name} {value}: expected a number above 0")
+        for name in ("epochs", "learning_rate", "batch_size", "max_length", "patience"):
+            value = getattr(self, name)
+            if name != "patience" or value is not None:
+                expect(value, Real, DataError, f"a number for {name}")
+                if not 0 < value < math.inf:
+                    raise DataError(f"{name} {value}: expected a number above 0")
         if self.precision not in (None, *PRECISIONS):
             raise DataError(unknown_name("precision", self.precision, PRECISIONS))
         check_seed(self.seed, DataError)

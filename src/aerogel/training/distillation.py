@@ -36,14 +36,11 @@ class DistillationConfig:
     augmentation: float = 0.7
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
-            ("hardness", self.hardness, 0, 1),
-            ("hidden", self.hidden, 0, math.inf),
-            ("augmentation", self.augmentation, 0, 1),
-        ):
-            expect(value, Real, DataError, f"a number for the {name}")
-            if not low <= value <= high:
-                raise DataError(f"{name} {value}: expected a number from {low} to {high}")
+        for name, most in (("hardness", 1), ("hidden", math.inf), ("augmentation", 1)):
+            value = getattr(self, name)
+            expect(value, Real, DataError, f"a number for {name}")
+            if not 0 <= value <= most:
+                raise DataError(f"{name} {value}: expected a number from 0 to {most}")
         expect(self.temperature, Real, DataError, "a number for the temperature")
         if not 0 < self.temperature < math.inf:
             raise DataError(f"temperature {self.temperature}: expected a number above 0")

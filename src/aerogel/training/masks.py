@@ -183,19 +183,12 @@ class SparsityCallback(TrainerCallback):
 
     def _restore(self, args: Any, state: Any) -> None:
         file, tensors = load_state(repr(self.config), args, state)
-        devices = {weight.name: weight.matrix.device for weight in self.weights}
-        self.zero_masks = {
-            name: tensors[f"zeros/{name}"].to(device) for name, device in devices.items() if f"zeros/{name}" in tensors
-        }
+        self.zero_masks = {}
         for weight in self.weights:
-            if weight.name in self.zero_masks:
+            if (mask := tensors.get(f"zeros/{weight.name}")) is not None:
+                self.zero_masks[weight.name] = mask.to(weight.matrix.device)
                 check_zeros(weight.name, self.zero_masks[weight.name], weight.zeros, file)
-        self.score_states = {
-            weight.name: {
-                key.removeprefix(prefix): value.to(devices[weight.name])
-                for key, value in tensors.items()
-                if key.startswith(prefix)
-            }
-            for weight in self.pruned
-            for prefix in (f"score/{weight.name}/",)
-        }
+        for weight in self.pruned:
+            prefix, device = f"score/{weight.name}/", weight.matrix.device
+            states = {key: value.to(device) for key, value in tensors.items() if key.startswith(prefix)}
+            self.score_states[weight.name] = {key.removeprefix(prefix): value for key, value in states.items()}
