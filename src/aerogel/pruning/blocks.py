@@ -18,31 +18,17 @@ from aerogel.pruning.calibration import Batch
 
 
 @dataclass
-class Moments:
-    """Sums over the calibration tokens of one input: XᵀX (d_in, d_in), or only its diagonal (d_in)."""
-
-    sums: Tensor
-
-    @property
-    def hessian(self) -> Tensor | None:
-        return self.sums if self.sums.dim() == 2 else None
-
-    @property
-    def norms(self) -> Tensor:
-        return (self.sums.diagonal() if self.sums.dim() == 2 else self.sums).sqrt()
-
-
-@dataclass
 class Block:
     """A block to prune: its `weights`, the `moments` of their inputs by weight name, and the inputs of the block.
 
-    On batch i the block is called with the hidden states `states[i]` (batch, sequence, d) and `calls[i]`.
+    Moments are sums over the calibration tokens: XᵀX (d_in, d_in), or only its diagonal (d_in). On batch i the block is
+    called with the hidden states `states[i]` (batch, sequence, d) and `calls[i]`.
     """
 
     name: str
     module: nn.Module
     weights: list[PrunableWeight]
-    moments: dict[str, Moments]
+    moments: dict[str, Tensor]
     states: list[Tensor]
     calls: list[Call]
 
@@ -108,7 +94,7 @@ def block_lists(model: nn.Module, weights: Sequence[PrunableWeight]) -> list[tup
 
 def input_moments(
     block: nn.Module, weights: Sequence[PrunableWeight], states: Sequence[Tensor], calls: Sequence[Call], hessian: bool
-) -> dict[str, Moments]:
+) -> dict[str, Tensor]:
     """Runs the block on all batches and sums the inputs of its linear layers, by weight name.
 
     Layers with the same input (query, key and value) share one sum, that of the first of them.
@@ -132,7 +118,7 @@ def input_moments(
     for name, total in sums.items():
         if not torch.isfinite(total).all():
             raise PruningError(f"layer {name}: its inputs on the calibration text are not all finite")
-    return {weight.name: Moments(sums[leaders[weight.name]]) for weight in weights}
+    return {weight.name: sums[leaders[weight.name]] for weight in weights}
 
 
 def _add(sums: dict[str, Tensor], name: str, inputs: Tensor, hessian: bool) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from aerogel.models import PrunableWeight
-from aerogel.pruning.blocks import walk
+from aerogel.pruning.blocks import Block, walk
 from aerogel.pruning.calibration import Batch
 from aerogel.pruning.kl import Reference
 from aerogel.pruning.pattern import Pattern
@@ -25,6 +25,14 @@ def plain_statistics(weight: PrunableWeight, seed: int) -> Statistics:
     return Statistics(generator=torch.Generator().manual_seed(hashed))
 
 
+def block_statistics(block: Block, weight: PrunableWeight, gradients: Mapping[str, Tensor], seed: int) -> Statistics:
+    """Those of a matrix in a block that `walk` yields; `gradients` are at its outputs, by weight name."""
+    moments = block.moments[weight.name]
+    hessian = moments if moments.dim() == 2 else None
+    norms = (moments if hessian is None else moments.diagonal()).sqrt()
+    return replace(plain_statistics(weight, seed), norms=norms, hessian=hessian, gradients=gradients.get(weight.name))
+
+
 def dense_scores(
     model: PreTrainedModel,
     weights: Sequence[PrunableWeight],
@@ -37,8 +45,7 @@ def dense_scores(
     statistics = {weight.name: plain_statistics(weight, seed) for weight in weights}
     if method.looks_at_text:
         for block in walk(model, weights, batches[::STRIDE], False, "comparing the matrices"):
-            for name, moments in block.moments.items():
-                statistics[name] = replace(statistics[name], norms=moments.norms, gradients=gradients.get(name))
+            statistics |= {weight.name: block_statistics(block, weight, gradients, seed) for weight in block.weights}
     return lambda weight: method.score(weight.matrix.float(), statistics[weight.name])
 
 

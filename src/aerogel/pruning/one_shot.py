@@ -21,7 +21,7 @@ from aerogel.pruning.choices import Allocation
 from aerogel.pruning.config import SEARCHED, PruneConfig
 from aerogel.pruning.fisher import output_gradients
 from aerogel.pruning.kl import Reference
-from aerogel.pruning.masking import dense_scores, masked_kl, plain_statistics
+from aerogel.pruning.masking import block_statistics, dense_scores, masked_kl, plain_statistics
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.pruning_method import PruningMethod, Statistics, one_shot_method
 from aerogel.pruning.reconstruction import reconstruct
@@ -138,13 +138,7 @@ def _prune_by_block(model: PreTrainedModel, plan: _Plan, batches: Sequence[Batch
     for block in walk(model, plan.weights, batches, hessian, f"pruning ({plan.method.name})"):
         dense = {weight.name: weight.matrix.clone() for weight in block.weights}
         for weight in block.weights:
-            moments = block.moments[weight.name]
-            statistics = replace(
-                plain_statistics(weight, config.seed),
-                norms=moments.norms,
-                hessian=moments.hessian,
-                gradients=gradients.get(weight.name),
-            )
+            statistics = block_statistics(block, weight, gradients, config.seed)
             masks[weight.name] = plan.prune(weight, statistics, shares[weight.name])
         if config.reconstruct:
             reconstruct(block, dense, masks, config.reconstruct)
