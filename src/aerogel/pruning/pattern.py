@@ -102,18 +102,10 @@ class Pattern:
             raise PruningError(f"pattern {self} does not divide a {rows}x{columns} matrix")
 
     def mask(self, scores: Tensor, sparsity: float) -> Tensor:
-        """Marks the weights with the highest scores, by rank, so that counts are exact.
+        """Marks the weights with the highest scores (d_out, d_in): True where kept, in the same shape.
 
-        Args:
-            scores: (d_out, d_in), one score a weight.
-            sparsity: the share of zeros, in [0, 1). Of n units that compete, `round(sparsity * n)` are dropped.
-
-        Returns:
-            A bool tensor of the shape of `scores`, True where a weight is kept. Of equal scores the first are
-            kept, row by row. Subnormal scores count as 0.
-
-        Raises:
-            PruningError: as `check`, and for scores that are NaN.
+        Of n units that compete, exactly `round(sparsity * n)` are dropped, with the sparsity in [0, 1). Of equal scores
+        the first are kept, row by row. Subnormal scores count as 0. Raises `PruningError` as `check`, and for NaN.
 
         >>> Pattern.parse("2:4").mask(torch.tensor([[1.0, 4.0, 3.0, 2.0]]), 0.5)
         tensor([[False,  True,  True, False]])

@@ -16,17 +16,11 @@ def swap(target: Tensor, weight: Tensor, mask: Tensor, hessian: Tensor, pattern:
 
     With e the error of a row and g = eH, dropping p, of weight w, and restoring q, of weight v, changes the error of
     the row by 2 w_p g_p + w_p² H_pp − 2 v_q (g_q + w_p H_pq) + v_q² H_qq. If the method kept the dense values, so does
-    a restored weight. If it updated them, q is restored with its best value and the rows are refit at the end.
+    a restored weight. If it updated them, q is restored with its best value and the rows are refit at the end. Swaps
+    stay within an N:M group, or else within a row (of blocks), so that counts stay exact.
 
-    Args:
-        target: (d_out, d_in), the dense weights.
-        weight: (d_out, d_in), the weights that the method returned.
-        mask: (d_out, d_in), True where kept.
-        hessian: (d_in, d_in), XᵀX.
-        pattern: swaps stay within an N:M group, or else within a row (of blocks), so that counts stay exact.
-
-    Returns:
-        The new mask and the weights on it.
+    `target` are the dense weights, `weight` those that the method returned, and `mask` is True where kept, all
+    (d_out, d_in); `hessian` is XᵀX (d_in, d_in). Returns the new mask and the weights on it.
     """
     hessian = damped(hessian, DAMPING)
     weight = weight * mask

@@ -48,14 +48,9 @@ def run_study(
     Models and data are loaded first, so that a wrong name fails at once. A failed trial is stored with its error, and
     the others run. A study that was interrupted resumes when it is run again.
 
-    Args:
-        spec: what to run: `aerogel.load_spec` reads one.
-        output: folder of the study, for its store.
-        data: folder of tasks, see `aerogel.load_task`.
-        watch: called at every change.
-
-    Raises `AerogelError` where a model, a task or the store can't be used, and `StudyError` where another process
-    runs the study in `output`.
+    `output` is the folder of the study, for its store, `data` one of tasks as for `aerogel.load_task`. `watch` is
+    called at every change. Raises `AerogelError` where a model, a task or the store can't be used, and `StudyError`
+    where another process runs the study in `output`.
 
     >>> import aerogel
     >>> spec = aerogel.StudySpec(name="tiny", models=("tiny-bert",), sparsities=(0.5,), benchmark=None)

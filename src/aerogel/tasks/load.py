@@ -70,27 +70,24 @@ def load_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None 
     >>> data.task.kind.name, sorted(data.splits)
     ('language_modelling', ['train', 'validation'])
     """
-    check_task(name, data)
-    name = os.fspath(name)
-    folder = data or os.environ.get("AEROGEL_DATA")
-    task, path = TASKS.get(name), Path(name)
-    if path.suffix in FILE_KINDS:
+    path, name = check_task(name, data), os.fspath(name)
+    if path is None:
+        return TaskData(TASKS[name], STARTER[name](), "starter task") if name in STARTER else _from_hub(TASKS[name])
+    if path.is_file():
         return _from_files(Task(path.stem, FILE_KINDS[path.suffix]), {"train": path}, name)
-    if folder and (path := Path(folder) / name).is_dir():
-        files = _split_files(path)
-        suffix = next(iter(files.values())).suffix
-        task = task or Task(name, FILE_KINDS[suffix])
-        if task.kind.suffix != suffix:
-            raise DataError(f"{path}: task {name} is read from {task.kind.suffix} files, found {suffix}")
-        return _from_files(task, files, str(path))
-    assert task, "check_task has found it"
-    if task.name in STARTER:
-        return TaskData(task, STARTER[task.name](), "starter task")
-    return _from_hub(task)
+    files = _split_files(path)
+    suffix = next(iter(files.values())).suffix
+    task = TASKS.get(name) or Task(name, FILE_KINDS[suffix])
+    if task.kind.suffix != suffix:
+        raise DataError(f"{path}: task {name} is read from {task.kind.suffix} files, found {suffix}")
+    return _from_files(task, files, str(path))
 
 
-def check_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> None:
-    """Raises `DataError` for a name, file or folder that `load_task` can't find, without reading or fetching any."""
+def check_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> Path | None:
+    """The file or folder that `load_task` would read, or `None` for a starter task and one on the hub.
+
+    Raises `DataError` where it would find none, without reading or fetching any.
+    """
     expect(name, str | os.PathLike, DataError, "the name of a task, or of a .tsv or .txt file")
     if data is not None:
         expect(data, str | os.PathLike, DataError, "the name of a folder of tasks")
@@ -101,9 +98,13 @@ def check_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None
     if Path(name).suffix in FILE_KINDS:
         if not Path(name).is_file():
             raise DataError(f"{name}: no such file")
-    elif name not in TASKS and not (folder and (Path(folder) / name).is_dir()):
+        return Path(name)
+    if folder and (path := Path(folder) / name).is_dir():
+        return path
+    if name not in TASKS:
         known = [*TASKS, *(entry.name for entry in Path(folder).iterdir() if entry.is_dir())] if folder else TASKS
         raise DataError(unknown_name("task", name, known) + "; a user's own task is a .tsv or .txt file")
+    return None
 
 
 def _split_files(folder: Path) -> dict[str, Path]:

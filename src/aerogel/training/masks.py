@@ -126,18 +126,18 @@ class SparsityCallback(TrainerCallback):
         """Prunes until `sparsity` is the share of zeros among the weights to prune."""
         assert self.config
         if self.config.pruning.needs_calibration:
-            self.zero_masks |= self._prune_again(model, self.config, sparsity)
+            self._prune_again(model, self.config, sparsity)
         else:
             self._prune_lowest(self.config, sparsity)
         self._count()
 
-    def _prune_again(self, model: nn.Module, config: GradualPruning, sparsity: float) -> dict[str, Tensor]:
-        """The zeros of a pruning of the whole model, at least as many as before, which also updates other weights."""
+    def _prune_again(self, model: nn.Module, config: GradualPruning, sparsity: float) -> None:
+        """Prunes the whole model to at least as many zeros as before, which also updates other weights."""
         if not config.pattern.group:
             zeros = sum(int(self._zero_units(weight).sum()) for weight in self.pruned)
             sparsity = max(sparsity, zeros / sum(weight.matrix.numel() for weight in self.pruned))
-        pruning = replace(config.pruning, sparsity=sparsity)
-        return {name: ~mask for name, mask in prune(model, pruning, self.calibration).items()}
+        masks = prune(model, config.pruning, self.calibration, sparsity=sparsity)
+        self.zero_masks |= {name: ~mask for name, mask in masks.items()}
 
     @torch.no_grad()
     def _prune_lowest(self, config: GradualPruning, sparsity: float) -> None:
