@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from aerogel.errors import ModelError
@@ -68,14 +67,6 @@ def check_layers(folder: Path, config: Mapping[str, Any] | None = None) -> None:
             config = stored if isinstance(stored, dict) else None
     if any(count > FREE_LAYERS for _, count in _layer_counts(config or {})):
         Contents.of(folder).check_layers(config or {})
-
-
-def check_memory(folder: Path, build: Any) -> None:
-    """Check the model that `build` returns, built on the meta device. Raises as `Contents.check_memory`."""
-    contents = Contents.of(folder)
-    with torch.device("meta"):
-        model = build()
-    contents.check_memory(model, {})
 
 
 def _layer_counts(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:

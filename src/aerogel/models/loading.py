@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +32,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 
 from aerogel.errors import ModelError, expect, first_line, unknown_name
-from aerogel.models.bounds import check_layers, check_memory
+from aerogel.models.bounds import Contents, check_layers
 from aerogel.models.checkpoint import StoredDtypes, is_optional, stored_tensors
 from aerogel.models.location import local_folder, located
 from aerogel.models.quiet import quiet_transformers
@@ -104,7 +103,9 @@ def load_model(
         _check_quantization(config)
         folder = local_folder(name)
         if folder is not None and not hasattr(config, "quantization_config"):  # the quantizer checks packed models
-            check_memory(folder, partial(_from_config, factory, config))
+            contents = Contents.of(folder)
+            with torch.device("meta"):
+                contents.check_memory(_from_config(factory, config), {})
 
         def from_pretrained(factory: Any, **options: Any) -> tuple[PreTrainedModel, dict]:
             model, report = factory.from_pretrained(

@@ -1,4 +1,4 @@
-"""The file of a `SparsityCallback` in the checkpoints of transformers' Trainer.
+"""The file of a `SparsityCallback` in the checkpoints of transformers' Trainer, and the checkpoint to resume from.
 
 The Trainer does not pass the path of a checkpoint to its callbacks: it may be `run-3/checkpoint-20` in a search of
 hyperparameters, or any folder with `train(resume_from_checkpoint=...)`. So each run has an identifier, which is in the
@@ -6,20 +6,30 @@ state that the Trainer writes into every checkpoint and in this file beside it, 
 """
 
 import json
+import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from aerogel.errors import PruningError, first_line, writing
+from aerogel import files
+from aerogel.errors import DataError, PruningError, first_line, writing
+from aerogel.models import PrunableWeight, prunable_weights
+from aerogel.tasks import TaskData
+from aerogel.training.config import TrainingConfig
+from aerogel.training.distillation import Distillation
+from aerogel.training.gradual import GradualPruning
 
 STATE = "sparsity.safetensors"  # written last, so that a checkpoint that has it is complete
+SETTINGS = "settings.json"  # in the folder of checkpoints of `finetune`: the training that they belong to
 KEY = "aerogel.SparsityCallback"  # of the identifier in `TrainerState.stateful_callbacks`
 
 
@@ -112,3 +122,49 @@ def _run_of_trainer(file: Path) -> str:
         return _origin(json.loads(file.read_text(encoding="utf-8")).get("stateful_callbacks"))["run"]
     except (OSError, ValueError, AttributeError, RecursionError):  # the file may have any content
         return ""
+
+
+def run_settings(
+    model: PreTrainedModel,
+    data: TaskData,
+    config: TrainingConfig,
+    pruning: GradualPruning | None,
+    distillation: Distillation | None,
+) -> str:
+    """Settings that identify a training run, as JSON."""
+    teacher = distillation.teacher if distillation else None
+    settings = {
+        "model": [model.name_or_path, _digest(prunable_weights(model))],
+        "data": data.digest,
+        "training": asdict(config),
+        "pruning": asdict(pruning) if pruning else None,
+        "teacher": [teacher.name_or_path, _digest(prunable_weights(teacher, to_read=True))] if teacher else None,
+        "distillation": asdict(distillation.config) if distillation else None,
+    }
+    return json.dumps(settings, indent=2)
+
+
+def last_checkpoint(folder: Path, settings: str) -> str | None:
+    """The last complete checkpoint in `folder`; incomplete ones are removed.
+
+    Raises `DataError` where the folder belongs to a training with other `settings`.
+    """
+    file = folder / SETTINGS
+    if file.is_file() and file.read_text(encoding="utf-8") != settings:
+        raise DataError(
+            f"{folder} has checkpoints of another training (model, data or settings): remove it, or name another output"
+        )
+    files.write_text(file, settings)
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    complete = [path for path in checkpoints if (path / STATE).is_file()]
+    for path in set(checkpoints) - set(complete):
+        shutil.rmtree(path)
+    return str(complete[-1]) if complete else None
+
+
+def _digest(weights: Sequence[PrunableWeight]) -> int:
+    """Of the weights of the blocks only: a new head may be initialised again before a training resumes."""
+    digest = 0
+    for weight in weights:
+        digest = zlib.crc32(weight.matrix.detach().float().cpu().numpy().tobytes(), digest)
+    return digest

@@ -16,11 +16,11 @@ from aerogel.pruning import Calibration
 from aerogel.pruning.blocks import check_blocks
 from aerogel.tasks import InputSettings, Task, TaskData
 from aerogel.tasks.predictions import Inputs
+from aerogel.training.checkpoint import last_checkpoint, run_settings
 from aerogel.training.config import TrainingConfig
 from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.masks import SparsityCallback
-from aerogel.training.resuming import last_checkpoint, run_settings
 from aerogel.training.schedule import WARM_UP
 from aerogel.training.trainer import SELECTION_METRIC, RecoveryTrainer, Validate
 
@@ -83,7 +83,8 @@ def finetune(
     if config.patience is not None and validate is None:
         raise DataError("patience needs validate, a function that scores the model after each epoch")
     distilled = _distillation(model, data.task, teacher, distillation) if teacher else None
-    inputs = _inputs(model, tokenizer, data, config, distilled)
+    settings = _input_settings(config, distilled)
+    inputs = data.task.kind.inputs(data.split("train"), tokenizer, model.config, settings)
     steps = max(1, round(config.epochs * len(inputs.batches())))
     text = None
     if sparsity:
@@ -120,17 +121,10 @@ def _distillation(
     return distillation
 
 
-def _inputs(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: TaskData,
-    config: TrainingConfig,
-    distilled: Distillation | None,
-) -> Inputs:
+def _input_settings(config: TrainingConfig, distilled: Distillation | None) -> InputSettings:
     augmentation = distilled.config.augmentation if distilled and distilled.config.hardness == 1 else 0.0
     size, length = config.batch_size, config.max_length
-    settings = InputSettings(config.limit, length, size, size * length, config.seed, augmentation)
-    return data.task.kind.inputs(data.split("train"), tokenizer, model.config, settings)
+    return InputSettings(config.limit, length, size, size * length, config.seed, augmentation)
 
 
 def _result(trainer: RecoveryTrainer, source: str) -> TrainingResult:
