@@ -98,7 +98,7 @@ def test_progress_counts_trials_and_tells_what_each_does(tmp_path: Path) -> None
     ]
     for report in reports:
         assert report.done + report.failed + len(report.running) <= report.total == 3
-    assert (reports[-1].done, reports[-1].failed, reports[-1].before) == (3, 0, 0)
+    assert (reports[-1].done, reports[-1].failed) == (3, 0)
 
 
 def test_a_killed_trial_is_a_failed_one_and_runs_again(tmp_path: Path) -> None:

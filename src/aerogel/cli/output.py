@@ -77,9 +77,13 @@ class Step:
         self.description, self.done, self.total = description, done, total
 
     def __str__(self) -> str:
-        now = time.monotonic()
         text = f"{self.description}: {self.done} of {self.total}" if self.total else self.description
-        text += f", {duration(now - self.started)} so far"
+        return text + self.pace()
+
+    def pace(self) -> str:
+        """`, 5 min so far, about 2 min left`."""
+        now = time.monotonic()
+        text = f", {duration(now - self.started)} so far"
         if self.total > self.done > self.first:
             left = (self.total - self.done) * (now - self.since) / (self.done - self.first)
             text += f", about {duration(left)} left"

@@ -11,7 +11,7 @@ from rich.progress import TaskID
 
 from aerogel import progress
 from aerogel.cli import options
-from aerogel.cli.output import Step, bars, duration, lines, note, progress_bar, stdout
+from aerogel.cli.output import Step, bars, lines, note, progress_bar, stdout
 from aerogel.models.zoo import check_path
 from aerogel.study.source import read_values, store_path
 from aerogel.tasks import check_task
@@ -70,7 +70,7 @@ def study(
         spec = parse_spec(values)
     folder, display = output or Path("runs") / spec.name, _Display()
     try:
-        with display.bars, lines(display.line), progress.listening(display.prepare):
+        with display.bars, lines(display.line), progress.listening(display.update):
             store = run_study(spec, folder, data, display.show)
     except KeyboardInterrupt:
         note(f"interrupted: finished trials are kept in {folder}; run the same command again to resume")
@@ -81,7 +81,7 @@ def study(
     for trial, outcome in failed:
         note(f"failed: {trial.label}: {outcome.error}")
     done = store.count() - len(store.open_trials())
-    note(f"{done} of {store.count()} trials done, {time.monotonic() - display.started:.0f} s")
+    note(f"{done} of {store.count()} trials done, {time.monotonic() - display.step.started:.0f} s")
     stdout().print(str(page), highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
@@ -103,36 +103,23 @@ class _Display:
     every half minute."""
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.bars = bars()
-        self.preparing = Step()
-        self.state: StudyProgress | None = None
-        self.whole: TaskID | None = None
+        self.bars, self.step = bars(), Step()
+        self.whole = self.bars.add_task(self.step.description, total=None)
         self.tasks: dict[str, TaskID] = {}
+        self.state: StudyProgress | None = None
 
     def line(self) -> str:
         """The running trials, how many trials have ended, and the time left at their pace."""
-        state = self.state
-        if state is None:
-            return str(self.preparing)
-        ended = state.done + state.failed
+        if self.state is None:
+            return str(self.step)
         running = "; ".join(
             f"{trial.label}: {now.description}{f', {now.done} of {now.total}' if now.total else ''}"
-            for trial, now in state.running
+            for trial, now in self.state.running
         )
-        so_far = time.monotonic() - self.started
-        text = f"[{ended}/{state.total}] {running or 'between trials'}, {duration(so_far)} so far"
-        here = ended - state.before
-        return f"{text}, about {duration((state.total - ended) * so_far / here)} left" if here else text
+        return f"[{self.step.done}/{self.step.total}] {running or 'between trials'}{self.step.pace()}"
 
-    def prepare(self, description: str, done: int, total: int) -> None:
-        """Shows what happens before the first trial: models are downloaded, data is loaded."""
-        self.preparing.update(description, done, total)
-        self.bar(description, done, total)
-
-    def bar(self, description: str, done: int, total: int) -> None:
-        if self.whole is None:
-            self.whole = self.bars.add_task(description)
+    def update(self, description: str, done: int, total: int) -> None:
+        self.step.update(description, done, total)
         self.bars.update(self.whole, description=description, completed=done, total=total or None)
 
     def show(self, state: StudyProgress) -> None:
@@ -145,7 +132,7 @@ class _Display:
                 self.bars.console.print(f"{count} {trial.label}: failed: {outcome.error}", markup=False)
             elif not self.bars.console.is_terminal:
                 self.bars.console.print(f"{count} {trial.label}: {outcome.seconds:.1f} s", markup=False)
-        self.bar("trials", state.done + state.failed, state.total)
+        self.update("trials", state.done + state.failed, state.total)
         running = {trial.key: (trial, now) for trial, now in state.running}
         for key in set(self.tasks) - set(running):
             self.bars.remove_task(self.tasks.pop(key))

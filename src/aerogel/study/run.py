@@ -24,15 +24,11 @@ LOCK = "study.lock"  # in a study's folder
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """How far a study is: the trials that run, and counts of its `total` trials.
-
-    `before` of those `done` were done when this run began; `ended` are the trials that ended since the last report.
-    """
+    """Counts of a study's trials, those that run, and those that `ended` since the last report."""
 
     total: int
     done: int
     failed: int
-    before: int
     running: tuple[tuple[Trial, Progress], ...] = ()
     ended: tuple[tuple[Trial, Outcome], ...] = ()
 
@@ -76,8 +72,7 @@ def run_study(
 
 def _collect(executor: Executor, handles: list[Handle], store: Store, watch: Callable[[StudyProgress], None]) -> None:
     total = store.count()
-    before = done = total - len(handles)
-    failed = 0
+    done, failed = total - len(handles), 0
     while handles:
         executor.wait(timeout=0.5)
         ended = [(handle.trial, handle.outcome) for handle in handles if handle.outcome]
@@ -87,7 +82,7 @@ def _collect(executor: Executor, handles: list[Handle], store: Store, watch: Cal
             failed += isinstance(outcome, Failed)
             done += not isinstance(outcome, Failed)
         running = tuple((handle.trial, handle.progress) for handle in handles if handle.progress)
-        watch(StudyProgress(total, done, failed, before, running, tuple(ended)))
+        watch(StudyProgress(total, done, failed, running, tuple(ended)))
 
 
 @contextmanager
