@@ -1,10 +1,8 @@
 """A layout of the non-zeros of a matrix: cells of single weights."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,14 +32,14 @@ class Cells:
     index: Tensor
 
     @classmethod
-    def empty(cls, shape: tuple[int, int], block: int) -> Cells:
+    def empty(cls, shape: tuple[int, int], block: int) -> Self:
         """Memory for the order and the offsets of a matrix, to be filled."""
         order = torch.empty((shape[0] * blocks_in_row(shape, block), 2), dtype=torch.uint16, device="cpu")
         offsets = torch.empty(cell_count(shape, block) + 1, dtype=torch.int64, device="cpu")
         return cls(shape, block, order, offsets, torch.empty(0, dtype=torch.uint8, device="cpu"))
 
     @classmethod
-    def of(cls, positions: np.ndarray, shape: tuple[int, int], block: int) -> tuple[Cells, Tensor]:
+    def of(cls, positions: np.ndarray, shape: tuple[int, int], block: int) -> tuple[Self, Tensor]:
         """The cells of non-zeros at these positions, in row-major order, and where each entry of theirs is there.
 
         Computed with NumPy, for installations without the kernels.

@@ -1,11 +1,9 @@
 """The files of a packed checkpoint, compared with the model that they are loaded into."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from torch import nn
@@ -29,7 +27,7 @@ class Checkpoint:
     names: dict[str, set[str]]
 
     @classmethod
-    def of(cls, model: Any, files: Iterable[str], state: Collection[str]) -> Checkpoint:
+    def of(cls, model: Any, files: Iterable[str], state: Collection[str]) -> Self:
         """Reads the headers of the files. Raises `ModelError` for a damaged file and for a tensor in two files."""
         from aerogel.models.checkpoint import file_tensors
 

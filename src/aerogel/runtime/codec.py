@@ -1,7 +1,5 @@
 """The bytes of a packed weight in a checkpoint: docs/format.md."""
 
-from __future__ import annotations
-
 import math
 import struct
 import zlib

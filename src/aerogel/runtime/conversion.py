@@ -1,7 +1,5 @@
 """Replaces a model's pruned layers by sparse ones, and back."""
 
-from __future__ import annotations
-
 import warnings
 
 from transformers import PreTrainedModel

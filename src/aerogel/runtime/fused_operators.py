@@ -4,8 +4,6 @@ torch passes tensors, lists and numbers to an operator, one by one, and no recor
 the fields of a named tuple, in order. A norm is its weight and bias, or an empty list for none.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple, get_type_hints
 
 import torch

@@ -1,7 +1,5 @@
 """A canonical Huffman code of bounded length for a part of the values' bits: docs/format.md."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +22,7 @@ class Field:
     lengths: np.ndarray
 
     @classmethod
-    def of(cls, counts: np.ndarray, bits: int) -> Field:
+    def of(cls, counts: np.ndarray, bits: int) -> "Field":
         """The best code for symbols that occur so often, or none where it would save nothing."""
         used = counts.nonzero()[0]
         if not len(used):

@@ -1,7 +1,5 @@
 """The native kernels, if they were built, on the threads that PyTorch uses."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 import logging

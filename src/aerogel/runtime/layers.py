@@ -1,11 +1,9 @@
 """The layer that replaces a pruned linear layer."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +50,7 @@ class SparseLinear(PackedLayer):
         self.values, self.index, self.order, self.offsets = packed.tensors
 
     @classmethod
-    def of(cls, module: nn.Module, values: ValueChoice | None = None) -> SparseLinear:
+    def of(cls, module: nn.Module, values: ValueChoice | None = None) -> Self:
         """Packs an `nn.Linear` or a `Conv1D`, with its values rounded to the type `values` unless that is None."""
         assert isinstance(module, nn.Linear | Conv1D)
         packed = pack(module.weight.T if isinstance(module, Conv1D) else module.weight)
@@ -161,7 +159,7 @@ class SparseLinear(PackedLayer):
         size = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{size}, sparsity={1 - density:.3f}, {REMEDY}"
 
-    def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
         dense = fn(torch.empty(0, dtype=self.dtype, device="cpu"))  # what the dense weight would become
         if dense.device.type != "cpu":
             raise not_on(dense.device)

@@ -5,8 +5,6 @@ features) of any floating type; results are computed in float32, returned in the
 deterministic for a number of threads.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

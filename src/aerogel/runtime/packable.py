@@ -1,7 +1,5 @@
 """Which linear layers a sparse layer can replace, for packing and for loading alike."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from torch import nn

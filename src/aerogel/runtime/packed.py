@@ -1,10 +1,8 @@
 """A sparse matrix as the kernels read it: values of some number type in some layout."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -60,7 +58,7 @@ class PackedWeight:
         check_tensor("values", data, value_type.dtype, (data.numel(),))
         self.cells.check(data.numel())
 
-    def rounded(self, value_type: ValueType) -> PackedWeight:
+    def rounded(self, value_type: ValueType) -> Self:
         """The same weight with its values rounded to another type."""
         return replace(self, values=Values(value_type, self.values.data.to(value_type.dtype)))
 

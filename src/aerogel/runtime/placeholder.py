@@ -1,10 +1,8 @@
 """The tensor that a packed layer returns as its weight, for code of a model that reads it."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -28,8 +26,8 @@ class WeightPlaceholder(Tensor):
     restore: Callable[[], Tensor]
 
     @staticmethod
-    def __new__(cls, shape: tuple[int, int], dtype: torch.dtype, restore: Callable[[], Tensor]) -> WeightPlaceholder:
-        placeholder: WeightPlaceholder = tensor_without_memory(cls, shape, dtype)
+    def __new__(cls, shape: tuple[int, int], dtype: torch.dtype, restore: Callable[[], Tensor]) -> Self:
+        placeholder: Self = tensor_without_memory(cls, shape, dtype)
         placeholder.restore = restore
         return placeholder
 

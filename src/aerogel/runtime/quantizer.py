@@ -4,8 +4,6 @@ transformers finds the quantizer of a checkpoint by the `quantization_config` in
 imported while transformers is, so it imports transformers' models and layers, and modules that need them, in functions.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

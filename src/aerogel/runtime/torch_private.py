@@ -3,8 +3,6 @@
 Besides, `SparseLinear` overrides `_apply`, `_save_to_state_dict` and `_load_from_state_dict` of `nn.Module`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any

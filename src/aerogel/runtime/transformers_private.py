@@ -4,8 +4,6 @@ tests/runtime/test_transformers_private.py says what broke. Besides, `PackedQuan
 transformers documents for quantizers.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable
 from typing import Any

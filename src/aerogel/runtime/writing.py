@@ -1,7 +1,5 @@
 """Writing models that were changed: pruned ones packed, packed ones as dense checkpoints."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ calls a fused operator where all layers are sparse, and the family's own code fo
 another attention implementation, a layer that stayed dense.
 """
 
-from __future__ import annotations
-
 import importlib
 
 from torch import nn

@@ -1,7 +1,5 @@
 """BART."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The base class of fused blocks: it finds the arguments of a call under the names of any version of transformers."""
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import dataclass, field
 from typing import Any

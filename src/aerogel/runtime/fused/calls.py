@@ -1,7 +1,5 @@
 """Calls of the fused operators with modules in place of tensors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

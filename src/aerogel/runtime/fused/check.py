@@ -1,7 +1,5 @@
 """Compares fused blocks with their families' own code, with the installed versions, when a model is compressed."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The language-model head, which stays dense and dominates the time of a token."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
