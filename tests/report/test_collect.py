@@ -124,7 +124,7 @@ def test_a_head_that_one_task_alone_has_is_among_its_layers(changed: Callable[..
     folder = changed(add)
     rows = [row for row in collect(Store.open(folder)).realised if row.sparsity]
     assert [row.layers.get("score") for row in rows] == [{0.5: None, 0.9: 0.75}[row.sparsity] for row in rows]
-    assert '<th scope="row">score</th>' in build_report(folder).read_text(encoding="utf-8")
+    assert '<td class="text">score</td>' in build_report(folder).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A study of calibrated methods: predictions that changed, and differences in the number of zeros."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,7 @@ from aerogel.evaluation import Flips
 from aerogel.report import build_report
 from aerogel.report.collect import collect
 from aerogel.report.findings import Findings
-from aerogel.report.prose import unequal_zeros_sentences
 from aerogel.report.tables import pruning, scores
-from aerogel.report.verdicts import unequal_zeros
 from aerogel.study import Store, run_study
 from conftest import small_spec
 
@@ -75,17 +72,6 @@ def test_the_settings_are_those_of_the_trials(calibrated: Findings) -> None:
         {"method": "magnitude", "pattern": "unstructured", "scope": "layer", "allocation": "global", "epochs": 1.0},
         {"method": "wanda", "pattern": "unstructured", "scope": "row", "allocation": "uniform", "epochs": 1.0},
     ]
-
-
-def test_unequal_zeros_are_told(calibrated: Findings) -> None:
-    level = [replace(row, prunable=0.6) if row.sparsity else row for row in calibrated.realised]
-    assert unequal_zeros(replace(calibrated, realised=level)) == []
-    uneven = [replace(row, prunable=0.61) if row.variant.method == "wanda" else row for row in level]
-    [(most, fewest)] = unequal_zeros(replace(calibrated, realised=uneven))
-    assert (most.variant.method, fewest.variant.method) == ("wanda", "magnitude")
-    [sentence] = unequal_zeros_sentences(replace(calibrated, realised=uneven))
-    for part in ("tiny-gpt2 at 60%", "wanda", "1 points", "magnitude"):
-        assert part in sentence
 
 
 def test_a_sensitivity_of_no_task_is_refused() -> None:

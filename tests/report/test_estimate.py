@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy import stats
 
-from aerogel.report.estimate import Estimate, change, listing, megabytes, percent, significant, with_interval
+from aerogel.report.estimate import Estimate, change, megabytes, percent, significant, with_interval
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8)
 
@@ -52,9 +52,6 @@ def test_significant_digits_are_those_of_the_number(value: float) -> None:
         (change(math.nan), "NaN"),
         (megabytes(7_341_048), "7.34"),
         (with_interval(Estimate.of([0.8, 0.82])), "0.810 \N{PLUS-MINUS SIGN} 0.127"),
-        (listing([]), ""),
-        (listing(["a"]), "a"),
-        (listing(["a", "b", "c"]), "a, b and c"),
     ],
 )
 def test_numbers_are_written_for_people(written: str, expected: str) -> None:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from aerogel.charts import figure, svg
-from aerogel.report.lines import ChartStyle, Line, Point, against_sparsity
+from aerogel.report.lines import CEILING, FLOOR, ChartStyle, Line, Point, against_cost, against_sparsity
 from aerogel.study.variant import Variant
 
 STYLE = ChartStyle(("bert", "gpt2"), (Variant("magnitude"), Variant("random")))
@@ -59,8 +59,18 @@ def test_costs_start_at_zero() -> None:
 
 @pytest.mark.parametrize("values", [(), (math.nan,), (0.0,), (1.0, 1e304), (5.0, 5.0, 5.0)])
 def test_any_values_can_be_drawn(values: tuple[float, ...]) -> None:
-    drawing = against_sparsity(SPARSITIES, [line(*values)], STYLE, may_be_logarithmic=True, dense_levels=True)
+    drawing = against_sparsity(SPARSITIES, [line(*values)], STYLE, may_be_logarithmic=True)
     assert svg(drawing, "a title", "f1").startswith("<svg")
+
+
+def test_quality_is_drawn_over_cost_and_cut_at_the_edges() -> None:
+    curve = [("", 1.0, 100.0), ("50%", 2.0, 99.5), ("90%", 3.0, -900.0), ("99%", 4.0, math.nan), ("99.9%", 5.0, 900.0)]
+    axes = against_cost({("bert", Variant("magnitude")): curve}, STYLE, "times", 99.0).axes[0]
+    drawn, level = axes.lines
+    assert list(drawn.get_xdata()) == [1, 2, 3, 4, 5]
+    assert list(drawn.get_ydata()) == [100, 99.5, FLOOR, FLOOR, CEILING]
+    assert set(level.get_ydata()) == {99}
+    assert [text.get_text() for text in axes.texts] == ["", "50%", "90%", "99%", "99.9%"]
 
 
 def test_models_differ_by_colour_or_marker() -> None:

@@ -1,18 +1,15 @@
 """A study of recoveries: each is compared with its own dense model and named."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aerogel.report import build_report
 from aerogel.report.collect import collect
-from aerogel.report.estimate import Estimate
 from aerogel.report.figures import Figures
 from aerogel.report.findings import Findings
-from aerogel.report.prose import recovery_sentences
 from aerogel.report.tables import every_seed, pruning, scores
-from aerogel.report.verdicts import answers, ranks
+from aerogel.report.verdicts import answers
 from aerogel.study import Store
 from aerogel.study.variant import Variant
 
@@ -52,12 +49,11 @@ def test_tables_have_a_row_a_recovery(findings: Findings) -> None:
     assert len(every_seed(findings)[0].rows) == len(findings.runs)
 
 
-def test_the_page_has_the_section(recovery_folder: Path, findings: Findings) -> None:
+def test_the_page_has_charts_of_each_model(recovery_folder: Path, findings: Findings) -> None:
     page = build_report(recovery_folder).read_text(encoding="utf-8")
-    assert '<section id="recovery">' in page
-    titles = [chart.title for chart in Figures(findings).recovery()]
-    assert titles == ["tiny-gpt2: accuracy"]
-    for title in (*titles, "tiny-gpt2: time of recovery, s"):
+    titles = [chart.title for chart in Figures(findings).scores()]
+    assert titles == [f"movie-reviews, tiny-gpt2: {name}" for name in ("accuracy", "agreement, %", "training time, s")]
+    for title in titles:
         assert page.count(f'aria-label="{title}"') == 1
     for name in NAMES:
         assert name in page
@@ -65,38 +61,6 @@ def test_the_page_has_the_section(recovery_folder: Path, findings: Findings) -> 
 
 def test_a_study_without_recoveries_does_not_mention_them(page: str) -> None:
     assert "recover" not in page.lower()
-
-
-@pytest.mark.parametrize(
-    ("values", "order"),
-    [
-        ([(1, 1.1), (5, 5.1), (9, 9.1)], ["gradual", "finetune", "none"]),
-        ([(9, 9.1), (5, 5.1), (1, 1.1)], ["none", "finetune", "gradual"]),
-        ([(1, 1.1), (8, 8.1), (8, 8.2)], ["finetune gradual", "none"]),
-        ([(4, 6), (5, 5.1), (1, 20)], ["finetune gradual none"]),
-        ([(1,), (5,), (9,)], ["finetune gradual none"]),
-    ],
-)
-def test_only_what_intervals_tell_apart_is_ranked(
-    findings: Findings, values: list[tuple[float, ...]], order: list[str]
-) -> None:
-    rows = [row for row in findings.scores if row.sparsity]
-    for metric, wanted in (("accuracy", order), ("perplexity", order[::-1])):
-        ranked = ranks(
-            [replace(row, metrics={metric: Estimate.of(value)}) for row, value in zip(rows, values, strict=True)]
-        )
-        assert [" ".join(sorted(str(row.variant.recovery) for row in rank)) for rank in ranked] == wanted
-
-
-def test_the_better_recovery_comes_first(findings: Findings) -> None:
-    values = {"none": (0.5, 0.51), "finetune": (0.7, 0.71), "gradual": (0.9, 0.91)}
-    rows = [
-        replace(row, metrics={row.main: Estimate.of(values[str(row.variant.recovery)])}) if row.sparsity else row
-        for row in findings.scores
-    ]
-    sentence, _ = recovery_sentences(replace(findings, scores=rows))
-    places = [sentence.index(name) for name in ("movie-reviews", *NAMES[::-1], "tiny-gpt2 at 90%")]
-    assert places == sorted(places)
 
 
 def test_the_settings_are_those_of_the_trials(findings: Findings) -> None:

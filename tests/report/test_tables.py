@@ -7,11 +7,10 @@ from urllib.parse import unquote
 import pytest
 
 from aerogel.report import tables
-from aerogel.report.breakeven import break_evens
 from aerogel.report.estimate import Estimate
 from aerogel.report.findings import Findings
-from aerogel.report.maps import layer_maps
 from aerogel.report.table import Column, Table
+from aerogel.report.verdicts import answers
 from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 
@@ -23,7 +22,7 @@ def all_tables(findings: Findings) -> list[Table]:
         *tables.weights(findings),
         *tables.every_seed(findings),
         *tables.pruning(findings),
-        tables.layers(findings),
+        tables.answers(findings, answers(findings)),
     ]
 
 
@@ -71,9 +70,9 @@ def test_every_seed_is_there_as_it_was_stored(findings: Findings) -> None:
 
 
 def test_cost_csvs_hold_the_measurements(findings: Findings) -> None:
-    stored, compressed, _ = tables.costs(findings)
-    for table, costs in ((stored, findings.costs), (compressed, findings.compressed)):
-        rows = {(row["model"], float(row["sparsity"])): row for row in parsed(table)}
+    [table] = tables.costs(findings)
+    for stored, costs in (("dense", findings.costs), ("compressed", findings.compressed)):
+        rows = {(row["model"], float(row["sparsity"])): row for row in parsed(table) if row["stored"] == stored}
         assert len(rows) == len(costs)
         for cost in costs:
             row = rows[cost.model, cost.sparsity]
@@ -84,16 +83,24 @@ def test_cost_csvs_hold_the_measurements(findings: Findings) -> None:
             if cost.own.compressed:
                 assert cost.dense
                 assert float(row["file_share"]) == cost.own.file_bytes / cost.dense.file_bytes < 1
-                assert "training_step_seconds" not in row
+                assert row["training_step_seconds"] == ""
             else:
                 assert int(row["training_memory_bytes"]) == cost.own.training_memory
 
 
-def test_break_even_csv_holds_a_row_a_model(findings: Findings) -> None:
-    *_, table = tables.costs(findings)
-    for row, even in zip(parsed(table), break_evens(findings), strict=True):
-        assert row["model"] == even.model
-        assert row["break_even_sparsity"] == ("" if even.sparsity is None else str(even.sparsity))
+def test_the_opening_table_holds_verdicts_and_costs(findings: Findings) -> None:
+    judged = answers(findings)
+    rows = parsed(tables.answers(findings, judged))
+    assert [(row["model"], row["task"]) for row in rows] == [(answer.model, answer.task) for answer in judged]
+    for row, answer in zip(rows, judged, strict=True):
+        assert answer.verdict.dense
+        assert float(row["dense"]) == answer.verdict.dense.value.mean
+        lowest = "0.0" if answer.beyond else ""
+        assert row["sparsity"] == (str(answer.allowed.sparsity) if answer.allowed else lowest)
+        cost = findings.cost(answer.allowed) if answer.allowed else None
+        assert row.get("file_bytes", "") == (str(cost.own.file_bytes) if cost else "")
+        assert row.get("speedup", "") == (str(cost.speedup) if cost else "")
+        assert row["remarks"]
 
 
 def test_the_page_writes_what_the_csv_holds(findings: Findings) -> None:
@@ -113,14 +120,15 @@ def test_no_table_of_scores_holds_two_kinds_of_perplexity(findings: Findings) ->
             assert len(kinds) <= 1
 
 
-def test_maps_show_every_layer_and_sparsity(findings: Findings) -> None:
-    maps = layer_maps(findings)
-    assert len(maps) == len(findings.spec.models)
-    for shown, report in zip(maps, findings.weights.values(), strict=True):
-        assert len(shown.rows) == len(report.layers)
-        for _, cells in shown.rows:
-            assert len(cells) == len(shown.sparsities)
-            assert all(-1 <= tint <= 1 for _, tint in cells)
+def test_realised_sparsity_has_every_layer_and_sparsity(findings: Findings) -> None:
+    [table] = tables.realised(findings)
+    rows = {(row["model"], row["weights"]): row for row in parsed(table)}
+    for realised in findings.realised:
+        if realised.sparsity:
+            shares = {"prunable": realised.prunable, "all": realised.whole, **realised.layers}
+            for name, share in shares.items():
+                assert float(rows[realised.model, name][f"sparsity_{realised.sparsity:g}"]) == share
+    assert len(rows) == sum(2 + len(report.layers) for report in findings.weights.values())
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", " =", "\uff1d", "\uff20"])

@@ -6,14 +6,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from aerogel.benchmark import Measurement
 from aerogel.report.estimate import Estimate
-from aerogel.report.findings import Cost, Findings, Scored
-from aerogel.report.names import metric_name
-from aerogel.report.prose import cards, cost_sentence, verdict_sentences
+from aerogel.report.findings import Findings, Scored
+from aerogel.report.prose import remarks
 from aerogel.report.verdicts import TOLERANCE, Verdict, answers, is_kept, judge
 from aerogel.study.variant import Variant
-from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 DENSE = 0.8
 
@@ -48,14 +45,12 @@ def limits(of: Verdict) -> tuple[float | None, float | None]:
 
 
 def text(of: Verdict, seeds: int = 1) -> str:
-    return str(verdict_sentences(of, seeds))
+    return remarks(of, seeds)
 
 
 def test_the_last_sparsity_before_the_loss_is_allowed() -> None:
     judged = verdict(scored(0.1, 0.81), scored(0.5, 0.796), scored(0.9, 0.6))
     assert limits(judged) == (0.5, 0.9)
-    for part in ("50%", "0.800", "0.796", "0.600 (\N{MINUS SIGN}25%) at 90%"):
-        assert part in text(judged)
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
@@ -73,7 +68,6 @@ def test_better_at_a_higher_sparsity_does_not_undo_a_loss_at_a_lower_one() -> No
     judged = verdict(scored(0.1, 0.75), scored(0.5, 0.85), scored(0.9, 0.6))
     assert limits(judged) == (None, 0.1)
     assert [row.sparsity for row in judged.again] == [0.5]
-    assert "10%" in text(judged)
     assert "50%" in text(judged)
 
 
@@ -81,7 +75,6 @@ def test_all_that_were_scored_may_be_allowed() -> None:
     judged = verdict(scored(0.1, 0.8), scored(0.5, 0.8))
     assert limits(judged) == (0.5, None)
     assert judged.missing == (0.9,)
-    assert "50%" in text(judged)
     assert "90%" in text(judged)
 
 
@@ -95,14 +88,11 @@ def test_a_perplexity_is_lost_by_rising() -> None:
         metric=metric,
     )
     assert limits(judged) == (0.5, 0.9)
-    lost = verdict(scored(0.1, 20.0, metric=metric, dense=10.0), dense=10.0, metric=metric)
-    for part in ("masked-LM perplexity", "10.00", "20.00 (+100%)"):
-        assert part in text(lost)
 
 
 def test_a_value_that_is_no_number_is_a_loss() -> None:
     assert not is_kept(scored(0.5, math.nan))
-    assert "NaN" in text(verdict(scored(0.1, math.nan)))
+    assert limits(verdict(scored(0.1, math.nan))) == (None, 0.1)
 
 
 @given(st.lists(st.floats(0.1, 1.0), min_size=1, max_size=6))
@@ -118,13 +108,13 @@ def test_everything_up_to_the_allowed_sparsity_keeps_to_the_limit(values: list[f
 def test_one_seed_has_no_interval() -> None:
     judged = verdict(scored(0.1, 0.8))
     assert not judged.is_sure
-    assert "interval" not in text(judged)
+    assert "single seed" in text(judged)
 
 
 def test_seeds_that_agree_make_the_verdict_sure() -> None:
     judged = verdict(scored(0.5, 0.800, 0.801, 0.799), seeds=3)
     assert judged.is_sure
-    assert "95% interval" in text(judged, 3)
+    assert "within 1%" in text(judged, 3)
 
 
 def test_seeds_that_differ_leave_the_verdict_open() -> None:
@@ -132,10 +122,11 @@ def test_seeds_that_differ_leave_the_verdict_open() -> None:
     assert limits(judged) == (0.5, 0.9)
     assert not judged.is_sure
     assert judged.may_go_beyond
+    assert "90%" in text(judged, 3)
 
 
 def test_missing_seeds_are_told() -> None:
-    assert "1 of the 3" in text(verdict(scored(0.5, 0.8)), 3)
+    assert "1 of 3" in text(verdict(scored(0.5, 0.8)), 3)
 
 
 def test_nothing_is_judged_without_a_dense_model() -> None:
@@ -191,32 +182,10 @@ def test_a_pruned_model_that_gives_one_answer_is_named() -> None:
     assert "1 of 1 seeds" in text(verdict(scored(0.5, 0.8, one_answer=1)))
 
 
-def test_a_sparsity_has_to_be_allowed_on_all_tasks(findings: Findings) -> None:
-    for answer in answers(findings):
-        allowed = [verdict.allowed.sparsity if verdict.allowed else 0.0 for verdict in answer.meaningful]
-        assert answer.allowed == (min(allowed) if allowed else None)
-        for task, judged in answer.verdicts.items():
-            assert {row.task for row in judged.pruned} == {task}
-
-
-def test_no_card_names_two_kinds_of_perplexity(findings: Findings) -> None:
-    kinds = sorted(map(metric_name, PERPLEXITIES.values()), key=len, reverse=True)
-    for card in cards(findings, answers(findings)):
-        words = " ".join(str(sentence) for _, sentence in card.entries)
-        named = set()
-        for kind in kinds:  # the longest first, since the shortest is part of the others
-            if kind in words:
-                named.add(kind)
-                words = words.replace(kind, "")
-        assert len(named) <= 1
-
-
-def measured(seconds: tuple[float, ...], file_bytes: int = 1000, memory: int = 5000) -> Measurement:
-    return Measurement("bert", seconds, (1.0,), memory, 2 * memory, file_bytes, file_bytes, batch_size=8)
-
-
-def test_costs_stand_beside_those_of_the_dense_model() -> None:
-    small, dense = measured((0.5, 0.4), file_bytes=2_000_000, memory=25_000_000), measured((1.0, 1.2), 10_000_000)
-    sentence = cost_sentence(Cost("bert", Variant("magnitude"), 0.9, small, dense), [50_000_000, 60_000_000])
-    for part in ("2.00 MB", "10.0", "25.0 MB", "50.0 to 60.0", "2.44 times", "2.00 to 3.00"):
-        assert part in sentence
+def test_there_is_an_answer_for_each_model_and_task(findings: Findings) -> None:
+    judged = answers(findings)
+    assert len(judged) == len(findings.spec.models) * len(findings.spec.tasks)
+    for answer in judged:
+        assert {(row.task, row.model) for row in answer.verdict.pruned} == {(answer.task, answer.model)}
+        if not answer.verdict.is_meaningful:
+            assert (answer.allowed, answer.beyond) == (None, None)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import tomli_w
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aerogel import files
-from aerogel.report import prose, tables
+from aerogel.report import tables
 from aerogel.report.collect import collect
+from aerogel.report.estimate import percent
 from aerogel.report.figures import Figures
 from aerogel.report.findings import Findings
-from aerogel.report.maps import layer_maps
 from aerogel.report.names import variant_name
-from aerogel.report.verdicts import answers
+from aerogel.report.verdicts import TOLERANCE, answers
 from aerogel.study import Store, StudySpec
-from aerogel.study.variant import Variant
 
 FILE = "report.html"
 
@@ -44,47 +40,38 @@ def build_report(folder: str | os.PathLike[str]) -> Path:
 def render(findings: Findings) -> str:
     """The page as text."""
     figures, spec, judged = Figures(findings), findings.spec, answers(findings)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_read("template.html.j2")).render(
-        style=Markup(_read("style.css")),
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    return environment.get_template("template.html.j2").render(
         spec=spec,
         findings=findings,
-        lead=prose.study_sentence(spec),
-        cards=prose.cards(findings, judged),
-        summary=prose.summary(findings, judged),
-        notes=prose.notes(findings),
-        reading=prose.reading(findings),
+        tolerance=percent(TOLERANCE),
+        answers=tables.answers(findings, judged),
         chart_style=figures.style,
-        scored_variants=_named(spec, spec.scored_variants),
-        measured_variants=_named(spec, spec.measured_variants),
+        variant_name=variant_name,
         charts={
+            "opening": figures.opening(judged),
             "weights": figures.weights(),
             "sensitivities": figures.sensitivities(),
-            "scores": figures.scores(),
-            "recovery": figures.recovery(),
-            "training": figures.recovery_time(),
-            "costs": figures.memory() + figures.time() + figures.training_time(),
-            "size": figures.size() + figures.speed(),
-            "agreement": figures.agreement(),
-            "realised": figures.realised(),
+            "scores": figures.scores() + figures.realised(),
+            "costs": figures.costs(),
         },
-        maps=layer_maps(findings),
-        map_table=tables.layers(findings),
-        cost_tables=tables.costs(findings),
-        pruning_tables=tables.pruning(findings),
+        pruning=tables.pruning(findings),
         tables=[
             *(table for task in spec.tasks for table in tables.scores(findings, task)),
+            *tables.costs(findings),
             *tables.realised(findings),
             *tables.weights(findings),
+            *tables.every_seed(findings),
         ],
-        long_tables=tables.every_seed(findings),
         toml=toml(spec),
     )
-
-
-def _named(spec: StudySpec, variants: Sequence[Variant]) -> dict[Variant, str]:
-    """The names of several variants, for the key of a chart."""
-    return {variant: variant_name(spec, variant) for variant in variants} if len(variants) > 1 else {}
 
 
 def toml(spec: StudySpec) -> str:
@@ -92,7 +79,3 @@ def toml(spec: StudySpec) -> str:
     unused = set() if spec.recoveries else {"recoveries", "recovery"}
     values = spec.model_dump(mode="json", exclude_none=True, exclude=unused)
     return tomli_w.dumps({name: value for name, value in values.items() if value != {}})
-
-
-def _read(name: str) -> str:
-    return (resources.files("aerogel.report") / name).read_text(encoding="utf-8")

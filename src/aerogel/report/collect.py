@@ -42,9 +42,9 @@ def collect(store: Store) -> Findings:
     threads = defaultdict(set)
     for trial, outcome in done:
         threads[trial.kind].add(outcome.machine.threads)
-    sources: dict[str, dict[str, None]] = defaultdict(dict)
-    for run in runs:
-        sources[run.trial.task][run.result.source] = None
+    sources: dict[str, list[str]] = defaultdict(list)
+    for task, source in dict.fromkeys((run.trial.task, run.result.source) for run in runs):
+        sources[task].append(source)
     return Findings(
         spec=store.spec(),
         total=store.count(),
@@ -58,7 +58,7 @@ def collect(store: Store) -> Findings:
         costs=[_cost(trial, result, result.pruned or result.dense) for trial, result in benchmarks],
         compressed=[_cost(trial, result, result.compressed) for trial, result in benchmarks if result.compressed],
         realised=_realised(runs, weights),
-        sources={task: list(names) for task, names in sources.items()},
+        sources=dict(sources),
         machines=_machines(outcome for _, outcome in outcomes),
         threads={kind: sorted(numbers) for kind, numbers in threads.items()},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scipy.stats import t as student
@@ -86,8 +86,3 @@ def megabytes(count: float) -> str:
 def minus(text: str) -> str:
     """The text with minus signs in place of hyphens."""
     return text.replace("-", "\N{MINUS SIGN}")
-
-
-def listing(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

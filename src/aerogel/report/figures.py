@@ -6,7 +6,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 
 from aerogel.analysis.plot import distribution, heat_map, layers
 from aerogel.charts import svg
-from aerogel.report.estimate import Estimate, significant
-from aerogel.report.findings import Cost, Findings, Realised, Scored
-from aerogel.report.lines import LARGEST, ChartStyle, Line, Point, against_sparsity
+from aerogel.report.estimate import Estimate, percent, significant
+from aerogel.report.findings import Cost, Findings, Scored
+from aerogel.report.lines import FLOOR, LARGEST, ChartStyle, Line, Point, against_cost, against_sparsity
 from aerogel.report.names import metric_name
 from aerogel.report.prose import direction
+from aerogel.report.verdicts import TOLERANCE, Answer, loss
 from aerogel.study.variant import Variant
 from aerogel.tasks import METRICS
 
@@ -82,174 +83,132 @@ class Figures:
             for model, result in self.findings.sensitivities.items()
         ]
 
+    def opening(self, answers: Iterable[Answer]) -> list[Chart]:
+        """Quality kept on each task against speed, or against sparsity where no time was measured."""
+        costs = self.findings.costs
+        curves: dict[str, dict[tuple[str, Variant], list[tuple[str, float, float]]]] = defaultdict(dict)
+        for answer in answers:
+            points = [("", 1.0 if costs else 0.0, 100.0)]  # the dense model
+            for row in answer.verdict.pruned if answer.verdict.is_meaningful else ():
+                cost = self.findings.cost(row)
+                place = (cost.speedup if cost else None) if costs else 100 * row.sparsity
+                if row.change and place is not None:
+                    points.append((percent(row.sparsity), place, 100 - 100 * loss(row).mean))
+            if len(points) > 1:
+                curves[answer.task][answer.model, answer.variant] = points
+        name, label = ("speed", "times as fast as the dense model") if costs else ("sparsity", "sparsity, %")
+        level = 100 - 100 * TOLERANCE
+        caption = f"Labels: sparsity; unlabelled: dense. Dashed: {level:g}% of the dense metric. Cut at {FLOOR:g}%."
+        return [
+            chart(f"{task}: quality and {name}", caption, against_cost(lines, self.style, label, level))
+            for task, lines in curves.items()
+        ]
+
     def scores(self) -> list[Chart]:
-        """Each metric of each task; each kind of perplexity in a chart of its own, unless `recovery` has the same."""
-        return [
-            self._score(task, metric, rows)
-            for task in self.findings.spec.tasks
-            for rows in panels(self.findings.scores, task).values()
-            for metric in rows[0].metrics
-            if not (self.findings.spec.recoveries and metric == rows[0].main and len({row.model for row in rows}) == 1)
-        ]
-
-    def recovery(self) -> list[Chart]:
-        """The main metric of each task and model, a line for each recovery."""
-        return [
-            self._score(task, rows[0].main, rows, self._title(model, task)) for task, model, rows in self._recovered()
-        ]
-
-    def recovery_time(self) -> list[Chart]:
+        """Each metric, the agreement and the training time of each task; with recoveries, of each task and model."""
         charts = []
-        for task, model, rows in self._recovered():
-            dense = fmean(row.dense_seconds.mean for row in rows if row.dense_seconds)
-            trained = [row for row in rows if row.variant.recovery != "none"]
-            lines = self._lines(trained, lambda row: _point(row.training_seconds))
-            caption = f"Seconds{self._sharing()}, after {significant(dense)} s of training the dense model."
-            drawing = self._draw(lines, from_zero=True, bounds=POSITIVE)
-            charts.append(chart(f"{self._title(model, task)}: time of recovery, s", caption, drawing))
+        for title, rows in self._groups():
+            for panel in panels(rows).values():
+                charts += [self._score(title, metric, panel) for metric in panel[0].metrics]
+            charts += [*self._agreement(title, rows), self._training(title, rows)]
         return charts
 
-    def _recovered(self) -> Iterator[tuple[str, str, Rows]]:
-        for task in self.findings.spec.tasks if self.findings.spec.recoveries else ():
-            for model in self.findings.spec.models:
-                if rows := [row for row in self.findings.scores if (row.task, row.model) == (task, model)]:
-                    yield task, model, rows
+    def _groups(self) -> Iterator[tuple[str, Rows]]:
+        """The scores of each task, and with recoveries of each model, since each recovery has a line."""
+        spec = self.findings.spec
+        for task, models in product(
+            spec.tasks, [(model,) for model in spec.models] if spec.recoveries else [spec.models]
+        ):
+            if rows := [row for row in self.findings.scores if row.task == task and row.model in models]:
+                yield (f"{task}, {models[0]}" if spec.recoveries else task), rows
 
-    def _title(self, model: str, task: str) -> str:
-        return f"{model} on {task}" if len(self.findings.spec.tasks) > 1 else model
-
-    def _sharing(self) -> str:
-        processes = self.findings.spec.processes
-        return f", with {processes} trials sharing the cores" if processes > 1 else ""
-
-    def _score(self, task: str, metric: str, rows: Rows, title: str = "") -> Chart:
+    def _score(self, title: str, metric: str, rows: Rows) -> Chart:
         majority = rows[0].majority if metric == "accuracy" else None
         caption = f"{rows[0].counted:,} {rows[0].unit}; {direction(metric)}."
         if majority is not None:
-            caption += f" Dashed: the share of the commonest class, {significant(majority)}."
+            caption += (
+                f" The choice of examples has a standard error of up to {0.5 / rows[0].counted ** 0.5:.2g}. "
+                f"Dashed: the share of the commonest class, {significant(majority)}."
+            )
         low, high = METRICS[metric].bounds
         drawing = self._draw(
-            self._lines(rows, lambda row: _point(row.metrics[metric], hollow=row.one_answer > 0)),
+            self._lines(rows, lambda row: _point(row.metrics[metric])),
             may_be_logarithmic=not METRICS[metric].higher_is_better,
-            dense_levels=not self.findings.spec.recoveries,  # with them each line has a dense model of its own
             level=majority,
             bounds=(max(low, -LARGEST), min(high, LARGEST)),
         )
-        return chart(f"{title or task}: {metric_name(metric)}", caption, drawing)
+        return chart(f"{title}: {metric_name(metric)}", caption, drawing)
 
-    def training_time(self) -> list[Chart]:
-        """Of the whole fine-tuning, in a study without recoveries."""
-        charts = []
-        for task in self.findings.spec.tasks if not self.findings.spec.recoveries else ():
-            rows = [row for row in self.findings.scores if row.task == task]
-            if rows:
-                lines = self._lines(rows, lambda row: _point(row.training_seconds))
-                drawing = self._draw(lines, from_zero=True, bounds=POSITIVE)
-                charts.append(chart(f"{task}: fine-tuning, s", f"Seconds{self._sharing()}.", drawing))
-        return charts
+    def _training(self, title: str, rows: Rows) -> Chart:
+        processes, dense = self.findings.spec.processes, [row.dense_seconds.mean for row in rows if row.dense_seconds]
+        caption = f"Seconds, with {processes} trials sharing the cores" if processes > 1 else "Seconds"
+        caption += f", after {significant(fmean(dense))} s of training the dense model." if dense else "."
+        trained = [row for row in rows if row.variant.recovery != "none"]
+        lines = self._lines(trained, lambda row: _point(row.training_seconds))
+        return chart(f"{title}: training time, s", caption, self._draw(lines, from_zero=True, bounds=POSITIVE))
 
-    def agreement(self) -> list[Chart]:
-        charts = []
-        for task in self.findings.spec.tasks:
-            by_metric = panels(self.findings.scores, task)
-            for metric, rows in by_metric.items():
-                compared = [row for row in rows if row.agreement]
-                lines = self._lines(compared, lambda row: _percentage(row.agreement) if row.agreement else None)
-                title = f"{task}: agreement{f' ({metric_name(metric)})' if len(by_metric) > 1 else ''}, %"
-                caption = "Predictions equal to those of the dense model of the same seed."
-                if lines:
-                    charts.append(chart(title, caption, self._draw(lines, from_dense=False, bounds=(0.0, 100.0))))
-        return charts
+    def _agreement(self, title: str, rows: Rows) -> list[Chart]:
+        lines = self._lines(rows, lambda row: _point(row.agreement, 100) if row.agreement else None)
+        caption = "Predictions equal to those of the dense model of the same seed."
+        drawing = self._draw(lines, from_dense=False, bounds=(0.0, 100.0))
+        return [chart(f"{title}: agreement, %", caption, drawing)] if lines else []
 
     def realised(self) -> list[Chart]:
-        """Zeros counted after training, among the prunable and among all weights."""
+        """Zeros counted after training."""
         rows = self.findings.realised
-        titles = (
-            ("prunable", "Zeros among the prunable weights, %", "Counted after training."),
-            ("whole", "Zeros among all weights, %", "Of the whole model, with its embeddings, norms and head."),
-        )
-        return [
-            chart(title, caption, self._draw(self._lines(rows, partial(_share, name)), from_zero=True))
-            for name, title, caption in (titles if rows else ())
-        ]
+        lines = self._lines(rows, lambda row: Point(100 * row.prunable))
+        title, caption = "Zeros among the prunable weights, %", "Counted after training."
+        return [chart(title, caption, self._draw(lines, from_zero=True))] if rows else []
 
-    def memory(self) -> list[Chart]:
-        where = "Peak of resident memory above the empty process"
+    def costs(self) -> list[Chart]:
+        part = self.findings.spec.benchmark
+        batch = f"{part.batch_size} sequences of {part.sequence_length} random tokens" if part else "random tokens"
+        peak = "Peak of resident memory above the empty process"
         return [
             *self._beside(
-                "Memory in inference, MB",
-                f"{where}; {self._batch()}.",
-                lambda cost: Point(cost.own.inference_memory / 1e6),
+                "Speed beside the dense model, times",
+                "Median time of the dense model over that of the pruned one, measured in turn; bars from the slowest "
+                "to the fastest round.",
+                lambda cost: Point(cost.speedup, min(cost.speedups), max(cost.speedups)) if cost.speedup else None,
+                from_zero=False,
+                from_dense=False,
+                level=1.0,
             ),
-            *self._trained(
-                "Memory in training, MB",
-                f"{where}; forward, backward and AdamW step, {self._batch()}.",
-                lambda cost: Point(cost.own.training_memory / 1e6) if cost.own.training_memory else None,
-            ),
-        ]
-
-    def time(self) -> list[Chart]:
-        def step(cost: Cost) -> Point | None:
-            median, steps = cost.own.training_median, cost.own.training_steps
-            return Point(median, min(steps), max(steps)) if median else None
-
-        return [
             *self._beside(
                 "Time of an inference batch, s",
-                f"Median, bar to the 90th percentile; {self._batch()}.",
+                f"Median, bar to the 90th percentile; {batch}.",
                 lambda cost: Point(cost.own.median, cost.own.median, cost.own.p90),
             ),
-            *self._trained(
-                "Time of a training step, s",
-                f"Median, bar from the shortest to the longest step; {self._batch()}.",
-                step,
+            *self._beside(
+                "Memory in inference, MB", f"{peak}; {batch}.", lambda cost: Point(cost.own.inference_memory / 1e6)
             ),
-        ]
-
-    def speed(self) -> list[Chart]:
-        return self._beside(
-            "Speed beside the dense model, times",
-            "Median time of the dense model over that of the pruned one, measured in turn; above the dashed line is "
-            "faster, bars from the slowest to the fastest round.",
-            lambda cost: Point(cost.speedup, min(cost.speedups), max(cost.speedups)) if cost.speedup else None,
-            from_zero=False,
-            from_dense=False,
-            level=1.0,
-        )
-
-    def size(self) -> list[Chart]:
-        return [
             *self._beside(
                 "Weight files on disk, MB",
                 "Bytes of the saved checkpoint.",
                 lambda cost: Point(cost.own.file_bytes / 1e6),
             ),
-            *self._beside(
-                "Weights in memory, MB",
-                "Bytes of all parameters and buffers.",
-                lambda cost: Point(cost.own.parameter_bytes / 1e6),
+            *self._trained(
+                "Time of a training step, s", f"Median, bar from the shortest to the longest step; {batch}.", _step
+            ),
+            *self._trained(
+                "Memory in training, MB",
+                f"{peak}; forward, backward and AdamW step, {batch}.",
+                lambda cost: Point(cost.own.training_memory / 1e6) if cost.own.training_memory else None,
             ),
         ]
 
     def _beside(self, title: str, caption: str, point: Callable[[Cost], Point | None], **settings: Any) -> list[Chart]:
         """Lines of the models stored dense, pale behind those of compressed ones where there are any."""
-        stored = self._lines(self.findings.costs, point)
-        packed = {(cost.model, cost.variant, cost.sparsity): cost for cost in self.findings.compressed}
-        lines = stored
-        if packed:
-            # compressing a model with nothing to pack leaves it as it is
-            best = [packed.get((cost.model, cost.variant, cost.sparsity), cost) for cost in self.findings.costs]
-            lines = [replace(line, pale=True) for line in stored] + self._lines(best, point)
+        lines = self._lines(self.findings.costs, point)
+        if self.findings.compressed:
+            best = self._lines(self.findings.best_costs.values(), point)
+            lines = [replace(line, pale=True) for line in lines] + best
             caption += " Pale: stored dense."
         return [chart(title, caption, self._draw(lines, **{"from_zero": True, **settings}))] if lines else []
 
     def _trained(self, title: str, caption: str, point: Callable[[Cost], Point | None]) -> list[Chart]:
         lines = self._lines(self.findings.costs, point)
         return [chart(title, caption, self._draw(lines, from_zero=True))] if lines else []
-
-    def _batch(self) -> str:
-        part = self.findings.spec.benchmark
-        return f"{part.batch_size} sequences of {part.sequence_length} random tokens" if part else "random tokens"
 
     def _draw(self, lines: Sequence[Line], from_dense: bool = True, **settings: Any) -> Figure:
         sparsities = self.sparsities if from_dense else [sparsity for sparsity in self.sparsities if sparsity]
@@ -261,38 +220,30 @@ class Figures:
         for row in rows:
             if value := point(row):
                 points[row.model, row.variant][row.sparsity] = value
-        lines = []
+        lines, variants = [], self.style.variants
         for model in self.style.models:
-            variants = [variant for variant in self.style.variants if (model, variant) in points]
-            drawn = {variant.dense for variant in variants}
-            variants += [
-                dense
-                for dense in dict.fromkeys(variant.dense for variant in self.style.variants)
-                if (model, dense) in points and dense not in drawn
-            ]
-            lines += [
-                Line(model, variant, points.get((model, variant.dense), {}) | points[model, variant])
-                for variant in variants
-            ]
+            drawn = set()
+            for variant in dict.fromkeys([*variants, *(variant.dense for variant in variants)]):
+                if (model, variant) in points and variant not in drawn:
+                    drawn.add(variant.dense)
+                    dense = points.get((model, variant.dense), {})
+                    lines.append(Line(model, variant, dense | points[model, variant]))
         return lines
 
 
-def panels(scores: Iterable[Scored], task: str) -> dict[str, list[Scored]]:
-    """The rows of a task by their main metric: kinds of perplexity are never put together."""
-    rows: dict[str, list[Scored]] = defaultdict(list)
-    for row in scores:
-        if row.task == task:
-            rows[row.main].append(row)
-    return dict(rows)
+def panels(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
+    """Scores by their main metric: kinds of perplexity are never put together."""
+    by_metric: dict[str, list[Scored]] = defaultdict(list)
+    for row in rows:
+        by_metric[row.main].append(row)
+    return dict(by_metric)
 
 
-def _point(estimate: Estimate, hollow: bool = False) -> Point:
-    return Point(estimate.mean, estimate.low, estimate.high, hollow)
+def _point(estimate: Estimate, scale: float = 1) -> Point:
+    ends = [None if end is None else scale * end for end in (estimate.low, estimate.high)]
+    return Point(scale * estimate.mean, *ends)
 
 
-def _percentage(estimate: Estimate) -> Point:
-    return _point(Estimate.of(100 * value for value in estimate.values))
-
-
-def _share(name: str, row: Realised) -> Point:
-    return Point(100 * getattr(row, name))
+def _step(cost: Cost) -> Point | None:
+    median, steps = cost.own.training_median, cost.own.training_steps
+    return Point(median, min(steps), max(steps)) if median else None

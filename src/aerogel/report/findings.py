@@ -143,3 +143,12 @@ class Findings:
     sources: dict[str, list[str]]
     machines: list[tuple[Machine, int]]
     threads: dict[str, list[int]]
+
+    @property
+    def best_costs(self) -> dict[tuple[str, Variant, float], Cost]:
+        """By model, variant and sparsity: compressed, or stored dense where compressing packs nothing."""
+        return {(cost.model, cost.variant, cost.sparsity): cost for cost in (*self.costs, *self.compressed)}
+
+    def cost(self, row: Scored) -> Cost | None:
+        """That of a scored model, where it was measured."""
+        return self.best_costs.get((row.model, self.spec.measured_variant(row.variant), row.sparsity))

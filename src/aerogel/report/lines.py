@@ -11,17 +11,18 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import YAxis
 from matplotlib.figure import Figure
-from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import Formatter, LogLocator, NullLocator
 
-from aerogel.charts import INK, MARKERS, PALETTE, PAPER, figure, styled
+from aerogel.charts import INK, MARKERS, PALETTE, figure, styled
 from aerogel.report.estimate import minus, percent
 from aerogel.study.variant import Variant
 
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (5, 1.5, 1, 1.5, 1, 1.5)))
+SIGNS = "●■▲◆▼✚✖"  # the characters of MARKERS
 DODGE = 0.07  # of the distance between two sparsities, so that intervals stand beside each other
 PALE = 0.35  # opacity of a pale line
 LARGEST = 1e100  # matplotlib can't scale an axis much further; a collapsed model's perplexity goes there
+FLOOR, CEILING = 70.0, 110.0  # of quality in percent, at which the drawing is cut
 LOGARITHMIC = 8  # times the lowest value that the highest must be for a logarithmic axis
 
 
@@ -47,19 +48,12 @@ class ChartStyle:
         return DASHES[index % len(DASHES)]
 
     def swatch(self, model: str) -> Markup:
-        """The model's marker as a small drawing for running text."""
-        style = MarkerStyle(self.marker(model))
-        outline = np.asarray(style.get_path().transformed(style.get_transform()).to_polygons()[0])
-        points = " ".join(f"{10 + 8 * x:.1f},{6 - 8 * y:.1f}" for x, y in outline)
+        """The model's marker for running text."""
         variable = f"var(--series-{PALETTE.index(self.colour(model)) + 1})"
-        return Markup(
-            '<svg class="swatch" viewBox="0 0 20 12" aria-hidden="true">'
-            '<path d="M0 6H20" stroke="{0}" stroke-width="1.6"/>'
-            '<polygon points="{1}" fill="{0}"/></svg>'
-        ).format(variable, points)
+        return Markup('<span style="color:{}">{}</span>').format(variable, SIGNS[MARKERS.index(self.marker(model))])
 
     def stroke(self, variant: Variant) -> Markup:
-        """The variant's dashes, likewise."""
+        """The variant's dashes as a small drawing."""
         dashes = self.dashes(variant)
         pattern = " ".join(f"{1.6 * length:g}" for length in dashes[1]) if isinstance(dashes, tuple) else "none"
         return Markup(
@@ -70,12 +64,11 @@ class ChartStyle:
 
 @dataclass(frozen=True)
 class Point:
-    """A value, the ends of its interval where it has one, and whether its marker is hollow."""
+    """A value, and the ends of its interval where it has one."""
 
     value: float
     low: float | None = None
     high: float | None = None
-    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,6 @@ def against_sparsity(
     *,
     from_zero: bool = False,
     may_be_logarithmic: bool = False,
-    dense_levels: bool = False,
     level: float | None = None,
     bounds: tuple[float, float] = (-LARGEST, LARGEST),
 ) -> Figure:
@@ -105,7 +97,6 @@ def against_sparsity(
     Args:
         from_zero: start the axis at 0.
         may_be_logarithmic: use a logarithmic axis where the values span a wide range.
-        dense_levels: draw each model's value at sparsity 0 as a thin dotted line across the chart.
         level: draw a dashed line across the chart.
         bounds: the lowest and the highest possible value, at which the drawing is cut.
     """
@@ -116,9 +107,6 @@ def against_sparsity(
         shift = (series.index((line.model, line.variant)) - (len(series) - 1) / 2) * min(DODGE, 0.4 / len(series))
         places = {sparsity: index + shift for index, sparsity in enumerate(sparsities)}
         _draw(axes, line, places, style, bounds)
-        dense = line.points.get(0.0)
-        if dense_levels and dense:
-            axes.axhline(dense.value, color=style.colour(line.model), linewidth=0.9, linestyle=(0, (1, 2)), zorder=1.5)
     if level is not None:
         axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
     _label_sparsities(axes, sparsities)
@@ -142,29 +130,41 @@ def _draw(
     opacity, behind = (PALE, 0.5) if line.pale else (1.0, 0.0)
     values = np.clip([point.value for _, point in points], *bounds)
     axes.plot(
-        [x for x, _ in points],
+        list(places.values()),
         values,
         color=colour,
+        marker=marker,
         linestyle=style.dashes(line.variant),
         alpha=opacity,
-        zorder=2 - behind,
+        clip_on=False,
+        zorder=3 - behind,
     )
     for x, point in points:
         if point.low is not None and point.high is not None:
             ends = np.clip([point.low, point.high], *bounds)
             axes.plot([x, x], ends, color=colour, linewidth=1, alpha=0.6 * opacity, zorder=2 - behind)
-    for hollow in (False, True):
-        axes.plot(
-            [x for x, point in points if point.hollow == hollow],
-            [value for value, (_, point) in zip(values, points, strict=True) if point.hollow == hollow],
-            color=colour,
-            marker=marker,
-            linestyle="none",
-            markerfacecolor=PAPER if hollow else colour,
-            alpha=opacity,
-            clip_on=False,
-            zorder=3 - behind,
-        )
+
+
+@styled
+def against_cost(
+    curves: Mapping[tuple[str, Variant], Sequence[tuple[str, float, float]]], style: ChartStyle, cost: str, level: float
+) -> Figure:
+    """Draws quality in percent over a `cost` by model and variant: a label, a cost and a quality for each point.
+
+    A dashed line marks the `level` of quality; qualities below `FLOOR` are drawn there.
+    """
+    drawing = figure(width=6.6, height=3.4)
+    axes = drawing.axes[0]
+    for (model, variant), points in curves.items():
+        colour, marker, dashes = style.colour(model), style.marker(model), style.dashes(variant)
+        places = [(x, float(np.clip(np.nan_to_num(y, nan=FLOOR), FLOOR, CEILING))) for _, x, y in points]
+        axes.plot(*np.transpose(places), color=colour, marker=marker, linestyle=dashes, linewidth=1, clip_on=False)
+        for (label, *_), place in zip(points, places, strict=True):
+            axes.annotate(label, place, (4, 4), textcoords="offset points", color=colour, fontsize=8)
+    axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
+    axes.set(xlabel=cost, ylabel="quality kept, %")
+    axes.xaxis.set_major_formatter(_Plain())
+    return drawing
 
 
 def _label_sparsities(axes: Axes, sparsities: Sequence[float]) -> None:

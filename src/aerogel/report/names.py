@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from aerogel.report.estimate import significant
 from aerogel.study import StudySpec
 from aerogel.study.variant import Variant
 
@@ -22,10 +21,6 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric)
 
 
-def metric_value(value: float) -> str:
-    return significant(value, metric_digits(value))
-
-
 def metric_digits(value: float) -> int:
     """Significant digits: four for a perplexity, three decimals for what lies between 0 and 1."""
     return 4 if abs(value) >= 1 else 3
@@ -35,9 +30,3 @@ def variant_name(spec: StudySpec, variant: Variant) -> str:
     """What distinguishes it from the study's other variants; empty where it is the only one."""
     method = variant.method if len(spec.methods) > 1 else None
     return ", ".join(part for part in (method, RECOVERY_NAMES.get(variant.recovery or "")) if part)
-
-
-def series_name(spec: StudySpec, model: str, variant: Variant) -> str:
-    """The model, with the variant where there are several."""
-    name = variant_name(spec, variant)
-    return f"{model} ({name})" if name else model

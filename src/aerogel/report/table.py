@@ -35,13 +35,11 @@ class Table:
 
     @classmethod
     def of(cls, title: str, columns: Iterable[Column], items: Iterable[Any]) -> Table:
-        columns = tuple(columns)
-        return cls(title, columns, [tuple(column.value(item) for column in columns) for item in items])
-
-    def without_empty_columns(self) -> Table:
-        kept = [index for index in range(len(self.columns)) if any(row[index] is not None for row in self.rows)]
-        rows = [tuple(row[index] for index in kept) for row in self.rows]
-        return Table(self.title, tuple(self.columns[index] for index in kept), rows)
+        """Leaves out the columns that are empty in every row."""
+        items = list(items)
+        values = {column: [column.value(item) for item in items] for column in columns}
+        kept = {column: cells for column, cells in values.items() if any(cell is not None for cell in cells)}
+        return cls(title, tuple(kept), list(zip(*kept.values(), strict=True)))
 
     def cells(self) -> list[list[str]]:
         """The texts on the page."""

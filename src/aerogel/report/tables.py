@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from operator import attrgetter
 from statistics import fmean, median
 from typing import Any, TypeVar
 
 from aerogel.analysis.plot import short
 from aerogel.pruning import PruneConfig
-from aerogel.report.breakeven import BreakEven, break_evens
 from aerogel.report.estimate import Estimate, change, megabytes, minus, percent, significant, with_interval
 from aerogel.report.figures import panels
 from aerogel.report.findings import Cost, Findings, Realised, Scored
 from aerogel.report.names import RECOVERY_NAMES, metric_digits, metric_name
+from aerogel.report.prose import remarks
 from aerogel.report.table import Column, Table
-from aerogel.study.trial import Scoring
+from aerogel.report.verdicts import TOLERANCE, Answer
+from aerogel.study.variant import Variant
 
-Row = TypeVar("Row", Scored, Cost, Realised, BreakEven)
-
-
-def _times(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.2f}%"
+Row = TypeVar("Row", Scored, Cost, Realised)
 
 
 def _of_dense(bytes_of: Callable[[Any], int]) -> Callable[[Cost], float | None]:
@@ -50,9 +46,9 @@ COSTS = (
         lambda cost: cost.dense.median if cost.dense else None,
         significant,
     ),
-    Column("speedup", "times as fast", attrgetter("speedup"), _times),
-    Column("speedup_low", "lowest round", lambda cost: min(cost.speedups, default=None), _times),
-    Column("speedup_high", "highest round", lambda cost: max(cost.speedups, default=None), _times),
+    Column("speedup", "times as fast", attrgetter("speedup"), "{:.2f}".format),
+    Column("speedup_low", "lowest round", lambda cost: min(cost.speedups, default=None), "{:.2f}".format),
+    Column("speedup_high", "highest round", lambda cost: max(cost.speedups, default=None), "{:.2f}".format),
 )
 FLIPS = (  # of predictions, means over seeds, and the median of the seeds' p
     Column("kl", "KL to dense", attrgetter("kl"), lambda value: significant(value.mean)),
@@ -73,13 +69,61 @@ WEIGHTS = (
 )
 
 
+def answers(findings: Findings, rows: Sequence[Answer]) -> Table:
+    """The opening table: the highest allowed sparsity of each model, variant and task, and what it costs."""
+    shown = {"speedup": "times as fast", "file_bytes": "file, MB", "file_share": "of dense"}
+    shown["inference_memory_bytes"] = "memory, MB"
+    columns = (
+        *_setting(findings, rows)[:-1],
+        Column("task", "task", attrgetter("task")),
+        Column("sparsity", "sparsity", _allowed, lambda sparsity: percent(sparsity) if sparsity else "none"),
+        Column("metric", "metric", lambda row: row.verdict.dense and row.verdict.dense.main, metric_name),
+        Column("dense", "dense", lambda row: row.verdict.dense and row.verdict.dense.value, _mean),
+        Column("sparse", "sparse", lambda row: row.allowed and row.allowed.value, _mean),
+        Column("change", "change", lambda row: row.allowed and row.allowed.change, _change),
+        *(
+            replace(column, head=shown[column.name], value=partial(_cost, findings, column))
+            for column in COSTS
+            if column.name in shown
+        ),
+        Column("beyond", "next sparsity", lambda row: row.beyond and row.beyond.sparsity, percent),
+        Column(
+            "beyond_change",
+            "its change",
+            lambda row: row.beyond and row.beyond.change,
+            lambda value: change(value.mean),
+        ),
+        Column("remarks", "how sure", lambda row: remarks(row.verdict, len(findings.spec.seeds))),
+    )
+    return Table.of(f"Highest sparsity within {percent(TOLERANCE)} of the dense model", columns, rows)
+
+
+def _allowed(row: Answer) -> float | None:
+    """0 where the lowest sparsity already loses too much, `None` without a verdict."""
+    return row.allowed.sparsity if row.allowed else 0.0 if row.beyond else None
+
+
+def _cost(findings: Findings, column: Column, row: Answer) -> Any:
+    cost = findings.cost(row.allowed) if row.allowed else None
+    return column.value(cost) if cost else None
+
+
+def _mean(value: Estimate) -> str:
+    return significant(value.mean, metric_digits(value.mean))
+
+
+def _change(value: Estimate) -> str:
+    half = "" if value.half is None else f" \N{PLUS-MINUS SIGN} {change(value.half).removeprefix('+')}"
+    return change(value.mean) + half
+
+
 def _over_seeds(row: Scored, name: str, mean: Callable[[Iterable[float]], float]) -> float | None:
     return mean([getattr(flips, name) for flips in row.flips]) if row.flips else None
 
 
 def scores(findings: Findings, task: str) -> list[Table]:
     """One for each main metric of a task, so that no table has two kinds of perplexity."""
-    by_metric = panels(findings.scores, task)
+    by_metric = panels(row for row in findings.scores if row.task == task)
     return [
         _scores(findings, f"Scores: {task}" + (f", {metric_name(main)}" if len(by_metric) > 1 else ""), rows)
         for main, rows in by_metric.items()
@@ -88,23 +132,23 @@ def scores(findings: Findings, task: str) -> list[Table]:
 
 def _scores(findings: Findings, title: str, rows: Sequence[Scored]) -> Table:
     metrics, recovered = list(rows[0].metrics), bool(findings.spec.recoveries)
+    of_metric = f" of {metric_name(metrics[0])}" if len(metrics) > 1 else ""
     columns = [
         *_setting(findings, rows),
         Column("seeds", "seeds", lambda row: len(row.seeds)),
         *(Column(name, metric_name(name), partial(_metric, name), _estimate) for name in metrics),
-        Column(
-            "change",
-            f"change of {metric_name(metrics[0])}" if len(metrics) > 1 else "change",
-            attrgetter("change"),
-            lambda value: change(value.mean),
-        ),
+        Column("change", f"change{of_metric}", attrgetter("change"), _change),
         Column("agreement", "agreement", attrgetter("agreement"), lambda share: f"{100 * share.mean:.1f}%"),
-        *(FLIPS if any(row.flips for row in rows) else ()),
+        *(FLIPS),
+        Column("one_prediction", "seeds with one prediction", lambda row: row.one_answer or None),
+        Column("dense_seconds", "dense training, s", attrgetter("dense_seconds"), with_interval),
+        Column(
+            "training_seconds",
+            "recovery, s" if recovered else "training, s",
+            attrgetter("training_seconds"),
+            with_interval,
+        ),
     ]
-    if recovered:
-        columns.append(Column("dense_seconds", "dense training, s", attrgetter("dense_seconds"), with_interval))
-    training = "recovery, s" if recovered else "training, s"
-    columns.append(Column("training_seconds", training, attrgetter("training_seconds"), with_interval))
     return Table.of(title, columns, _in_order(findings, rows))
 
 
@@ -126,66 +170,50 @@ def pruning(findings: Findings) -> list[Table]:
         Column("allocation", "allocation", lambda item: item[4]),
         Column("epochs", "epochs of training", lambda item: item[5], "{:g}".format),
     ]
-    items = dict.fromkeys(
-        (run.trial.variant.recovery, *_pruned_by(run.trial), run.trial.epochs)
+    resolved = [
+        (run.trial, pruning.resolved() if isinstance(pruning, PruneConfig) else pruning.resolved)
         for run in findings.runs
-        if run.trial.sparsity
+        if (pruning := run.trial.recovery.pruning)
+    ]
+    items = dict.fromkeys(
+        (trial.variant.recovery, config.method, config.pattern, config.scope, config.allocation, trial.epochs)
+        for trial, config in resolved
     )
-    return [Table.of("How models were pruned", columns, items).without_empty_columns()] if items else []
-
-
-def _pruned_by(trial: Scoring) -> tuple[str | None, ...]:
-    """Method, pattern, scope and allocation of a trial."""
-    pruning = trial.recovery.pruning
-    assert pruning, "a sparse model was pruned"
-    config = pruning.resolved() if isinstance(pruning, PruneConfig) else pruning.resolved
-    return config.method, config.pattern, config.scope, config.allocation
+    return [Table.of("How models were pruned", columns, items)] if items else []
 
 
 def costs(findings: Findings) -> list[Table]:
-    """Memory, time and size of models stored dense; of compressed ones; and their break-even sparsities."""
-    evens = break_evens(findings)
-    columns: tuple[Column, ...] = (
-        *_setting(findings, evens)[:-1],
-        Column(
-            "break_even_sparsity",
-            "break-even sparsity",
-            attrgetter("sparsity"),
-            lambda sparsity: f"{100 * sparsity:.0f}%",
-        ),
-        Column("not_faster_at", "not faster at", attrgetter("below"), percent),
-        Column("faster_from", "faster from", attrgetter("above"), percent),
-    )
-    tables = [
-        Table.of(
-            f"Memory, time and size, {title}", (*_setting(findings, measured), *COSTS), _in_order(findings, measured)
-        ).without_empty_columns()  # a compressed model is not trained
-        for title, measured in (("stored dense", findings.costs), ("compressed", findings.compressed))
-    ]
-    tables.append(Table.of("Break-even sparsity of compressed models", columns, evens))
-    return [table for table in tables if table.rows]
+    measured = [*findings.costs, *findings.compressed]
+    stored = Column("stored", "stored", lambda cost: "compressed" if cost.own.compressed else "dense")
+    columns = (*_setting(findings, measured), stored, *COSTS)
+    return [Table.of("Memory, time and size", columns, _in_order(findings, measured))] if measured else []
 
 
 def realised(findings: Findings) -> list[Table]:
+    """A row for each model, variant and layer, a column for each sparsity."""
+    series: dict[tuple[str, Variant], dict[float, Realised]] = defaultdict(dict)
+    for row in _in_order(findings, findings.realised):
+        series[row.model, row.variant][row.sparsity] = row
+    items = [
+        (rows, layer)
+        for rows in series.values()
+        for layer in ("prunable", "all", *dict.fromkeys(chain(*(row.layers for row in rows.values()))))
+    ]
     columns = (
-        *_setting(findings, findings.realised),
-        Column("prunable_sparsity", "zeros of prunable", attrgetter("prunable"), _share),
-        Column("model_sparsity", "zeros of all", attrgetter("whole"), _share),
+        *_setting(findings, findings.realised, lambda item: next(iter(item[0].values())))[:-1],
+        Column("weights", "weights", lambda item: item[1], lambda name: short(name) if "." in name else name),
+        *(
+            Column(f"sparsity_{sparsity:g}", percent(sparsity), partial(_zeros, sparsity), "{:.2%}".format)
+            for sparsity in sorted(findings.spec.sparsities)
+            if sparsity
+        ),
     )
-    rows = _in_order(findings, findings.realised)
-    return [Table.of("Realised sparsity", columns, rows)] if rows else []
+    return [Table.of("Realised sparsity", columns, items)] if items else []
 
 
-def layers(findings: Findings) -> Table:
-    """The numbers of the layer maps, for the CSV."""
-    columns = (
-        *_setting(findings, findings.realised, lambda item: item[0]),
-        Column("layer", "layer", lambda item: item[1]),
-        Column("zeros", "zeros", lambda item: item[2]),
-    )
-    rows = _in_order(findings, findings.realised)
-    items = [(row, layer, share) for row in rows for layer, share in row.layers.items()]
-    return Table.of("Realised sparsity by layer", columns, items)
+def _zeros(sparsity: float, item: tuple[dict[float, Realised], str]) -> float | None:
+    row = item[0].get(sparsity)
+    return {"prunable": row.prunable, "all": row.whole, **row.layers}.get(item[1]) if row else None
 
 
 def weights(findings: Findings) -> list[Table]:
@@ -203,13 +231,15 @@ def every_seed(findings: Findings) -> list[Table]:
         Column("value", "value", lambda item: item[2], lambda value: significant(value, 4)),
         Column("training_seconds", "training, s", lambda item: item[0].result.training.seconds, significant),
         Column("training_steps", "steps", lambda item: item[0].result.training.steps),
-        Column("realised_sparsity", "zeros of prunable", lambda item: item[0].result.sparsity, _share),
+        Column("realised_sparsity", "zeros of prunable", lambda item: item[0].result.sparsity, "{:.2%}".format),
     )
     items = [(run, metric, value) for run in findings.runs for metric, value in run.metrics.items()]
     return [Table.of("Every seed", columns, items)] if items else []
 
 
-def _setting(findings: Findings, rows: Sequence[Row], row_of: Callable[[Any], Any] = lambda row: row) -> list[Column]:
+def _setting(
+    findings: Findings, rows: Sequence[Row] | Sequence[Answer], row_of: Callable[[Any], Any] = lambda row: row
+) -> list[Column]:
     """The columns that tell rows apart: the method only where there are several, the recovery where there is one.
 
     `row_of` gives what has an item's model, variant and sparsity.
@@ -220,11 +250,15 @@ def _setting(findings: Findings, rows: Sequence[Row], row_of: Callable[[Any], An
     if any(row.variant.recovery for row in rows):
         show = RECOVERY_NAMES.__getitem__
         columns.append(Column("recovery", "recovery", lambda item: row_of(item).variant.recovery, show))
-    return [*columns, Column("sparsity", "sparsity", lambda item: row_of(item).sparsity, _sparsity)]
-
-
-def _sparsity(sparsity: float) -> str:
-    return percent(sparsity) if sparsity else "dense"
+    return [
+        *columns,
+        Column(
+            "sparsity",
+            "sparsity",
+            lambda item: row_of(item).sparsity,
+            lambda share: percent(share) if share else "dense",
+        ),
+    ]
 
 
 def _in_order(findings: Findings, rows: Sequence[Row]) -> list[Row]:

@@ -1,14 +1,12 @@
-"""What the numbers mean: which sparsities keep a task's metric, which recovery is better."""
+"""What the numbers mean: which sparsities keep a task's metric."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 
 from aerogel.report.estimate import Estimate
-from aerogel.report.findings import Findings, Realised, Scored
+from aerogel.report.findings import Findings, Scored
 from aerogel.study.variant import Variant
 from aerogel.tasks import METRICS
 
@@ -66,35 +64,39 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Answer:
-    """The verdicts on one model and variant, by task."""
+    """The verdict on one model and variant on one task."""
 
+    task: str
     model: str
     variant: Variant
-    verdicts: dict[str, Verdict]
+    verdict: Verdict
 
     @property
-    def meaningful(self) -> list[Verdict]:
-        return [verdict for verdict in self.verdicts.values() if verdict.is_meaningful]
+    def allowed(self) -> Scored | None:
+        """The score at the allowed sparsity, and `None` where the verdict is not meaningful."""
+        return self.verdict.allowed if self.verdict.is_meaningful else None
 
     @property
-    def allowed(self) -> float | None:
-        """The highest sparsity that all tasks allow, 0 where one allows none, `None` where no verdict is meaningful."""
-        return min((of.allowed.sparsity if of.allowed else 0.0 for of in self.meaningful), default=None)
+    def beyond(self) -> Scored | None:
+        """That at the first sparsity beyond it, likewise."""
+        return self.verdict.beyond if self.verdict.is_meaningful else None
 
 
 def answers(findings: Findings) -> list[Answer]:
-    """One for each model and variant, in the order of the specification."""
-    rows = {(row.task, row.model, row.variant, row.sparsity): row for row in findings.scores}
-
-    def verdict(task: str, model: str, variant: Variant) -> Verdict:
-        pruned = [row for key, row in rows.items() if key[:3] == (task, model, variant) and row.sparsity]
-        return judge(rows.get((task, model, variant.dense, 0.0)), pruned, findings.spec.sparsities)
-
+    """One for each model, variant and task, in the order of the specification."""
     return [
-        Answer(model, variant, {task: verdict(task, model, variant) for task in findings.spec.tasks})
+        _answer(findings, task, model, variant)
         for model in findings.spec.models
         for variant in findings.spec.scored_variants
+        for task in findings.spec.tasks
     ]
+
+
+def _answer(findings: Findings, task: str, model: str, variant: Variant) -> Answer:
+    rows = [row for row in findings.scores if (row.task, row.model) == (task, model)]
+    dense = [row for row in rows if row.variant == variant.dense and not row.sparsity]
+    pruned = [row for row in rows if row.variant == variant and row.sparsity]
+    return Answer(task, model, variant, judge(dense[0] if dense else None, pruned, findings.spec.sparsities))
 
 
 def judge(dense: Scored | None, pruned: Sequence[Scored], sparsities: Sequence[float]) -> Verdict:
@@ -121,32 +123,3 @@ def loss(row: Scored) -> Estimate:
 
 def is_kept(row: Scored) -> bool:
     return loss(row).mean <= TOLERANCE + ROUNDING
-
-
-def ranks(rows: Sequence[Scored]) -> list[list[Scored]]:
-    """From best to worst, together where the intervals of their main metrics overlap."""
-    sign = 1 if METRICS[rows[0].main].higher_is_better else -1
-    ends = {
-        row.variant: sorted(sign * end for end in (row.value.low, row.value.high) if end is not None) or [-inf, inf]
-        for row in rows
-    }
-    rows = sorted(rows, key=lambda row: -sign * row.value.mean)
-    ranked: list[list[Scored]] = [[]]
-    for index, row in enumerate(rows):
-        worst_before = min((ends[before.variant][0] for before in rows[:index]), default=-inf)
-        if worst_before > max(ends[after.variant][1] for after in rows[index:]):
-            ranked.append([])
-        ranked[-1].append(row)
-    return ranked
-
-
-def unequal_zeros(findings: Findings) -> list[tuple[Realised, Realised]]:
-    """The variants with the most and the fewest zeros of a model at a sparsity, where these differ."""
-    groups: dict[tuple[str, float], list[Realised]] = defaultdict(list)
-    for row in findings.realised:
-        if row.sparsity:
-            groups[row.model, row.sparsity].append(row)
-    ends = [
-        (max(rows, key=lambda row: row.prunable), min(rows, key=lambda row: row.prunable)) for rows in groups.values()
-    ]
-    return [(most, fewest) for most, fewest in ends if most.prunable != fewest.prunable]
