@@ -1,7 +1,5 @@
 """The page: the findings of a study, put into the template."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -18,8 +16,6 @@ from aerogel.report.names import variant_name
 from aerogel.report.verdicts import TOLERANCE, answers
 from aerogel.study import Store, StudySpec
 
-FILE = "report.html"
-
 
 def build_report(folder: str | os.PathLike[str]) -> Path:
     """Writes `report.html` into a study's folder, from its store alone, and returns the file's path.
@@ -32,7 +28,7 @@ def build_report(folder: str | os.PathLike[str]) -> Path:
     >>> build_report("runs/tiny").name
     'report.html'
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / "report.html"
     files.write_text(path, render(collect(Store.open(Path(folder)))))
     return path
 
@@ -58,7 +54,7 @@ def render(findings: Findings) -> str:
         charts={
             "opening": figures.opening(judged),
             "weights": figures.weights(),
-            "sensitivities": figures.sensitivities(),
+            "sensitivity": figures.sensitivities(),
             "scores": figures.scores() + figures.realised(),
             "costs": figures.costs(),
         },

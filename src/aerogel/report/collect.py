@@ -1,7 +1,5 @@
 """From the store to rows of findings."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The charts of the report, each with its caption."""
 
-from __future__ import annotations
-
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -69,7 +67,8 @@ class Figures:
             )
             for model, report in self.findings.weights.items()
         ]
-        return [whole, by_layer] if len(whole) > 1 else [whole + by_layer]
+        rows = [whole, by_layer] if len(whole) > 1 else [whole + by_layer]
+        return [row for row in rows if row]
 
     def sensitivities(self) -> list[Chart]:
         """The effect of pruning one layer or kind of matrix alone, without fine-tuning."""

@@ -1,7 +1,5 @@
 """The findings of a study as tidy rows: by model, variant and sparsity."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from aerogel.analysis import WeightReport

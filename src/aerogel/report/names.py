@@ -1,7 +1,5 @@
 """How the report names metrics, recoveries and variants."""
 
-from __future__ import annotations
-
 from aerogel.study import StudySpec
 from aerogel.study.variant import Variant
 

@@ -1,7 +1,5 @@
 """The English of the report: remarks on a verdict, and the direction of a metric."""
 
-from __future__ import annotations
-
 from aerogel.report.estimate import percent, significant
 from aerogel.report.findings import Scored
 from aerogel.report.names import metric_name

@@ -1,7 +1,5 @@
 """The tables of the report."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -27,7 +25,11 @@ Row = TypeVar("Row", Scored, Cost, Realised)
 
 def _of_dense(bytes_of: Callable[[Any], int]) -> Callable[[Cost], float | None]:
     """The share of the dense model's bytes; stored dense, a pruned model has all of them."""
-    return lambda cost: bytes_of(cost.own) / bytes_of(cost.dense) if cost.dense and cost.own.compressed else None
+    return lambda cost: (
+        bytes_of(cost.own) / bytes_of(cost.dense)
+        if cost.dense and bytes_of(cost.dense) > 0 and cost.own.compressed
+        else None
+    )
 
 
 COSTS = (
@@ -36,6 +38,7 @@ COSTS = (
     Column("parameter_bytes", "weights in memory, MB", attrgetter("own.parameter_bytes"), megabytes),
     Column("parameter_share", "of dense", _of_dense(attrgetter("parameter_bytes")), "{:.0%}".format),
     Column("inference_memory_bytes", "peak in inference, MB", attrgetter("own.inference_memory"), megabytes),
+    Column("inference_memory_share", "of dense", _of_dense(attrgetter("inference_memory")), "{:.0%}".format),
     Column("training_memory_bytes", "peak in training, MB", attrgetter("own.training_memory"), megabytes),
     Column("inference_median_seconds", "inference, s", attrgetter("own.median"), significant),
     Column("inference_p90_seconds", "its p90, s", attrgetter("own.p90"), significant),
@@ -72,7 +75,7 @@ WEIGHTS = (
 def answers(findings: Findings, rows: Sequence[Answer]) -> Table:
     """The opening table: the highest allowed sparsity of each model, variant and task, and what it costs."""
     shown = {"speedup": "times as fast", "file_bytes": "file, MB", "file_share": "of dense"}
-    shown["inference_memory_bytes"] = "memory, MB"
+    shown |= {"inference_memory_bytes": "memory, MB", "inference_memory_share": "of dense"}
     columns = (
         *_setting(findings, rows)[:-1],
         Column("task", "task", attrgetter("task")),

@@ -1,7 +1,5 @@
 """What the numbers mean: which sparsities keep a task's metric."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,17 +35,13 @@ class Verdict:
         return self.allowed is not None or self.beyond is not None
 
     @property
-    def is_no_better_than_majority(self) -> bool:
-        accuracy = self.dense.metrics.get("accuracy") if self.dense else None
-        majority = self.dense.majority if self.dense else None
-        return accuracy is not None and majority is not None and accuracy.mean <= majority
-
-    @property
     def is_meaningful(self) -> bool:
-        """Whether the dense model has anything to lose."""
+        """Whether the dense model has anything to lose: it predicts several classes, and better than the commonest."""
         if self.dense is None or not self.is_judged:
             return False
-        return self.dense.one_answer < len(self.dense.seeds) and not self.is_no_better_than_majority
+        accuracy, majority = self.dense.metrics.get("accuracy"), self.dense.majority
+        is_better = accuracy is None or majority is None or not accuracy.mean <= majority
+        return is_better and self.dense.one_answer < len(self.dense.seeds)
 
     @property
     def is_sure(self) -> bool:
