@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PAPER, INK, RULE = "#fdfdfc", "#1b1b1f", "#c9c9cf"
+TICKS = {"major.size": 0, "major.pad": 6, "color": RULE, "labelcolor": INK}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the font of the page
     "svg.hashsalt": "aerogel",
@@ -29,20 +30,13 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
     "grid.linewidth": 0.6,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.major.pad": 6,
-    "ytick.major.pad": 6,
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
     "legend.frameon": False,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": RULE,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
+    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in TICKS.items()},
     "grid.color": RULE,
     "figure.dpi": 100,
 }

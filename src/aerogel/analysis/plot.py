@@ -1,19 +1,14 @@
 """Charts of weight distributions."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from aerogel.analysis.weights import WeightReport, WeightStatistics
 from aerogel.charts import INK, PALETTE, figure, styled
-
-if TYPE_CHECKING:
-    from aerogel.analysis.weights import WeightReport, WeightStatistics
 
 OVERLAP = 1.7  # height of a ridge, in rows
 

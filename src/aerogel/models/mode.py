@@ -1,4 +1,4 @@
-"""Context managers for a model's mode and device."""
+"""Context managers for a model's mode, gradients and device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +17,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Compute no gradients of a module's parameters in the block."""
+    before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, trainable in before:
+            parameter.requires_grad_(trainable)
 
 
 @contextmanager

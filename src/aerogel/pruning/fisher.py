@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.models import PrunableWeight
 from aerogel.models.logits import prediction_logits
+from aerogel.models.mode import frozen
 from aerogel.pruning.calibration import Batch
 from aerogel.pruning.kl import check_head, subsample
 
@@ -54,7 +55,6 @@ def _accumulated_gradients(
 
     Parameters get no gradients meanwhile.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def register(weight: PrunableWeight) -> torch.utils.hooks.RemovableHandle:
         def add(gradient: Tensor) -> None:
@@ -75,12 +75,9 @@ def _accumulated_gradients(
         if isinstance(module, nn.Embedding)
     ]
     try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
+        with frozen(model):
+            yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
         for handle in handles:
             handle.remove()
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from aerogel import progress
 from aerogel.models import PrunableWeight
+from aerogel.models.mode import frozen
 from aerogel.pruning.block_inputs import Arguments, first_tensor
 from aerogel.pruning.blocks import Block
 from aerogel.pruning.masking import restore_weights
@@ -31,16 +32,9 @@ def reconstruct(block: Block, dense: Mapping[str, Tensor], masks: Mapping[str, T
     then for the MLP (Guo et al. 2024, EBFT, by sub-modules instead of single matrices). AdamW, with a learning rate
     that falls to zero along a cosine. `dense` and `masks` are (d_out, d_in) by weight name.
     """
-    parameters = list(block.module.parameters())
-    trainable = [parameter.requires_grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
+    with frozen(block.module):
         for stage in stages(block):
             _train(block, stage, dense, masks, epochs)
-    finally:
-        for parameter, before in zip(parameters, trainable, strict=True):
-            parameter.requires_grad_(before)
 
 
 def stages(block: Block) -> list[Stage]:

@@ -40,7 +40,6 @@ def sensitivity(
     name: str = "",
     by: str = "magnitude",
     sparsities: Sequence[float] = SPARSITIES,
-    seed: int = 0,
 ) -> Sensitivity:
     """Prunes each layer and each kind of matrix on its own, at each sparsity, by the scores of method `by`.
 
@@ -56,8 +55,8 @@ def sensitivity(
         weights = prunable_weights(model)
         batches = calibration.batches(model)
         reference = Reference(model, batches, TOKENS)
-        gradients = output_gradients(model, weights, batches, TOKENS, seed) if method.needs == "gradients" else {}
-        score = dense_scores(model, weights, batches, gradients, method, seed)
+        gradients = output_gradients(model, weights, batches, TOKENS, 0) if method.needs == "gradients" else {}
+        score = dense_scores(model, weights, batches, gradients, method, 0)
         pattern = Pattern(per_row=method.scope == "row")
         layers = list(dict.fromkeys(weight.layer for weight in weights))
         kinds = list(dict.fromkeys(weight.kind for weight in weights))

@@ -93,14 +93,6 @@ def _check_settings(file: Path, written: str, settings: str) -> None:
         )
 
 
-def check_zeros(name: str, mask: Tensor, zeros: Tensor, file: Path) -> None:
-    """Raises `PruningError` where weights of the model are not zero that `mask`, from the file, says are zero."""
-    if nonzero := int((mask & ~zeros).sum()):
-        raise PruningError(
-            f"{file} is of another model: {nonzero} of {int(mask.sum())} pruned weights of layer {name} are not zero"
-        )
-
-
 def _folders(output_dir: str, state: TrainerState) -> Iterator[Path]:
     """The folders that may be the checkpoint of this step: the Trainer's own, and those of a search."""
     output, checkpoint = Path(output_dir), f"checkpoint-{state.global_step}"

@@ -145,6 +145,7 @@ def _result(trainer: RecoveryTrainer, source: str) -> TrainingResult:
 def _arguments(
     folder: str, config: TrainingConfig, inputs: Inputs, steps: int, *, validates: bool, saves: bool
 ) -> TrainingArguments:
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=inputs.batch_size,
@@ -160,7 +161,7 @@ def _arguments(
         load_best_model_at_end=config.patience is not None,
         metric_for_best_model=SELECTION_METRIC if config.patience else None,
         restore_callback_states_from_checkpoint=True,
-        bf16=_in_bfloat16(config),
+        bf16=config.precision == "bfloat16" or (config.precision is None and has_bfloat16),
         use_cpu=not torch.accelerator.is_available(),
         report_to="none",
         disable_tqdm=True,
@@ -184,9 +185,3 @@ def _calibration(
     tokens = min(CALIBRATION_TOKENS, sum(len(row["input_ids"]) for row in rows))
     samples, length = max(1, tokens // config.max_length), config.max_length
     return Calibration(data, tokenizer, samples, length, config.seed, at_most=True)
-
-
-def _in_bfloat16(config: TrainingConfig) -> bool:
-    if config.precision is None:
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return config.precision == "bfloat16"

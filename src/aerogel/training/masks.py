@@ -13,7 +13,7 @@ from aerogel.models.prunable import TARGETS
 from aerogel.pruning import Calibration, ScoreState, all_methods, method, prune
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.masking import plain_statistics
-from aerogel.training.checkpoint import begin_run, check_zeros, load_state, save_state
+from aerogel.training.checkpoint import begin_run, load_state, save_state
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.schedule import Schedule
 from aerogel.training.zeros import zero_masks
@@ -186,8 +186,10 @@ class SparsityCallback(TrainerCallback):
         self.zero_masks = {}
         for weight in self.weights:
             if (mask := tensors.get(f"zeros/{weight.name}")) is not None:
-                self.zero_masks[weight.name] = mask.to(weight.matrix.device)
-                check_zeros(weight.name, self.zero_masks[weight.name], weight.zeros, file)
+                self.zero_masks[weight.name] = mask = mask.to(weight.matrix.device)
+                if nonzero := int((mask & ~weight.zeros).sum()):
+                    count = f"{nonzero} of {int(mask.sum())} pruned weights"
+                    raise PruningError(f"{file} is of another model: {count} of layer {weight.name} are not zero")
         for weight in self.pruned:
             prefix, device = f"score/{weight.name}/", weight.matrix.device
             states = {key: value.to(device) for key, value in tensors.items() if key.startswith(prefix)}

@@ -22,12 +22,9 @@ class Progress:
 class Handle(Protocol):
     """A submitted trial. `progress` is `None` until it starts, and `outcome` until it ends."""
 
-    @property
-    def trial(self) -> Trial: ...
-    @property
-    def progress(self) -> Progress | None: ...
-    @property
-    def outcome(self) -> Outcome | None: ...
+    trial: Trial
+    progress: Progress | None
+    outcome: Outcome | None
 
 
 class Executor(AbstractContextManager, Protocol):
