@@ -128,7 +128,7 @@ def heads(x: Tensor, *arguments: Any) -> Tensor:
     if angles := _angles(x, call):
         module, (batch, length, features) = required(), result.shape
         count, size = call.sizes[0] + call.sizes[1], call.sizes[2]
-        rotated = fields(module.Heads(), batch=batch, length=length, features=features, count=count, size=size)
+        rotated = module.Heads(batch, length, features, count, size)
         module.apply_rotary(_rotary(angles), rotated, result.data_ptr())
     return result.to(x.dtype)
 

@@ -62,8 +62,8 @@ def weight_shape(weight: list[Tensor], columns: int, block: int) -> tuple[int, i
 def native_linear(weight: list[Tensor], columns: int, block: int) -> Any:
     # not by `PackedWeight.native`, which takes longer than a small layer
     module, (values, index, order, offsets, *bias) = kernel.required(), weight
-    shape = order.shape[0] // -(-columns // block), columns
-    cells = module.Cells(shape, block, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
+    rows, columns = weight_shape(weight, columns, block)
+    cells = module.Cells(rows, columns, block, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
     matrix = module.Matrix(cells, NUMBERS[values.dtype], values.data_ptr())
     return module.Linear(matrix, bias[0].data_ptr() if bias else 0)
 
