@@ -174,14 +174,15 @@ def test_operators_are_sound() -> None:
     hidden = layer(200, 96), layer(96, 200)
     check(ops.feed_forward.default, (x, [], *hidden, [0, block, block], "gelu", [], norm, 1e-5, True))
     four = [layer(96, 96) for _ in range(4)]
-    sizes, blocks = [4, 4, 24], [block] * 4
+    sizes = [4, 4, 24]
     mask = torch.rand(2, 1, 9, 9) > 0.3
+    heads = (*four[:3], [block] * 3, sizes)
     check(
         ops.attention.default,
-        (x, None, *four, blocks, sizes, 0.2, False, mask, angles, angles, norm, [], 1e-5, True),
+        (x, *heads, angles, angles, norm, 1e-5, True, None, four[3], block, 0.2, False, mask, []),
     )
-    check(ops.heads.default, (x, *four[:3], blocks[:3], sizes, angles, angles, norm, 1e-5, False))
-    attention = (None, *four, blocks, sizes, 0.2, True, None, None, None, [], norm, 1e-5, True)
+    check(ops.heads.default, (x, *heads, angles, angles, norm, 1e-5, False))
+    attention = (*heads, None, None, [], 1e-5, True, None, four[3], block, 0.2, True, None, norm)
     layers = ([], *hidden, [0, block, block], "gelu", norm, [], 1e-5, False)
     check(ops.block.default, (x, *attention, *layers))
     for shape in ((1, 1), (1, 2), (1, 40), (2, 64), (3, 64), (4, 64), (4, 130), (30, 5)):  # tiles shared, and not

@@ -13,20 +13,14 @@ from aerogel.errors import ModelError
 from aerogel.runtime.kernel import fields, required, threads
 from aerogel.runtime.operators import define, native_linear, native_norm, project, weight_shape
 
-SCHEMA_TYPES: dict[Any, str] = {
-    Tensor: "Tensor",
-    Tensor | None: "Tensor?",
-    list[Tensor]: "Tensor[]",
-    list[int]: "int[]",
-}
+SCHEMA_TYPES: dict[Any, str] = {Tensor | None: "Tensor?", list[Tensor]: "Tensor[]", list[int]: "int[]"}
 SCHEMA_TYPES |= {kind: kind.__name__ for kind in (int, float, bool, str)}
 
 
 class FeedForwardArguments(NamedTuple):
     """after(x + down(activation(gate n) * up n)), n = before(x); with an empty `gate`, down(activation(up n)).
 
-    `blocks` are those of gate, up and down; `epsilon` and `centred` (the mean is subtracted)
-    apply to both norms.
+    `blocks` are those of gate, up and down; `epsilon` and `centred` (the mean is subtracted) apply to both norms.
     """
 
     gate: list[Tensor]
@@ -41,7 +35,11 @@ class FeedForwardArguments(NamedTuple):
 
 
 class HeadsArguments(NamedTuple):
-    """Queries, keys and values of before(x), side by side; the other fields are those of `AttentionArguments`."""
+    """Queries, keys and values of before(x), x (batch, length, features), side by side.
+
+    If `key` and `value` are empty, `query` has the rows of all three. `sizes` are (heads, key heads, head size);
+    `cosine` and `sine` (batch or 1, length, head size) rotate queries and keys.
+    """
 
     query: list[Tensor]
     key: list[Tensor]
@@ -56,41 +54,23 @@ class HeadsArguments(NamedTuple):
 
 
 class AttentionArguments(NamedTuple):
-    """after(x + out(softmax(scale q kᵀ + mask) v)) over (batch, length, features), q, k, v of before(x).
+    """after(x + out(softmax(scale q kᵀ + mask) v)), where q, k, v are those of `HeadsArguments`.
 
-    With `encoder_hidden_states` (batch, keys, features), k and v are of these. If `key` and `value` are empty, `query`
-    has the rows of all three. `sizes` are (heads, key heads, head size); `mask` (batch or 1, 1, length or 1, keys) is
-    added, or if it is boolean is true for visible keys; `cosine` and `sine` (batch or 1, length, head size) rotate
-    queries and keys.
+    With `encoder_hidden_states` (batch, keys, features), k and v are of these. `mask` (batch or 1, 1, length or 1,
+    keys) is added, or if it is boolean is true for visible keys.
     """
 
     encoder_hidden_states: Tensor | None
-    query: list[Tensor]
-    key: list[Tensor]
-    value: list[Tensor]
     out: list[Tensor]
-    blocks: list[int]
-    sizes: list[int]
+    out_block: int
     scale: float
     causal: bool
     mask: Tensor | None
-    cosine: Tensor | None
-    sine: Tensor | None
-    before: list[Tensor]
     after: list[Tensor]
-    epsilon: float
-    centred: bool
 
 
-def _check_heads(rows: list[int], sizes: list[int]) -> None:
-    """Raises `ModelError` unless the weights have the rows that queries, keys and values of these `sizes` need."""
-    heads, key_heads, size = sizes
-    each = [heads * size, key_heads * size, key_heads * size]
-    if key_heads < 1 or heads % key_heads or rows not in (each, [sum(each)]):
-        raise ModelError(
-            f"attention with {heads} heads and {key_heads} key heads of size {size} does not fit weights of "
-            f"{', '.join(map(str, rows))} rows: check the model's configuration"
-        )
+HEADS_END = len(HeadsArguments._fields)
+ATTENTION_END = HEADS_END + len(AttentionArguments._fields)
 
 
 def _spread(what: str, tensor: Tensor, batch: int, *sizes: int) -> Tensor:
@@ -104,10 +84,10 @@ def _spread(what: str, tensor: Tensor, batch: int, *sizes: int) -> Tensor:
     return tensor.expand(-1, *sizes).contiguous()
 
 
-def _angles(x: Tensor, arguments: HeadsArguments | AttentionArguments) -> list[Tensor]:
+def _angles(x: Tensor, call: HeadsArguments) -> list[Tensor]:
     """Cosine and sine, (batch or 1, length, head size); none without rotary positions."""
-    both = [angle.to(torch.float32) for angle in (arguments.cosine, arguments.sine) if angle is not None]
-    return [_spread("rotary angles", angle, *x.shape[:2], arguments.sizes[2]) for angle in both]
+    both = [angle.to(torch.float32) for angle in (call.cosine, call.sine) if angle is not None]
+    return [_spread("rotary angles", angle, *x.shape[:2], call.sizes[2]) for angle in both]
 
 
 def _rotary(angles: list[Tensor]) -> Any:
@@ -116,20 +96,29 @@ def _rotary(angles: list[Tensor]) -> Any:
     return required().Rotary(cosine.data_ptr(), sine.data_ptr(), batch_stride)
 
 
+def _projections(call: HeadsArguments, columns: int, key_columns: int) -> tuple[list[Any], int]:
+    """The layers, and the number of their rows; raises `ModelError` unless these fit `sizes`."""
+    heads, key_heads, size = call.sizes
+    weights = zip((call.query, call.key, call.value), (columns, key_columns, key_columns), call.blocks, strict=True)
+    present = [weight for weight in weights if weight[0]]
+    rows = [weight_shape(*weight)[0] for weight in present]
+    each = [heads * size, key_heads * size, key_heads * size]
+    if key_heads < 1 or heads % key_heads or rows not in (each, [sum(each)]):
+        raise ModelError(
+            f"attention with {heads} heads and {key_heads} key heads of size {size} does not fit weights of "
+            f"{', '.join(map(str, rows))} rows: check the model's configuration"
+        )
+    return [native_linear(*weight) for weight in present], sum(rows)
+
+
 def heads(x: Tensor, *arguments: Any) -> Tensor:
     """What a block computes before its cache of keys: `HeadsArguments`."""
     call = HeadsArguments(*arguments)
-    weights = [(w, block) for w, block in zip((call.query, call.key, call.value), call.blocks, strict=True) if w]
-    rows = [weight_shape(weight, x.shape[-1], block)[0] for weight, block in weights]
-    _check_heads(rows, call.sizes)
-    layers = [native_linear(weight, x.shape[-1], block) for weight, block in weights]
-    before = native_norm(call.before, call.epsilon, call.centred)
-    result = project(x.to(torch.float32), layers, before, sum(rows))
+    layers, rows = _projections(call, x.shape[-1], x.shape[-1])
+    result = project(x.to(torch.float32), layers, native_norm(call.before, call.epsilon, call.centred), rows)
     if angles := _angles(x, call):
-        module, (batch, length, features) = required(), result.shape
-        count, size = call.sizes[0] + call.sizes[1], call.sizes[2]
-        rotated = module.Heads(batch, length, features, count, size)
-        module.apply_rotary(_rotary(angles), rotated, result.data_ptr())
+        rotated = required().Heads(*result.shape, call.sizes[0] + call.sizes[1], call.sizes[2])
+        required().apply_rotary(_rotary(angles), rotated, result.data_ptr())
     return result.to(x.dtype)
 
 
@@ -163,19 +152,19 @@ def _feed_forward(columns: int, call: FeedForwardArguments) -> Any:
 
 
 def attention(x: Tensor, *arguments: Any) -> Tensor:
-    """`AttentionArguments`; in the operator `block`, `FeedForwardArguments` for the layers after attention follow."""
-    call, rest = AttentionArguments(*arguments[:ATTENTION_COUNT]), arguments[ATTENTION_COUNT:]
+    """`HeadsArguments` and `AttentionArguments`; in the operator `block`, `FeedForwardArguments` follow."""
+    heads, call = HeadsArguments(*arguments[:HEADS_END]), AttentionArguments(*arguments[HEADS_END:ATTENTION_END])
     module, encoder = required(), call.encoder_hidden_states
     x32 = x.to(torch.float32).contiguous()
     result = torch.empty_like(x32)
     source = x32 if encoder is None else encoder.to(torch.float32).contiguous()
-    if not x.shape[1] or not source.shape[1]:
-        raise ModelError(f"attention needs tokens, and was given {x.shape[1]} queries and {source.shape[1]} keys")
     batch, length, keys = *x.shape[:2], source.shape[1]
+    if not length or not keys:
+        raise ModelError(f"attention needs tokens, and was given {length} queries and {keys} keys")
     if encoder is not None:
         source = _spread("the encoder's states", source, batch, *source.shape[1:]).expand(batch, -1, -1).contiguous()
-    layer = _attention(call, x.shape[-1], source.shape[-1])
-    mask, angles = None, _angles(x, call)  # kept alive while the kernels read them
+    layer = _attention(heads, call, x.shape[-1], source.shape[-1])
+    mask, angles = None, _angles(x, heads)  # kept alive while the kernels read them
     if call.mask is not None:
         queries = length if call.mask.shape[-2] > 1 else 1
         mask = _spread("an attention mask", _additive(call.mask), batch, 1, queries, keys)
@@ -184,29 +173,24 @@ def attention(x: Tensor, *arguments: Any) -> Tensor:
     if angles:
         layer.rotary = _rotary(angles)
     sequences = module.Sequences(x32.data_ptr(), batch, length, 0 if encoder is None else source.data_ptr(), keys)
+    rest = arguments[ATTENTION_END:]
     next_layer = _feed_forward(x.shape[-1], FeedForwardArguments(*rest)) if rest else None
     module.attention(layer, next_layer, sequences, result.data_ptr(), threads())
     return result.to(x.dtype)
 
 
-def _attention(call: AttentionArguments, features: int, encoder_features: int) -> Any:
-    """The layers; raises `ModelError` where their sizes do not fit each other."""
-    blocks, (heads, key_heads, size) = call.blocks, call.sizes
-    pairs = [(w, block) for w, block in zip((call.key, call.value), blocks[1:3], strict=True) if w]
-    rows = [weight_shape(call.query, features, blocks[0])[0]]
-    rows += [weight_shape(weight, encoder_features, block)[0] for weight, block in pairs]
-    _check_heads(rows, call.sizes)
-    query = native_linear(call.query, features, blocks[0])
-    others = [native_linear(weight, encoder_features, block) for weight, block in pairs]
-    crosses = call.encoder_hidden_states is not None
+def _attention(heads: HeadsArguments, call: AttentionArguments, columns: int, key_columns: int) -> Any:
+    layers, _ = _projections(heads, columns, key_columns)
+    own = len(layers) if call.encoder_hidden_states is None else 1
+    count, key_heads, size = heads.sizes
     return fields(
         required().Attention(),
-        before=native_norm(call.before, call.epsilon, call.centred),
-        after=native_norm(call.after, call.epsilon, call.centred),
-        from_x=[query] if crosses else [query, *others],
-        from_encoder=others if crosses else [],
-        out=native_linear(call.out, heads * size, blocks[3]),
-        heads=heads,
+        before=native_norm(heads.before, heads.epsilon, heads.centred),
+        after=native_norm(call.after, heads.epsilon, heads.centred),
+        from_x=layers[:own],
+        from_encoder=layers[own:],
+        out=native_linear(call.out, count * size, call.out_block),
+        heads=count,
         key_heads=key_heads,
         head_size=size,
         scale=call.scale,
@@ -217,7 +201,7 @@ def _attention(call: AttentionArguments, features: int, encoder_features: int) -
 def _additive(mask: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         return torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
-    return mask.to(torch.float32).contiguous()
+    return mask.to(torch.float32)
 
 
 def _same_shape(x: Tensor, *others: Any) -> Tensor:
@@ -228,12 +212,12 @@ def _schema(arguments: type[NamedTuple], prefix: str = "") -> str:
     return ", ".join(f"{SCHEMA_TYPES[kind]} {prefix}{name}" for name, kind in get_type_hints(arguments).items())
 
 
-ATTENTION_COUNT = len(AttentionArguments._fields)
+ATTENTION = f"{_schema(HeadsArguments)}, {_schema(AttentionArguments)}"
 define(f"heads(Tensor x, {_schema(HeadsArguments)}) -> Tensor", heads, _heads_shape)
 define(f"feed_forward(Tensor x, {_schema(FeedForwardArguments)}) -> Tensor", feed_forward, _same_shape)
-define(f"attention(Tensor x, {_schema(AttentionArguments)}) -> Tensor", attention, _same_shape)
+define(f"attention(Tensor x, {ATTENTION}) -> Tensor", attention, _same_shape)
 define(
-    f"block(Tensor x, {_schema(AttentionArguments)}, {_schema(FeedForwardArguments, 'next_')}) -> Tensor",
+    f"block(Tensor x, {ATTENTION}, {_schema(FeedForwardArguments, 'next_')}) -> Tensor",
     attention,
     _same_shape,
 )

@@ -22,6 +22,7 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+Angles = tuple[Tensor, Tensor] | tuple[None, None]  # cosine and sine
 
 
 def is_sparse(*layers: nn.Module) -> bool:
@@ -95,7 +96,7 @@ def attention(
     causal: bool = False,
     mask: Tensor | None = None,
     encoder_hidden_states: Tensor | None = None,
-    angles: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+    angles: Angles = (None, None),
     before: Any = None,
     after: Any = None,
     feed_forward: FeedForward | None = None,
@@ -104,28 +105,28 @@ def attention(
     source = x if encoder_hidden_states is None else encoder_hidden_states
     query.check_input(x)
     (key or query).check_input(source)
-    epsilon, centred = _settings(before or after)
+    heads = _heads((query, key, value), sizes, angles, before, after)
     arguments = AttentionArguments(
         encoder_hidden_states=encoder_hidden_states,
-        query=query.arrays,
-        key=_arrays(key),
-        value=_arrays(value),
         out=out.arrays,
-        blocks=_blocks(query, key, value, out),
-        sizes=list(sizes),
+        out_block=out.block,
         scale=scale,
         causal=causal and mask is None,  # a mask hides later tokens itself
         mask=None if mask is None else mask[..., : source.shape[1]],
-        cosine=angles[0],
-        sine=angles[1],
-        before=_norm(before),
         after=_norm(after),
-        epsilon=epsilon,
-        centred=centred,
     )
     if feed_forward is None:
-        return torch.ops.aerogel.attention(x, *arguments)
-    return torch.ops.aerogel.block(x, *arguments, *feed_forward.arguments)
+        return torch.ops.aerogel.attention(x, *heads, *arguments)
+    return torch.ops.aerogel.block(x, *heads, *arguments, *feed_forward.arguments)
+
+
+def _heads(
+    layers: tuple[Any, Any, Any], sizes: tuple[int, int, int], angles: Angles, before: Any, after: Any = None
+) -> HeadsArguments:
+    query, key, value = map(_arrays, layers)
+    cosine, sine = angles
+    settings = _settings(before or after)
+    return HeadsArguments(query, key, value, _blocks(*layers), list(sizes), cosine, sine, _norm(before), *settings)
 
 
 def causal_attention(
@@ -149,19 +150,7 @@ def causal_attention(
         settings = dict(sizes=sizes, scale=core.scaling, causal=True, mask=mask, angles=angles, before=before)
         return attention(x, query, key, value, out, **settings, feed_forward=feed_forward)
     query.check_input(x)
-    epsilon, centred = _settings(before)
-    arguments = HeadsArguments(
-        query=query.arrays,
-        key=_arrays(key),
-        value=_arrays(value),
-        blocks=_blocks(query, key, value),
-        sizes=list(sizes),
-        cosine=angles[0],
-        sine=angles[1],
-        before=_norm(before),
-        epsilon=epsilon,
-        centred=centred,
-    )
+    arguments = _heads((query, key, value), sizes, angles, before)
     heads = torch.ops.aerogel.heads(x, *arguments).view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
     queries, keys, values = heads.split([sizes[0], sizes[1], sizes[1]], dim=1)
     cache = call.cache.self_attention_cache if isinstance(call.cache, EncoderDecoderCache) else call.cache
