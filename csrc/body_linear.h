@@ -26,7 +26,7 @@ template <int kRegs, class Type>
     } else {
       for (int r = 0; r < kRegs; r++) sum[r] = Vector::load(sums + r * kLanes);
     }
-    const auto add = [&](Reg weight, int64_t column) {
+    const auto accumulate = [&](Reg weight, int64_t column) {
       const float* from = x + column * kWidth;
       for (int r = 0; r < kRegs; r++) sum[r] = Vector::fma(weight, Vector::load(from + r * kLanes), sum[r]);
     };
@@ -36,12 +36,12 @@ template <int kRegs, class Type>
       const typename Vector::Four weights = Vector::four(Type{}, values + j);
       uint32_t columns;
       std::memcpy(&columns, index + j, sizeof columns);
-      add(Vector::template pick<0>(weights), columns & 255);
-      add(Vector::template pick<1>(weights), columns >> 8 & 255);
-      add(Vector::template pick<2>(weights), columns >> 16 & 255);
-      add(Vector::template pick<3>(weights), columns >> 24);
+      accumulate(Vector::template pick<0>(weights), columns & 255);
+      accumulate(Vector::template pick<1>(weights), columns >> 8 & 255);
+      accumulate(Vector::template pick<2>(weights), columns >> 16 & 255);
+      accumulate(Vector::template pick<3>(weights), columns >> 24);
     }
-    for (; j < count; j++) add(Vector::set(Type::decode(values[j])), index[j]);
+    for (; j < count; j++) accumulate(Vector::set(Type::decode(values[j])), index[j]);
     for (int r = 0; r < kRegs; r++) Vector::store(sums + r * kLanes, sum[r]);
     values += count;
     index += count;
@@ -65,7 +65,7 @@ void multiply_panel(const PanelProduct& task) {
 
 static_assert(std::endian::native == std::endian::little, "four columns are read as one number");
 
-void multiply(const PanelProduct& task) {
+void multiply_tile(const PanelProduct& task) {
   with_values(task.layer.matrix.values.type, [&]<class Type>(Type) {
     switch (task.width / kGroup) {
       case 1: return multiply_panel<1 * kPerGroup, Type>(task);

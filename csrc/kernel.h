@@ -131,7 +131,7 @@ struct Kernels {
   // The inverse, for the first `count` columns.
   void (*store_tile)(const float* tile, int width, const Tokens<float>& to);
 
-  void (*multiply)(const PanelProduct& task);
+  void (*multiply_tile)(const PanelProduct& task);
   // Non-zeros times one vector, added to y[rows]. Rows are whole: one belongs to the range of its first non-zero.
   void (*multiply_vector)(const Matrix& matrix, Range range, const float* x, float* y);
   // y[rows] = W[rows][columns] x, dense.

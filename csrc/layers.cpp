@@ -121,7 +121,7 @@ int64_t rows_of(const std::vector<Linear>& layers) {
 }
 
 void multiply_panel(const Linear& layer, int64_t panel, const float* x, float* y, int width) {
-  kernels().multiply({.layer = layer, .panel = panel, .first_block = 0, .last_block = layer.matrix.cells.blocks(),
+  kernels().multiply_tile({.layer = layer, .panel = panel, .first_block = 0, .last_block = layer.matrix.cells.blocks(),
                       .x = x, .y = y, .width = width, .fresh = true});
 }
 
@@ -161,7 +161,7 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
     const int64_t first = p * kPanel / down.block;
     const int64_t last = std::min(ceil_div((p + 1) * kPanel, down.block), down.blocks());
     for (int64_t q = 0; q < down.panels(); q++)
-      use.multiply({.layer = layer.down, .panel = q, .first_block = first, .last_block = last,
+      use.multiply_tile({.layer = layer.down, .panel = q, .first_block = first, .last_block = last,
                     .x = h, .y = sums + q * kPanel * width, .width = width, .fresh = p == 0});
   }
   finish_tile(layer.after, tile, sums, down.rows, width);

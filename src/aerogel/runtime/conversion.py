@@ -6,11 +6,11 @@ from transformers import PreTrainedModel
 
 from aerogel.errors import TRANSFORMERS_MODEL, AerogelWarning, ModelError, expect
 from aerogel.models import prunable_weights
-from aerogel.runtime.fused import fuse, unfuse
+from aerogel.runtime.fused import fuse
 from aerogel.runtime.layers import SparseLinear, put_layer, sparse_layers
 from aerogel.runtime.packable import packable_layers
 from aerogel.runtime.packed import check_packable
-from aerogel.runtime.quantizer import mark, unmark
+from aerogel.runtime.quantizer import mark, restore_dense, unmark
 from aerogel.runtime.values import VALUE_TYPES, ValueChoice
 
 # Below this share of zeros the dense product is as fast: per weight that is not zero, the sparse kernel is slower.
@@ -81,8 +81,5 @@ def decompress(model: PreTrainedModel) -> PreTrainedModel:
     'Linear'
     """
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
-    for name, module in sparse_layers(model):
-        model.set_submodule(name, module.to_dense())
-    unfuse(model)
-    unmark(model)
+    restore_dense(model)
     return model

@@ -93,9 +93,7 @@ class PackedQuantizer(HfQuantizer):
 
     def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
         """`model.dequantize()`: restores the dense model, in place, in its own dtype or in `dtype`."""
-        from aerogel.runtime.conversion import decompress
-
-        dense = decompress(model)
+        dense = restore_dense(model)
         return dense if dtype is None else dense.to(dtype)
 
     def update_attn_implementation(self, config: Any) -> Any:
@@ -177,6 +175,18 @@ def mark(model: Any, values: ValueChoice | None = None) -> None:
     model.hf_quantizer = PackedQuantizer(PackedConfig(values=values))
     model.config.quantization_config = model.hf_quantizer.quantization_config
     _adapt(model)
+
+
+def restore_dense(model: Any) -> Any:
+    """Replaces the sparse layers and fused blocks of a model by its own, in place, and returns it unmarked."""
+    from aerogel.runtime.fused import unfuse
+    from aerogel.runtime.layers import sparse_layers
+
+    for name, layer in sparse_layers(model):
+        model.set_submodule(name, layer.to_dense())
+    unfuse(model)
+    unmark(model)
+    return model
 
 
 def unmark(model: Any) -> None:
