@@ -24,15 +24,9 @@ if TYPE_CHECKING:
 @click.argument("name", default="starter", metavar="[NAME|SPEC.toml]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the study [default: runs/NAME].")
 @options.data
-@click.option("--model", "models", multiple=True, help="Use these models instead of the specification's.")
-@click.option("--task", "tasks", multiple=True, help="Use these tasks instead of the specification's.")
-@click.option(
-    "--sparsity",
-    "sparsities",
-    multiple=True,
-    type=options.SPARSITY,
-    help="Use these sparsities instead of the specification's.",
-)
+@click.option("--model", "models", multiple=True, help="Replace the study's models.")
+@click.option("--task", "tasks", multiple=True, help="Replace the study's tasks.")
+@click.option("--sparsity", "sparsities", multiple=True, type=options.SPARSITY, help="Replace the study's sparsities.")
 @click.option("--limit", type=options.COUNT, help="Train and score on the first LIMIT examples or windows of text.")
 def study(
     name: str,

