@@ -65,7 +65,7 @@ def test_a_folder_without_a_store_or_with_a_damaged_one(tmp_path: Path) -> None:
     Store.create(tmp_path, SPEC, TRIALS)
     for other in (1, 99):
         sql(tmp_path, f"pragma user_version = {other}")
-        with pytest.raises(StudyError, match=f"format {other}.*format 2"):
+        with pytest.raises(StudyError, match=f"format {other}.* 2"):
             Store.open(tmp_path)
     (tmp_path / STORE).write_bytes(b"")  # what an interrupt leaves that comes before the first transaction
     assert Store.create(tmp_path, SPEC, TRIALS).count() == len(TRIALS)
