@@ -56,7 +56,7 @@ class Worker:
         except EOFError as error:
             self.process.join()
             raise AerogelError(
-                f"{self.name}: its process died with exit code {self.process.exitcode}: try a smaller batch size"
+                f"{self.name}: process died (exit code {self.process.exitcode}, out of memory?): try a smaller batch"
             ) from error
         if status == "failed":
             if isinstance(value, MemoryError) or any(words in str(value) for words in OUT_OF_MEMORY):
