@@ -18,10 +18,7 @@ struct Projection {
   int64_t count() const { return ceil_div(tokens, width); }
   int64_t features() const { return layers[0].matrix.cells.columns; }
   float* tile(int64_t i) const { return tiles + i * rows * width; }
-  Tokens<const float> tile_tokens(int64_t i) const {
-    return {.x = x + i * width * features(), .stride = features(),
-            .count = std::min<int64_t>(width, tokens - i * width), .features = features()};
-  }
+  Tokens<const float> tile_tokens(int64_t i) const { return tokens_of_tile(x, tokens, features(), width, i); }
 
   void compute(const Norm& before, int64_t i) const {
     float* loaded = scratch(kX, features() * width);
@@ -44,13 +41,12 @@ struct Sequence {
 
   // Rotates the queries and keys of one tile.
   void rotate_tile(int64_t i) const {
-    const int64_t size = layer.head_size, start = i * own.width, some = std::min<int64_t>(own.width, own.tokens - start);
-    const int64_t offset = batch * layer.rotary.batch_stride + start * size;
+    const int64_t size = layer.head_size, offset = batch * layer.rotary.batch_stride;
     float* cosine = scratch(kAngles, 2 * size * own.width);
     float* sine = cosine + size * own.width;
     const auto [cosines, sines] = layer.rotary.angles;
-    kernels().load_tile({.x = cosines + offset, .stride = size, .count = some, .features = size}, own.width, cosine);
-    kernels().load_tile({.x = sines + offset, .stride = size, .count = some, .features = size}, own.width, sine);
+    kernels().load_tile(tokens_of_tile(cosines + offset, own.tokens, size, own.width, i), own.width, cosine);
+    kernels().load_tile(tokens_of_tile(sines + offset, own.tokens, size, own.width, i), own.width, sine);
     for (int64_t h = 0; h < layer.heads + layer.key_heads; h++)
       kernels().apply_rotary({.cosine = cosine, .sine = sine}, own.tile(i) + h * size * own.width, size / 2, own.width);
   }
@@ -118,7 +114,7 @@ struct Sequence {
       feed_forward_tile(*next, sums, tile, width);  // x is no longer needed
       std::swap(tile, sums);
     }
-    use.store_tile(sums, width, {.x = y + start * features, .stride = features, .count = x.count, .features = features});
+    use.store_tile(sums, width, tokens_of_tile(y, own.tokens, features, width, i));
   }
 };
 

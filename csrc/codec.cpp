@@ -3,6 +3,13 @@
 namespace aerogel {
 namespace {
 
+// Bits of a gap that are written as they are, for a matrix of this number of elements.
+int rice_parameter(int64_t elements, int64_t non_zeros) {
+  if (non_zeros == 0) return 0;
+  // gaps are geometrically distributed: the best divisor is log(2) times their mean, within 5% of the entropy everywhere
+  return static_cast<int>(std::bit_width(static_cast<uint64_t>((2 * elements - non_zeros) / (4 * non_zeros))));
+}
+
 // Fills bytes with bits from the lowest up.
 class Writer {
  public:
@@ -145,12 +152,6 @@ std::vector<Range> runs_of(const Cells& cells) {
 }
 
 }  // namespace
-
-int rice_parameter(int64_t elements, int64_t non_zeros) {
-  if (non_zeros == 0) return 0;
-  // gaps are geometrically distributed: the best divisor is log(2) times their mean, within 5% of the entropy everywhere
-  return static_cast<int>(std::bit_width(static_cast<uint64_t>((2 * elements - non_zeros) / (4 * non_zeros))));
-}
 
 int64_t most_bytes(int64_t elements, int64_t non_zeros) {
   const int k = rice_parameter(elements, non_zeros);

@@ -14,9 +14,6 @@ struct Positions {
   int64_t non_zeros;  // number of positions
 };
 
-// Bits of a gap that are written as they are, for a matrix of this number of elements.
-int rice_parameter(int64_t elements, int64_t non_zeros);
-
 // An upper bound of the bytes of a stream of positions.
 int64_t most_bytes(int64_t elements, int64_t non_zeros);
 

@@ -18,11 +18,7 @@ std::vector<const Kernels*> available() {
   return sets;
 }
 
-namespace {
-
-std::atomic<const Kernels*> chosen{available().front()};
-
-}  // namespace
+static std::atomic<const Kernels*> chosen{available().front()};
 
 const Kernels& kernels() { return *chosen.load(std::memory_order_relaxed); }
 

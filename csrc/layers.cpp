@@ -189,10 +189,10 @@ void project(const Norm& before, const std::vector<Linear>& layers, const float*
   // fewer tiles than threads: each panel of a tile is then a task
   const int64_t count = panels.size(), tiles = ceil_div(tokens, width), split = tiles < threads ? count : 1;
   parallel(tiles * split, threads, [&](int64_t task) {
-    const int64_t start = task / split * width, some = std::min<int64_t>(width, tokens - start);
+    const auto own = tokens_of_tile(x, tokens, features, width, task / split);
     float* tile = scratch(kX, features * width);
     float* sums = scratch(kY, kPanel * width);
-    kernels().load_tile({.x = x + start * features, .stride = features, .count = some, .features = features}, width, tile);
+    kernels().load_tile(own, width, tile);
     const float* normed = normed_tile(before, tile, features, width);
     const bool is_finite = kernels().finite(normed, features * width);
     const int64_t first = split > 1 ? task % split : 0, last = split > 1 ? first + 1 : count;
@@ -200,10 +200,11 @@ void project(const Norm& before, const std::vector<Linear>& layers, const float*
       const auto [layer, panel, first_row] = panels[i];
       const Cells& cells = layer->matrix.cells;
       multiply_panel(*layer, panel, normed, sums, width);
-      for (int64_t t = 0; !is_finite && t < some; t++)
+      for (int64_t t = 0; !is_finite && t < own.count; t++)
         carry_non_finite(cells, panel, {normed + t, width}, {sums + t, width});
-      float* to = y + start * rows + first_row;
-      kernels().store_tile(sums, width, {.x = to, .stride = rows, .count = some, .features = cells.panel_rows(panel)});
+      Tokens<float> to = tokens_of_tile(y + first_row, tokens, rows, width, task / split);
+      to.features = cells.panel_rows(panel);
+      kernels().store_tile(sums, width, to);
     }
   });
 }
@@ -223,13 +224,12 @@ void feed_forward(const FeedForward& layer, const float* x, int64_t tokens, floa
     return;
   }
   const int width = tile_width(tokens, threads);
-  parallel(ceil_div(tokens, width), threads, [&](int64_t task) {
-    const int64_t start = task * width, some = std::min<int64_t>(width, tokens - start);
+  parallel(ceil_div(tokens, width), threads, [&](int64_t i) {
     float* tile = scratch(kX, features * width);
     float* sums = scratch(kY, rows * width);
-    kernels().load_tile({.x = x + start * features, .stride = features, .count = some, .features = features}, width, tile);
+    kernels().load_tile(tokens_of_tile(x, tokens, features, width, i), width, tile);
     feed_forward_tile(layer, tile, sums, width);
-    kernels().store_tile(sums, width, {.x = y + start * rows, .stride = rows, .count = some, .features = rows});
+    kernels().store_tile(sums, width, tokens_of_tile(y, tokens, rows, width, i));
   });
 }
 

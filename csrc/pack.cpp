@@ -22,6 +22,18 @@ float* dense_row(const Dense& dense, const Cell& cell, int64_t row) {
   return dense.values + (cell.first_row + row) * dense.row_stride + cell.first_column * dense.column_stride;
 }
 
+// For each row of each cell, calls f(its start in the dense matrix, its columns, its non-zeros).
+template <class F>
+void for_each_row(const Cells& cells, const Dense& dense, int threads, F&& f) {
+  parallel(cells.count(), threads, [&](int64_t c) {
+    const Cell cell = cell_at(cells, c);
+    const RowCount* order = cells.cell_order(cell.panel, cell.block);
+    int64_t at = cells.offsets[c];
+    for (int64_t i = 0; i < cell.rows; at += order[i++].count)
+      f(dense_row(dense, cell, order[i].row), cell.columns, Range{.first = at, .last = at + order[i].count});
+  });
+}
+
 // By its bits: threads that flush denormal numbers take them for zero in a comparison, and other threads do not.
 bool is_zero(float value) { return (std::bit_cast<uint32_t>(value) & 0x7fffffffu) == 0; }
 
@@ -60,26 +72,18 @@ bool fill_cells(const Dense& dense, const Cells& cells, const NonZeros& to, int 
   std::atomic<bool> fits{true};
   with_values(to.type, [&]<class Type>(Type) {
     auto* values = static_cast<typename Type::Stored*>(to.values);
-    parallel(cells.count(), threads, [&](int64_t c) {
-      const Cell cell = cell_at(cells, c);
-      const RowCount* order = cells.cell_order(cell.panel, cell.block);
-      int64_t at = cells.offsets[c];
-      for (int64_t i = 0; i < cell.rows; i++) {
-        const float* from = dense_row(dense, cell, order[i].row);
-        const int64_t end = at + order[i].count;
-        for (int64_t k = 0; k < cell.columns; k++) {
-          const float value = from[k * dense.column_stride];
-          if (is_zero(value)) continue;
-          if (at == end) {
-            fits = false;
-            break;
-          }
-          values[at] = Type::encode(value);
-          to.index[at++] = static_cast<uint8_t>(k);
+    for_each_row(cells, dense, threads, [&](const float* row, int64_t columns, Range left) {
+      for (int64_t k = 0; k < columns; k++) {
+        const float value = row[k * dense.column_stride];
+        if (is_zero(value)) continue;
+        if (left.first == left.last) {
+          fits = false;
+          return;
         }
-        if (at != end) fits = false;
-        at = end;
+        values[left.first] = Type::encode(value);
+        to.index[left.first++] = static_cast<uint8_t>(k);
       }
+      if (left.first != left.last) fits = false;
     });
   });
   return fits;
@@ -89,16 +93,10 @@ void unpack(const Matrix& matrix, const Dense& dense, int threads) {
   const Cells& cells = matrix.cells;
   with_values(matrix.values.type, [&]<class Type>(Type) {
     const auto* values = static_cast<const typename Type::Stored*>(matrix.values.data);
-    parallel(cells.count(), threads, [&](int64_t c) {
-      const Cell cell = cell_at(cells, c);
-      const RowCount* order = cells.cell_order(cell.panel, cell.block);
-      int64_t at = cells.offsets[c];
-      for (int64_t i = 0; i < cell.rows; i++) {
-        float* to = dense_row(dense, cell, order[i].row);
-        for (int64_t k = 0; k < cell.columns; k++) to[k * dense.column_stride] = 0;
-        for (const int64_t end = at + order[i].count; at < end; at++)
-          to[cells.index[at] * dense.column_stride] = Type::decode(values[at]);
-      }
+    for_each_row(cells, dense, threads, [&](float* row, int64_t columns, Range non_zeros) {
+      for (int64_t k = 0; k < columns; k++) row[k * dense.column_stride] = 0;
+      for (int64_t i = non_zeros.first; i < non_zeros.last; i++)
+        row[cells.index[i] * dense.column_stride] = Type::decode(values[i]);
     });
   });
 }

@@ -12,6 +12,13 @@ enum Slot { kX, kNormed, kHidden, kGate, kY, kProjected, kEncoder, kHeads, kScor
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline bool is_vector(int64_t tokens) { return tokens <= 2; }
 
+// The tokens that tile number `i` covers, of activations [tokens][features].
+template <class T>
+Tokens<T> tokens_of_tile(T* x, int64_t tokens, int64_t features, int64_t width, int64_t i) {
+  return {.x = x + i * width * features, .stride = features, .count = std::min(width, tokens - i * width),
+          .features = features};
+}
+
 // The time of so many tiles shared among threads, in tokens.
 int64_t cost_of(int64_t tiles, int width, int threads);
 // Wide tiles multiply more with each weight, narrow ones share the work among more threads.
