@@ -14,7 +14,7 @@ from aerogel.errors import ModelError
 from aerogel.runtime import kernel
 from aerogel.runtime.cells import Cells, block_for
 from aerogel.runtime.huffman import LONGEST_CODE, Field
-from aerogel.runtime.packed import PackedWeight, non_zeros, room
+from aerogel.runtime.packed import PackedWeight, room
 from aerogel.runtime.values import VALUE_TYPES, Values, ValueType, value_type_of
 
 CHECKSUM = struct.Struct("<I")  # CRC-32 of all that follows: finds accidental damage
@@ -71,8 +71,8 @@ def encode(packed: PackedWeight) -> Tensor:
         stream = _write_values(bits[row_major], coding, high, low)
     fields = [number for field in (coding.high, coding.low) for number in (field.first, len(field.lengths))]
     header = HEADER.pack(*packed.shape, count, len(positions), coding.type.number, coding.dropped, *fields)
-    parts = [np.frombuffer(header, np.uint8), coding.high.lengths, coding.low.lengths, positions, stream]
-    content = np.concatenate([np.zeros(CHECKSUM.size, np.uint8), *parts])
+    start = bytes(CHECKSUM.size) + header + coding.high.lengths + coding.low.lengths
+    content = np.concatenate([np.frombuffer(start, np.uint8), positions, stream])
     CHECKSUM.pack_into(content.data, 0, zlib.crc32(content[CHECKSUM.size :].data))
     return torch.from_numpy(content)
 
@@ -98,7 +98,7 @@ def decode(content: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = 
         raise _damaged("header", f"its positions take {length} bytes, and {len(whole) - start} follow")
     packed = _read(whole[start : start + length], whole[start + length :], shape, count, coding)
     data = packed.values.data
-    if not _is_fitted(coding, data):
+    if _fitted(data)[0] != coding:
         raise _damaged("header", "its code is not the one that these values get")
     if dtype:
         packed = replace(packed, dtype=dtype)
@@ -123,9 +123,9 @@ def _read(
     where = module.Positions(positions.ctypes.data, len(positions), count)
     if damage := module.plan_decoded(where, cells.native(), cells.order.data_ptr(), cells.offsets.data_ptr()):
         raise _damaged("positions", damage)
-    packed = room(cells, count, coding.type, dtype)
+    packed, non_zeros = room(cells, count, coding.type, dtype)
     values = module.CodedValues(stream.ctypes.data, len(stream), coding.native(high, low))
-    if damage := module.fill_decoded(where, values, cells.native(), non_zeros(packed)):
+    if damage := module.fill_decoded(where, values, cells.native(), non_zeros):
         raise _damaged("values", damage)
     return packed
 
@@ -149,14 +149,6 @@ def _fitted(values: Tensor) -> tuple[Coding, np.ndarray]:
     return Coding(value_type, dropped, high, Field.of(_count_symbols(bits, 0, low_bits), low_bits)), bits
 
 
-def _is_fitted(coding: Coding, values: Tensor) -> bool:
-    fitted, _ = _fitted(values)
-    return fitted.dropped == coding.dropped and all(
-        (one.bits, one.first, one.lengths.tobytes()) == (other.bits, other.first, other.lengths.tobytes())
-        for one, other in ((coding.high, fitted.high), (coding.low, fitted.low))
-    )
-
-
 def _count_symbols(bits: np.ndarray, shift: int, field_bits: int) -> np.ndarray:
     """How often each symbol of a field occurs, (2 ** field_bits,), int64."""
     if not (module := kernel.native()):
@@ -177,7 +169,7 @@ def _coding(whole: np.ndarray, number: int, dropped: int, numbers: list[int]) ->
         raise _damaged("header", f"type {number}, {dropped} bits dropped")
     fields, end = [], START
     for bits, first, pairs in zip(_field_bits(value_type, dropped), numbers[::2], numbers[1::2], strict=True):
-        field = Field(bits if pairs else 0, first, whole[end : end + pairs])
+        field = Field(bits if pairs else 0, first, whole[end : end + pairs].tobytes())
         end += pairs
         if end > len(whole) or not field.sound or (first and not pairs):
             raise _damaged("header", "a code is not whole")

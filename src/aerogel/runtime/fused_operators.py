@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aerogel.errors import ModelError
-from aerogel.runtime.kernel import fields, required, threads
+from aerogel.runtime.kernel import fields, required
 from aerogel.runtime.operators import define, native_linear, native_norm, project, weight_shape
 
 SCHEMA_TYPES: dict[Any, str] = {Tensor | None: "Tensor?", list[Tensor]: "Tensor[]", list[int]: "int[]"}
@@ -133,7 +133,7 @@ def feed_forward(x: Tensor, *arguments: Any) -> Tensor:
     layer = _feed_forward(columns, FeedForwardArguments(*arguments))
     x32 = x.to(torch.float32).contiguous()
     result = torch.empty_like(x32)
-    required().feed_forward(layer, x32.data_ptr(), x32.numel() // columns, result.data_ptr(), threads())
+    required().feed_forward(layer, x32.data_ptr(), x32.numel() // columns, result.data_ptr(), torch.get_num_threads())
     return result.to(x.dtype)
 
 
@@ -175,7 +175,7 @@ def attention(x: Tensor, *arguments: Any) -> Tensor:
     sequences = module.Sequences(x32.data_ptr(), batch, length, 0 if encoder is None else source.data_ptr(), keys)
     rest = arguments[ATTENTION_END:]
     next_layer = _feed_forward(x.shape[-1], FeedForwardArguments(*rest)) if rest else None
-    module.attention(layer, next_layer, sequences, result.data_ptr(), threads())
+    module.attention(layer, next_layer, sequences, result.data_ptr(), torch.get_num_threads())
     return result.to(x.dtype)
 
 

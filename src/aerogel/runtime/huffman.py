@@ -13,13 +13,13 @@ REVERSED = np.array([int(f"{code:0{LONGEST_CODE}b}"[::-1], 2) for code in range(
 class Field:
     """The code of symbols of `bits` bits; a field without a code has 0 bits.
 
-    `lengths` is as stored, (pairs of symbols,), uint8, from pair number `first` on: each half of a byte is 0 for a
+    `lengths` is as stored, a byte for each pair of symbols from pair number `first` on: each half of a byte is 0 for a
     symbol without a code, and otherwise LONGEST_CODE + 1 minus the length of its code.
     """
 
     bits: int
     first: int
-    lengths: np.ndarray
+    lengths: bytes
 
     @classmethod
     def of(cls, counts: np.ndarray, bits: int) -> "Field":
@@ -33,7 +33,7 @@ class Field:
             return NO_FIELD
         halves = np.zeros(2 * (last - first + 1), np.uint8)
         halves[used - 2 * first] = LONGEST_CODE + 1 - lengths
-        return cls(bits, int(first), halves[::2] | halves[1::2] << 4)
+        return cls(bits, int(first), (halves[::2] | halves[1::2] << 4).tobytes())
 
     @property
     def sound(self) -> bool:
@@ -58,7 +58,8 @@ class Field:
 
     def _slots(self) -> np.ndarray:
         """How many of all strings of LONGEST_CODE bits begin with the code of each symbol, from the first pair on."""
-        halves = np.stack([self.lengths & 15, self.lengths >> 4], axis=1).flatten().astype(np.int64)
+        pairs = np.frombuffer(self.lengths, np.uint8)
+        halves = np.stack([pairs & 15, pairs >> 4], axis=1).flatten().astype(np.int64)
         return 1 << halves >> 1
 
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +69,7 @@ class Field:
         return symbols + 2 * self.first, slots[symbols]
 
 
-NO_FIELD = Field(0, 0, np.empty(0, np.uint8))
+NO_FIELD = Field(0, 0, b"")
 
 
 def code_lengths(counts: np.ndarray) -> np.ndarray:

@@ -59,14 +59,8 @@ def _gomp_parallel() -> int:
     if not sys.platform.startswith("linux"):
         return 0
     try:
-        library = ctypes.CDLL(
-            str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"), mode=os.RTLD_NOLOAD | os.RTLD_LAZY
-        )
+        path = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
+        library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
         return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
     except (OSError, AttributeError):
         return 0
-
-
-def threads() -> int:
-    """PyTorch's number of intra-op threads."""
-    return torch.get_num_threads()

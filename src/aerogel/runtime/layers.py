@@ -75,8 +75,7 @@ class SparseLinear(PackedLayer):
         Code that reads its values instead of calling the layer makes the layer dense, with a warning.
         """
         if torch.compiler.is_compiling():  # the graph unpacks it where its values are used, and drops it elsewhere
-            tensors = self.values, self.index, self.order, self.offsets
-            matrix = torch.ops.aerogel.dense(*tensors, self.in_features, self.block).to(self.dtype)
+            matrix = torch.ops.aerogel.dense(self.arrays, self.in_features, self.block).to(self.dtype)
             return matrix.T if self.dense_class is Conv1D else matrix
         shape = (self.out_features, self.in_features)
         return WeightPlaceholder(shape[::-1] if self.dense_class is Conv1D else shape, self.dtype, self._become_dense)
@@ -122,8 +121,8 @@ class SparseLinear(PackedLayer):
     @property
     def arrays(self) -> list[Tensor]:
         """What the operators take: the packed weight's tensors, and the bias in float32 if there is one."""
-        arrays = [self.values, self.index, self.order, self.offsets]
-        return arrays if self.bias is None else [*arrays, self.bias.float()]
+        bias = [] if self.bias is None else [self.bias.float()]
+        return [self.values, self.index, self.order, self.offsets, *bias]
 
     def to_dense(self) -> nn.Module:
         """The dense layer, with its weight restored bit for bit."""
@@ -147,9 +146,8 @@ class SparseLinear(PackedLayer):
         """Raises `ModelError` unless x has the layer's width, which the kernels read, and when exporting to ONNX."""
         if torch.onnx.is_in_onnx_export():
             raise not_exported("ONNX")
-        if (
-            torch.jit.is_tracing()
-        ):  # a trace runs after `import aerogel`; OpenVINO traces too, and can't read the result
+        # a trace runs after `import aerogel`; OpenVINO traces too, and can't read the result
+        if torch.jit.is_tracing():
             warnings.warn(str(not_exported("OpenVINO")), stacklevel=2)
         if x.shape[-1] != self.in_features:
             raise ModelError(f"layer {self.name}: expected {self.in_features} features, found {x.shape[-1]}")
@@ -181,17 +179,11 @@ class SparseLinear(PackedLayer):
         destination[prefix + "weight"] = encode(self.packed)
 
     def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        *rest: Any,
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing_keys: list[str], *rest: Any
     ) -> None:
         key = prefix + "weight"
         others = {name: value for name, value in state_dict.items() if name != key}
-        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, *rest)
+        super()._load_from_state_dict(others, prefix, metadata, strict, missing_keys, *rest)
         if key in state_dict:
             value_type = value_type_of(self.values.dtype)
             rounding = None if value_type == value_type_of(self.dtype).in_memory else value_type

@@ -42,16 +42,15 @@ def define(schema: str, run: Any, shape: Any) -> None:
             raise not_exported("ONNX")
         return shape(*inputs)
 
-    LIBRARY.impl(name, run, "CPU")
-    torch.library.register_fake(f"aerogel::{name}", traced, lib=LIBRARY)
-
-    def elsewhere(x: Tensor, *others: Any) -> Any:
-        raise not_on(x.device)
+    def elsewhere(x: Tensor | list[Tensor], *others: Any) -> Any:
+        raise not_on((x if isinstance(x, Tensor) else x[0]).device)
 
     def backward(context: Any, gradient: Tensor) -> Any:
         raise ModelError("a compressed model can't be trained: call aerogel.decompress(model) first")
 
+    LIBRARY.impl(name, run, "CPU")
     LIBRARY.impl(name, elsewhere, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"aerogel::{name}", traced, lib=LIBRARY)
     torch.library.register_autograd(f"aerogel::{name}", backward, lib=LIBRARY)
 
 
@@ -60,7 +59,7 @@ def weight_shape(weight: list[Tensor], columns: int, block: int) -> tuple[int, i
 
 
 def native_linear(weight: list[Tensor], columns: int, block: int) -> Any:
-    # not by `PackedWeight.native`, which takes longer than a small layer
+    # not `PackedWeight.native`, which takes longer than a small layer
     module, (values, index, order, offsets, *bias) = kernel.required(), weight
     rows, columns = weight_shape(weight, columns, block)
     cells = module.Cells(rows, columns, block, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
@@ -76,9 +75,7 @@ def native_norm(norm: list[Tensor], epsilon: float, centred: bool) -> Any:
 def linear(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
     shape = weight_shape(weight, x.shape[-1], block)
     if kernel.native() is None:
-        values, index, order, offsets, *bias = weight
-        matrix = dense(values, index, order, offsets, x.shape[-1], block)
-        return functional.linear(x.float(), matrix, *bias).to(x.dtype)
+        return functional.linear(x.float(), dense(weight, x.shape[-1], block), *weight[4:]).to(x.dtype)
     return project(x, [native_linear(weight, shape[1], block)], native_norm([], 0, True), shape[0])
 
 
@@ -86,24 +83,15 @@ def project(x: Tensor, layers: list[Any], before: Any, rows: int) -> Tensor:
     x32 = x.to(torch.float32).contiguous()
     result = x32.new_empty((*x.shape[:-1], rows))
     tokens = x32.numel() // x.shape[-1]
-    kernel.required().project(before, layers, x32.data_ptr(), tokens, result.data_ptr(), kernel.threads())
+    kernel.required().project(before, layers, x32.data_ptr(), tokens, result.data_ptr(), torch.get_num_threads())
     return result.to(x.dtype)
 
 
-def _linear_shape(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight_shape(weight, x.shape[-1], block)[0]))
-
-
-def dense(values: Tensor, index: Tensor, order: Tensor, offsets: Tensor, columns: int, block: int) -> Tensor:
+def dense(weight: list[Tensor], columns: int, block: int) -> Tensor:
     """The packed weight as a (d_out, d_in) matrix in float32."""
-    cells = Cells(weight_shape([values, index, order], columns, block), block, order, offsets, index)
+    values, index, order, offsets = weight[:4]
+    cells = Cells(weight_shape(weight, columns, block), block, order, offsets, index)
     return PackedWeight(torch.float32, cells, Values.of(values)).to_dense()
-
-
-def _dense_weight_shape(
-    values: Tensor, index: Tensor, order: Tensor, offsets: Tensor, columns: int, block: int
-) -> Tensor:
-    return values.new_empty(weight_shape([values, index, order], columns, block), dtype=torch.float32)
 
 
 def dense_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -113,18 +101,22 @@ def dense_linear(x: Tensor, weight: Tensor) -> Tensor:
         return functional.linear(x, weight)
     x = x.contiguous()
     result = x.new_empty((*x.shape[:-1], weight.shape[0]))
-    module.dense_vector(weight.data_ptr(), *weight.shape, x.data_ptr(), result.data_ptr(), kernel.threads())
+    module.dense_vector(weight.data_ptr(), *weight.shape, x.data_ptr(), result.data_ptr(), torch.get_num_threads())
     return result
 
 
-def _dense_shape(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
-define("linear(Tensor x, Tensor[] weight, int block) -> Tensor", linear, _linear_shape)
 define(
-    "dense(Tensor values, Tensor index, Tensor order, Tensor offsets, int columns, int block) -> Tensor",
-    dense,
-    _dense_weight_shape,
+    "linear(Tensor x, Tensor[] weight, int block) -> Tensor",
+    linear,
+    lambda x, weight, block: x.new_empty((*x.shape[:-1], weight_shape(weight, x.shape[-1], block)[0])),
 )
-define("dense_linear(Tensor x, Tensor weight) -> Tensor", dense_linear, _dense_shape)
+define(
+    "dense(Tensor[] weight, int columns, int block) -> Tensor",
+    dense,
+    lambda weight, columns, block: weight[0].new_empty(weight_shape(weight, columns, block), dtype=torch.float32),
+)
+define(
+    "dense_linear(Tensor x, Tensor weight) -> Tensor",
+    dense_linear,
+    lambda x, weight: x.new_empty((*x.shape[:-1], weight.shape[0])),
+)

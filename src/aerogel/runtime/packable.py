@@ -26,13 +26,10 @@ def _is_plain(module: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     kind = type(module)
+    of_transformers = kind.__module__.partition(".")[0] == "transformers"
     plain = kind is Conv1D or (
         isinstance(module, nn.Linear)
-        and (kind.forward is nn.Linear.forward or (kind.__name__ in SAME_FORWARD and _is_of_transformers(kind)))
+        and (kind.forward is nn.Linear.forward or (kind.__name__ in SAME_FORWARD and of_transformers))
     )
     tensors = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
     return plain and "forward" not in vars(module) and "weight" in tensors and tensors <= {"weight", "bias"}
-
-
-def _is_of_transformers(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "transformers"

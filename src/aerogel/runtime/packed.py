@@ -45,7 +45,7 @@ class PackedWeight:
         """The (d_out, d_in) matrix in `dtype`; zeros are +0."""
         dense = torch.empty(self.shape, dtype=torch.float32, device="cpu")
         if module := kernel.native():
-            module.unpack(self.native(), module.Dense(dense.data_ptr(), *dense.stride()), kernel.threads())
+            module.unpack(self.native(), module.Dense(dense.data_ptr(), *dense.stride()), torch.get_num_threads())
         else:
             dense.zero_().view(-1)[torch.from_numpy(self.cells.positions())] = self.values.data.float()
         return dense.to(self.dtype)
@@ -89,20 +89,16 @@ def pack(matrix: Tensor) -> PackedWeight:
         return PackedWeight(matrix.dtype, cells, Values(value_type, flat[positions][by_cell].to(value_type.dtype)))
     cells, source = Cells.empty(shape, block), module.Dense(dense.data_ptr(), *dense.stride())
     plan = cells.order.data_ptr(), cells.offsets.data_ptr()
-    count = module.plan_cells(source, cells.native(), *plan, kernel.threads())
-    packed = room(cells, count, value_type, matrix.dtype)
-    if not module.fill_cells(source, packed.cells.native(), non_zeros(packed), kernel.threads()):
+    count = module.plan_cells(source, cells.native(), *plan, torch.get_num_threads())
+    packed, non_zeros = room(cells, count, value_type, matrix.dtype)
+    if not module.fill_cells(source, packed.cells.native(), non_zeros, torch.get_num_threads()):
         raise ModelError("the weight was changed by another thread while it was packed: pack it again")
     return packed
 
 
-def room(cells: Cells, count: int, value_type: ValueType, dtype: torch.dtype) -> PackedWeight:
-    """Memory for the non-zeros of cells whose order and offsets are filled."""
-    values = Values(value_type, torch.empty(count, dtype=value_type.dtype, device="cpu"))
-    return PackedWeight(dtype, replace(cells, index=torch.empty(count, dtype=torch.uint8, device="cpu")), values)
-
-
-def non_zeros(packed: PackedWeight) -> Any:
-    """The memory for the kernels to fill."""
-    values, index = packed.values, packed.cells.index
-    return kernel.required().NonZeros(values.type.number, values.data.data_ptr(), index.data_ptr())
+def room(cells: Cells, count: int, value_type: ValueType, dtype: torch.dtype) -> tuple[PackedWeight, Any]:
+    """Memory for the non-zeros of cells whose order and offsets are filled, and the same for the kernels to fill."""
+    data = torch.empty(count, dtype=value_type.dtype, device="cpu")
+    index = torch.empty(count, dtype=torch.uint8, device="cpu")
+    non_zeros = kernel.required().NonZeros(value_type.number, data.data_ptr(), index.data_ptr())
+    return PackedWeight(dtype, replace(cells, index=index), Values(value_type, data)), non_zeros

@@ -40,11 +40,7 @@ class PackedConfig(QuantizationConfigMixin):
     """
 
     def __init__(
-        self,
-        quant_method: str = METHOD,
-        version: int = VERSION,
-        values: ValueChoice | None = None,
-        **unknown: Any,
+        self, quant_method: str = METHOD, version: int = VERSION, values: ValueChoice | None = None, **unknown: Any
     ) -> None:
         if version != VERSION or isinstance(version, bool):
             raise ModelError(f"packed checkpoint of version {version!r}: this aerogel reads version {VERSION}")
@@ -141,7 +137,11 @@ class PackedQuantizer(HfQuantizer):
                         f"layer {path} is packed in the checkpoint, but in {type(model).__name__} it is "
                         "not a linear layer with a weight of its own"
                     )
-                weight = _hide_weight(model.get_submodule(path))
+                module = model.get_submodule(path)
+                weight: torch.Tensor = module.weight.detach()
+                del module.weight  # no parameter, so that transformers does not initialise it
+                module.weight = weight
+                private.keep_uninitialized(weight)
                 in_float32 = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", path) for part in precise)
                 self.layers[path] = checkpoint.files[key], key, torch.float32 if in_float32 else weight.dtype
         private.hide_keys(model, (name for key in checkpoint.packed for name in {key, *checkpoint.names[key]}))
@@ -219,12 +219,3 @@ def num_parameters(model: Any, only_trainable: bool = False, exclude_embeddings:
     packed = 0 if only_trainable else sum(layer.out_features * layer.in_features for _, layer in sparse_layers(model))
     count: int = type(model).num_parameters(model, only_trainable, exclude_embeddings)
     return count + packed
-
-
-def _hide_weight(module: Any) -> torch.Tensor:
-    """Hides a weight on the meta device so that transformers does not re-initialise it."""
-    weight: torch.Tensor = module.weight.detach()
-    private.keep_uninitialized(weight)
-    del module.weight
-    module.weight = weight
-    return weight

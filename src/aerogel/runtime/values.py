@@ -49,12 +49,11 @@ class ValueType:
         return self if self.in_kernels else VALUE_TYPES["float32"]
 
 
-_TYPES = (
-    ValueType("float32", 0, high_bits=11),
-    ValueType("float16", 1, high_bits=8, in_kernels=False),
-    ValueType("bfloat16", 2, high_bits=11),
-)
-VALUE_TYPES = {value_type.name: value_type for value_type in _TYPES}
+VALUE_TYPES = {
+    "float32": ValueType("float32", 0, high_bits=11),
+    "float16": ValueType("float16", 1, high_bits=8, in_kernels=False),
+    "bfloat16": ValueType("bfloat16", 2, high_bits=11),
+}
 
 
 @dataclass(frozen=True)

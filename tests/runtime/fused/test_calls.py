@@ -65,7 +65,7 @@ def test_a_query_without_a_visible_key_gets_what_torch_gives(name: str, length: 
         for kind, mask in masks(length, keys).items():
             found = attention(
                 x,
-                *layers,
+                layers,
                 sizes=(HEADS, HEADS, SIZE),
                 after=NORM,
                 scale=SIZE**-0.5,
@@ -76,5 +76,5 @@ def test_a_query_without_a_visible_key_gets_what_torch_gives(name: str, length: 
             torch.testing.assert_close(
                 found, expected, rtol=1e-4, atol=1e-4, msg=lambda text, kind=kind: f"{kind}: {text}"
             )
-        found = attention(x, *layers, sizes=(HEADS, HEADS, SIZE), after=NORM, scale=SIZE**-0.5, causal=True)
+        found = attention(x, layers, sizes=(HEADS, HEADS, SIZE), after=NORM, scale=SIZE**-0.5, causal=True)
         torch.testing.assert_close(found, reference(x, x, None, True, layers), rtol=1e-4, atol=1e-4)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.models.bart.modeling_bart import BartAttention, BartDecoderLayer, BartEncoderLayer
+from transformers.models.bart.modeling_bart import BartDecoderLayer, BartEncoderLayer
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock
 from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, attention, can_attend, is_sparse
@@ -18,18 +18,12 @@ class _FusedBart(FusedBlock):
             return None
         layers = FeedForward(self.fc1, self.fc2, activation, after=self.final_layer_norm)
         crosses = call.encoder_hidden_states is not None
-        x = self._attend(
-            call, call.hidden_states, self.self_attn, self.self_attn_layer_norm, None if crosses else layers
-        )
+        first = None if crosses else layers
+        x = self._attend(call, call.hidden_states, self.self_attn, self.self_attn_layer_norm, first)
         return self._attend(call, x, self.encoder_attn, self.encoder_attn_layer_norm, layers) if crosses else x
 
     def _attend(
-        self: Any,
-        call: BlockArguments,
-        x: Tensor,
-        core: BartAttention,
-        norm: nn.LayerNorm,
-        feed_forward: FeedForward | None,
+        self: Any, call: BlockArguments, x: Tensor, core: Any, norm: nn.LayerNorm, feed_forward: FeedForward | None
     ) -> Tensor:
         crosses = core is not self.self_attn
         encoder = call.encoder_hidden_states if crosses else None
@@ -38,7 +32,7 @@ class _FusedBart(FusedBlock):
         if call.cache is None and is_sparse(*projections) and can_attend(core.config, mask):
             return attention(
                 x,
-                *projections,
+                projections,
                 sizes=(core.num_heads, core.num_heads, core.head_dim),
                 scale=core.scaling,
                 causal=core.is_causal and not crosses,

@@ -23,7 +23,7 @@ class _FusedBert(FusedBlock):
         layers = self._sparse_layers()
         attended = attention(
             call.hidden_states,
-            *projections,
+            projections,
             sizes=(core.num_attention_heads, core.num_attention_heads, core.attention_head_size),
             scale=core.scaling,
             causal=core.is_causal,

@@ -99,13 +99,10 @@ def cache_name(parameters: tuple[str, ...]) -> str | None:
 
 def has_inner_hooks(block: nn.Module) -> bool:
     """Whether a module inside the block has a hook that does more than collect outputs, or a replaced forward."""
-    return any(
-        has_pre_hooks(module) or "forward" in vars(module) or any(map(_acts, forward_hooks(module)))
-        for module in block.modules()
-        if module is not block
+    inner = [module for module in block.modules() if module is not block]
+    hooks = [hook for module in inner for hook in forward_hooks(module)]
+    return (
+        any(has_pre_hooks(module) or "forward" in vars(module) for module in inner)
+        # transformers never removes its own after a call that returned attentions or hidden states
+        or any(getattr(hook, "__module__", "") != OUTPUT_CAPTURING for hook in hooks)
     )
-
-
-def _acts(hook: Any) -> bool:
-    # transformers never removes these after a call that returned attentions or hidden states
-    return getattr(hook, "__module__", "") != OUTPUT_CAPTURING

@@ -1,5 +1,6 @@
 """Calls of the fused operators with modules in place of tensors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +87,7 @@ class FeedForward:
 
 def attention(
     x: Tensor,
-    query: Any,
-    key: Any,
-    value: Any,
-    out: Any,
+    layers: Sequence[Any],
     *,
     sizes: tuple[int, int, int],
     scale: float,
@@ -101,7 +99,8 @@ def attention(
     after: Any = None,
     feed_forward: FeedForward | None = None,
 ) -> Tensor:
-    """Attention, and `feed_forward` of its result, in one operator."""
+    """Attention by `layers` (query, key, value, out), and `feed_forward` of its result, in one operator."""
+    query, key, value, out = layers
     source = x if encoder_hidden_states is None else encoder_hidden_states
     query.check_input(x)
     (key or query).check_input(source)
@@ -132,10 +131,7 @@ def _heads(
 def causal_attention(
     call: BlockArguments,
     core: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    out: Any,
+    layers: Sequence[Any],
     *,
     sizes: tuple[int, int, int],
     before: Any,
@@ -143,12 +139,13 @@ def causal_attention(
 ) -> Tensor:
     """x + attention of each token to earlier ones and to those in the call's cache; then `feed_forward` of that.
 
-    `core` is the attention module of the family.
+    `core` is the attention module of the family, and `layers` are those of `attention`.
     """
     x, mask, angles = call.hidden_states, call.attention_mask, call.position_embeddings or (None, None)
     if call.cache is None:
         settings = dict(sizes=sizes, scale=core.scaling, causal=True, mask=mask, angles=angles, before=before)
-        return attention(x, query, key, value, out, **settings, feed_forward=feed_forward)
+        return attention(x, layers, **settings, feed_forward=feed_forward)
+    query, key, value, out = layers
     query.check_input(x)
     arguments = _heads((query, key, value), sizes, angles, before)
     heads = torch.ops.aerogel.heads(x, *arguments).view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)

@@ -2,8 +2,6 @@
 
 import inspect
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,10 +27,7 @@ def check_blocks(model: nn.Module) -> None:
     """
     for owner in model.modules():
         blocks = _owned(owner) if isinstance(owner, PreTrainedModel) else []
-        if not blocks:
-            continue
-        reason = _difference(owner, blocks)
-        if reason:
+        if blocks and (reason := _difference(owner, blocks)):
             family = type(blocks[0]).__bases__[-1].__name__
             unfuse_blocks(blocks)
             warnings.warn(
@@ -64,12 +59,16 @@ def _owned(owner: PreTrainedModel) -> list[FusedBlock]:
 
 def _difference(owner: PreTrainedModel, blocks: list[FusedBlock]) -> str:
     """The error of the fused blocks in words, or an empty text."""
+    classes = [type(block) for block in blocks]
     try:
         fused = _states(owner)
-        with _own_code(blocks):
-            own = _states(owner)
+        unfuse_blocks(blocks)
+        own = _states(owner)
     except Exception as failure:  # a change in transformers can raise anything
         return f"could not be compared with its own code: {first_line(failure)}"
+    finally:
+        for block, kind in zip(blocks, classes, strict=True):
+            block.__class__ = kind
     tolerance = TOLERANCE.get(own[0].dtype, 5e-2)
     for ours, theirs in zip(fused, own, strict=True):
         ours, theirs = (torch.nan_to_num(states.float(), 0, 0, 0) for states in (ours, theirs))
@@ -77,17 +76,6 @@ def _difference(owner: PreTrainedModel, blocks: list[FusedBlock]) -> str:
         if not error <= tolerance:
             return f"differ from its own code by {error:.1g}"
     return ""
-
-
-@contextmanager
-def _own_code(blocks: list[FusedBlock]) -> Iterator[None]:
-    classes = [type(block) for block in blocks]
-    unfuse_blocks(blocks)
-    try:
-        yield
-    finally:
-        for block, kind in zip(blocks, classes, strict=True):
-            block.__class__ = kind
 
 
 @torch.no_grad()
@@ -98,8 +86,7 @@ def _states(owner: PreTrainedModel) -> list[Tensor]:
     cache, config = cache_name(parameters), owner.config
 
     def states(length: int) -> Tensor:
-        drawn = torch.randn(BATCH, length, config.hidden_size, generator=generator)
-        return drawn.to(owner.dtype)
+        return torch.randn(BATCH, length, config.hidden_size, generator=generator).to(owner.dtype)
 
     mask = torch.ones(BATCH, LENGTH + 1, dtype=torch.long)
     mask[0, :PADDING] = 0
@@ -107,13 +94,12 @@ def _states(owner: PreTrainedModel) -> list[Tensor]:
     crosses = config.is_encoder_decoder or getattr(config, "add_cross_attention", False)  # not all have it
     if crosses and "encoder_hidden_states" in parameters:
         crossing = {"encoder_hidden_states": states(LENGTH), "encoder_attention_mask": mask[:, :LENGTH]}
-    caching = {"use_cache": True} if cache else {}
+    caching: dict[str, Any] = {"use_cache": True} if cache else {}
     with evaluating(owner):
         first = owner(inputs_embeds=states(LENGTH), attention_mask=mask[:, :LENGTH], **crossing, **caching)
         results = [first.last_hidden_state[mask[:, :LENGTH].bool()]]
         if cache and getattr(first, cache, None) is not None:
-            second = owner(
-                inputs_embeds=states(1), attention_mask=mask, **crossing, **caching, **{cache: getattr(first, cache)}
-            )
+            caching |= {cache: getattr(first, cache)}
+            second = owner(inputs_embeds=states(1), attention_mask=mask, **crossing, **caching)
             results.append(second.last_hidden_state[:, 0])
     return results

@@ -20,10 +20,7 @@ class FusedGPT2Block(FusedBlock, GPT2Block):
             return causal_attention(
                 call,
                 core,
-                core.c_attn,
-                None,
-                None,
-                core.c_proj,
+                (core.c_attn, None, None, core.c_proj),
                 sizes=(core.num_heads, core.num_heads, core.head_dim),
                 before=self.ln_1,
                 feed_forward=layers,

@@ -20,7 +20,7 @@ class FusedLlamaDecoderLayer(FusedBlock, LlamaDecoderLayer):
             x = causal_attention(
                 call,
                 core,
-                *projections,
+                projections,
                 sizes=(config.num_attention_heads, config.num_key_value_heads, core.head_dim),
                 before=self.input_layernorm,
                 feed_forward=layers,
