@@ -164,10 +164,10 @@ def topk_mask(scores: Tensor, kept: int) -> Tensor:
 
 
 def flushed(scores: Tensor) -> Tensor:
-    """The scores with subnormal values set to zero.
+    """The scores, with those up to the smallest normal number set to zero.
 
-    With `torch.set_flush_denormal` some threads flush them and others don't, so two passes over the same scores could
-    rank them differently.
+    With `torch.set_flush_denormal` some threads flush subnormal numbers and others don't, so two passes over the same
+    scores could rank them differently.
     """
     if not scores.is_floating_point():
         return scores
