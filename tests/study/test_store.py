@@ -18,7 +18,7 @@ from aerogel.errors import StudyError
 from aerogel.models import load_model
 from aerogel.study import Store, parse_spec
 from aerogel.study.results import Done, Failed, Machine
-from aerogel.study.run import sole
+from aerogel.study.run import study_lock
 from aerogel.study.source import STORE
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.training import Recovery, TrainingConfig
@@ -258,13 +258,13 @@ def test_a_store_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_study_that_is_running_is_refused_and_one_that_was_killed_is_not(tmp_path: Path) -> None:
-    with sole(tmp_path):
-        with pytest.raises(StudyError, match=f"process {os.getpid()}"), sole(tmp_path):
+    with study_lock(tmp_path):
+        with pytest.raises(StudyError, match=f"process {os.getpid()}"), study_lock(tmp_path):
             pass
-        with sole(tmp_path / "other"):
+        with study_lock(tmp_path / "other"):
             pass
-    script = "import os; from pathlib import Path; from aerogel.study.run import sole\n"
-    script += f"with sole(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
+    script = "import os; from pathlib import Path; from aerogel.study.run import study_lock\n"
+    script += f"with study_lock(Path({str(tmp_path)!r})): os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == -9
-    with sole(tmp_path):
+    with study_lock(tmp_path):
         assert f"process {os.getpid()}," in (tmp_path / "study.lock").read_text()

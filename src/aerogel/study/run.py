@@ -58,7 +58,7 @@ def run_study(
     for model in progress.track(spec.models, "finding models"):
         prepare(model)
     loaded = {task: load_task(task, data).divided() for task in progress.track(spec.tasks, "finding data")}
-    with sole(output):
+    with study_lock(output):
         store = Store.create(output, spec, plan(spec, loaded))
         trials = store.open_trials()
         with open_executor(output, spec.processes) as executor:
@@ -86,7 +86,7 @@ def _collect(executor: Executor, handles: list[Handle], store: Store, watch: Cal
 
 
 @contextmanager
-def sole(folder: Path) -> Iterator[None]:
+def study_lock(folder: Path) -> Iterator[None]:
     """Locks the study in `folder` for this process while the block runs.
 
     The system releases the lock when this process ends, however it ends. Raises `StudyError`, naming the process that
