@@ -147,7 +147,7 @@ def test_any_shapes_and_sparsity(
 def test_the_floor_of_a_large_matrix_counts_among_many_small_ones() -> None:
     model = Blocks((100, 100), *[(1, 2)] * 95)
     before = state(model)
-    with pytest.raises(PruningError, match=r"0\.99 .* 102 .* 105 .* 96 matrices"):
+    with pytest.raises(PruningError, match=r"0\.99 .* 102 .* 96 matrices .* 105"):
         prune(model, sparsity=0.99, scope="global")
     assert alike(model, before)
     prune(model, sparsity=0.989, scope="global")
