@@ -148,9 +148,10 @@ class Figures:
 
     def _agreement(self, title: str, rows: Rows) -> list[Chart]:
         lines = self._lines(rows, lambda row: _point(row.agreement, 100) if row.agreement else None)
+        if not lines:
+            return []
         caption = "Predictions equal to those of the dense model of the same seed."
-        drawing = self._draw(lines, from_dense=False, bounds=(0.0, 100.0))
-        return [chart(f"{title}: agreement, %", caption, drawing)] if lines else []
+        return [chart(f"{title}: agreement, %", caption, self._draw(lines, from_dense=False, bounds=(0.0, 100.0)))]
 
     def realised(self) -> list[Chart]:
         """Zeros counted after training."""
