@@ -41,6 +41,7 @@ ALL_DENSE = (0.0, 0.9)  # the sparsities at which all dense runtimes are measure
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("runs/encoders.json"))
 def main(
+    *,
     models: Sequence[str],
     batches: Sequence[int],
     sparsities: Sequence[float],

@@ -83,8 +83,7 @@ def finetune(
     if config.patience is not None and validate is None:
         raise DataError("patience needs validate, a function that scores the model after each epoch")
     distilled = _distillation(model, data.task, teacher, distillation) if teacher else None
-    settings = _input_settings(config, distilled)
-    inputs = data.task.kind.inputs(data.split("train"), tokenizer, model.config, settings)
+    inputs = data.task.kind.inputs(data.split("train"), tokenizer, model.config, _input_settings(config, distilled))
     steps = max(1, round(config.epochs * len(inputs.batches())))
     text = None
     if sparsity:
@@ -105,10 +104,8 @@ def finetune(
             distillation=distilled,
             validate=validate,
         )
-        checkpoint = None
-        if checkpoints:
-            checkpoint = last_checkpoint(Path(checkpoints), run_settings(model, data, config, sparsity, distilled))
-        trainer.train_from(checkpoint)
+        settings = run_settings(model, data, config, sparsity, distilled) if checkpoints else ""
+        trainer.train_from(last_checkpoint(Path(checkpoints), settings) if checkpoints else None)
     return _result(trainer, data.source)
 
 
