@@ -19,7 +19,7 @@ Tokens<T> tokens_of_tile(T* x, int64_t tokens, int64_t features, int64_t width, 
           .features = features};
 }
 
-// The time of so many tiles shared among threads, in tokens.
+// The time that the threads need for this number of tiles, in tokens.
 int64_t cost_of(int64_t tiles, int width, int threads);
 // Wide tiles multiply more with each weight, narrow ones share the work among more threads.
 int tile_width(int64_t tokens, int threads);

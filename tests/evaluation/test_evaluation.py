@@ -1,6 +1,5 @@
 """Several tasks at once, beside a reference model; what is refused before anything is scored."""
 
-import dataclasses
 import json
 import os
 import re
@@ -14,26 +13,8 @@ from aerogel.errors import DataError, ModelError
 from aerogel.evaluation import TaskEvaluation, evaluate, score
 from aerogel.models import load
 from aerogel.pruning import prune
-from aerogel.tasks import TASKS, Examples, TaskData
-from builders import prose, sentence_data, sentences, text_data
-
-ROWS = sentences(45)
-MOODS = sentence_data(ROWS, metrics=("accuracy", "f1")).task
-TEXT = prose(50)
-
-
-def moods() -> TaskData:
-    return sentence_data(ROWS, metrics=("accuracy", "f1"))
-
-
-def similarities() -> TaskData:
-    task = dataclasses.replace(TASKS["stsb"], columns=("sentence",))
-    examples = Examples([(text,) for text, _ in ROWS], [place / 10 for place in range(len(ROWS))])
-    return TaskData(task, {"train": examples, "validation": examples}, "made")
-
-
-def story() -> TaskData:
-    return text_data(TEXT)
+from builders import prose, text_data
+from evaluation_data import MOODS, TEXT, moods, similarities, story
 
 
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-bart"])

@@ -16,29 +16,13 @@ from aerogel.errors import DataError, ModelError
 from aerogel.evaluation import score
 from aerogel.evaluation.scoring import EVALUATION_SEED
 from aerogel.models import architecture, load, load_tokenizer, save
-from aerogel.tasks import IGNORED, TASKS, Examples, TaskData
+from aerogel.tasks import IGNORED, Examples, TaskData
 from aerogel.tasks.encode import language_windows
 from aerogel.tasks.kinds.language_modelling import KEPT_TOKENS, PERPLEXITIES
-from builders import ARCHITECTURES, BERT_LIKE, prose, sentence_data, sentences, text_data
+from builders import ARCHITECTURES, BERT_LIKE
+from evaluation_data import MOODS, ROWS, TEXT, moods, similarities, story
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
-ROWS = sentences(45)
-MOODS = sentence_data(ROWS, metrics=("accuracy", "f1")).task
-TEXT = prose(50)
-
-
-def moods() -> TaskData:
-    return sentence_data(ROWS, metrics=("accuracy", "f1"))
-
-
-def similarities() -> TaskData:
-    task = dataclasses.replace(TASKS["stsb"], columns=("sentence",))
-    examples = Examples([(text,) for text, _ in ROWS], [place / 10 for place in range(len(ROWS))])
-    return TaskData(task, {"train": examples, "validation": examples}, "made")
-
-
-def story() -> TaskData:
-    return text_data(TEXT)
 
 
 # labels

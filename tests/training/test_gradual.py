@@ -10,7 +10,7 @@ from aerogel.training.schedule import PRUNINGS
 
 @pytest.mark.parametrize("name", SCORES)
 def test_methods_that_need_no_text_rank_all_weights_together_and_others_as_they_define(name: str) -> None:
-    resolved = GradualPruning(PruneConfig(name, 0.9)).resolved
+    resolved = GradualPruning(PruneConfig(name, 0.9)).resolved()
     if method(name).looks_at_text:
         assert (resolved.scope, resolved.allocation) == (method(name).scope, method(name).allocation)
     else:
@@ -24,9 +24,9 @@ def test_a_scope_or_an_allocation_is_kept() -> None:
         (dict(allocation="owl"), ("layer", "owl")),
         (dict(scope="row", allocation="mixed"), ("row", "mixed")),
     ):
-        resolved = GradualPruning.of(score="movement", sparsity=0.9, **settings).resolved
+        resolved = GradualPruning.of(score="movement", sparsity=0.9, **settings).resolved()
         assert (resolved.scope, resolved.allocation) == expected
-    assert GradualPruning.of(score="movement", pattern="2:4", scope="global").resolved.allocation == "uniform"
+    assert GradualPruning.of(score="movement", pattern="2:4", scope="global").resolved().allocation == "uniform"
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def _run(connection: Connection, work: Callable[..., None], arguments: tuple[Any
 def die_with_parent() -> None:
     """End this process and its children when its parent ends, even by `kill -9`.
 
-    A closed pipe is no sign of that: processes that are forked later hold its other end as well.
+    A closed pipe does not show it: processes that are forked later hold its other end too.
     """
     parent: Any = multiprocessing.parent_process()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked process inherits its parent's handler

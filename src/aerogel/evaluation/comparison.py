@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from aerogel.evaluation.scoring import Run
-from aerogel.tasks import METRICS, Score
+from aerogel.tasks import Score
 from aerogel.tasks.predictions import sums_by_row
 
 RESAMPLES = 2000
@@ -113,7 +113,7 @@ class Comparison:
         own, dense = run.predictions, run.reference
         assert dense, "the run has a reference"
         score = run.score(dense)
-        main, intervals = METRICS[next(iter(score.metrics))], {}
+        main, intervals = score.main, {}
         if main.of_losses:
             intervals[main.name] = Interval.of(*sums_by_row(own.losses, own.rows), main.function)
         return cls(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
-from aerogel.errors import ModelError, expect, unknown_name
+from aerogel.errors import ModelError, PruningError, expect, unknown_name
 from aerogel.models.targets import TARGETS
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -219,3 +220,12 @@ def _check_forms(model: nn.Module) -> None:
 def _blocks(modules: Collection[tuple[str, nn.Module]]) -> tuple[str, ...]:
     """The prefixes of the names of all modules in transformer blocks."""
     return tuple(f"{name}." for name, module in modules if isinstance(module, nn.ModuleList))
+
+
+@contextmanager
+def error_context(weight: PrunableWeight) -> Iterator[None]:
+    """Puts the name of the layer before the message of a `PruningError`."""
+    try:
+        yield
+    except PruningError as error:
+        raise PruningError(f"layer {weight.name}: {error}") from error

@@ -100,6 +100,6 @@ def offline_names() -> list[str]:
 
 
 def check_path(name: str) -> None:
-    """Raise `ModelError` for a name that can only be a folder, if there is no such folder."""
+    """Raise `ModelError` if a name has the form of a path and no such folder exists."""
     if name not in ZOO and (name.count("/") > 1 or name.startswith((".", "/"))) and not os.path.exists(name):
         raise ModelError(f"{name}: no such folder")

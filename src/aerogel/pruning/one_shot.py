@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
 from aerogel.models import PrunableWeight, on_cpu, prunable_weights
+from aerogel.models.prunable import error_context
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.blocks import block_lists, walk
 from aerogel.pruning.calibration import Batch, Calibration
@@ -163,12 +163,3 @@ def _shares(
 
     shares = Allocator(plan.weights, score, plan.pattern, plan.sparsity, kl).shares(plan.allocation)
     return dict(zip(names, shares, strict=True))
-
-
-@contextmanager
-def error_context(weight: PrunableWeight) -> Iterator[None]:
-    """Puts the name of the layer before the message of a `PruningError`."""
-    try:
-        yield
-    except PruningError as error:
-        raise PruningError(f"layer {weight.name}: {error}") from error

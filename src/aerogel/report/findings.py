@@ -1,6 +1,7 @@
 """The findings of a study as tidy rows: by model, variant and sparsity."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from aerogel.analysis import WeightReport
 from aerogel.benchmark import Measurement
@@ -142,7 +143,7 @@ class Findings:
     machines: list[tuple[Machine, int]]
     threads: dict[str, list[int]]
 
-    @property
+    @cached_property
     def best_costs(self) -> dict[tuple[str, Variant, float], Cost]:
         """By model, variant and sparsity: compressed, or stored dense where compressing packs nothing."""
         return {(cost.model, cost.variant, cost.sparsity): cost for cost in (*self.costs, *self.compressed)}

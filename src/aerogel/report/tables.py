@@ -10,7 +10,6 @@ from statistics import fmean, median
 from typing import Any, TypeVar
 
 from aerogel.analysis.plot import short
-from aerogel.pruning import PruneConfig
 from aerogel.report.estimate import Estimate, change, megabytes, minus, percent, significant, with_interval
 from aerogel.report.figures import panels
 from aerogel.report.findings import Cost, Findings, Realised, Scored
@@ -173,11 +172,7 @@ def pruning(findings: Findings) -> list[Table]:
         Column("allocation", "allocation", lambda item: item[4]),
         Column("epochs", "epochs of training", lambda item: item[5], "{:g}".format),
     ]
-    resolved = [
-        (run.trial, pruning.resolved() if isinstance(pruning, PruneConfig) else pruning.resolved)
-        for run in findings.runs
-        if (pruning := run.trial.recovery.pruning)
-    ]
+    resolved = [(run.trial, pruning.resolved()) for run in findings.runs if (pruning := run.trial.recovery.pruning)]
     items = dict.fromkeys(
         (trial.variant.recovery, config.method, config.pattern, config.scope, config.allocation, trial.epochs)
         for trial, config in resolved

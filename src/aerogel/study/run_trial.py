@@ -18,7 +18,7 @@ from aerogel.runtime import decompress
 from aerogel.study.results import BenchmarkResult, ScoringResult
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.tasks import TaskData
-from aerogel.training import GradualPruning, recover
+from aerogel.training import recover
 
 SENSITIVITY_WINDOWS, LENGTH = 8, 128  # of calibration text; LENGTH in tokens
 BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
@@ -48,8 +48,7 @@ def _load(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
 def _score(trial: Scoring, data: TaskData) -> ScoringResult:
     recovered = recover(trial.model, data, trial.training, trial.recovery, load=_load)
     model, pruning = recovered.model, trial.recovery.pruning
-    pruning = pruning.pruning if isinstance(pruning, GradualPruning) else pruning
-    weights = prunable_weights(model, pruning.targets if pruning else ("blocks",))
+    weights = prunable_weights(model, pruning.resolved().targets if pruning else ("blocks",))
     zeros = {weight.name: int(weight.zeros.sum()) for weight in weights}
     parameters = models.parameter_count(model)
     return ScoringResult(

@@ -9,8 +9,8 @@ from torch import nn
 
 from aerogel.errors import PruningError, expect, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
+from aerogel.models.prunable import error_context
 from aerogel.pruning import Pattern, PruneConfig, method
-from aerogel.pruning.one_shot import error_context
 from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule, ScheduleName
 
 
@@ -28,7 +28,7 @@ class GradualPruning:
     Raises `PruningError` for an unknown schedule, a missing sparsity, a sparsity or allocation that contradicts the
     pattern, and for swaps, reconstruction or a searched allocation with a method that ranks by gradients.
 
-    >>> GradualPruning(PruneConfig("movement", 0.9)).resolved.allocation
+    >>> GradualPruning(PruneConfig("movement", 0.9)).resolved().allocation
     'global'
     """
 
@@ -39,7 +39,7 @@ class GradualPruning:
         expect(self.pruning, PruneConfig, PruningError, "a PruneConfig")
         if self.schedule not in SCHEDULES:
             raise PruningError(unknown_name("schedule", self.schedule, SCHEDULES))
-        pattern, allocation = Pattern.parse(self.pruning.pattern), self.resolved.allocation
+        pattern, allocation = Pattern.parse(self.pruning.pattern), self.resolved().allocation
         if pattern.group and allocation != "uniform":
             raise PruningError(
                 f"pattern {pattern} fixes the sparsity of every matrix: use allocation uniform, not {allocation}"
@@ -67,7 +67,6 @@ class GradualPruning:
         pruning = replace(config.pruning if config else PruneConfig("best"), **settings)
         return cls(pruning, schedule or (config.schedule if config else "gradual"))
 
-    @property
     def resolved(self) -> PruneConfig:
         """`pruning` with its defaults filled in."""
         pruning = self.pruning
@@ -83,7 +82,7 @@ class GradualPruning:
     @property
     def pattern(self) -> Pattern:
         pattern = Pattern.parse(self.pruning.pattern)
-        return pattern.within_rows() if self.resolved.scope == "row" else pattern
+        return pattern.within_rows() if self.resolved().scope == "row" else pattern
 
     def schedule_for(self, steps: int) -> Schedule:
         """The schedule over a training of `steps` optimizer steps. Raises `PruningError` for too few steps."""

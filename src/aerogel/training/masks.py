@@ -142,7 +142,7 @@ class SparsityCallback(TrainerCallback):
     @torch.no_grad()
     def _prune_lowest(self, config: GradualPruning, sparsity: float) -> None:
         """Sets the weights of the lowest scores to zero, beside those that are."""
-        pattern, pruning, chosen = config.pattern, config.resolved, method(config.pruning.method)
+        pattern, pruning, chosen = config.pattern, config.resolved(), method(config.pruning.method)
         assert pruning.allocation
 
         def scores(weight: PrunableWeight) -> Tensor:
