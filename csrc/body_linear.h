@@ -66,7 +66,7 @@ void multiply_panel(const PanelProduct& task) {
 static_assert(std::endian::native == std::endian::little, "four columns are read as one number");
 
 void multiply_tile(const PanelProduct& task) {
-  with_values(task.layer.matrix.values.type, [&]<class Type>(Type) {
+  with_floats(task.layer.matrix.values.type, [&]<class Type>(Type) {
     switch (task.width / kGroup) {
       case 1: return multiply_panel<1 * kPerGroup, Type>(task);
       case 2: return multiply_panel<2 * kPerGroup, Type>(task);
@@ -121,7 +121,7 @@ void multiply_vector(const Matrix& matrix, Range range, const float* x, float* y
       for (int64_t next = at; stop < end && next < last; stop++) next += stop->count;
       end = stop;
     }
-    with_values(matrix.values.type, [&]<class Type>(Type) {
+    with_floats(matrix.values.type, [&]<class Type>(Type) {
       const auto* values = static_cast<const typename Type::Stored*>(matrix.values.data) + at;
       multiply_vector_rows<Type>(values, cells.index + at, row, end, x + block * cells.block, y + panel * kPanel);
     });

@@ -18,24 +18,29 @@ namespace aerogel {
 constexpr int kGroup = 16;         // a tile is one to four groups of 16 tokens wide
 constexpr int kMaxWidth = 64;      // 64 tokens x 128 features = 32 KB: a block of a tile fits in L1
 constexpr int64_t kPanel = 768;    // output rows whose partial sums (192 KB) fit in L2
-constexpr int64_t kMaxBlock = 256;  // a column inside a block is a byte
+constexpr int64_t kMaxBlock = 256;  // a unit inside a block is a byte
 
 // A row within its panel, and the number of its non-zeros in a cell.
 struct RowCount {
   uint16_t row, count;
 };
 
-// Where the non-zeros of a matrix are: cut into panels of `kPanel` rows by blocks of `block` columns; `block` divides
-// `kPanel`, so that the rows of one matrix can feed the columns of the next panel by panel. Cells are stored panel by
-// panel; within a cell rows are sorted by their number of non-zeros, which makes the kernel's inner loop predictable.
+// Where the non-zeros of a matrix are. A non-zero is `unit` neighbouring columns of a row, not all of them zero: a single
+// weight, or a quad of int8. The matrix is cut into panels of `kPanel` rows by blocks of `block` units; these divide
+// `kPanel` columns, so that the rows of one matrix can feed the columns of the next panel by panel. Cells are stored panel
+// by panel; within a cell rows are sorted by their number of non-zeros, which makes the kernel's inner loop predictable.
 struct Cells {
-  int64_t rows, columns, block;
+  int64_t rows, columns, block, unit = 1;
   const RowCount* order = nullptr;   // [rows * blocks], cell by cell
   const int64_t* offsets = nullptr;  // [cells + 1], where each cell's non-zeros start
-  const uint8_t* index = nullptr;    // [non-zeros], column within its block
+  const uint8_t* index = nullptr;    // [non-zeros], unit within its block
 
+  int64_t units() const { return (columns + unit - 1) / unit; }
   int64_t panels() const { return (rows + kPanel - 1) / kPanel; }
-  int64_t blocks() const { return (columns + block - 1) / block; }
+  int64_t blocks() const { return (units() + block - 1) / block; }
+  // Groups of kPanel columns, and the blocks in one.
+  int64_t groups() const { return (columns + kPanel - 1) / kPanel; }
+  int64_t group_blocks() const { return kPanel / unit / block; }
   int64_t count() const { return panels() * blocks(); }
   int64_t non_zeros() const { return offsets[count()]; }
   int64_t panel_rows(int64_t panel) const {
@@ -50,7 +55,9 @@ struct Cells {
 
 struct Values {
   ValueType type;
-  const void* data;  // [non-zeros], in the order of the cells
+  const void* data;                // [non-zeros][unit], in the order of the cells
+  const float* scales = nullptr;   // of int8: [rows]
+  const int32_t* sums = nullptr;   // of int8: [groups][rows], the sum of a row's integers in each group of columns
 };
 
 struct Matrix {

@@ -158,8 +158,7 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
     } else {
       use.activate(layer.activation, h, count);
     }
-    const int64_t first = p * kPanel / down.block;
-    const int64_t last = std::min(ceil_div((p + 1) * kPanel, down.block), down.blocks());
+    const int64_t first = p * down.group_blocks(), last = std::min(first + down.group_blocks(), down.blocks());
     for (int64_t q = 0; q < down.panels(); q++)
       use.multiply_tile({.layer = layer.down, .panel = q, .first_block = first, .last_block = last,
                     .x = h, .y = sums + q * kPanel * width, .width = width, .fresh = p == 0});

@@ -72,7 +72,7 @@ class Cells:
     def native(self) -> Any:
         """For the kernels, which read the tensors as long as these are there."""
         addresses = self.order.data_ptr(), self.offsets.data_ptr(), self.index.data_ptr()
-        return kernel.required().Cells(*self.shape, self.block, *addresses)
+        return kernel.required().Cells(*self.shape, self.block, 1, *addresses)
 
     def check(self, count: int) -> None:
         """Raises `ModelError` unless all tensors are as the kernels expect for this number of non-zeros."""

@@ -62,8 +62,8 @@ def native_linear(weight: list[Tensor], columns: int, block: int) -> Any:
     # not `PackedWeight.native`, which takes longer than a small layer
     module, (values, index, order, offsets, *bias) = kernel.required(), weight
     rows, columns = weight_shape(weight, columns, block)
-    cells = module.Cells(rows, columns, block, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
-    matrix = module.Matrix(cells, NUMBERS[values.dtype], values.data_ptr())
+    cells = module.Cells(rows, columns, block, 1, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
+    matrix = module.Matrix(cells, module.Values(NUMBERS[values.dtype], values.data_ptr(), 0, 0))
     return module.Linear(matrix, bias[0].data_ptr() if bias else 0)
 
 

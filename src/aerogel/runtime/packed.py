@@ -39,7 +39,8 @@ class PackedWeight:
     def native(self) -> Any:
         """For the kernels, which read the tensors as long as these are there."""
         values = self.values
-        return kernel.required().Matrix(self.cells.native(), values.type.number, values.data.data_ptr())
+        module = kernel.required()
+        return module.Matrix(self.cells.native(), module.Values(values.type.number, values.data.data_ptr(), 0, 0))
 
     def to_dense(self) -> Tensor:
         """The (d_out, d_in) matrix in `dtype`; zeros are +0."""
