@@ -24,9 +24,10 @@ struct Projection {
     float* loaded = scratch(kX, features() * width);
     kernels().load_tile(tile_tokens(i), width, loaded);
     const float* normed = normed_tile(before, loaded, features(), width);
+    const Input input = input_of(normed, features(), width, any_int8(layers));
     float* row = tile(i);
     for (const Linear& layer : layers) {
-      multiply_tile(layer, normed, row, width);
+      multiply_tile(layer, input, row, width);
       row += layer.matrix.cells.rows * width;
     }
   }
@@ -106,7 +107,7 @@ struct Sequence {
     float* heads = scratch(kHeads, layer.heads * size * width);
     for (int64_t h = 0; h < layer.heads; h++) attend_head(h, own.tile(i), mask, visible, heads + h * size * width);
     float* sums = scratch(kY, features * width);
-    multiply_tile(layer.out, heads, sums, width);
+    multiply_tile(layer.out, input_of(heads, layer.heads * size, width, is_int8(layer.out)), sums, width);
     float* tile = scratch(kX, features * width);
     use.load_tile(x, width, tile);
     finish_tile(layer.after, tile, sums, features, width);

@@ -1,10 +1,15 @@
-// x86 with AVX2 and FMA: compiled with those flags, run only where the CPU has them.
+// x86 with AVX2 and FMA: compiled with these flags, run only where the CPU has them. avx_vnni.cpp compiles it once more
+// with AVX-VNNI.
 #include <immintrin.h>
 
 #include "kernel.h"
 
+#ifndef AEROGEL_SET
+#define AEROGEL_SET avx2
+#endif
+
 namespace aerogel {
-namespace avx2 {
+namespace AEROGEL_SET {
 
 struct Vector {
   using Reg = __m256;
@@ -40,6 +45,54 @@ struct Vector {
   static Reg zero_where_below(Reg a, Reg x, float limit) {
     return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_LT_OQ), a);
   }
+  using Int = __m256i;
+  static constexpr int kOffset = 0;
+  static Int load_int(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static void store_int(void* p, Int a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
+  static Int set_int(int32_t a) { return _mm256_set1_epi32(a); }
+  static Int subtract_int(Int a, Int b) { return _mm256_sub_epi32(a, b); }
+  static Int multiply_int(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
+  static Int to_int(Reg a) { return _mm256_cvtps_epi32(a); }
+  static Reg to_float(Int a) { return _mm256_cvtepi32_ps(a); }
+  static Int bits(Reg a) { return _mm256_castps_si256(a); }
+  // the lowest bytes of four registers side by side
+  static void store_bytes(uint8_t* p, const Int (&a)[4]) {
+    const Int low = _mm256_blend_epi16(a[0], _mm256_slli_epi32(a[2], 16), 0xAA);
+    const Int high = _mm256_blend_epi16(a[1], _mm256_slli_epi32(a[3], 16), 0xAA);
+    store_int(p, _mm256_blendv_epi8(low, _mm256_slli_epi16(high, 8), _mm256_set1_epi16(-256)));
+  }
+  static void store_low_bytes(uint8_t* p, Int a) {
+    const Int low = _mm256_shuffle_epi8(a, _mm256_set1_epi32(0x0C080400));
+    const Int both = _mm256_unpacklo_epi32(low, _mm256_castsi128_si256(_mm256_extracti128_si256(low, 1)));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(both));
+  }
+  static Int load_quads(const void* p) { return load_int(p); }
+  static Int broadcast_quad(const int8_t* p) {
+    int32_t quad;
+    std::memcpy(&quad, p, sizeof quad);
+    return _mm256_set1_epi32(quad);
+  }
+  static Int gather_quads(const uint8_t* x, const uint8_t* index) {
+    const Int lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(index)));
+    return _mm256_i32gather_epi32(reinterpret_cast<const int*>(x), lanes, 4);
+  }
+#ifdef __AVXVNNI__
+  using Factors = Int;
+  static Factors factors(Int quads) { return quads; }
+  static Int dot(Int sum, Int x, Factors w) { return _mm256_dpbusd_avx_epi32(sum, x, w); }
+#else
+  // 16-bit products of even and odd bytes: adding pairs of 8-bit products in 16 bits would saturate
+  struct Factors {
+    Int even, odd;
+  };
+  static Factors factors(Int quads) {
+    return {.even = _mm256_srai_epi16(_mm256_slli_epi16(quads, 8), 8), .odd = _mm256_srai_epi16(quads, 8)};
+  }
+  static Int dot(Int sum, Int x, const Factors& w) {
+    const Int even = _mm256_madd_epi16(_mm256_and_si256(x, _mm256_set1_epi16(255)), w.even);
+    return _mm256_add_epi32(sum, _mm256_add_epi32(even, _mm256_madd_epi16(_mm256_srli_epi16(x, 8), w.odd)));
+  }
+#endif
   static void transpose(Reg (&r)[8]) {
     Reg a[8], b[8];
     for (int i = 0; i < 8; i += 2) {
@@ -61,8 +114,8 @@ struct Vector {
 
 #include "body.h"
 
-}  // namespace avx2
+}  // namespace AEROGEL_SET
 
-constinit const Kernels avx2_kernels = avx2::table("avx2");
+AEROGEL_KERNELS(AEROGEL_SET);
 
 }  // namespace aerogel

@@ -1,10 +1,15 @@
-// x86 with AVX-512F: compiled with that flag, run only where the CPU has it.
+// x86 with AVX-512F and AVX-512BW: compiled with these flags, run only where the CPU has them. avx512_vnni.cpp compiles it
+// once more with AVX-512 VNNI.
 #include <immintrin.h>
 
 #include "kernel.h"
 
+#ifndef AEROGEL_SET
+#define AEROGEL_SET avx512
+#endif
+
 namespace aerogel {
-namespace avx512 {
+namespace AEROGEL_SET {
 
 struct Vector {
   using Reg = __m512;
@@ -36,6 +41,49 @@ struct Vector {
   static Reg zero_where_below(Reg a, Reg x, float limit) {
     return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_LT_OQ), _mm512_setzero_ps());
   }
+  using Int = __m512i;
+  static constexpr int kOffset = 0;
+  static Int load_int(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static void store_int(int32_t* p, Int a) { _mm512_storeu_si512(p, a); }
+  static Int set_int(int32_t a) { return _mm512_set1_epi32(a); }
+  static Int subtract_int(Int a, Int b) { return _mm512_sub_epi32(a, b); }
+  static Int multiply_int(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
+  static Int to_int(Reg a) { return _mm512_cvtps_epi32(a); }
+  static Reg to_float(Int a) { return _mm512_cvtepi32_ps(a); }
+  static Int bits(Reg a) { return _mm512_castps_si512(a); }
+  // the lowest bytes of four registers side by side
+  static void store_bytes(uint8_t* p, const Int (&a)[4]) {
+    const Int low = _mm512_mask_blend_epi16(0xAAAAAAAA, a[0], _mm512_slli_epi32(a[2], 16));
+    const Int high = _mm512_mask_blend_epi16(0xAAAAAAAA, a[1], _mm512_slli_epi32(a[3], 16));
+    _mm512_storeu_si512(p, _mm512_mask_blend_epi8(0xAAAAAAAAAAAAAAAA, low, _mm512_slli_epi16(high, 8)));
+  }
+  static void store_low_bytes(uint8_t* p, Int a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
+  static Int load_quads(const void* p) { return _mm512_loadu_si512(p); }
+  static Int broadcast_quad(const int8_t* p) {
+    int32_t quad;
+    std::memcpy(&quad, p, sizeof quad);
+    return _mm512_set1_epi32(quad);
+  }
+  static Int gather_quads(const uint8_t* x, const uint8_t* index) {
+    return _mm512_i32gather_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))), x, 4);
+  }
+#ifdef __AVX512VNNI__
+  using Factors = Int;
+  static Factors factors(Int quads) { return quads; }
+  static Int dot(Int sum, Int x, Factors w) { return _mm512_dpbusd_epi32(sum, x, w); }
+#else
+  // 16-bit products of even and odd bytes: adding pairs of 8-bit products in 16 bits would saturate
+  struct Factors {
+    Int even, odd;
+  };
+  static Factors factors(Int quads) {
+    return {.even = _mm512_srai_epi16(_mm512_slli_epi16(quads, 8), 8), .odd = _mm512_srai_epi16(quads, 8)};
+  }
+  static Int dot(Int sum, Int x, const Factors& w) {
+    const Int even = _mm512_madd_epi16(_mm512_and_si512(x, _mm512_set1_epi16(255)), w.even);
+    return _mm512_add_epi32(sum, _mm512_add_epi32(even, _mm512_madd_epi16(_mm512_srli_epi16(x, 8), w.odd)));
+  }
+#endif
   static void transpose(Reg (&r)[16]) {
     // squares of 4 x 4 first, inside each quarter of a register; then the quarters are exchanged
     Reg a[16], b[16];
@@ -64,8 +112,8 @@ struct Vector {
 
 #include "body.h"
 
-}  // namespace avx512
+}  // namespace AEROGEL_SET
 
-constinit const Kernels avx512_kernels = avx512::table("avx512");
+AEROGEL_KERNELS(AEROGEL_SET);
 
 }  // namespace aerogel

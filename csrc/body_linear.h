@@ -49,29 +49,35 @@ template <int kRegs, class Type>
 }
 
 template <int kRegs, class Type>
-void multiply_panel(const PanelProduct& task) {
+void multiply_floats(const GroupProduct& task) {
   const Cells& cells = task.layer.matrix.cells;
   const float* bias = task.layer.bias ? task.layer.bias + task.panel * kPanel : nullptr;
   const int64_t rows = cells.panel_rows(task.panel), step = cells.block * kRegs * kLanes;
-  for (int64_t b = task.first_block; b < task.last_block; b++) {
+  const auto [first, last] = cells.blocks_of_group(task.group);
+  for (int64_t b = first; b < last; b++) {
     const int64_t offset = cells.offsets[task.panel * cells.blocks() + b];
     const auto* values = static_cast<const typename Type::Stored*>(task.layer.matrix.values.data) + offset;
     const RowCount* order = cells.cell_order(task.panel, b);
     const CellRows<Type> cell{.values = values, .index = cells.index + offset, .order = order, .end = order + rows};
-    const bool start = task.fresh && b == task.first_block;
-    multiply_cell<kRegs>(cell, task.x + (b - task.first_block) * step, task.y, bias, start);
+    multiply_cell<kRegs>(cell, task.x.floats + (b - first) * step, task.y, bias, b == 0);
   }
 }
 
 static_assert(std::endian::native == std::endian::little, "four columns are read as one number");
 
-void multiply_tile(const PanelProduct& task) {
-  with_floats(task.layer.matrix.values.type, [&]<class Type>(Type) {
+void multiply_group(const GroupProduct& task) {
+  with_values(task.layer.matrix.values.type, [&]<class Type>(Type) {
+    const auto multiply = [&]<int kGroups>() {
+      if constexpr (std::is_same_v<Type, Int8>)
+        multiply_quads<kGroups * kPerGroup>(task);
+      else
+        multiply_floats<kGroups * kPerGroup, Type>(task);
+    };
     switch (task.width / kGroup) {
-      case 1: return multiply_panel<1 * kPerGroup, Type>(task);
-      case 2: return multiply_panel<2 * kPerGroup, Type>(task);
-      case 3: return multiply_panel<3 * kPerGroup, Type>(task);
-      default: return multiply_panel<4 * kPerGroup, Type>(task);
+      case 1: return multiply.template operator()<1>();
+      case 2: return multiply.template operator()<2>();
+      case 3: return multiply.template operator()<3>();
+      default: return multiply.template operator()<4>();
     }
   });
 }
@@ -108,7 +114,7 @@ void multiply_vector_rows(const typename Type::Stored* values, const uint8_t* in
   }
 }
 
-void multiply_vector(const Matrix& matrix, Range range, const float* x, float* y) {
+void multiply_vector(const Matrix& matrix, Range range, const Input& x, float* y) {
   const Cells& cells = matrix.cells;
   const int64_t *offsets = cells.offsets, count = cells.count(), first = range.first, last = range.last;
   for (int64_t c = std::upper_bound(offsets, offsets + count, first) - offsets - 1; c < count && offsets[c] < last; c++) {
@@ -121,9 +127,13 @@ void multiply_vector(const Matrix& matrix, Range range, const float* x, float* y
       for (int64_t next = at; stop < end && next < last; stop++) next += stop->count;
       end = stop;
     }
-    with_floats(matrix.values.type, [&]<class Type>(Type) {
-      const auto* values = static_cast<const typename Type::Stored*>(matrix.values.data) + at;
-      multiply_vector_rows<Type>(values, cells.index + at, row, end, x + block * cells.block, y + panel * kPanel);
+    with_values(matrix.values.type, [&]<class Type>(Type) {
+      const auto* values = static_cast<const typename Type::Stored*>(matrix.values.data) + at * Type::kUnit;
+      const int64_t column = block * cells.block * Type::kUnit;
+      if constexpr (std::is_same_v<Type, Int8>)
+        multiply_vector_quads(values, cells.index + at, row, end, x.quads.at(column, 1), y + panel * kPanel);
+      else
+        multiply_vector_rows<Type>(values, cells.index + at, row, end, x.floats + column, y + panel * kPanel);
     });
   }
 }

@@ -1,5 +1,10 @@
 #include <atomic>
 
+#if defined(AEROGEL_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "kernel.h"
 
 namespace aerogel {
@@ -8,10 +13,20 @@ std::vector<const Kernels*> available() {
   std::vector<const Kernels*> sets;
 #ifdef AEROGEL_X86
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) sets.push_back(&avx512_kernels);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets.push_back(&avx2_kernels);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) {
+    if (__builtin_cpu_supports("avx512vnni")) sets.push_back(&avx512_vnni_kernels);
+    sets.push_back(&avx512_kernels);
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    if (__builtin_cpu_supports("avxvnni")) sets.push_back(&avx_vnni_kernels);
+    sets.push_back(&avx2_kernels);
+  }
 #endif
 #ifdef AEROGEL_ARM64
+#ifdef __linux__
+  if (getauxval(AT_HWCAP2) & HWCAP2_I8MM) sets.push_back(&neon_i8mm_kernels);
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) sets.push_back(&neon_dotprod_kernels);
+#endif
   sets.push_back(&neon_kernels);
 #endif
   sets.push_back(&scalar_kernels);

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <iterator>
+#include <type_traits>
 #include <vector>
 
 #include "values.h"
@@ -25,6 +26,11 @@ struct RowCount {
   uint16_t row, count;
 };
 
+// The numbers first ... last - 1.
+struct Range {
+  int64_t first, last;
+};
+
 // Where the non-zeros of a matrix are. A non-zero is `unit` neighbouring columns of a row, not all of them zero: a single
 // weight, or a quad of int8. The matrix is cut into panels of `kPanel` rows by blocks of `block` units; these divide
 // `kPanel` columns, so that the rows of one matrix can feed the columns of the next panel by panel. Cells are stored panel
@@ -38,9 +44,12 @@ struct Cells {
   int64_t units() const { return (columns + unit - 1) / unit; }
   int64_t panels() const { return (rows + kPanel - 1) / kPanel; }
   int64_t blocks() const { return (units() + block - 1) / block; }
-  // Groups of kPanel columns, and the blocks in one.
+  // Groups of kPanel columns.
   int64_t groups() const { return (columns + kPanel - 1) / kPanel; }
-  int64_t group_blocks() const { return kPanel / unit / block; }
+  Range blocks_of_group(int64_t group) const {
+    const int64_t some = kPanel / unit / block;
+    return {.first = group * some, .last = std::min((group + 1) * some, blocks())};
+  }
   int64_t count() const { return panels() * blocks(); }
   int64_t non_zeros() const { return offsets[count()]; }
   int64_t panel_rows(int64_t panel) const {
@@ -86,19 +95,36 @@ struct Tokens {
   int64_t stride, count, features;
 };
 
-// y[row] += sum over the blocks [first_block, last_block) of one panel of W. Both tiles have `width` columns.
-struct PanelProduct {
-  const Linear& layer;
-  int64_t panel, first_block, last_block;
-  const float* x;  // from the first block's first column on
-  float* y;        // from the panel's first row on
-  int width;
-  bool fresh;      // start from the bias instead of from y
+// A tile that is quantised a token and kPanel features at a time: x = steps (data - zeros). Bytes are those that the
+// kernels of the instruction set multiply: signed or unsigned.
+struct Quads {
+  uint8_t* data;   // [units][width][4]
+  float* steps;    // [groups][width]
+  int32_t* zeros;  // [groups][width]
+
+  // The part from this feature on.
+  Quads at(int64_t feature, int width) const {
+    const int64_t group = feature / kPanel * width;
+    return {.data = data + feature * width, .steps = steps + group, .zeros = zeros + group};
+  }
 };
 
-// The non-zeros [first, last) in their order.
-struct Range {
-  int64_t first, last;
+// The input of linear layers: a tile (or one token), and if a layer has int8 values the same quantised.
+struct Input {
+  const float* floats;
+  Quads quads;
+
+  Input at(int64_t feature, int width) const { return {floats + feature * width, quads.at(feature, width)}; }
+};
+
+// y (+)= one panel of W times one group of its columns; the bias is added with the first group.
+struct GroupProduct {
+  const Linear& layer;
+  int64_t panel, group;
+  Input x;        // from the group's first column on
+  int32_t* sums;  // of int8: memory for the panel's integers
+  float* y;       // from the panel's first row on
+  int width;
 };
 
 // out[r][w] (+)= sum_d a[r * row_stride + d * depth_stride] b[d][w]
@@ -138,9 +164,13 @@ struct Kernels {
   // The inverse, for the first `count` columns.
   void (*store_tile)(const float* tile, int width, const Tokens<float>& to);
 
-  void (*multiply_tile)(const PanelProduct& task);
-  // Non-zeros times one vector, added to y[rows]. Rows are whole: one belongs to the range of its first non-zero.
-  void (*multiply_vector)(const Matrix& matrix, Range range, const float* x, float* y);
+  // One group of features.
+  void (*quantise)(const float* tile, int64_t features, int width, const Quads& to);
+  void (*quantise_token)(const float* x, int64_t features, const Quads& to);
+  void (*multiply_group)(const GroupProduct& task);
+  // Non-zeros times one token, added to y[rows]. Rows are whole: one belongs to the range of its first non-zero. Of int8 the
+  // sums are without the zero points and the scales of rows.
+  void (*multiply_vector)(const Matrix& matrix, Range range, const Input& x, float* y);
   // y[rows] = W[rows][columns] x, dense.
   void (*dense_vector)(const float* weight, int64_t rows, int64_t columns, const float* x, float* y);
 
@@ -160,12 +190,15 @@ struct Kernels {
 
 extern const Kernels scalar_kernels;
 #ifdef AEROGEL_X86
-extern const Kernels avx2_kernels;
-extern const Kernels avx512_kernels;
+extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels, avx512_vnni_kernels;
 #endif
 #ifdef AEROGEL_ARM64
-extern const Kernels neon_kernels;
+extern const Kernels neon_kernels, neon_dotprod_kernels, neon_i8mm_kernels;
 #endif
+
+// Defines the table of the instruction set whose kernels are in the namespace `set`.
+#define AEROGEL_KERNELS(set) AEROGEL_KERNELS_OF(set)  // expands a macro's name
+#define AEROGEL_KERNELS_OF(set) constinit const Kernels set##_kernels = set::table(#set)
 
 // The best that this CPU runs, or what `use` chose.
 const Kernels& kernels();

@@ -36,6 +36,16 @@ void carry_non_finite(const Cells& cells, int64_t panel, Column<const float> x, 
     if (used[row] < bad_columns) y[row] = std::numeric_limits<float>::quiet_NaN();
 }
 
+// What `multiply_vector` leaves to do for int8: y = scales (y - steps zeros sums).
+void scale_rows(const Matrix& matrix, const Quads& x, float* y) {
+  const auto [rows, groups] = std::pair(matrix.cells.rows, matrix.cells.groups());
+  for (int64_t g = 0; g < groups; g++) {
+    const float zero = x.steps[g] * static_cast<float>(x.zeros[g]);
+    for (int64_t r = 0; r < rows; r++) y[r] -= zero * static_cast<float>(matrix.values.sums[g * rows + r]);
+  }
+  for (int64_t r = 0; r < rows; r++) y[r] *= matrix.values.scales[r];
+}
+
 // One token through layers that share it, y their rows one after another. The non-zeros are divided evenly, inside
 // cells too; each thread sums into an array of its own, since a row's cells may belong to several.
 void multiply_one(const std::vector<const Linear*>& layers, const float* x, float* y, int threads) {
@@ -44,6 +54,9 @@ void multiply_one(const std::vector<const Linear*>& layers, const float* x, floa
     rows += layer->matrix.cells.rows;
     all += layer->matrix.cells.non_zeros();
   }
+  const int64_t columns = layers[0]->matrix.cells.columns;
+  const bool quantised = std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_int8(*layer); });
+  const Input input = input_of(x, columns, 1, quantised);
   constexpr int64_t kWorthAThread = 8192;
   const int parts = static_cast<int>(std::clamp<int64_t>(all / kWorthAThread, 1, threads));
   float* partial = scratch(kPartial, parts * rows);
@@ -54,7 +67,7 @@ void multiply_one(const std::vector<const Linear*>& layers, const float* x, floa
     for (const Linear* layer : layers) {
       const int64_t own = layer->matrix.cells.non_zeros();
       const Range range{.first = std::max<int64_t>(first, 0), .last = last};
-      if (first < own && last > 0) kernels().multiply_vector(layer->matrix, range, x, sums);
+      if (first < own && last > 0) kernels().multiply_vector(layer->matrix, range, input, sums);
       first -= own;
       last -= own;
       sums += layer->matrix.cells.rows;
@@ -62,11 +75,12 @@ void multiply_one(const std::vector<const Linear*>& layers, const float* x, floa
   });
   for (int part = 1; part < parts; part++) kernels().add(partial + part * rows, partial, rows);
   std::memcpy(y, partial, rows * sizeof(float));
-  const bool is_finite = kernels().finite(x, layers[0]->matrix.cells.columns);
+  const bool is_finite = kernels().finite(x, columns);
   for (const Linear* layer : layers) {
     const Cells& cells = layer->matrix.cells;
+    if (is_int8(*layer)) scale_rows(layer->matrix, input.quads, y);
     if (layer->bias) kernels().add(layer->bias, y, cells.rows);
-    for (int64_t p = 0; !is_finite && p < cells.panels(); p++) carry_non_finite(cells, p, {x, 1}, {y + p * kPanel, 1});
+    for (int64_t p = 0; !is_finite && !is_int8(*layer) && p < cells.panels(); p++) carry_non_finite(cells, p, {x, 1}, {y + p * kPanel, 1});
     y += cells.rows;
   }
 }
@@ -120,12 +134,36 @@ int64_t rows_of(const std::vector<Linear>& layers) {
   return rows;
 }
 
-void multiply_panel(const Linear& layer, int64_t panel, const float* x, float* y, int width) {
-  kernels().multiply_tile({.layer = layer, .panel = panel, .first_block = 0, .last_block = layer.matrix.cells.blocks(),
-                      .x = x, .y = y, .width = width, .fresh = true});
+Input input_of(const float* tile, int64_t features, int width, bool quantised, Slot slot) {
+  if (!quantised) return {.floats = tile, .quads = {}};
+  const int64_t padded = ceil_div(features, 64) * 16 * width;  // floats: one token is written a register at a time
+  const int64_t groups = ceil_div(features, kPanel);
+  float* memory = scratch(slot, padded + 2 * groups * width);
+  const Input input{.floats = tile,
+                    .quads = {.data = reinterpret_cast<uint8_t*>(memory), .steps = memory + padded,
+                              .zeros = reinterpret_cast<int32_t*>(memory + padded + groups * width)}};
+  for (int64_t f = 0; f < features; f += kPanel) {
+    const Input group = input.at(f, width);
+    const int64_t some = std::min(kPanel, features - f);
+    if (width == 1)
+      kernels().quantise_token(group.floats, some, group.quads);
+    else
+      kernels().quantise(group.floats, some, width, group.quads);
+  }
+  return input;
 }
 
-void multiply_tile(const Linear& layer, const float* x, float* y, int width) {
+void multiply_group(const Linear& layer, int64_t panel, int64_t group, const Input& x, float* y, int width) {
+  int32_t* sums = is_int8(layer) ? reinterpret_cast<int32_t*>(scratch(kSums, kPanel * width)) : nullptr;
+  kernels().multiply_group({.layer = layer, .panel = panel, .group = group, .x = x, .sums = sums, .y = y, .width = width});
+}
+
+void multiply_panel(const Linear& layer, int64_t panel, const Input& x, float* y, int width) {
+  for (int64_t g = 0; g < layer.matrix.cells.groups(); g++)
+    multiply_group(layer, panel, g, x.at(g * kPanel, width), y, width);
+}
+
+void multiply_tile(const Linear& layer, const Input& x, float* y, int width) {
   for (int64_t p = 0; p < layer.matrix.cells.panels(); p++) multiply_panel(layer, p, x, y + p * kPanel * width, width);
 }
 
@@ -146,22 +184,22 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
   const Cells &up = layer.up.matrix.cells, &down = layer.down.matrix.cells;
   float* h = scratch(kHidden, kPanel * width);
   float* g = layer.gate.empty() ? nullptr : scratch(kGate, kPanel * width);
-  const float* normed = normed_tile(layer.before, tile, up.columns, width);
-  // a panel of the hidden layer is input of the blocks of `down` that read it, and then no longer needed
+  const bool quantised = is_int8(layer.up) || any_int8(layer.gate);
+  const Input x = input_of(normed_tile(layer.before, tile, up.columns, width), up.columns, width, quantised);
+  // a panel of the hidden layer is input of one group of columns of `down`, and then no longer needed
   for (int64_t p = 0; p < up.panels(); p++) {
     const int64_t count = up.panel_rows(p) * width;
-    multiply_panel(layer.up, p, normed, h, width);
+    multiply_panel(layer.up, p, x, h, width);
     if (g) {
-      multiply_panel(layer.gate[0], p, normed, g, width);  // its blocks may be of another width
+      multiply_panel(layer.gate[0], p, x, g, width);  // its blocks may be of another width
       use.activate(layer.activation, g, count);
       use.times(g, h, count);
     } else {
       use.activate(layer.activation, h, count);
     }
-    const int64_t first = p * down.group_blocks(), last = std::min(first + down.group_blocks(), down.blocks());
+    const Input hidden = input_of(h, up.panel_rows(p), width, is_int8(layer.down), kHiddenQuads);
     for (int64_t q = 0; q < down.panels(); q++)
-      use.multiply_tile({.layer = layer.down, .panel = q, .first_block = first, .last_block = last,
-                    .x = h, .y = sums + q * kPanel * width, .width = width, .fresh = p == 0});
+      multiply_group(layer.down, q, p, hidden, sums + q * kPanel * width, width);
   }
   finish_tile(layer.after, tile, sums, down.rows, width);
 }
@@ -193,13 +231,14 @@ void project(const Norm& before, const std::vector<Linear>& layers, const float*
     float* sums = scratch(kY, kPanel * width);
     kernels().load_tile(own, width, tile);
     const float* normed = normed_tile(before, tile, features, width);
+    const Input input = input_of(normed, features, width, any_int8(layers));
     const bool is_finite = kernels().finite(normed, features * width);
     const int64_t first = split > 1 ? task % split : 0, last = split > 1 ? first + 1 : count;
     for (int64_t i = first; i < last; i++) {
       const auto [layer, panel, first_row] = panels[i];
       const Cells& cells = layer->matrix.cells;
-      multiply_panel(*layer, panel, normed, sums, width);
-      for (int64_t t = 0; !is_finite && t < own.count; t++)
+      multiply_panel(*layer, panel, input, sums, width);
+      for (int64_t t = 0; !is_finite && !is_int8(*layer) && t < own.count; t++)  // int8: every output of that token is NaN
         carry_non_finite(cells, panel, {normed + t, width}, {sums + t, width});
       Tokens<float> to = tokens_of_tile(y + first_row, tokens, rows, width, task / split);
       to.features = cells.panel_rows(panel);

@@ -36,12 +36,41 @@ struct Vector {
   static Reg times_power_of_two(Reg a, Reg n) { return std::ldexp(a, static_cast<int>(n)); }
   static Reg zero_where_below(Reg a, Reg x, float limit) { return x < limit ? 0.0f : a; }
   static void transpose(Reg (&)[1]) {}
+
+  using Int = int32_t;
+  static constexpr int kOffset = 0;
+  static Int load_int(const int32_t* p) { return *p; }
+  static void store_int(int32_t* p, Int a) { *p = a; }
+  static Int set_int(int32_t a) { return a; }
+  static Int subtract_int(Int a, Int b) { return a - b; }
+  // wraps around, as the others do: the zero point of a token that is not finite means nothing
+  static Int multiply_int(Int a, Int b) { return static_cast<Int>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
+  static Int to_int(Reg a) { return static_cast<Int>(std::nearbyint(a)); }
+  static Reg to_float(Int a) { return static_cast<Reg>(a); }
+  static Int bits(Reg a) { return std::bit_cast<Int>(a); }
+  static void store_bytes(uint8_t* p, const Int (&a)[4]) {
+    for (int i = 0; i < 4; i++) p[i] = static_cast<uint8_t>(a[i]);
+  }
+  static void store_low_bytes(uint8_t* p, Int a) { *p = static_cast<uint8_t>(a); }
+  static Int load_quads(const void* p) {
+    Int quad;
+    std::memcpy(&quad, p, sizeof quad);
+    return quad;
+  }
+  static Int broadcast_quad(const int8_t* p) { return load_quads(p); }
+  static Int gather_quads(const uint8_t* x, const uint8_t* index) { return load_quads(x + 4 * *index); }
+  using Factors = Int;
+  static Factors factors(Int quads) { return quads; }
+  static Int dot(Int sum, Int x, Factors w) {
+    for (int shift = 0; shift < 32; shift += 8) sum += static_cast<uint8_t>(x >> shift) * static_cast<int8_t>(w >> shift);
+    return sum;
+  }
 };
 
 #include "body.h"
 
 }  // namespace scalar
 
-constinit const Kernels scalar_kernels = scalar::table("scalar");
+AEROGEL_KERNELS(scalar);
 
 }  // namespace aerogel

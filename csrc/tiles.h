@@ -7,7 +7,8 @@
 namespace aerogel {
 
 // Buffers of a thread: see `scratch`.
-enum Slot { kX, kNormed, kHidden, kGate, kY, kProjected, kEncoder, kHeads, kScores, kMask, kColumns, kPartial, kAngles };
+enum Slot { kX, kNormed, kHidden, kGate, kY, kProjected, kEncoder, kHeads, kScores, kMask, kColumns, kPartial, kAngles, kSums,
+            kQuads, kHiddenQuads };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline bool is_vector(int64_t tokens) { return tokens <= 2; }
@@ -27,9 +28,15 @@ int tile_width(int64_t tokens, int threads);
 // The rows of all layers.
 int64_t rows_of(const std::vector<Linear>& layers);
 
+inline bool is_int8(const Linear& layer) { return layer.matrix.values.type == ValueType::int8; }
+inline bool any_int8(const std::vector<Linear>& layers) { return std::any_of(layers.begin(), layers.end(), is_int8); }
+
+// A tile as input of layers; quantised, in a buffer of the thread, where one of them is int8.
+Input input_of(const float* tile, int64_t features, int width, bool quantised, Slot slot = kQuads);
+
 // One panel of a linear layer, and all of it, on one tile.
-void multiply_panel(const Linear& layer, int64_t panel, const float* x, float* y, int width);
-void multiply_tile(const Linear& layer, const float* x, float* y, int width);
+void multiply_panel(const Linear& layer, int64_t panel, const Input& x, float* y, int width);
+void multiply_tile(const Linear& layer, const Input& x, float* y, int width);
 
 // before(tile), in a buffer of the thread, or the tile itself where there is no norm.
 const float* normed_tile(const Norm& before, const float* tile, int64_t features, int width);

@@ -1,0 +1,3 @@
+// x86 with AVX-512 VNNI besides what avx512.cpp needs.
+#define AEROGEL_SET avx512_vnni
+#include "avx512.cpp"

@@ -1,0 +1,180 @@
+// Linear layers with int8 values: a tile is quantised, multiplied in quads, and the integer sums become floats again. Sums
+// and quantised tiles are the same on every instruction set, bit for bit.
+
+using Int = Vector::Int;
+
+// The range of a token and 0, and how its values become bytes. It is divided into 254 steps, one less than there are: so
+// rounding the zero point never carries a value outside of a byte.
+struct TokenRange {
+  Reg low = Vector::set(0.0f), high = Vector::set(0.0f);
+  Reg finite = Vector::set(0.0f);  // NaN after an infinity or a NaN
+
+  void add(Reg value) {
+    low = Vector::min(low, value);
+    high = Vector::max(high, value);
+    finite = Vector::fma(value, Vector::set(0.0f), finite);
+  }
+};
+
+struct Quantiser {
+  Reg step, inverse, zero;
+
+  explicit Quantiser(const TokenRange& range) {
+    const Reg part = Vector::set(1.0f / 254);
+    step = Vector::subtract(Vector::multiply(range.high, part), Vector::multiply(range.low, part));
+    inverse = Vector::zero_where_below(Vector::divide(Vector::set(1.0f), step), step, 1e-37f);
+    zero = Vector::round(Vector::subtract(Vector::set(0.0f), Vector::multiply(range.low, inverse)));
+    zero = Vector::subtract(zero, Vector::set(Vector::kOffset));  // 0, or 128 where bytes are signed
+    step = Vector::add(step, range.finite);
+  }
+  // The byte is the lowest of the result: near 1.5 x 2^23 floats are integers.
+  Int operator()(Reg value) const {
+    return Vector::bits(Vector::add(Vector::multiply(value, inverse), Vector::add(zero, Vector::set(12582912.0f))));
+  }
+};
+
+void quantise(const float* tile, int64_t features, int width, const Quads& to) {
+  for (int w = 0; w < width; w += kLanes) {
+    const float* x = tile + w;
+    TokenRange range;
+    for (int64_t f = 0; f < features; f++) range.add(Vector::load(x + f * width));
+    const Quantiser quantiser(range);
+    Vector::store(to.steps + w, quantiser.step);
+    Vector::store_int(to.zeros + w, Vector::to_int(quantiser.zero));
+    for (int64_t f = 0; f < features; f += 4) {
+      Int quad[4];
+      for (int i = 0; i < 4; i++) quad[i] = quantiser(f + i < features ? Vector::load(x + (f + i) * width) : Vector::set(0.0f));
+      Vector::store_bytes(to.data + (f * width + w * 4), quad);
+    }
+  }
+}
+
+// One token: its features are neighbours, and so the lanes have parts of its range.
+void quantise_token(const float* x, int64_t features, const Quads& to) {
+  TokenRange parts;
+  for (int64_t f = 0; f < features; f += kLanes) parts.add(load_some(x + f, features - f));
+  float low[kLanes], high[kLanes], finite[kLanes];
+  Vector::store(low, parts.low);
+  Vector::store(high, parts.high);
+  Vector::store(finite, parts.finite);
+  for (int i = 1; i < kLanes; i++) {
+    low[0] = std::min(low[0], low[i]);
+    high[0] = std::max(high[0], high[i]);
+    finite[0] += finite[i];
+  }
+  const Quantiser quantiser({.low = Vector::set(low[0]), .high = Vector::set(high[0]), .finite = Vector::set(finite[0])});
+  float steps[kLanes];
+  int32_t zeros[kLanes];
+  Vector::store(steps, quantiser.step);
+  Vector::store_int(zeros, Vector::to_int(quantiser.zero));
+  *to.steps = steps[0];
+  *to.zeros = zeros[0];
+  for (int64_t f = 0; f < features; f += kLanes) Vector::store_low_bytes(to.data + f, quantiser(load_some(x + f, features - f)));
+}
+
+// One cell of quads, like CellRows.
+struct CellQuads {
+  const int8_t* values;
+  const uint8_t* index;
+  const RowCount *order, *end;
+};
+
+// What the integer sums of a panel become: y = scales steps (sums - zeros row_sums) + bias, added to y if it accumulates.
+struct Dequantise {
+  const float* scales;
+  const int32_t* row_sums;
+  const float* bias;
+  const float* steps;
+  const int32_t* zeros;
+  float* y;
+  bool accumulate;
+};
+
+template <int kRegs>
+inline void dequantise_row(const Int (&sum)[kRegs], int64_t row, const Dequantise& to) {
+  float* y = to.y + row * (kRegs * kLanes);
+  const Reg scale = Vector::set(to.scales[row]), bias = Vector::set(to.bias ? to.bias[row] : 0.0f);
+  const Int row_sum = Vector::set_int(to.row_sums[row]);
+  for (int r = 0; r < kRegs; r++, y += kLanes) {
+    const Int zeros = Vector::multiply_int(Vector::load_int(to.zeros + r * kLanes), row_sum);
+    const Reg exact = Vector::to_float(Vector::subtract_int(sum[r], zeros));
+    const Reg factor = Vector::multiply(Vector::load(to.steps + r * kLanes), scale);
+    Vector::store(y, Vector::fma(exact, factor, to.accumulate ? Vector::load(y) : bias));
+  }
+}
+
+// The sums begin at 0 in the first cell of a group, and are dequantised in its last.
+template <int kRegs>
+[[gnu::noinline]] void multiply_quads_of_cell(const CellQuads& cell, const uint8_t* x, int32_t* sums, const Dequantise* to,
+                                              bool first) {
+  constexpr int64_t kWidth = kRegs * kLanes;
+  const int8_t* values = cell.values;
+  const uint8_t* index = cell.index;
+  for (const RowCount *entry = cell.order, *end = cell.end; entry < end; entry++) {
+    const int64_t row = entry->row, count = entry->count;
+    if (count == 0 && !first && !to) break;  // rows are sorted by count: only empty ones follow
+    int32_t* row_sums = sums + row * kWidth;
+    Int sum[kRegs];
+    for (int r = 0; r < kRegs; r++) sum[r] = first ? Vector::set_int(0) : Vector::load_int(row_sums + r * kLanes);
+    for (int64_t j = 0; j < count; j++) {
+      const auto weights = Vector::factors(Vector::broadcast_quad(values + 4 * j));
+      const uint8_t* from = x + index[j] * (4 * kWidth);
+      for (int r = 0; r < kRegs; r++) sum[r] = Vector::dot(sum[r], Vector::load_quads(from + r * 4 * kLanes), weights);
+    }
+    if (to) {
+      dequantise_row<kRegs>(sum, row, *to);
+    } else {
+      for (int r = 0; r < kRegs; r++) Vector::store_int(row_sums + r * kLanes, sum[r]);
+    }
+    values += 4 * count;
+    index += count;
+  }
+}
+
+template <int kRegs>
+void multiply_quads(const GroupProduct& task) {
+  const Matrix& matrix = task.layer.matrix;
+  const Cells& cells = matrix.cells;
+  const int64_t rows = cells.panel_rows(task.panel), first_row = task.panel * kPanel;
+  const Dequantise to{.scales = matrix.values.scales + first_row,
+                      .row_sums = matrix.values.sums + task.group * cells.rows + first_row,
+                      .bias = task.layer.bias ? task.layer.bias + first_row : nullptr,
+                      .steps = task.x.quads.steps, .zeros = task.x.quads.zeros, .y = task.y, .accumulate = task.group > 0};
+  const auto [first, last] = cells.blocks_of_group(task.group);
+  for (int64_t b = first; b < last; b++) {
+    const int64_t offset = cells.offsets[task.panel * cells.blocks() + b];
+    const RowCount* order = cells.cell_order(task.panel, b);
+    const CellQuads cell{.values = static_cast<const int8_t*>(matrix.values.data) + 4 * offset,
+                         .index = cells.index + offset, .order = order, .end = order + rows};
+    const uint8_t* x = task.x.quads.data + (b - first) * cells.block * 4 * kRegs * kLanes;
+    multiply_quads_of_cell<kRegs>(cell, x, task.sums, b == last - 1 ? &to : nullptr, b == first);
+  }
+}
+
+// Rows of a cell times one token, like multiply_vector_rows; the zero point is left to the caller, once for all cells.
+void multiply_vector_quads(const int8_t* values, const uint8_t* index, const RowCount* order, const RowCount* end,
+                           const Quads& x, float* y) {
+  for (; order < end && order->count > 0; order++) {
+    const int64_t count = order->count;
+    Int lanes = Vector::set_int(0);
+    const auto accumulate = [&](const int8_t* weights, const uint8_t* columns) {
+      const Int quads = Vector::gather_quads(x.data, columns);
+      lanes = Vector::dot(lanes, quads, Vector::factors(Vector::load_quads(weights)));
+    };
+    int64_t j = 0;
+    for (; j + kLanes <= count; j += kLanes) accumulate(values + 4 * j, index + j);
+    if (j < count) {
+      int8_t weights[4 * kLanes] = {};
+      uint8_t columns[kLanes] = {};
+      std::memcpy(weights, values + 4 * j, 4 * (count - j));
+      std::memcpy(columns, index + j, count - j);
+      accumulate(weights, columns);
+    }
+    int32_t sums[kLanes], sum = 0;
+    Vector::store_int(sums, lanes);
+    for (const int32_t lane : sums) sum += lane;
+    y[order->row] += *x.steps * static_cast<float>(sum);
+    values += 4 * count;
+    index += count;
+  }
+}
