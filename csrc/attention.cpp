@@ -39,6 +39,7 @@ struct Sequence {
   int64_t batch;
   const Projection &own, &keys;  // keys and values are from `own` where there is no encoder
   int64_t key_row;               // the first of keys in a tile; values follow
+  bool pairs;                    // queries, keys, values and the softmax are pairs of bfloat16
 
   // Rotates the queries and keys of one tile.
   void rotate_tile(int64_t i) const {
@@ -50,6 +51,18 @@ struct Sequence {
     kernels().load_tile(tokens_of_tile(sines + offset, own.tokens, size, own.width, i), own.width, sine);
     for (int64_t h = 0; h < layer.heads + layer.key_heads; h++)
       kernels().apply_rotary({.cosine = cosine, .sine = sine}, own.tile(i) + h * size * own.width, size / 2, own.width);
+  }
+
+  // Rounds the queries of one tile, or its keys and values.
+  void pair_queries(int64_t i) const {
+    for (int64_t h = 0; h < layer.heads; h++)
+      kernels().pair_rows(own.tile(i) + h * layer.head_size * own.width, layer.head_size, own.width);
+  }
+  void pair_keys(int64_t i) const {
+    const int64_t size = layer.head_size * keys.width;
+    float* key = keys.tile(i) + key_row * keys.width;
+    for (int64_t h = 0; h < layer.key_heads; h++, key += size) kernels().pair_rows(key, layer.head_size, keys.width);
+    for (int64_t h = 0; h < layer.key_heads; h++, key += size) kernels().pair_columns(key, layer.head_size, keys.width);
   }
 
   // The mask of one tile of queries, [key][query].
@@ -83,14 +96,19 @@ struct Sequence {
       const int64_t some = std::min<int64_t>(key_width, visible - j * key_width);
       const float* k = keys.tile(j) + (key_row + key_head * size) * key_width;
       const float* v = k + layer.key_heads * size * key_width;
-      use.product({.rows = some, .depth = size, .a = k, .row_stride = 1, .depth_stride = key_width,
+      const int64_t each = pairs ? 2 : 1, even = ceil_div(some, 2) * 2;
+      use.product({.pairs = pairs, .rows = some, .depth = size / each, .a = k, .row_stride = 1, .depth_stride = key_width,
                    .b = queries + head * size * width, .out = scores, .width = width, .accumulate = false});
       use.softmax_step({.scores = scores, .keys = some, .scale = layer.scale,
                         .mask = mask ? mask + j * key_width * width : nullptr,
                         .largest = largest, .total = total, .correction = correction, .width = width});
       if (j > 0) use.scale_columns(out, size, correction, width, false);
-      use.product({.rows = size, .depth = some, .a = v, .row_stride = key_width, .depth_stride = 1,
-                   .b = scores, .out = out, .width = width, .accumulate = j > 0});
+      if (pairs) {
+        std::fill(scores + some * width, scores + even * width, 0.0f);
+        use.pair_rows(scores, even, width);
+      }
+      use.product({.pairs = pairs, .rows = size, .depth = pairs ? even / 2 : some, .a = v, .row_stride = key_width / each,
+                   .depth_stride = 1, .b = scores, .out = out, .width = width, .accumulate = j > 0});
     }
     for (int w = 0; w < width; w++)
       if (largest[w] == -kInfinity) total[w] = kInfinity;  // no key is visible: zeros, as torch's attention gives
@@ -166,18 +184,27 @@ void attention(const Attention& layer, const FeedForward* next, const Sequences&
                       .width = width, .tiles = tiles};
   };
   const FeedForward* at_once = next && may_share_tiles(batch, length, width_for(length), threads) ? next : nullptr;
+  // values of int8 ask for less than float32
+  const bool pairs = is_int8(layer.out) && kernels().has_pairs && layer.head_size % 2 == 0;
   parallel(batch, outer, [&](int64_t b) {
     const float* encoder = sequences.encoder_hidden_states;
     const Projection own = projection(layer.from_x, sequences.x, b, length, kProjected);
     const Projection keys =
         encoder ? projection(layer.from_encoder, encoder, b, sequences.encoder_length, kEncoder) : own;
     const Sequence sequence{.layer = layer, .next = at_once, .batch = b, .own = own, .keys = keys,
-                            .key_row = encoder ? 0 : layer.heads * layer.head_size};
+                            .key_row = encoder ? 0 : layer.heads * layer.head_size, .pairs = pairs};
     parallel(own.count(), inner, [&](int64_t i) {
       own.compute(layer.before, i);
       if (layer.rotary.angles.cosine) sequence.rotate_tile(i);
+      if (pairs) sequence.pair_queries(i);
+      if (pairs && !encoder) sequence.pair_keys(i);
     });
-    if (encoder) parallel(keys.count(), inner, [&](int64_t i) { keys.compute(Norm{}, i); });
+    if (encoder) {
+      parallel(keys.count(), inner, [&](int64_t i) {
+        keys.compute(Norm{}, i);
+        if (pairs) sequence.pair_keys(i);
+      });
+    }
     float* result = y + b * length * layer.out.matrix.cells.rows;
     parallel(own.count(), inner, [&](int64_t i) { sequence.attend(i, result); });
   });

@@ -45,6 +45,7 @@ struct Vector {
   static Reg zero_where_below(Reg a, Reg x, float limit) {
     return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_LT_OQ), a);
   }
+  static constexpr bool kHasPairs = false;
   using Int = __m256i;
   static constexpr int kOffset = 0;
   static Int load_int(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }

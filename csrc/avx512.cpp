@@ -84,6 +84,24 @@ struct Vector {
     return _mm512_add_epi32(sum, _mm512_add_epi32(even, _mm512_madd_epi16(_mm512_srli_epi16(x, 8), w.odd)));
   }
 #endif
+#ifdef __AVX512BF16__
+  static constexpr bool kHasPairs = true;
+  // a and b rounded to bfloat16, lane by lane next to each other
+  static Reg pair(Reg a, Reg b) {
+    alignas(64) static constexpr uint16_t kTurns[] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const Int both = reinterpret_cast<Int>(_mm512_cvtne2ps_pbh(b, a));
+    return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_load_si512(kTurns), both));
+  }
+  static void store_bfloat16(void* p, Reg a) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a)));
+  }
+  static Reg fma_pairs(Reg a, Reg b, Reg c) {
+    return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+  }
+#else
+  static constexpr bool kHasPairs = false;
+#endif
   static void transpose(Reg (&r)[16]) {
     // squares of 4 x 4 first, inside each quarter of a register; then the quarters are exchanged
     Reg a[16], b[16];

@@ -7,6 +7,17 @@ using Reg = Vector::Reg;
 constexpr int kLanes = Vector::kLanes;
 constexpr int kPerGroup = kGroup / kLanes;  // registers to hold 16 tokens
 
+// Calls f<registers>() for the registers that a row of a tile fills.
+template <class F>
+[[gnu::always_inline]] inline void with_width(int width, F&& f) {
+  switch (width / kGroup) {
+    case 1: return f.template operator()<1 * kPerGroup>();
+    case 2: return f.template operator()<2 * kPerGroup>();
+    case 3: return f.template operator()<3 * kPerGroup>();
+    default: return f.template operator()<4 * kPerGroup>();
+  }
+}
+
 #include "body_elementwise.h"
 #include "body_int8.h"
 #include "body_linear.h"
@@ -16,6 +27,7 @@ constexpr Kernels table(const char* name) {
   return {.name = name, .load_tile = load_tile, .store_tile = store_tile, .quantise = quantise,
           .quantise_token = quantise_token, .multiply_group = multiply_group, .multiply_vector = multiply_vector,
           .dense_vector = dense_vector, .finite = finite, .activate = activate, .add = add, .times = times,
-          .normalise = normalise, .apply_rotary = apply_rotary, .product = product, .softmax_step = softmax_step,
+          .normalise = normalise, .apply_rotary = apply_rotary, .has_pairs = Vector::kHasPairs,
+          .product = product, .pair_rows = pair_rows<>, .pair_columns = pair_columns<>, .softmax_step = softmax_step,
           .scale_columns = scale_columns};
 }

@@ -1,8 +1,9 @@
 // The dense products and the softmax of attention.
 
-template <int kRows, int kRegs>
+// V is `Vector`: a name that only some instruction sets have may stand in a template alone.
+template <bool kPairs, int kRows, int kRegs, class V = Vector>
 inline void product_block(const Product& task, int64_t first_row, int first_column) {
-  const auto [rows, depth, left, row_stride, depth_stride, right, result, width, accumulate] = task;
+  const auto [pairs, rows, depth, left, row_stride, depth_stride, right, result, width, accumulate] = task;
   const float *a = left + first_row * row_stride, *b = right + first_column;
   float* out = result + first_row * width + first_column;
   Reg sum[kRows][kRegs];
@@ -14,26 +15,54 @@ inline void product_block(const Product& task, int64_t first_row, int first_colu
     for (int k = 0; k < kRegs; k++) column[k] = Vector::load(b + k * kLanes);
     for (int r = 0; r < kRows; r++) {
       const Reg factor = Vector::set(a[r * row_stride]);
-      for (int k = 0; k < kRegs; k++) sum[r][k] = Vector::fma(factor, column[k], sum[r][k]);
+      for (int k = 0; k < kRegs; k++) {
+        if constexpr (kPairs)
+          sum[r][k] = V::fma_pairs(factor, column[k], sum[r][k]);
+        else
+          sum[r][k] = Vector::fma(factor, column[k], sum[r][k]);
+      }
     }
   }
   for (int r = 0; r < kRows; r++)
     for (int k = 0; k < kRegs; k++) Vector::store(out + r * width + k * kLanes, sum[r][k]);
 }
 
-template <int kRegs>
+template <bool kPairs, int kRegs>
 void product_columns(const Product& task, int first_column) {
   constexpr int kRows = Vector::kRowsAtOnce;
   int64_t r = 0;
-  for (; r + kRows <= task.rows; r += kRows) product_block<kRows, kRegs>(task, r, first_column);
-  for (; r < task.rows; r++) product_block<1, kRegs>(task, r, first_column);
+  for (; r + kRows <= task.rows; r += kRows) product_block<kPairs, kRows, kRegs>(task, r, first_column);
+  for (; r < task.rows; r++) product_block<kPairs, 1, kRegs>(task, r, first_column);
+}
+
+template <bool kPairs>
+void product_of(const Product& task) {
+  constexpr int kRegs = Vector::kRegsAtOnce, kStep = kRegs * kLanes;
+  int w = 0;
+  for (; w + kStep <= task.width; w += kStep) product_columns<kPairs, kRegs>(task, w);
+  for (; w < task.width; w += kLanes) product_columns<kPairs, 1>(task, w);
 }
 
 void product(const Product& task) {
-  constexpr int kRegs = Vector::kRegsAtOnce, kStep = kRegs * kLanes;
-  int w = 0;
-  for (; w + kStep <= task.width; w += kStep) product_columns<kRegs>(task, w);
-  for (; w < task.width; w += kLanes) product_columns<1>(task, w);
+  if constexpr (Vector::kHasPairs)
+    if (task.pairs) return product_of<true>(task);
+  product_of<false>(task);
+}
+
+template <class V = Vector>
+void pair_rows(float* x, int64_t rows, int width) {
+  if constexpr (V::kHasPairs) {
+    float* out = x;  // never ahead of what is read
+    for (int64_t r = 0; r < rows; r += 2, x += 2 * width)
+      for (int w = 0; w < width; w += kLanes, out += kLanes)
+        V::store(out, V::pair(V::load(x + w), V::load(x + width + w)));
+  }
+}
+
+template <class V = Vector>
+void pair_columns(float* x, int64_t rows, int width) {
+  if constexpr (V::kHasPairs)
+    for (int64_t i = 0; i < rows * width; i += kLanes) V::store_bfloat16(x + i / 2, V::load(x + i));
 }
 
 void softmax_step(const SoftmaxStep& step) {

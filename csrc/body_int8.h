@@ -19,13 +19,13 @@ struct TokenRange {
 struct Quantiser {
   Reg step, inverse, zero;
 
-  explicit Quantiser(const TokenRange& range) {
+  static Quantiser of(const TokenRange& range) {
     const Reg part = Vector::set(1.0f / 254);
-    step = Vector::subtract(Vector::multiply(range.high, part), Vector::multiply(range.low, part));
-    inverse = Vector::zero_where_below(Vector::divide(Vector::set(1.0f), step), step, 1e-37f);
-    zero = Vector::round(Vector::subtract(Vector::set(0.0f), Vector::multiply(range.low, inverse)));
-    zero = Vector::subtract(zero, Vector::set(Vector::kOffset));  // 0, or 128 where bytes are signed
-    step = Vector::add(step, range.finite);
+    const Reg step = Vector::subtract(Vector::multiply(range.high, part), Vector::multiply(range.low, part));
+    const Reg inverse = Vector::zero_where_below(Vector::divide(Vector::set(1.0f), step), step, 1e-37f);
+    const Reg zero = Vector::round(Vector::subtract(Vector::set(0.0f), Vector::multiply(range.low, inverse)));
+    return {.step = Vector::add(step, range.finite), .inverse = inverse,
+            .zero = Vector::subtract(zero, Vector::set(Vector::kOffset))};  // 0, or 128 where bytes are signed
   }
   // The byte is the lowest of the result: near 1.5 x 2^23 floats are integers.
   Int operator()(Reg value) const {
@@ -33,20 +33,32 @@ struct Quantiser {
   }
 };
 
-void quantise(const float* tile, int64_t features, int width, const Quads& to) {
-  for (int w = 0; w < width; w += kLanes) {
-    const float* x = tile + w;
-    TokenRange range;
-    for (int64_t f = 0; f < features; f++) range.add(Vector::load(x + f * width));
-    const Quantiser quantiser(range);
-    Vector::store(to.steps + w, quantiser.step);
-    Vector::store_int(to.zeros + w, Vector::to_int(quantiser.zero));
-    for (int64_t f = 0; f < features; f += 4) {
+// Row after row of the tile, since its neighbours arrive together from the second cache.
+template <int kRegs>
+void quantise_columns(const float* tile, int64_t features, const Quads& to) {
+  constexpr int64_t kWidth = kRegs * kLanes;
+  TokenRange ranges[kRegs];
+  for (int64_t f = 0; f < features; f++)
+    for (int r = 0; r < kRegs; r++) ranges[r].add(Vector::load(tile + f * kWidth + r * kLanes));
+  Quantiser quantisers[kRegs];
+  for (int r = 0; r < kRegs; r++) {
+    quantisers[r] = Quantiser::of(ranges[r]);
+    Vector::store(to.steps + r * kLanes, quantisers[r].step);
+    Vector::store_int(to.zeros + r * kLanes, Vector::to_int(quantisers[r].zero));
+  }
+  for (int64_t f = 0; f < features; f += 4) {
+    const int64_t some = std::min<int64_t>(features - f, 4);
+    for (int r = 0; r < kRegs; r++) {
+      const float* x = tile + f * kWidth + r * kLanes;
       Int quad[4];
-      for (int i = 0; i < 4; i++) quad[i] = quantiser(f + i < features ? Vector::load(x + (f + i) * width) : Vector::set(0.0f));
-      Vector::store_bytes(to.data + (f * width + w * 4), quad);
+      for (int i = 0; i < 4; i++) quad[i] = quantisers[r](i < some ? Vector::load(x + i * kWidth) : Vector::set(0.0f));
+      Vector::store_bytes(to.data + 4 * (f / 4 * kWidth + r * kLanes), quad);
     }
   }
+}
+
+void quantise(const float* tile, int64_t features, int width, const Quads& to) {
+  with_width(width, [&]<int kRegs>() { quantise_columns<kRegs>(tile, features, to); });
 }
 
 // One token: its features are neighbours, and so the lanes have parts of its range.
@@ -62,7 +74,8 @@ void quantise_token(const float* x, int64_t features, const Quads& to) {
     high[0] = std::max(high[0], high[i]);
     finite[0] += finite[i];
   }
-  const Quantiser quantiser({.low = Vector::set(low[0]), .high = Vector::set(high[0]), .finite = Vector::set(finite[0])});
+  const Quantiser quantiser =
+      Quantiser::of({.low = Vector::set(low[0]), .high = Vector::set(high[0]), .finite = Vector::set(finite[0])});
   float steps[kLanes];
   int32_t zeros[kLanes];
   Vector::store(steps, quantiser.step);

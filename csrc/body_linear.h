@@ -67,18 +67,12 @@ static_assert(std::endian::native == std::endian::little, "four columns are read
 
 void multiply_group(const GroupProduct& task) {
   with_values(task.layer.matrix.values.type, [&]<class Type>(Type) {
-    const auto multiply = [&]<int kGroups>() {
+    with_width(task.width, [&]<int kRegs>() {
       if constexpr (std::is_same_v<Type, Int8>)
-        multiply_quads<kGroups * kPerGroup>(task);
+        multiply_quads<kRegs>(task);
       else
-        multiply_floats<kGroups * kPerGroup, Type>(task);
-    };
-    switch (task.width / kGroup) {
-      case 1: return multiply.template operator()<1>();
-      case 2: return multiply.template operator()<2>();
-      case 3: return multiply.template operator()<3>();
-      default: return multiply.template operator()<4>();
-    }
+        multiply_floats<kRegs, Type>(task);
+    });
   });
 }
 

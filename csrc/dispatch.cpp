@@ -14,7 +14,10 @@ std::vector<const Kernels*> available() {
 #ifdef AEROGEL_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) {
-    if (__builtin_cpu_supports("avx512vnni")) sets.push_back(&avx512_vnni_kernels);
+    if (__builtin_cpu_supports("avx512vnni")) {
+      if (__builtin_cpu_supports("avx512bf16")) sets.push_back(&avx512_bf16_kernels);
+      sets.push_back(&avx512_vnni_kernels);
+    }
     sets.push_back(&avx512_kernels);
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {

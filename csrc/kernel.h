@@ -127,8 +127,10 @@ struct GroupProduct {
   int width;
 };
 
-// out[r][w] (+)= sum_d a[r * row_stride + d * depth_stride] b[d][w]
+// out[r][w] (+)= sum_d a[r * row_stride + d * depth_stride] b[d][w]. With `pairs`, each element of a and b is a pair of
+// bfloat16, and two products are summed for each d.
 struct Product {
+  bool pairs;
   int64_t rows, depth;
   const float* a;
   int64_t row_stride, depth_stride;
@@ -182,7 +184,11 @@ struct Kernels {
   // Rotates the first `half` features of a tile against the next `half`, each pair by its angle.
   void (*apply_rotary)(Angles angles, float* x, int64_t half, int width);
 
+  bool has_pairs;  // whether `product` of pairs is faster than of floats; without, it is not implemented
   void (*product)(const Product& task);
+  // x[rows][width] in place to pairs of bfloat16, of neighbouring rows or of neighbouring columns: an even number.
+  void (*pair_rows)(float* x, int64_t rows, int width);
+  void (*pair_columns)(float* x, int64_t rows, int width);
   void (*softmax_step)(const SoftmaxStep& step);
   // x[feature][w] *= by[w], or /=.
   void (*scale_columns)(float* x, int64_t features, const float* by, int width, bool divide);
@@ -190,7 +196,7 @@ struct Kernels {
 
 extern const Kernels scalar_kernels;
 #ifdef AEROGEL_X86
-extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels, avx512_vnni_kernels;
+extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;
 #endif
 #ifdef AEROGEL_ARM64
 extern const Kernels neon_kernels, neon_dotprod_kernels, neon_i8mm_kernels;

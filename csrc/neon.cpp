@@ -41,6 +41,7 @@ struct Vector {
   static Reg zero_where_below(Reg a, Reg x, float limit) {
     return vbslq_f32(vcltq_f32(x, vdupq_n_f32(limit)), vdupq_n_f32(0.0f), a);
   }
+  static constexpr bool kHasPairs = false;
   using Int = int32x4_t;
   static Int load_int(const int32_t* p) { return vld1q_s32(p); }
   static void store_int(int32_t* p, Int a) { vst1q_s32(p, a); }

@@ -37,6 +37,7 @@ struct Vector {
   static Reg zero_where_below(Reg a, Reg x, float limit) { return x < limit ? 0.0f : a; }
   static void transpose(Reg (&)[1]) {}
 
+  static constexpr bool kHasPairs = false;
   using Int = int32_t;
   static constexpr int kOffset = 0;
   static Int load_int(const int32_t* p) { return *p; }
