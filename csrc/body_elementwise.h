@@ -24,25 +24,43 @@ inline Reg sigmoid(Reg x) {
   return Vector::divide(one, Vector::add(one, exponential(Vector::subtract(Vector::set(0.0f), x))));
 }
 
-// x Phi(x) = max(x, 0) - a Q(a), a = |x|, Q(a) = erfc(a / sqrt 2) / 2: a polynomial in a, fitted over [0, 5.5] by least
-// squares weighted by a, on t = 2 a / 5.5 - 1 so that no large terms cancel. The error is at most 3e-7.
+// max(x, 0) - a Q(a), a = |x|, with Q a polynomial in t = 2 a / end - 1, so that no large terms cancel, over [0, end].
+template <size_t kCount>
+inline Reg gelu_by(const float (&polynomial)[kCount], float end, Reg x) {
+  const Reg zero = Vector::set(0.0f);
+  const Reg a = Vector::min(Vector::set(end), Vector::max(x, Vector::subtract(zero, x)));
+  const Reg t = Vector::fma(a, Vector::set(2 / end), Vector::set(-1.0f));
+  Reg q = Vector::set(polynomial[0]);
+  for (size_t i = 1; i < kCount; i++) q = Vector::fma(q, t, Vector::set(polynomial[i]));
+  return Vector::subtract(Vector::max(x, zero), Vector::multiply(a, q));
+}
+
+// x Phi(x): Q(a) = erfc(a / sqrt 2) / 2, fitted by least squares weighted by a. The error is at most 3e-7.
 inline Reg gelu(Reg x) {
   constexpr float kQ[] = {-0.005662990268f, 0.005453404505f,  0.030314652249f,  -0.043845996261f,
                           -0.049204435200f, 0.133553043008f,  -0.034909091890f, -0.163230538368f,
                           0.218451678753f,  -0.051355373114f, -0.177171990275f, 0.271885126829f,
                           -0.206807300448f, 0.094558112323f,  -0.025008084252f, 0.002979773097f};
-  const Reg zero = Vector::set(0.0f);
-  const Reg a = Vector::min(Vector::set(5.5f), Vector::max(x, Vector::subtract(zero, x)));
-  const Reg t = Vector::fma(a, Vector::set(2 / 5.5f), Vector::set(-1.0f));
-  Reg q = Vector::set(kQ[0]);
-  for (size_t i = 1; i < std::size(kQ); i++) q = Vector::fma(q, t, Vector::set(kQ[i]));
-  return Vector::subtract(Vector::max(x, zero), Vector::multiply(a, q));
+  return gelu_by(kQ, 5.5f, x);
 }
 
 inline Reg gelu_tanh(Reg x) {
   // (1 + tanh u) / 2 is sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
   const Reg u = Vector::fma(Vector::multiply(Vector::multiply(x, x), x), Vector::set(0.044715f), x);
   return Vector::multiply(x, sigmoid(Vector::multiply(u, Vector::set(1.59576912f))));
+}
+
+// The same for results that become bytes: the error is at most 1.3e-4.
+inline Reg gelu_for_bytes(Reg x) {
+  constexpr float kQ[] = {0.013103922f, -0.003886768f, -0.067762534f, 0.079248279f, 0.064498789f,
+                          -0.216853013f, 0.216928909f, -0.107968377f, 0.022731688f};
+  return gelu_by(kQ, 4.0f, x);
+}
+
+inline Reg gelu_tanh_for_bytes(Reg x) {
+  constexpr float kQ[] = {0.011810221f, -0.002563634f, -0.064748690f, 0.075980533f, 0.062175314f,
+                          -0.214120639f, 0.217573109f, -0.108763046f, 0.022683346f};
+  return gelu_by(kQ, 4.0f, x);
 }
 
 template <class F>
@@ -58,11 +76,15 @@ inline void each(float* y, int64_t count, F f) {
   }
 }
 
-void activate(Activation activation, float* y, int64_t count) {
+void activate(Activation activation, float* y, int64_t count, bool for_bytes) {
   switch (activation) {
     case Activation::relu: return each(y, count, [](Reg x, int64_t) { return Vector::max(Vector::set(0.0f), x); });
-    case Activation::gelu: return each(y, count, [](Reg x, int64_t) { return gelu(x); });
-    case Activation::gelu_tanh: return each(y, count, [](Reg x, int64_t) { return gelu_tanh(x); });
+    case Activation::gelu:
+      if (for_bytes) return each(y, count, [](Reg x, int64_t) { return gelu_for_bytes(x); });
+      return each(y, count, [](Reg x, int64_t) { return gelu(x); });
+    case Activation::gelu_tanh:
+      if (for_bytes) return each(y, count, [](Reg x, int64_t) { return gelu_tanh_for_bytes(x); });
+      return each(y, count, [](Reg x, int64_t) { return gelu_tanh(x); });
     case Activation::silu: return each(y, count, [](Reg x, int64_t) { return Vector::multiply(x, sigmoid(x)); });
   }
 }

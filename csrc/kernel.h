@@ -177,7 +177,8 @@ struct Kernels {
   void (*dense_vector)(const float* weight, int64_t rows, int64_t columns, const float* x, float* y);
 
   bool (*finite)(const float* x, int64_t count);  // neither infinity nor NaN
-  void (*activate)(Activation activation, float* y, int64_t count);
+  // `for_bytes`: only as exactly as quantising the result needs.
+  void (*activate)(Activation activation, float* y, int64_t count, bool for_bytes);
   void (*add)(const float* x, float* y, int64_t count);       // y += x
   void (*times)(const float* x, float* y, int64_t count);     // y *= x
   void (*normalise)(const Norm& norm, const float* x, float* y, int64_t features, int width);

@@ -98,11 +98,11 @@ void feed_forward_one(const FeedForward& layer, const float* x, float* y, int th
   float* h = scratch(kHidden, 2 * hidden);
   if (layer.gate.empty()) {
     multiply_one({&layer.up}, normed, h, threads);
-    kernels().activate(layer.activation, h, hidden);
+    kernels().activate(layer.activation, h, hidden, is_int8(layer.down));
   } else {
     float* g = h + hidden;
     multiply_one({&layer.up, &layer.gate[0]}, normed, h, threads);
-    kernels().activate(layer.activation, g, hidden);
+    kernels().activate(layer.activation, g, hidden, is_int8(layer.down));
     kernels().times(g, h, hidden);
   }
   float* sums = scratch(kY, out);
@@ -184,7 +184,7 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
   const Cells &up = layer.up.matrix.cells, &down = layer.down.matrix.cells;
   float* h = scratch(kHidden, kPanel * width);
   float* g = layer.gate.empty() ? nullptr : scratch(kGate, kPanel * width);
-  const bool quantised = is_int8(layer.up) || any_int8(layer.gate);
+  const bool quantised = is_int8(layer.up) || any_int8(layer.gate), for_bytes = is_int8(layer.down);
   const Input x = input_of(normed_tile(layer.before, tile, up.columns, width), up.columns, width, quantised);
   // a panel of the hidden layer is input of one group of columns of `down`, and then no longer needed
   for (int64_t p = 0; p < up.panels(); p++) {
@@ -192,12 +192,12 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
     multiply_panel(layer.up, p, x, h, width);
     if (g) {
       multiply_panel(layer.gate[0], p, x, g, width);  // its blocks may be of another width
-      use.activate(layer.activation, g, count);
+      use.activate(layer.activation, g, count, for_bytes);
       use.times(g, h, count);
     } else {
-      use.activate(layer.activation, h, count);
+      use.activate(layer.activation, h, count, for_bytes);
     }
-    const Input hidden = input_of(h, up.panel_rows(p), width, is_int8(layer.down), kHiddenQuads);
+    const Input hidden = input_of(h, up.panel_rows(p), width, for_bytes, kHiddenQuads);
     for (int64_t q = 0; q < down.panels(); q++)
       multiply_group(layer.down, q, p, hidden, sums + q * kPanel * width, width);
   }
