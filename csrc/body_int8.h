@@ -90,6 +90,7 @@ struct CellQuads {
   const int8_t* values;
   const uint8_t* index;
   const RowCount *order, *end;
+  int64_t units;
 };
 
 // What the integer sums of a panel become: y = scales steps (sums - zeros row_sums) + bias, added to y if it accumulates.
@@ -116,31 +117,62 @@ inline void dequantise_row(const Int (&sum)[kRegs], int64_t row, const Dequantis
   }
 }
 
+// Rows of a cell that have equally many quads, side by side: the sums of one would wait for each other. Rows with all quads
+// also share the loads of x.
+template <int kRows, int kRegs, bool kWhole>
+inline void multiply_quad_rows(const CellQuads& cell, const uint8_t* x, int32_t* sums, const Dequantise* to, bool first) {
+  constexpr int64_t kWidth = kRegs * kLanes;
+  const int64_t count = cell.order->count;
+  Int sum[kRows][kRegs];
+  for (int i = 0; i < kRows; i++)
+    for (int r = 0; r < kRegs; r++)
+      sum[i][r] = first ? Vector::set_int(0) : Vector::load_int(sums + cell.order[i].row * kWidth + r * kLanes);
+  for (int64_t j = 0; j < count; j++) {
+    Int shared[kRegs];
+    if constexpr (kWhole)
+      for (int r = 0; r < kRegs; r++) shared[r] = Vector::load_quads(x + j * 4 * kWidth + r * 4 * kLanes);
+    for (int i = 0; i < kRows; i++) {
+      const auto weights = Vector::factors(Vector::broadcast_quad(cell.values + 4 * (j + i * count)));
+      if constexpr (kWhole) {
+        for (int r = 0; r < kRegs; r++) sum[i][r] = Vector::dot(sum[i][r], shared[r], weights);
+      } else {
+        const uint8_t* from = x + cell.index[j + i * count] * (4 * kWidth);
+        for (int r = 0; r < kRegs; r++)
+          sum[i][r] = Vector::dot(sum[i][r], Vector::load_quads(from + r * 4 * kLanes), weights);
+      }
+    }
+  }
+  for (int i = 0; i < kRows; i++) {
+    const int64_t row = cell.order[i].row;
+    if (to)
+      dequantise_row<kRegs>(sum[i], row, *to);
+    else
+      for (int r = 0; r < kRegs; r++) Vector::store_int(sums + row * kWidth + r * kLanes, sum[i][r]);
+  }
+}
+
 // The sums begin at 0 in the first cell of a group, and are dequantised in its last.
 template <int kRegs>
-[[gnu::noinline]] void multiply_quads_of_cell(const CellQuads& cell, const uint8_t* x, int32_t* sums, const Dequantise* to,
+[[gnu::noinline]] void multiply_quads_of_cell(CellQuads cell, const uint8_t* x, int32_t* sums, const Dequantise* to,
                                               bool first) {
-  constexpr int64_t kWidth = kRegs * kLanes;
-  const int8_t* values = cell.values;
-  const uint8_t* index = cell.index;
-  for (const RowCount *entry = cell.order, *end = cell.end; entry < end; entry++) {
-    const int64_t row = entry->row, count = entry->count;
-    if (count == 0 && !first && !to) break;  // rows are sorted by count: only empty ones follow
-    int32_t* row_sums = sums + row * kWidth;
-    Int sum[kRegs];
-    for (int r = 0; r < kRegs; r++) sum[r] = first ? Vector::set_int(0) : Vector::load_int(row_sums + r * kLanes);
-    for (int64_t j = 0; j < count; j++) {
-      const auto weights = Vector::factors(Vector::broadcast_quad(values + 4 * j));
-      const uint8_t* from = x + index[j] * (4 * kWidth);
-      for (int r = 0; r < kRegs; r++) sum[r] = Vector::dot(sum[r], Vector::load_quads(from + r * 4 * kLanes), weights);
-    }
-    if (to) {
-      dequantise_row<kRegs>(sum, row, *to);
-    } else {
-      for (int r = 0; r < kRegs; r++) Vector::store_int(row_sums + r * kLanes, sum[r]);
-    }
-    values += 4 * count;
-    index += count;
+  constexpr int kRows = std::max(1, 4 / kRegs), kWholeRows = std::max(1, Vector::kSums / kRegs);
+  const auto multiply = [&]<int kSome, bool kWhole>() {
+    multiply_quad_rows<kSome, kRegs, kWhole>(cell, x, sums, to, first);
+    const int64_t quads = kSome * cell.order->count;
+    cell.order += kSome;
+    cell.values += 4 * quads;
+    cell.index += quads;
+  };
+  // rows are sorted by count: the last of several tells whether all have as many as the first
+  while (cell.end - cell.order >= kWholeRows && cell.order[kWholeRows - 1].count == cell.units)
+    multiply.template operator()<kWholeRows, true>();
+  while (cell.order < cell.end) {
+    const int64_t count = cell.order->count;
+    if (count == 0 && !first && !to) break;
+    if (kRows > 1 && cell.end - cell.order >= kRows && cell.order[kRows - 1].count == count)
+      multiply.template operator()<kRows, false>();
+    else
+      multiply.template operator()<1, false>();
   }
 }
 
@@ -158,7 +190,8 @@ void multiply_quads(const GroupProduct& task) {
     const int64_t offset = cells.offsets[task.panel * cells.blocks() + b];
     const RowCount* order = cells.cell_order(task.panel, b);
     const CellQuads cell{.values = static_cast<const int8_t*>(matrix.values.data) + 4 * offset,
-                         .index = cells.index + offset, .order = order, .end = order + rows};
+                         .index = cells.index + offset, .order = order, .end = order + rows,
+                         .units = std::min(cells.block, cells.units() - b * cells.block)};
     const uint8_t* x = task.x.quads.data + (b - first) * cells.block * 4 * kRegs * kLanes;
     multiply_quads_of_cell<kRegs>(cell, x, task.sums, b == last - 1 ? &to : nullptr, b == first);
   }

@@ -12,6 +12,7 @@ namespace AEROGEL_SET {
 
 struct Vector {
   using Reg = float32x4_t;
+  static constexpr int kSums = 16;  // of a product, in registers
   static constexpr int kLanes = 4, kRowsAtOnce = 5, kRegsAtOnce = 4;
   static Reg load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Reg a) { vst1q_f32(p, a); }
