@@ -51,11 +51,12 @@ void bind_packing(nb::module_& m) {
   function(m, "plan_cells", plan_cells);
   function(m, "fill_cells", fill_cells);
   function(m, "unpack", unpack);
+  function(m, "sum_rows", sum_rows);
   function(m, "check", check);
 }
 
 void bind_codec(nb::module_& m) {
-  record<Positions, const uint8_t*, int64_t, int64_t>(m, "Positions");
+  record<Positions, const uint8_t*, int64_t, int64_t, bool>(m, "Positions");
   record<Field, int, const uint16_t*>(m, "Field");
   record<Coding, ValueType, int, Field, Field>(m, "Coding");
   record<CodedValues, const uint8_t*, int64_t, Coding>(m, "CodedValues");

@@ -3,12 +3,14 @@
 namespace aerogel {
 namespace {
 
-// Bits of a gap that are written as they are, for a matrix of this number of elements.
-int rice_parameter(int64_t elements, int64_t non_zeros) {
+// Bits of a gap that are written as they are, for a matrix of this number of units.
+int rice_parameter(int64_t units, int64_t non_zeros) {
   if (non_zeros == 0) return 0;
   // gaps are geometrically distributed: the best divisor is log(2) times their mean, within 5% of the entropy everywhere
-  return static_cast<int>(std::bit_width(static_cast<uint64_t>((2 * elements - non_zeros) / (4 * non_zeros))));
+  return static_cast<int>(std::bit_width(static_cast<uint64_t>((2 * units - non_zeros) / (4 * non_zeros))));
 }
+
+static_assert(Int8::kUnit == 4 && std::endian::native == std::endian::little, "a quad is read as one number");
 
 // Fills bytes with bits from the lowest up.
 class Writer {
@@ -22,8 +24,19 @@ class Writer {
     put(gap & ((uint64_t{1} << k) - 1), k);
   }
 
-  void symbol(uint32_t symbol, const Field& field) {
-    if (field.bits) put(field.codes[symbol] >> 4, field.codes[symbol] & 15);
+  void value(uint32_t bits, const Coding& coding) {
+    const int middle = coding.middle();
+    symbol(bits >> coding.low.bits >> middle, coding.high);
+    symbol(bits & ((uint32_t{1} << coding.low.bits) - 1), coding.low);
+    put(bits >> coding.low.bits & ((uint64_t{1} << middle) - 1), middle);
+  }
+
+  void quad(uint32_t bits, const Coding& coding) {
+    uint32_t mask = 0;
+    for (int i = 0; i < Int8::kUnit; i++) mask |= uint32_t{(bits >> i * 8 & 255) != 0} << i;
+    symbol(mask, coding.high);
+    for (; bits; bits >>= 8)
+      if (bits & 255) symbol(bits & 255, coding.low);
   }
 
   int64_t finish() {
@@ -43,6 +56,10 @@ class Writer {
   }
 
  private:
+  void symbol(uint32_t symbol, const Field& field) {
+    if (field.bits) put(field.codes[symbol] >> 4, field.codes[symbol] & 15);
+  }
+
   uint8_t *start_, *at_;
   uint64_t pending_ = 0;
   int count_ = 0;
@@ -84,6 +101,19 @@ class Reader {
     return static_cast<uint32_t>(bits >> 1 << coding.dropped | (bits & 1) << (coding.width() - 1));
   }
 
+  // The integers of the next quad, a byte each; 0 if its mask is 0 or one of those in the mask is.
+  uint32_t quad(const Coding& coding) {
+    uint64_t ahead = window();  // two integers, or the mask and one, take 24 bits at most
+    uint32_t quad = 0;
+    for (uint64_t mask = symbol(coding.high, ahead); mask; mask &= mask - 1) {
+      const uint64_t integer = symbol(coding.low, ahead);
+      if (integer == 0) return 0;
+      quad |= static_cast<uint32_t>(integer << std::countr_zero(mask) * 8);
+      ahead = window();
+    }
+    return quad;
+  }
+
   // Whether only the zeros that fill the last byte are left.
   bool finished() const { return bit_ <= bits_ && bits_ - bit_ < 8 && window() == 0; }
 
@@ -112,23 +142,23 @@ class Reader {
 };
 
 // Reads all positions: calls enter(run) where the next is in another run than the one before, the runs of a matrix being
-// the blocks of its rows, [row][block], and visit(column) with the column within the block. Returns what is wrong with the
+// the blocks of its rows, [row][block], and visit(unit) with the unit within the block. Returns what is wrong with the
 // stream, or null.
 template <class Enter, class Visit>
 const char* read_positions(const Positions& positions, const Cells& shape, Enter&& enter, Visit&& visit) {
-  const int64_t columns = shape.columns, block = shape.block, elements = shape.rows * columns, blocks = shape.blocks();
-  const int k = rice_parameter(elements, positions.non_zeros);
+  const int64_t in_row = shape.units(), block = shape.block, units = shape.rows * in_row, blocks = shape.blocks();
+  const int k = rice_parameter(units, positions.non_zeros);
   Reader reader(positions.bytes, positions.size);
   int64_t position = -1, first = 0, end = 0;  // of the run
   for (int64_t i = 0; i < positions.non_zeros; i++) {
-    const int64_t gap = reader.gap(k, elements - position - 2);
+    const int64_t gap = positions.implied ? 0 : reader.gap(k, units - position - 2);
     if (gap < 0) return "they end early or leave the matrix";
     position += gap + 1;
     if (position >= end) {
-      const int64_t row = position / columns, in_row = position % columns / block;
-      first = row * columns + in_row * block;
-      end = std::min(first + block, (row + 1) * columns);
-      enter(row * blocks + in_row);
+      const int64_t row = position / in_row, number = position % in_row / block;
+      first = row * in_row + number * block;
+      end = std::min(first + block, (row + 1) * in_row);
+      enter(row * blocks + number);
     }
     visit(position - first);
   }
@@ -153,9 +183,9 @@ std::vector<Range> runs_of(const Cells& cells) {
 
 }  // namespace
 
-int64_t most_bytes(int64_t elements, int64_t non_zeros) {
-  const int k = rice_parameter(elements, non_zeros);
-  return (non_zeros * (1 + k) + ((elements - non_zeros) >> k) + 7) / 8;
+int64_t most_bytes(int64_t units, int64_t non_zeros) {
+  const int k = rice_parameter(units, non_zeros);
+  return (non_zeros * (1 + k) + ((units - non_zeros) >> k) + 7) / 8;
 }
 
 void count_symbols(const uint32_t* bits, int64_t size, int shift, int field_bits, int64_t* counts) {
@@ -166,13 +196,13 @@ void count_symbols(const uint32_t* bits, int64_t size, int shift, int field_bits
 
 int64_t encode_positions(const Cells& cells, uint8_t* stream) {
   const std::vector<Range> runs = runs_of(cells);
-  const int k = rice_parameter(cells.rows * cells.columns, cells.non_zeros());
+  const int k = rice_parameter(cells.rows * cells.units(), cells.non_zeros());
   Writer writer(stream);
   int64_t previous = -1;
   for (int64_t row = 0; row < cells.rows; row++) {
     for (int64_t block = 0; block < cells.blocks(); block++) {
       const Range run = runs[row * cells.blocks() + block];
-      const int64_t first = row * cells.columns + block * cells.block;
+      const int64_t first = row * cells.units() + block * cells.block;
       for (int64_t i = run.first; i < run.last; i++) {
         const int64_t position = first + cells.index[i];
         writer.gap(static_cast<uint64_t>(position - previous - 1), k);
@@ -185,13 +215,12 @@ int64_t encode_positions(const Cells& cells, uint8_t* stream) {
 
 int64_t encode_values(const Cells& cells, const uint32_t* bits, const Coding& coding, uint8_t* stream) {
   Writer writer(stream);
-  const int middle = coding.middle();
   for (const Range run : runs_of(cells)) {
     for (int64_t i = run.first; i < run.last; i++) {
-      const uint64_t value = bits[i];
-      writer.symbol(static_cast<uint32_t>(value >> coding.low.bits >> middle), coding.high);
-      writer.symbol(static_cast<uint32_t>(value & ((uint64_t{1} << coding.low.bits) - 1)), coding.low);
-      writer.put(value >> coding.low.bits & ((uint64_t{1} << middle) - 1), middle);
+      if (coding.type == ValueType::int8)
+        writer.quad(bits[i], coding);
+      else
+        writer.value(bits[i], coding);
     }
   }
   return writer.finish();
@@ -218,23 +247,27 @@ std::string plan_decoded(const Positions& positions, const Cells& shape, RowCoun
 std::string fill_decoded(const Positions& positions, const CodedValues& values, const Cells& cells, const NonZeros& to) {
   const std::vector<Range> runs = runs_of(cells);
   Reader reader(values.bytes, values.size);
-  bool fits = true;
+  bool fits = true, is_sound = true;
   with_stored(values.coding.type, [&]<class Type>(Type) {
+    constexpr bool is_quad = Type::kUnit > 1;
     const Coding coding = values.coding;
     auto* stored = static_cast<typename Type::Stored*>(to.values);
     Range left{};
-    const auto visit = [&](int64_t column) {
+    const auto visit = [&](int64_t unit) {
       if (left.first == left.last) {  // the stream has changed since it was counted
         fits = false;
         return;
       }
-      const uint32_t bits = reader.value(coding);
-      std::memcpy(stored + left.first, &bits, sizeof *stored);  // its lower bytes come first
-      to.index[left.first++] = static_cast<uint8_t>(column);
+      const uint32_t bits = is_quad ? reader.quad(coding) : reader.value(coding);
+      if (is_quad && bits == 0) is_sound = false;
+      // its lower bytes come first
+      std::memcpy(stored + left.first * Type::kUnit, &bits, Type::kUnit * sizeof *stored);
+      to.index[left.first++] = static_cast<uint8_t>(unit);
     };
     read_positions(positions, cells, [&](int64_t run) { left = runs[run]; }, visit);
   });
   if (!fits) return "there are more of them than were counted";
+  if (!is_sound) return "a mask or an integer is 0";
   return reader.finished() ? "" : "their stream ends elsewhere than the last of them";
 }
 

@@ -7,7 +7,7 @@
 
 namespace aerogel {
 
-// A dense float32 matrix. Strides in elements, so that a transposed weight needs no copy.
+// A dense float32 matrix, of the integers for int8. Strides in elements, so that a transposed weight needs no copy.
 struct Dense {
   float* values;
   int64_t row_stride, column_stride;
@@ -24,7 +24,8 @@ struct NonZeros {
 // rows of equal count stay in their order.
 void order_rows(const uint16_t* counts, int64_t stride, int64_t rows, int64_t most, RowCount* order);
 
-// Fills order and offsets for cells of this shape; a zero of either sign is left out. Returns the number of non-zeros.
+// Fills order and offsets for cells of this shape; zeros of either sign are left out, or for a `unit` of several columns
+// those units that have nothing else. Returns the number of non-zeros.
 int64_t plan_cells(const Dense& dense, const Cells& shape, RowCount* order, int64_t* offsets, int threads);
 
 // Fills values and index of cells whose order and offsets are filled, and writes no more than these have room for.
@@ -33,6 +34,9 @@ bool fill_cells(const Dense& dense, const Cells& cells, const NonZeros& to, int 
 
 // Writes every element of `dense`.
 void unpack(const Matrix& matrix, const Dense& dense, int threads);
+
+// Fills the sums of an int8 matrix, see `Values`.
+void sum_rows(const Matrix& matrix, int32_t* sums, int threads);
 
 // What is wrong with cells of this number of non-zeros, or nothing: then no kernel reads or writes outside of their arrays.
 std::string check(const Cells& cells, int64_t non_zeros);

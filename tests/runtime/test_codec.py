@@ -13,16 +13,23 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from aerogel.errors import ModelError
+from aerogel.models.int8 import round_to_grid
+from aerogel.pruning.pattern import Pattern
 from aerogel.runtime import codec, kernel
 from aerogel.runtime.codec import decode, encode
 from aerogel.runtime.kernel import native
 from aerogel.runtime.packed import PackedWeight, pack
-from aerogel.runtime.values import VALUE_TYPES
+from aerogel.runtime.values import FLOATS, VALUE_TYPES
 
-STORED_TYPES = [value_type.dtype for value_type in VALUE_TYPES.values()]
-# docs/format.md has the same
+STORED_FLOATS = [VALUE_TYPES[name].dtype for name in FLOATS]
+INT8 = VALUE_TYPES["int8"]
+# docs/format.md has the same, and so had version 2 for these floats
 GOLDEN_MATRIX = torch.tensor([[0, 0, 1.5, 0, 0, 0], [0, 0, 0, 0, 0, -1], [1, 0, 0, 1.25, 0, 0]])
 GOLDEN_BYTES = bytes.fromhex("c93c2590 03000000 06000000 04000000 02000000 0014 fc01 0300 0000 0000 0c0b0b 2529 9300")
+GOLDEN_INT8_MATRIX = torch.tensor([[63.5, 63.5, 63.5, 63, 63.5, 63.5, 63.5, 63.5], [0, 0, 0, 0, 254, 254, 250, 254]])
+GOLDEN_INT8_BYTES = bytes.fromhex(
+    "2152e704 02000000 08000000 03000000 01000000 0300 0700 0100 3e00 0200 d0 b0cb 0000003f 00000040 0b 1808"
+)
 
 
 @pytest.fixture(params=["kernels", "numpy"])
@@ -44,6 +51,12 @@ def sparse(shape: tuple[int, int], sparsity: float, dtype: torch.dtype = torch.f
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(shape, generator=generator)
     return matrix.masked_fill(torch.rand(shape, generator=generator) < sparsity, 0).to(dtype)
+
+
+def packed_as(name: str, matrix: Tensor) -> PackedWeight:
+    """A float32 matrix packed with values of this type."""
+    value_type = VALUE_TYPES[name]
+    return pack(matrix.to(value_type.dtype)) if value_type.is_float else pack(matrix, value_type)
 
 
 def sealed(content: Tensor) -> Tensor:
@@ -76,9 +89,14 @@ def same(found: PackedWeight, expected: PackedWeight) -> bool:
     )
 
 
-def test_golden_bytes(way: str) -> None:
-    assert bytes(encode(pack(GOLDEN_MATRIX)).tolist()) == GOLDEN_BYTES
-    assert torch.equal(decode(of_bytes(GOLDEN_BYTES), (3, 6)).to_dense(), GOLDEN_MATRIX)
+@pytest.mark.parametrize(
+    ("name", "matrix", "content"),
+    [("float32", GOLDEN_MATRIX, GOLDEN_BYTES), ("int8", GOLDEN_INT8_MATRIX, GOLDEN_INT8_BYTES)],
+    ids=["float32", "int8"],
+)
+def test_golden_bytes(way: str, name: str, matrix: Tensor, content: bytes) -> None:
+    assert bytes(encode(packed_as(name, matrix)).tolist()) == content
+    assert torch.equal(decode(of_bytes(content), (matrix.shape[0], matrix.shape[1])).to_dense(), matrix)
 
 
 @given(
@@ -86,17 +104,18 @@ def test_golden_bytes(way: str) -> None:
     | st.tuples(st.sampled_from([1, 767, 768, 769, 1600]), st.sampled_from([1, 127, 129, 257, 400]))
     | st.sampled_from([(1, 4099), (4099, 1), (2, 4099)]),
     st.sampled_from([0.0, 0.3, 0.5, 0.62, 0.9, 0.99, 0.9999, 1.0]),
-    st.sampled_from(STORED_TYPES),
+    st.sampled_from(list(VALUE_TYPES)),
     st.integers(0, 2**16),
 )
-@settings(max_examples=60)
+@settings(max_examples=80)
 def test_decoding_is_the_inverse_and_both_ways_write_the_same_bytes(
-    shape: tuple[int, int], sparsity: float, dtype: torch.dtype, seed: int
+    shape: tuple[int, int], sparsity: float, name: str, seed: int
 ) -> None:
-    weight = pack(sparse(shape, sparsity, dtype, seed))
+    weight = packed_as(name, sparse(shape, sparsity, seed=seed))
     content = encode(weight)
     assert (content.dtype, content.dim()) == (torch.uint8, 1)
     assert same(decode(content, shape), weight)
+    assert torch.equal(encode(decode(content, shape)), content)
     with pytest.MonkeyPatch.context() as patch:
         without_kernels(patch)
         assert torch.equal(encode(weight), content)
@@ -110,7 +129,7 @@ def test_clustered_zeros_and_long_gaps(way: str) -> None:
     assert same(decode(encode(weight), weight.shape), weight)
 
 
-@pytest.mark.parametrize("dtype", STORED_TYPES)
+@pytest.mark.parametrize("dtype", STORED_FLOATS)
 def test_any_value_is_kept_to_the_bit(way: str, dtype: torch.dtype) -> None:
     """Infinities, no numbers, denormals, and every exponent there is."""
     largest = torch.finfo(dtype).max
@@ -137,21 +156,24 @@ def test_one_value_throughout_takes_only_its_own_bits(way: str, value: float) ->
 @given(
     st.tuples(st.integers(1, 20), st.integers(1, 20)),
     st.sampled_from([0.0, 0.5, 0.9]),
-    st.sampled_from(STORED_TYPES),
+    st.sampled_from(list(VALUE_TYPES)),
     st.integers(0, 40),
     st.integers(0, 2**16),
 )
 def test_no_layer_takes_more_than_its_values_as_they_are(
-    shape: tuple[int, int], sparsity: float, dtype: torch.dtype, spread: int, seed: int
+    shape: tuple[int, int], sparsity: float, name: str, spread: int, seed: int
 ) -> None:
     matrix = sparse(shape, sparsity, seed=seed)
-    weight = pack((matrix * torch.exp2(spread * sparse(shape, 0, seed=seed + 1))).to(dtype))
+    weight = packed_as(name, matrix * torch.exp2(spread * sparse(shape, 0, seed=seed + 1)))
     content = encode(weight)
     assert same(decode(content, shape), weight)
-    count = weight.values.data.numel()
-    parameter = codec.rice_parameter(matrix.numel(), count)
-    positions = math.ceil((count * (1 + parameter) + ((matrix.numel() - count) >> parameter)) / 8)
-    assert len(content) <= codec.START + positions + count * dtype.itemsize
+    count, units = len(weight.values.data), weight.cells.units
+    parameter = codec.rice_parameter(units, count)
+    positions = math.ceil((count * (1 + parameter) + ((units - count) >> parameter)) / 8)
+    values = count * VALUE_TYPES[name].dtype.itemsize
+    if name == "int8":
+        values = 4 * shape[0] + math.ceil(count / 2) + int(weight.values.data.count_nonzero())
+    assert len(content) <= codec.START + positions + values
 
 
 def test_values_asked_for_in_bfloat16_are_stored_so(way: str) -> None:
@@ -171,7 +193,7 @@ def test_values_that_were_shorter_once_are_stored_so(way: str, dtype: torch.dtyp
     assert torch.equal(decode(content, (200, 300)).to_dense(), short.float())
 
 
-@pytest.mark.parametrize("dtype", STORED_TYPES)
+@pytest.mark.parametrize("dtype", STORED_FLOATS)
 @pytest.mark.parametrize("sparsity", [0.5, 0.55, 0.6, 0.62, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99])
 def test_bytes_are_below_the_entropy_of_zeros_and_plain_values(dtype: torch.dtype, sparsity: float) -> None:
     """By a fifth, and by a third in bfloat16, where the sign and exponent are more of a value."""
@@ -231,6 +253,7 @@ def test_a_few_bytes_can_not_ask_for_any_amount_of_memory(way: str, shape: tuple
         {"length": 10},
         {"length": 2**32 - 1},
         {"kind": 3},
+        {"kind": 4},
         {"dropped": 1},
         {"dropped": 21},
         {"dropped": 255},
@@ -264,14 +287,14 @@ def test_the_wrong_kinds_of_tensors_are_refused(way: str) -> None:
             decode(tensor, (30, 40))
 
 
-@given(st.sampled_from([0.5, 0.9, 0.99]), st.sampled_from(STORED_TYPES), st.integers(0, 2**16), st.data())
-@settings(max_examples=200)
+@given(st.sampled_from([0.0, 0.5, 0.9, 0.99]), st.sampled_from(list(VALUE_TYPES)), st.integers(0, 2**16), st.data())
+@settings(max_examples=250)
 def test_damaged_bytes_are_refused_or_make_a_sound_weight(
-    sparsity: float, dtype: torch.dtype, seed: int, data: st.DataObject
+    sparsity: float, name: str, seed: int, data: st.DataObject
 ) -> None:
     """Some flips leave a whole stream of other positions and values: never one that the kernels would trip over."""
     shape = 37, 211
-    content = encode(pack(sparse(shape, sparsity, dtype, seed))).clone()
+    content = encode(packed_as(name, sparse(shape, sparsity, seed=seed))).clone()
     last = data.draw(st.sampled_from([codec.START + 40, len(content) - 1]))  # among header and tables, or anywhere
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(4, min(last, len(content) - 1)))] = data.draw(st.integers(0, 255))
@@ -291,19 +314,19 @@ def test_damaged_bytes_are_refused_or_make_a_sound_weight(
     assert len(set(outcomes)) == 1
 
 
-@given(st.binary(max_size=60), st.integers(0, 40), st.integers(0, 60))
-def test_any_bytes_are_refused_or_make_a_sound_weight(stream: bytes, count: int, length: int) -> None:
-    header = codec.HEADER.pack(9, 17, count, length, 1, 0, 0, 0, 0, 0)
+@given(st.sampled_from([1, 3]), st.binary(max_size=100), st.integers(0, 45), st.integers(0, 60))
+def test_any_bytes_are_refused_or_make_a_sound_weight(kind: int, stream: bytes, count: int, length: int) -> None:
+    header = codec.HEADER.pack(9, 17, count, length, kind, 0, 0, 0, 0, 0)
     with contextlib.suppress(ModelError):
         decode(sealed(of_bytes(bytes(4) + header + stream)), (9, 17)).check()
 
 
-@pytest.mark.parametrize("dtype", STORED_TYPES)
-@pytest.mark.parametrize("sparsity", [0.5, 0.9])
-def test_a_matrix_has_one_encoding(way: str, dtype: torch.dtype, sparsity: float) -> None:
+@pytest.mark.parametrize("name", VALUE_TYPES)
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
+def test_a_matrix_has_one_encoding(way: str, name: str, sparsity: float) -> None:
     """Every change of a byte is refused, or is the encoding of another matrix."""
     shape, draw = (23, 31), random.Random(0)
-    content = encode(pack(sparse(shape, sparsity, dtype)))
+    content = encode(packed_as(name, sparse(shape, sparsity)))
     header = [(at, draw.randrange(1, 256)) for at in range(4, codec.START) for _ in range(4)]
     anywhere = [(draw.randrange(4, len(content)), draw.randrange(1, 256)) for _ in range(300)]
     accepted = 0
@@ -347,3 +370,90 @@ def test_any_other_byte_is_noticed(data: st.DataObject) -> None:
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(ModelError, match="checksum"):
         decode(content, (20, 30))
+
+
+# int8
+
+
+def with_scale(number: float) -> bytes:
+    return GOLDEN_INT8_BYTES[:33] + struct.pack("<f", number) + GOLDEN_INT8_BYTES[37:]
+
+
+def damaged_integers(change: str) -> tuple[bytes, tuple[int, int], str]:
+    """Bytes of a matrix whose codes are absent: four bits of a mask, then eight of each of its integers."""
+    quads = {
+        "-128": ("0010" + "10000000", (1, 4), "-128"),
+        "an integer of 0": ("0010" + "00000000", (1, 4), "0"),
+        "a mask of 0": ("0000" + "0000", (1, 4), "0"),
+        "beyond the last column": ("0010" + "01111111", (1, 1), "column 1"),
+        "more integers than bytes": ("1111" + "01111111", (1, 4), "damaged in its values"),
+    }
+    bits, shape, said = quads[change]
+    values = bytes(int(bits[at : at + 8][::-1], 2) for at in range(0, len(bits), 8))
+    header = codec.HEADER.pack(*shape, 1, 0, INT8.number, 0, 0, 0, 0, 0)
+    return bytes(4) + header + struct.pack("<f", 1) + values, shape, said
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, -1.0, -0.0])
+def test_scales_that_are_no_scales_are_refused(way: str, number: float) -> None:
+    decode(sealed(of_bytes(with_scale(0))), (2, 8))
+    with pytest.raises(ModelError, match=f"scales.*{number}"):
+        decode(sealed(of_bytes(with_scale(number))), (2, 8))
+
+
+@pytest.mark.parametrize("length", [33, 36, 37, 40])
+def test_scales_of_the_wrong_length_are_refused(way: str, length: int) -> None:
+    with pytest.raises(ModelError, match="damaged"):
+        decode(sealed(of_bytes(GOLDEN_INT8_BYTES[:length])), (2, 8))
+
+
+@pytest.mark.parametrize(
+    "change", ["-128", "an integer of 0", "a mask of 0", "beyond the last column", "more integers than bytes"]
+)
+def test_integers_that_no_encoder_writes_are_refused(way: str, change: str) -> None:
+    content, shape, said = damaged_integers(change)
+    with pytest.raises(ModelError, match=said):
+        decode(sealed(of_bytes(content)), shape)
+
+
+def test_quads_without_an_empty_one_have_no_positions(way: str) -> None:
+    matrix = 1 + torch.rand(30, 40)
+    content = encode(pack(matrix, INT8))
+    assert codec.HEADER.unpack_from(content.numpy(), 4)[3] == 0
+    assert torch.equal(decode(content, (30, 40)).to_dense(), round_to_grid(matrix))
+    header = dict(zip(HEADER_NAMES, codec.HEADER.unpack_from(content.numpy(), 4), strict=True))
+    start = codec.START + header["high_pairs"] + header["low_pairs"] + 4 * 30
+    longer = torch.cat([content[:start], of_bytes(b"\xff" * 38), content[start:]])
+    with pytest.raises(ModelError, match="damaged in its positions"):
+        decode(with_header(longer, length=38), (30, 40))
+
+
+def test_a_few_bytes_do_not_stand_for_many_integers(way: str) -> None:
+    """One integer throughout takes no bits, but its positions do."""
+    content = encode(pack(torch.ones(512, 512), INT8))
+    assert len(content) > 512 * 512 / 4 / 8
+    assert torch.equal(decode(content, (512, 512)).to_dense(), round_to_grid(torch.ones(512, 512)))
+    without = content[: codec.START + 2 + 4 * 512]  # two tables of one pair
+    with pytest.raises(ModelError, match="damaged"):
+        decode(with_header(without, length=0), (512, 512))
+
+
+@pytest.mark.parametrize("shape", [(768, 768), (3072, 768), (384, 1536)])
+@pytest.mark.parametrize("pattern", ["unstructured", "block:1x4"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8, 0.9])
+def test_int8_is_within_5_percent_of_the_entropy(shape: tuple[int, int], pattern: str, sparsity: float) -> None:
+    """Of the positions of quads, their masks and their integers; scales count as they are."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) / 30
+    mask = Pattern.parse(pattern).mask(matrix.abs(), sparsity) if sparsity else torch.ones_like(matrix)
+    weight = pack(matrix * mask, INT8)
+    data = weight.values.data
+    masks = ((data != 0) * torch.tensor([1, 2, 4, 8])).sum(1)
+    parts = [torch.cat([masks, masks.new_zeros(weight.cells.units - len(masks))]), data[data != 0].long() + 128]
+    entropy = sum(entropy_bits(part) for part in parts)
+    assert len(encode(weight)) <= 1.05 * (entropy / 8 + 4 * shape[0])
+
+
+def entropy_bits(symbols: Tensor) -> float:
+    counts = symbols.long().bincount()
+    counts = counts[counts > 0].double()
+    return float(-(counts * (counts / counts.sum()).log2()).sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 
 import aerogel as ag
 from aerogel.errors import AerogelError, AerogelWarning, ModelError
+from aerogel.models import prunable_weights
+from aerogel.models.int8 import round_to_grid
 from aerogel.runtime.kernel import native
 from aerogel.runtime.layers import SparseLinear, sparse_layers
+from aerogel.runtime.values import VALUE_TYPES
 from builders import WIDE_FAMILIES, instruction_set, pruned
 
 MODULE = native()
@@ -86,16 +90,72 @@ def test_without_kernels_the_answers_are_the_same(family: str, monkeypatch: pyte
         torch.testing.assert_close(sparse(tokens)[0], dense(tokens)[0])
 
 
-@pytest.mark.parametrize("values", [None, "bfloat16"])
-def test_compressing_twice_is_compressing_as_asked_last(values: Any) -> None:
-    once, twice = (
-        ag.compress(pruned("bert"), values="bfloat16"),
-        ag.compress(ag.compress(pruned("bert"), values), "bfloat16"),
-    )
-    assert twice.config.quantization_config.values == "bfloat16"
+@pytest.mark.parametrize("last", ["bfloat16", "int8"])
+@pytest.mark.parametrize("first", [None, "bfloat16", "int8"])
+def test_compressing_twice_is_compressing_as_asked_last(first: Any, last: Any) -> None:
+    twice = ag.compress(ag.compress(pruned("bert"), first), last)
+    once = ag.compress(ag.decompress(ag.compress(pruned("bert"), first)), last)
+    assert twice.config.quantization_config.values == last
     for (name, layer), (_, other) in zip(sparse_layers(once), sparse_layers(twice), strict=True):
-        assert layer.values.dtype == other.values.dtype == torch.bfloat16
+        assert layer.values.dtype == other.values.dtype == getattr(torch, last)
         assert torch.equal(layer.matrix, other.matrix), name
+
+
+def test_int8_packs_every_prunable_layer() -> None:
+    model = pruned("bert", sparsity=0.1)
+    before = {weight.name: weight.matrix.clone() for weight in prunable_weights(model)}
+    ag.compress(model, values="int8")
+    assert {name for name, _ in sparse_layers(model)} == before.keys()
+    assert "values=int8" in repr(model)
+    ag.decompress(model)
+    for weight in prunable_weights(model):
+        assert torch.equal(weight.matrix, round_to_grid(before[weight.name]))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "bart", "opt"])
+def test_int8_is_the_same_with_kernels_and_without(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = pruned(family)
+    tokens = torch.randint(3, 100, (2, 9))
+    models = [ag.compress(copy.deepcopy(dense), values="int8")]
+    with torch.inference_mode():
+        found = [models[0](tokens)[0]]
+        monkeypatch.setattr("aerogel.runtime.kernel.native", lambda: None)
+        found += [model(tokens)[0] for model in (ag.compress(copy.deepcopy(dense), values="int8"),)]
+    assert (found[0] - found[1]).norm() <= 0.01 * found[1].norm()  # rounding that falls the other way, layer by layer
+
+
+def test_a_model_can_have_values_of_several_types() -> None:
+    model = ag.compress(pruned("bert"))
+    layers = [layer for _, layer in sparse_layers(model)]
+    for layer, value_type in zip(layers, itertools.cycle(["int8", "bfloat16", "float32"]), strict=False):
+        layer.round_values(VALUE_TYPES[value_type])
+    tokens = torch.randint(3, 100, (2, 9))
+    dense = ag.decompress(copy.deepcopy(model))
+    with torch.inference_mode():
+        expected, found = dense(tokens)[0], model(tokens)[0]
+    assert (found - expected).norm() <= 0.1 * expected.norm()
+    assert {str(layer.values.dtype) for layer in layers} == {"torch.int8", "torch.bfloat16", "torch.float32"}
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_weights_that_are_no_numbers_have_no_integers(compressed: bool) -> None:
+    model = pruned("bert")
+    name = "encoder.layer.1.output.dense"
+    model.get_submodule(name).weight.data[0, 0] = torch.nan
+    if compressed:
+        model = ag.compress(model)
+    before = [layer.values.dtype for _, layer in sparse_layers(model)]
+    with pytest.raises(ModelError, match=rf"{name}.*int8"):
+        ag.compress(model, values="int8")
+    assert [layer.values.dtype for _, layer in sparse_layers(model)] == before
+
+
+def test_unknown_values_are_answered_with_the_nearest() -> None:
+    model = pruned("bert")
+    with pytest.raises(ModelError, match=r"'int9'.*int8"):
+        ag.compress(model, values="int9")  # type: ignore[arg-type]
+    assert not sparse_layers(model)
+    assert not hasattr(model.config, "quantization_config")
 
 
 def test_what_cannot_be_packed_is_left_as_it_was() -> None:

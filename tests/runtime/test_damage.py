@@ -19,12 +19,12 @@ TOKENS = torch.arange(3, 33).view(2, 15)
 PARTS = ["header", "packed", "anywhere", "end"]
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[None, "int8"])
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damage") / "packed"
     model = ARCHITECTURES["bert"].build()
     ag.prune(model, sparsity=0.8)
-    ag.compress(model).save_pretrained(folder)
+    ag.compress(model, request.param).save_pretrained(folder)
     return folder
 
 

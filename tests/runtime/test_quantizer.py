@@ -25,9 +25,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 import aerogel as ag
 from aerogel.errors import AerogelWarning, ModelError
 from aerogel.models import load_model, prunable_weights
+from aerogel.models.int8 import round_to_grid
 from aerogel.runtime import kernel
 from aerogel.runtime.codec import decode
 from aerogel.runtime.layers import SparseLinear, sparse_layers
+from aerogel.runtime.values import VALUE_TYPES
 from builders import ARCHITECTURES
 
 TOKENS = torch.arange(3, 33).view(2, 15)
@@ -185,8 +187,47 @@ def test_values_in_bfloat16_are_asked_for_and_stay(tmp_path: Path) -> None:
     assert torch.equal(answers(loaded), answers(model))
     rounded = ag.decompress(loaded).bert.encoder.layer[0].output.dense.weight
     assert torch.equal(rounded, dense.bert.encoder.layer[0].output.dense.weight.bfloat16().float())
-    with pytest.raises(ModelError, match="values 'int8'"):
-        ag.compress(dense, values="int8")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_int8_is_saved_and_loaded(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    dense = pruned(name)
+    model = ag.compress(copy.deepcopy(dense), values="int8").to(dtype)
+    model.save_pretrained(tmp_path / "packed")
+    config = json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]
+    assert (config["version"], config["values"]) == (3, "int8")
+    loaded = type(model).from_pretrained(tmp_path / "packed", dtype="auto")
+    assert (loaded.dtype, alike(loaded, model)) == (dtype, True)
+    assert torch.equal(answers(loaded), answers(model))
+    for _, layer in sparse_layers(loaded):
+        layer.packed.check()
+    ag.decompress(loaded)
+    for found, expected in zip(prunable_weights(loaded), prunable_weights(dense), strict=True):
+        assert torch.equal(found.matrix, round_to_grid(expected.matrix).to(dtype))
+
+
+def test_integers_of_a_checkpoint_stay_whatever_its_values(saved: Path) -> None:
+    model = transformers.BertForMaskedLM.from_pretrained(saved)
+    layer = model.bert.encoder.layer[1].output.dense
+    layer.round_values(VALUE_TYPES["int8"])
+    model.save_pretrained(saved)
+    for values in (None, "bfloat16", "int8"):
+        configure(saved, lambda config, values=values: config["quantization_config"].update({"values": values}))
+        loaded = transformers.BertForMaskedLM.from_pretrained(saved)
+        types = {str(other.values.dtype).removeprefix("torch.") for _, other in sparse_layers(loaded)}
+        assert types == {"int8", values or "float32"}
+        assert torch.equal(loaded.bert.encoder.layer[1].output.dense.matrix, layer.matrix)
+
+
+def test_version_2_is_read_and_written_as_the_present_one(saved: Path, tmp_path: Path) -> None:
+    """It differs in that it has no integers: tests/runtime/test_codec.py has its golden bytes."""
+    expected = transformers.BertForMaskedLM.from_pretrained(saved)
+    configure(saved, lambda config: config["quantization_config"].update({"version": 2}))
+    loaded = transformers.BertForMaskedLM.from_pretrained(saved)
+    assert alike(loaded, expected)
+    loaded.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["quantization_config"]["version"] == 3
 
 
 def test_an_all_zero_layer_is_kept(tmp_path: Path) -> None:
@@ -264,9 +305,10 @@ def test_nor_is_one_for_another_head(case: str, saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 1}, "version 1.*version 2"),
+        ({"version": 1}, "version 1.*2 and 3"),
         ({"version": True}, "version True"),
-        ({"values": "int8"}, "can't have"),
+        ({"values": "int4"}, "'int4'.*int8"),
+        ({"values": ["int8"]}, "int8"),
         ({"shell": "rm"}, "can't have shell"),
     ],
 )
@@ -371,6 +413,17 @@ def test_state_goes_into_a_model_with_other_zeros() -> None:
         layer.packed.check()
 
 
+@pytest.mark.parametrize(("of", "into"), [("int8", None), (None, "int8"), ("int8", "bfloat16")])
+def test_state_of_other_values_is_converted_or_stays_integers(of: Any, into: Any) -> None:
+    model, other = ag.compress(pruned("gpt2", 0.9), of), ag.compress(pruned("gpt2", 0.6), into)
+    other.load_state_dict(model.state_dict())
+    for (_, expected), (_, layer) in zip(sparse_layers(ag.compress(model, "int8")), sparse_layers(other), strict=True):
+        layer.packed.check()
+        assert layer.values.dtype == torch.int8
+        assert torch.equal(layer.matrix, expected.matrix)
+    assert torch.equal(answers(model), answers(other))
+
+
 def test_state_of_another_form_is_said() -> None:
     dense = pruned("bert")
     model = ag.compress(copy.deepcopy(dense))
@@ -382,9 +435,10 @@ def test_state_of_another_form_is_said() -> None:
         model.load_state_dict(state)
 
 
+@pytest.mark.parametrize("values", [None, "int8"])
 @pytest.mark.parametrize("way", ["deepcopy", "pickle", "torch.save"])
-def test_copies(way: str) -> None:
-    model = ag.compress(pruned("bert"))
+def test_copies(way: str, values: Any) -> None:
+    model = ag.compress(pruned("bert"), values)
     if way == "deepcopy":
         other = copy.deepcopy(model)
     elif way == "pickle":

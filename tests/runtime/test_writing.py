@@ -7,6 +7,7 @@ import torch
 
 from aerogel.errors import ModelError
 from aerogel.models import Provenance, load, load_model, prunable_weights
+from aerogel.models.int8 import round_to_grid
 from aerogel.pruning import prune
 from aerogel.runtime.layers import sparse_layers
 from aerogel.runtime.writing import save_pruned, unpack
@@ -43,3 +44,31 @@ def test_weights_have_the_types_of_the_source(tmp_path: Path) -> None:
     assert save_pruned(model, tokenizer, tmp_path / "out", source, Provenance(), pack=False).dtype == "bfloat16"
     again = load_model(tmp_path / "out", dtype="auto")
     assert {weight.matrix.dtype for weight in prunable_weights(again)} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_in_int8_are_written_and_dequantized(dtype: torch.dtype, tmp_path: Path) -> None:
+    """The integers are those of the float32 weights, also for a source in 16 bits."""
+    source = tmp_path / "source"
+    model, tokenizer = load("tiny-bert")
+    model.to(dtype).save_pretrained(source)
+    model = load_model(source)
+    prune(model, sparsity=0.2)
+    for weight in prunable_weights(model):
+        weight.matrix.copy_(round_to_grid(weight.matrix))
+    before = {weight.name: weight.matrix.clone() for weight in prunable_weights(model)}
+    saved = save_pruned(model, tokenizer, tmp_path / "out", str(source), Provenance(), pack=True, values="int8")
+    assert (saved.is_packed, saved.dtype) == (True, str(dtype).removeprefix("torch."))
+    unpacked = unpack(str(tmp_path / "out"), tmp_path / "dense")
+    assert unpacked.dequantized == len(before)
+    for weight in prunable_weights(load_model(tmp_path / "dense", dtype="auto")):
+        assert torch.equal(weight.matrix, before[weight.name].to(dtype))
+
+
+def test_values_are_of_packed_models_alone(tmp_path: Path) -> None:
+    model, tokenizer = load("tiny-bert")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    saved = save_pruned(model, tokenizer, tmp_path / "out", "tiny-bert", Provenance(), pack=False, values="int8")
+    assert not saved.is_packed
+    again = load_model(tmp_path / "out").state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in again.items())

@@ -11,6 +11,7 @@ from aerogel import bounds
 from aerogel.errors import DataError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
+from aerogel.runtime.values import VALUE_CHOICES
 
 Parameter = click.Parameter | None
 Context = click.Context | None
@@ -60,5 +61,10 @@ include = click.option("--include", multiple=True, type=click.Choice(TARGETS[1:]
 data = click.option("--data", type=_Read("path", _data_folder), help="Folder with <task>/<split>.tsv or .txt.")
 limit = click.option("--limit", type=COUNT, help="Number of examples or windows to use, from the start.")
 output = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
+values = click.option(
+    "--values",
+    type=click.Choice(VALUE_CHOICES),
+    help="Round the packed weights: int8 runs fastest, with --pattern block:1x4 [default: as they are].",
+)
 seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(bounds.SEEDS[0], bounds.SEEDS[-1]))
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -21,6 +21,7 @@ from aerogel.training.schedule import SCHEDULES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from aerogel.runtime.values import ValueChoice
     from aerogel.runtime.writing import Saved
     from aerogel.training import TrainingResult
     from aerogel.training.schedule import ScheduleName
@@ -64,6 +65,7 @@ VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
 @options.include
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
 @options.seed
+@options.values
 @click.option("--no-pack", is_flag=True, help="Save zeros like other weights, for example to fine-tune the model.")
 def prune(
     model: str,
@@ -73,10 +75,13 @@ def prune(
     samples: int,
     data: Path | None,
     include: tuple[str, ...],
+    values: ValueChoice | None,
     no_pack: bool,
     **settings: Any,  # the other fields of PruneConfig
 ) -> None:
     """Prune MODEL and save it packed: smaller, and it runs sparse."""
+    if values and no_pack:
+        raise click.UsageError("--values rounds packed values: leave out --no-pack")
     files.check_new(output)
     check_path(model)
     if calibration:
@@ -102,8 +107,17 @@ def prune(
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         prune_in_place(loaded, config, text)
         provenance, packs = models.Provenance(method=config.method, pattern=config.pattern), not no_pack
-        selection = {"targets": config.targets, "exclude": config.exclude}
-        saved = save_pruned(loaded, tokenizer, output, model, provenance, pack=packs, **selection)
+        saved = save_pruned(
+            loaded,
+            tokenizer,
+            output,
+            model,
+            provenance,
+            pack=packs,
+            values=values,
+            targets=config.targets,
+            exclude=config.exclude,
+        )
     _note_saved(saved, model, output, packs)
 
 
@@ -111,14 +125,19 @@ def prune(
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.output
 def unpack(folder: Path, output: Path) -> None:
-    """Write the packed model in FOLDER as an ordinary dense checkpoint, with the same bits."""
+    """Write the packed model in FOLDER as an ordinary dense checkpoint.
+
+    Weights have the same bits; those in int8 are dequantized, to integers times the scale of their output.
+    """
     files.check_new(output)
     check_path(str(folder))
     with progress_bar():
         from aerogel.runtime.writing import unpack as write_unpacked
 
-        left_out = write_unpacked(str(folder), output)
-    _note_written(left_out, str(folder), output)
+        unpacked = write_unpacked(str(folder), output)
+    if unpacked.dequantized:
+        note(f"{unpacked.dequantized} layers have int8 values: their weights are written dequantized")
+    _note_written(unpacked.left_out, str(folder), output)
 
 
 @click.command()

@@ -13,15 +13,16 @@ from aerogel.errors import ModelError
 GROUP = 768  # inputs of a token that share a scale; `PANEL` in runtime/cells.py, which this package can't import
 LARGEST = 127  # integers of weights; -128 is not used
 STEPS = 254  # between the smallest and the largest activation: one fewer than a byte has, so that rounding stays inside
-TINY = torch.finfo(torch.float32).tiny  # the reciprocal of a smaller scale may be infinite
+TINY = 1e-37  # the reciprocal of a scale below this may be infinite, and its multiples may be denormal
+ROUNDING = 1.5 * 2**23  # floats near this are integers
 
 
 def quantize_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Rounds weights (d_out, d_in) to integers: returns q, int8 (d_out, d_in), and scales s, float32 (d_out,).
 
-    s is the largest absolute value of the row over 127, or 0 if that is below the smallest normal number, and q = w / s
-    is rounded to the nearest integer, half to even. A row of values s q with any s and a largest |q| of 127 gives the
-    same q again, but not if it was rounded to bfloat16. Raises `ModelError` for weights that are infinite or NaN.
+    s is the largest absolute value of the row over 127, or 0 if that is below 1e-37, and q = w / s is rounded to the
+    nearest integer, half to even. A row of values s q with any s and a largest |q| of 127 gives the same q again, but
+    not if it was rounded to bfloat16. Raises `ModelError` for weights that are infinite or NaN.
 
     >>> quantize_rows(torch.tensor([[0.5, -127.0, 3.4], [0.0, 0.0, 0.0]]))
     (tensor([[   0, -127,    3],
@@ -58,18 +59,19 @@ def token_integers(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rounds activations (..., features) to integers, for each token and each group of 768 features.
 
     The last group is filled up with zeros, unless it is the only one. With lo = min(0, min x), hi = max(0, max x) and
-    s = (hi - lo) / 254, the zero point is z = round(-lo (1/s)), and q = round(x (1/s) + z) is in [0, 255]; if s is
-    below the smallest normal number, q = z = 0. Returns q (..., groups, features of a group), z (..., groups, 1) and
-    s (..., groups, 1), as float32. A group with an infinity or NaN, or whose range overflows, has an s that is not
-    finite.
+    s = (hi - lo) / 254, the zero point is z = round(-lo (1/s)), and q = round(x (1/s) + z) is in [0, 255], both to the
+    nearest integer, half to even; if s is below 1e-37, q = z = 0. Returns q (..., groups, features of a group),
+    z (..., groups, 1) and s (..., groups, 1), as float32: the numbers that the kernels compute, bit for bit. The s of a
+    group with an infinity or NaN is not finite.
     """
     width = min(GROUP, x.shape[-1])
     groups = functional.pad(x.float(), (0, -x.shape[-1] % width)).unflatten(-1, (-1, width))
     lowest, highest = groups.amin(-1, keepdim=True).clamp_(max=0), groups.amax(-1, keepdim=True).clamp_(min=0)
-    scale = (highest - lowest) / STEPS
+    scale = highest * (1 / STEPS) - lowest * (1 / STEPS)  # which can't overflow
     inverse = torch.where(scale < TINY, 0, 1 / scale)
     zero = (-lowest * inverse).round_()
-    return (groups * inverse).add_(zero).round_(), zero, scale
+    # the sum is rounded once, to an integer
+    return (groups * inverse).add_(zero + ROUNDING).sub_(ROUNDING), zero, scale
 
 
 def quantize_tokens(x: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from transformers import PreTrainedModel
 from aerogel.errors import TRANSFORMERS_MODEL, AerogelWarning, ModelError, expect
 from aerogel.models import prunable_weights
 from aerogel.runtime.fused import fuse
-from aerogel.runtime.layers import SparseLinear, put_layer, sparse_layers
+from aerogel.runtime.layers import SparseLinear, in_layer, put_layer, sparse_layers
 from aerogel.runtime.packable import packable_layers
-from aerogel.runtime.packed import check_packable
+from aerogel.runtime.packed import check_packable, check_roundable
 from aerogel.runtime.quantizer import mark, restore_dense, unmark
-from aerogel.runtime.values import VALUE_TYPES, ValueChoice
+from aerogel.runtime.values import ValueChoice, chosen_type
 
 # Below this share of zeros the dense product is as fast: per weight that is not zero, the sparse kernel is slower.
 LEAST_SPARSITY = 0.4
@@ -25,13 +25,20 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
     dense model within float32 rounding. `model.save_pretrained` writes a packed checkpoint. A compressed model can't be
     trained: call `decompress` first.
 
+    With values="int8" every prunable layer is packed, whatever its sparsity. Weights are rounded to integers with a
+    scale for each output, see `aerogel.models.int8`; weights that are on such a grid stay what they are. Activations
+    are rounded to 8 bits for each token when the model runs: results are close to those of the dense model, but not
+    within float32 rounding. Four neighbouring inputs of an output are stored and multiplied together, so the pattern
+    "block:1x4" is the fastest and smallest.
+
     Args:
         model: with its weights on the CPU.
-        values: "bfloat16" rounds the weights to that, also in layers that are already packed.
+        values: "bfloat16" or "int8" rounds the weights to that, also in layers that are already packed.
 
-    Raises `ModelError`, before it changes anything, for other `values`, for weights that can't be packed, and for a
-    model without prunable weights. Warns with an `AerogelWarning` of matrices without zeros in a model that has others
-    with zeros, and of blocks that can't be fused with these versions of transformers and torch.
+    Raises `ModelError`, before it changes anything, for other `values`, for weights that can't be packed (for int8 also
+    infinite or NaN ones), and for a model without prunable weights. Warns with an `AerogelWarning` of matrices without
+    zeros that stay dense in a model that has others with zeros, and of blocks that can't be fused with these versions
+    of transformers and torch.
 
     >>> import aerogel
     >>> model, _ = aerogel.load("tiny-bert")
@@ -44,16 +51,21 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
     before = [layer for _, layer in sparse_layers(model)]
     packable = packable_layers(model)
     weights = [weight for weight in prunable_weights(model, to_read=True) if weight.name in packable]
+    value_type = None if values is None else chosen_type(values)
     for weight in weights:
-        check_packable(weight.matrix)
+        with in_layer(weight.name):
+            check_packable(weight.matrix, value_type)
+    for layer in before:
+        with in_layer(layer.name):
+            check_roundable(layer.values, value_type)
     mark(model, values)
-    if values:
+    if value_type:
         for layer in before:
-            layer.round_values(VALUE_TYPES[values])
+            layer.round_values(value_type)
     without_zeros = []
     for weight in weights:
-        layer = SparseLinear.of(weight.module, values)  # which counts the zeros
-        if 1 - layer.packed.density >= LEAST_SPARSITY:
+        layer = SparseLinear.of(weight.module, value_type)  # which counts the zeros
+        if 1 - layer.packed.density >= LEAST_SPARSITY or (value_type and not value_type.is_float):
             put_layer(model, weight.name, layer)
         elif 1 - layer.packed.density < WITHOUT_ZEROS:
             without_zeros.append(weight.name)
@@ -72,7 +84,10 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
 
 
 def decompress(model: PreTrainedModel) -> PreTrainedModel:
-    """Restores the dense layers of a compressed model, in place and bit for bit, and returns it.
+    """Restores the dense layers of a compressed model, in place, and returns it.
+
+    Weights are restored bit for bit as they were packed. Those that were rounded, to bfloat16 or to int8, stay rounded:
+    of int8 the weight is the integer times the scale of its output.
 
     >>> import aerogel
     >>> model, _ = aerogel.load("tiny-bert")

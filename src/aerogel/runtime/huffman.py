@@ -35,6 +35,11 @@ class Field:
         halves[used - 2 * first] = LONGEST_CODE + 1 - lengths
         return cls(bits, int(first), (halves[::2] | halves[1::2] << 4).tobytes())
 
+    @classmethod
+    def plain(cls, bits: int) -> "Field":
+        """The code in which each symbol is written as it is."""
+        return cls(bits, 0, bytes([17 * (LONGEST_CODE + 1 - bits)]) * 2 ** (bits - 1))
+
     @property
     def sound(self) -> bool:
         """Whether the lengths are those of a complete code for symbols of these bits."""

@@ -2,7 +2,10 @@
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, Self
 
 import torch
@@ -14,13 +17,13 @@ from aerogel.models import PackedLayer
 from aerogel.runtime.cells import Cells
 from aerogel.runtime.codec import decode, encode
 from aerogel.runtime.operators import not_exported, not_on
-from aerogel.runtime.packed import NUMBERS, PackedWeight, pack
+from aerogel.runtime.packed import BY_DTYPE, PackedWeight, pack
 from aerogel.runtime.placeholder import WeightPlaceholder
 from aerogel.runtime.torch_private import with_buffer
-from aerogel.runtime.values import VALUE_TYPES, ValueChoice, Values, ValueType, value_type_of
+from aerogel.runtime.values import FLOATS, Values, ValueType, value_type_of
 
 REMEDY = "dense after aerogel.decompress(model)"  # shown by libraries that can't adapt the layer, such as peft
-ARRAYS = ("values", "index", "order", "offsets")
+ARRAYS = ("values", "index", "order", "offsets", "scales", "sums")  # the last two of integers alone
 
 
 class SparseLinear(PackedLayer):
@@ -34,6 +37,8 @@ class SparseLinear(PackedLayer):
     index: Tensor
     order: Tensor
     offsets: Tensor
+    scales: Tensor | None
+    sums: Tensor | None
 
     def __init__(self, packed: PackedWeight, bias: nn.Parameter | None, dense_class: type = nn.Linear) -> None:
         super().__init__()
@@ -47,17 +52,15 @@ class SparseLinear(PackedLayer):
 
     def _set_weight(self, packed: PackedWeight) -> None:
         self.block, self.dtype = packed.cells.block, packed.dtype
-        self.values, self.index, self.order, self.offsets = packed.tensors
+        for name, tensor in zip_longest(ARRAYS, packed.tensors):
+            setattr(self, name, tensor)
 
     @classmethod
-    def of(cls, module: nn.Module, values: ValueChoice | None = None) -> Self:
-        """Packs an `nn.Linear` or a `Conv1D`, with its values rounded to the type `values` unless that is None."""
+    def of(cls, module: nn.Module, value_type: ValueType | None = None) -> Self:
+        """Packs an `nn.Linear` or a `Conv1D`, with its values rounded to `value_type` unless that is None."""
         assert isinstance(module, nn.Linear | Conv1D)
-        packed = pack(module.weight.T if isinstance(module, Conv1D) else module.weight)
-        layer = cls(packed, module.bias, Conv1D if isinstance(module, Conv1D) else nn.Linear)
-        if values:
-            layer.round_values(VALUE_TYPES[values])
-        return layer
+        matrix = module.weight.T if isinstance(module, Conv1D) else module.weight
+        return cls(pack(matrix, value_type), module.bias, Conv1D if isinstance(module, Conv1D) else nn.Linear)
 
     def round_values(self, value_type: ValueType) -> None:
         """Rounds the values to this type, in place."""
@@ -65,8 +68,9 @@ class SparseLinear(PackedLayer):
 
     @property
     def packed(self) -> PackedWeight:
-        cells = Cells((self.out_features, self.in_features), self.block, self.order, self.offsets, self.index)
-        return PackedWeight(self.dtype, cells, Values(value_type_of(self.values.dtype), self.values))
+        shape, value_type = (self.out_features, self.in_features), BY_DTYPE[self.values.dtype]
+        cells = Cells(shape, self.block, value_type.unit, self.order, self.offsets, self.index)
+        return PackedWeight(self.dtype, cells, Values(value_type, self.values, self.scales))
 
     @property
     def weight(self) -> Tensor:
@@ -121,11 +125,12 @@ class SparseLinear(PackedLayer):
     @property
     def arrays(self) -> list[Tensor]:
         """What the operators take: the packed weight's tensors, and the bias in float32 if there is one."""
+        integers = [] if self.scales is None or self.sums is None else [self.scales, self.sums]
         bias = [] if self.bias is None else [self.bias.float()]
-        return [self.values, self.index, self.order, self.offsets, *bias]
+        return [self.values, self.index, self.order, self.offsets, *integers, *bias]
 
     def to_dense(self) -> nn.Module:
-        """The dense layer, with its weight restored bit for bit."""
+        """The dense layer, with its weight restored bit for bit, or from integers times their scales."""
         weight = self.packed.to_dense()
         if self.dense_class is Conv1D:
             with torch.device("meta"):
@@ -153,17 +158,22 @@ class SparseLinear(PackedLayer):
             raise ModelError(f"layer {self.name}: expected {self.in_features} features, found {x.shape[-1]}")
 
     def extra_repr(self) -> str:
-        density = self.values.numel() / (self.in_features * self.out_features)
         size = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{size}, sparsity={1 - density:.3f}, {REMEDY}"
+        values = BY_DTYPE[self.values.dtype].name
+        return f"{size}, sparsity={1 - self.packed.density:.3f}, values={values}, {REMEDY}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         dense = fn(torch.empty(0, dtype=self.dtype, device="cpu"))  # what the dense weight would become
         if dense.device.type != "cpu":
             raise not_on(dense.device)
+        scales = self.scales
         super()._apply(fn, recurse)
-        self.dtype = dense.dtype if dense.dtype in NUMBERS else torch.float32
-        self.values = Values.of(self.values if self.values.dtype in NUMBERS else self.values.float()).data
+        is_known = str(dense.dtype).removeprefix("torch.") in FLOATS
+        self.dtype = dense.dtype if is_known else torch.float32
+        if scales is None:
+            self.values = Values.of(self.values if is_known else self.values.float()).data
+        elif self.scales is None or self.scales.dtype != scales.dtype:  # a cast, which is not one of the integers
+            self.scales = scales
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,7 +195,7 @@ class SparseLinear(PackedLayer):
         others = {name: value for name, value in state_dict.items() if name != key}
         super()._load_from_state_dict(others, prefix, metadata, strict, missing_keys, *rest)
         if key in state_dict:
-            value_type = value_type_of(self.values.dtype)
+            value_type = BY_DTYPE[self.values.dtype]
             rounding = None if value_type == value_type_of(self.dtype).in_memory else value_type
             self._set_weight(decode_layer(prefix[:-1], state_dict[key], self.packed.shape, self.dtype, rounding))
         elif strict:
@@ -205,9 +215,22 @@ def put_layer(model: nn.Module, name: str, layer: SparseLinear) -> None:
 def decode_layer(
     name: str, content: Tensor, shape: tuple[int, int], dtype: torch.dtype, rounding: ValueType | None
 ) -> PackedWeight:
-    """The weight of layer `name` from its bytes, as one of `dtype`, its values rounded to `rounding` unless None."""
+    """The weight of layer `name` from its bytes, as one of `dtype`.
+
+    Floats are rounded to the type `rounding` unless that is `None`; integers stay what they are.
+    """
+    floats = rounding.dtype if rounding and rounding.is_float else dtype
+    with in_layer(name):
+        packed = decode(content, shape, floats)
+        if rounding and not rounding.is_float:
+            packed = packed.rounded(rounding)
+    return replace(packed, dtype=dtype)
+
+
+@contextmanager
+def in_layer(name: str) -> Iterator[None]:
+    """Puts the name of the layer before the message of a `ModelError`."""
     try:
-        packed = decode(content, shape, rounding.dtype if rounding else dtype)
+        yield
     except ModelError as error:
         raise ModelError(f"layer {name}: {error}") from error
-    return replace(packed, dtype=dtype)

@@ -1,8 +1,9 @@
 """The operators that sparse layers call, registered with torch, so that models compile and export.
 
-A packed weight is passed as the list of its tensors, followed by its bias if it has one. Activations are (...,
-features) of any floating type; results are computed in float32, returned in the type of the activations, and
-deterministic for a number of threads.
+A packed weight is passed as the list of its tensors, followed by its bias if it has one; the dtype of the first, the
+values, says whether scales and sums of integers are among them. Activations are (..., features) of any floating type;
+results are computed in float32, or in integers with activations quantized by `token_integers`, returned in the type of
+the activations, and deterministic for a number of threads.
 """
 
 from typing import Any
@@ -12,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from aerogel.errors import ModelError
+from aerogel.models.int8 import token_integers
 from aerogel.runtime import kernel
-from aerogel.runtime.cells import Cells
-from aerogel.runtime.packed import NUMBERS, PackedWeight
+from aerogel.runtime.cells import Cells, blocks_in_row
+from aerogel.runtime.packed import BY_DTYPE, PackedWeight
 from aerogel.runtime.values import Values
 
 LIBRARY = torch.library.Library("aerogel", "DEF")
@@ -55,16 +57,26 @@ def define(schema: str, run: Any, shape: Any) -> None:
 
 
 def weight_shape(weight: list[Tensor], columns: int, block: int) -> tuple[int, int]:
-    return weight[2].shape[0] // -(-columns // block), columns
+    return weight[2].shape[0] // blocks_in_row(columns, block, BY_DTYPE[weight[0].dtype].unit), columns
+
+
+def packed_weight(weight: list[Tensor], columns: int, block: int) -> tuple[PackedWeight, list[Tensor]]:
+    """The weight, as one of float32, and its bias if it has one."""
+    (values, index, order, offsets, *rest), value_type = weight, BY_DTYPE[weight[0].dtype]
+    scales, rest = (None, rest) if value_type.is_float else (rest[0], rest[2:])
+    cells = Cells(weight_shape(weight, columns, block), block, value_type.unit, order, offsets, index)
+    return PackedWeight(torch.float32, cells, Values(value_type, values, scales)), rest
 
 
 def native_linear(weight: list[Tensor], columns: int, block: int) -> Any:
-    # not `PackedWeight.native`, which takes longer than a small layer
-    module, (values, index, order, offsets, *bias) = kernel.required(), weight
-    rows, columns = weight_shape(weight, columns, block)
-    cells = module.Cells(rows, columns, block, 1, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
-    matrix = module.Matrix(cells, module.Values(NUMBERS[values.dtype], values.data_ptr(), 0, 0))
-    return module.Linear(matrix, bias[0].data_ptr() if bias else 0)
+    # not `packed_weight` and its `native`, which take longer than a small layer
+    module, (values, index, order, offsets, *rest) = kernel.required(), weight
+    value_type, (rows, columns) = BY_DTYPE[values.dtype], weight_shape(weight, columns, block)
+    addresses = [tensor.data_ptr() for tensor in rest]
+    scales, sums, *bias = [0, 0, *addresses] if value_type.is_float else addresses
+    cells = module.Cells(rows, columns, block, value_type.unit, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
+    matrix = module.Matrix(cells, module.Values(value_type.number, values.data_ptr(), scales, sums))
+    return module.Linear(matrix, *bias or [0])
 
 
 def native_norm(norm: list[Tensor], epsilon: float, centred: bool) -> Any:
@@ -73,10 +85,24 @@ def native_norm(norm: list[Tensor], epsilon: float, centred: bool) -> Any:
 
 
 def linear(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
-    shape = weight_shape(weight, x.shape[-1], block)
     if kernel.native() is None:
-        return functional.linear(x.float(), dense(weight, x.shape[-1], block), *weight[4:]).to(x.dtype)
-    return project(x, [native_linear(weight, shape[1], block)], native_norm([], 0, True), shape[0])
+        return torch_linear(x.float(), *packed_weight(weight, x.shape[-1], block)).to(x.dtype)
+    rows, columns = weight_shape(weight, x.shape[-1], block)
+    return project(x, [native_linear(weight, columns, block)], native_norm([], 0, True), rows)
+
+
+def torch_linear(x: Tensor, packed: PackedWeight, bias: list[Tensor]) -> Tensor:
+    """The same numbers without the kernels, for x (..., features) in float32."""
+    if packed.values.scales is None:
+        return functional.linear(x, packed.to_dense(), *bias)
+    integers, zero, scale = token_integers(x)
+    groups, width = integers.shape[-2:]
+    rows, columns = packed.shape
+    weights = functional.pad(packed.unscaled(), (0, groups * width - columns)).view(rows, groups, width)
+    # exact in float64, in any order
+    sums = torch.einsum("...gi,rgi->...gr", (integers - zero).double(), weights.double())
+    y = (sums.float() * scale).sum(-2) * packed.values.scales
+    return y + bias[0] if bias else y
 
 
 def project(x: Tensor, layers: list[Any], before: Any, rows: int) -> Tensor:
@@ -89,9 +115,7 @@ def project(x: Tensor, layers: list[Any], before: Any, rows: int) -> Tensor:
 
 def dense(weight: list[Tensor], columns: int, block: int) -> Tensor:
     """The packed weight as a (d_out, d_in) matrix in float32."""
-    values, index, order, offsets = weight[:4]
-    cells = Cells(weight_shape(weight, columns, block), block, order, offsets, index)
-    return PackedWeight(torch.float32, cells, Values.of(values)).to_dense()
+    return packed_weight(weight, columns, block)[0].to_dense()
 
 
 def dense_linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -24,9 +24,10 @@ from aerogel.errors import ModelError, first_line
 from aerogel.runtime import transformers_private as private
 from aerogel.runtime.checkpoint import Checkpoint
 from aerogel.runtime.packable import packable_layers
-from aerogel.runtime.values import VALUE_CHOICES, VALUE_TYPES, ValueChoice
+from aerogel.runtime.values import FLOATS, VALUE_CHOICES, VALUE_TYPES, ValueChoice, chosen_type
 
-METHOD, VERSION = "aerogel", 2
+METHOD, VERSION = "aerogel", 3
+READABLE = (2, VERSION)  # in version 2 no values are integers
 # transformers quotes this field of config.json, and no other, in its error for a weight file that is not found
 HINT_FIELD = "transformers_weights"
 HINT = "the weights are packed, so `import aerogel` (pip install aerogel) before loading the model"
@@ -42,16 +43,19 @@ class PackedConfig(QuantizationConfigMixin):
     def __init__(
         self, quant_method: str = METHOD, version: int = VERSION, values: ValueChoice | None = None, **unknown: Any
     ) -> None:
-        if version != VERSION or isinstance(version, bool):
-            raise ModelError(f"packed checkpoint of version {version!r}: this aerogel reads version {VERSION}")
-        if unknown or quant_method != METHOD or values not in (None, *VALUE_CHOICES):
-            wrong = sorted(unknown) or [f"{quant_method!r} with values {values!r}"]
+        if version not in READABLE or isinstance(version, bool):
+            readable = " and ".join(map(str, READABLE))
+            raise ModelError(f"packed checkpoint of version {version!r}: this aerogel reads versions {readable}")
+        if unknown or quant_method != METHOD:
+            wrong = sorted(unknown) or [repr(quant_method)]
             raise ModelError(
                 f"the quantization_config of a packed checkpoint can't have {wrong[0]}: expected {METHOD!r}, a version "
                 f"and optional values, one of {', '.join(VALUE_CHOICES)}"
             )
+        if values is not None:
+            chosen_type(values)
         self.quant_method: Any = quant_method
-        self.version = version
+        self.version = VERSION  # in which the checkpoint will be written again
         if values:
             self.values = values
 
@@ -107,8 +111,8 @@ class PackedQuantizer(HfQuantizer):
         return super().update_attn_implementation(config)
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        if dtype not in (value_type.dtype for value_type in VALUE_TYPES.values()):
-            raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose one of {', '.join(VALUE_TYPES)}")
+        if str(dtype).removeprefix("torch.") not in FLOATS:
+            raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose one of {', '.join(FLOATS)}")
         return dtype
 
     def update_device_map(self, device_map: Any) -> Any:

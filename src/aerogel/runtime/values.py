@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from aerogel.errors import ModelError, unknown_name
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-ValueChoice = Literal["bfloat16"]  # the types that values can be rounded to on request
+ValueChoice = Literal["bfloat16", "int8"]  # the types that values can be rounded to on request
 VALUE_CHOICES: tuple[str, ...] = get_args(ValueChoice)
 
 
@@ -24,14 +26,18 @@ class ValueType:
         name: that of the torch dtype.
         number: in docs/format.md and csrc/values.h.
         high_bits: of the high field in a checkpoint: the exponent and three bits of the mantissa, which are not
-            uniformly distributed either.
+            uniformly distributed either; of integers, a mask of those in a unit that are not 0.
         in_kernels: whether kernels read it. The values of other types are float32 in memory, which holds them exactly.
+        unit: neighbouring columns that are stored together, unless all of them are 0.
+        is_float: integers have a scale for each output row.
     """
 
     name: str
     number: int
     high_bits: int
     in_kernels: bool = True
+    unit: int = 1
+    is_float: bool = True
 
     @property
     def dtype(self) -> torch.dtype:
@@ -53,12 +59,24 @@ VALUE_TYPES = {
     "float32": ValueType("float32", 0, high_bits=11),
     "float16": ValueType("float16", 1, high_bits=8, in_kernels=False),
     "bfloat16": ValueType("bfloat16", 2, high_bits=11),
+    "int8": ValueType("int8", 3, high_bits=4, unit=4, is_float=False),
 }
+FLOATS = [name for name, value_type in VALUE_TYPES.items() if value_type.is_float]  # the dtypes of dense weights
+
+
+def chosen_type(name: object) -> ValueType:
+    """The type in `VALUE_CHOICES` of this name. Raises `ModelError` for another."""
+    if name not in VALUE_CHOICES:
+        raise ModelError(unknown_name("value type", name, VALUE_CHOICES))
+    return VALUE_TYPES[str(name)]
 
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a packed weight's non-zeros, (non-zeros,), in the order of its layout; `scales` if not floats."""
+    """The values of a packed weight's non-zeros, in the order of its layout.
+
+    `data` is (non-zeros,), or (non-zeros, unit) of integers, which `scales` (d_out,), float32, multiply.
+    """
 
     type: ValueType
     data: Tensor

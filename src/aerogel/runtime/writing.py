@@ -11,6 +11,7 @@ from aerogel import models
 from aerogel.errors import ModelError
 from aerogel.runtime.conversion import compress, decompress
 from aerogel.runtime.layers import sparse_layers
+from aerogel.runtime.values import ValueChoice
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,23 @@ class ZeroCount:
 
 @dataclass(frozen=True)
 class Saved:
-    """What was written: the `zeros`, the `dtype` of the weights by name, whether some layers are packed, and the files
-    of the source that were `left_out`, see `aerogel.models.save`.
+    """What was written: the `zeros` before values were rounded, the `dtype` of the weights by name, whether some layers
+    are packed, and the files of the source that were `left_out`, see `aerogel.models.save`.
     """
 
     zeros: ZeroCount
     dtype: str
     is_packed: bool
+    left_out: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What was written: the number of layers whose weights were `dequantized`, and the files of the source that were
+    `left_out`, see `aerogel.models.save`.
+    """
+
+    dequantized: int
     left_out: Sequence[str]
 
 
@@ -52,33 +63,41 @@ def save_pruned(
     provenance: models.Provenance,
     *,
     pack: bool,
+    values: ValueChoice | None = None,
     targets: Sequence[str] = ("blocks",),
     exclude: Sequence[str] = (),
 ) -> Saved:
     """Saves a pruned model with weights of the types that its `source` has, packed unless `pack` is false.
 
-    The `sparsity` of `provenance` becomes that of the weights that `targets` and `exclude` name.
+    Packed values are rounded to the type `values`, see `compress`. The `sparsity` of `provenance` becomes that of the
+    weights that `targets` and `exclude` name.
     """
     stored = models.stored_dtypes(source)
-    stored.apply(model)
+    casts_last = pack and values == "int8"  # weights on a grid of integers would leave it in 16 bits
+    if not casts_last:
+        stored.apply(model)
     masks = [weight.zeros for weight in models.prunable_weights(model, targets, exclude)]
     zeros = ZeroCount(
         sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks), models.parameter_count(model)
     )
     if pack:
-        compress(model)
+        compress(model, values)
+    if casts_last:
+        stored.apply(model)
     left_out = models.save(model, tokenizer, output, source, replace(provenance, sparsity=zeros.sparsity))
     return Saved(zeros, str(stored.main).removeprefix("torch."), bool(sparse_layers(model)), left_out)
 
 
-def unpack(folder: str, output: str | os.PathLike[str]) -> Sequence[str]:
-    """Writes a packed checkpoint as a dense one, bit for bit, and returns the files of it that were left out.
+def unpack(folder: str, output: str | os.PathLike[str]) -> Unpacked:
+    """Writes a packed checkpoint as a dense one: bit for bit, or of int8 values the integers times their scales.
 
     Raises `ModelError` for a folder that is not a packed checkpoint.
     """
     stored = models.stored_dtypes(folder)
     model = models.load_model(folder, dtype=torch.float32 if stored.others else stored.main)
-    if not sparse_layers(model):
+    layers = [layer for _, layer in sparse_layers(model)]
+    if not layers:
         raise ModelError(f"{folder} is not a packed checkpoint; nothing to unpack")
+    dequantized = sum(layer.scales is not None for layer in layers)
     stored.apply(decompress(model))
-    return models.save(model, None, output, folder)
+    return Unpacked(dequantized, models.save(model, None, output, folder))
