@@ -121,7 +121,8 @@ def test_int8_is_the_same_with_kernels_and_without(family: str, monkeypatch: pyt
         found = [models[0](tokens)[0]]
         monkeypatch.setattr("aerogel.runtime.kernel.native", lambda: None)
         found += [model(tokens)[0] for model in (ag.compress(copy.deepcopy(dense), values="int8"),)]
-    assert (found[0] - found[1]).norm() <= 0.01 * found[1].norm()  # rounding that falls the other way, layer by layer
+    # rounding that falls the other way, layer by layer; fused attention may be in bfloat16
+    assert (found[0] - found[1]).norm() <= 0.03 * found[1].norm()
 
 
 def test_a_model_can_have_values_of_several_types() -> None:
