@@ -267,6 +267,7 @@ BAD = [
     (["evaluate", "tiny-bert", "--tasks", "movie-reviews"], "fine-tune"),
     (["evaluate", "minilm", "--tasks", "python-reference"], "fine-tune"),
     (["bench", "tiny-bert", "--sequence-length", "4000"], "128"),
+    (["bench", "tiny-bert", "--beside", "openvino-int4"], "openvino-int8"),
     (["study", "startr"], "starter"),
     (["study", "--model", "tiny-brt", "--output", "OUT"], "tiny-bert"),
     (["study", "--sparsity", "1.5", "--output", "OUT"], "1.5"),

@@ -1,7 +1,8 @@
-"""Latency, throughput, memory and size of models, measured in fresh processes."""
+"""Latency, throughput, memory and size of models, measured in fresh processes.
 
-from aerogel.benchmark.machine import environment, usable_cores
-from aerogel.benchmark.measure import BenchConfig, Measurement, bench
-from aerogel.benchmark.subject import Subject
+Names are imported when they are first used: checking the name of a runtime needs no torch.
+"""
 
-__all__ = ["BenchConfig", "Measurement", "Subject", "bench", "environment", "usable_cores"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

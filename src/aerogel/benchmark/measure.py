@@ -1,6 +1,7 @@
 """Benchmarks several models: each in a fresh process, with interleaved rounds."""
 
 import statistics
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import torch
 
 from aerogel import bounds, progress
 from aerogel.benchmark.process import Start, Worker
+from aerogel.benchmark.runtimes import check_runtime, convert, serve_runtime
 from aerogel.benchmark.subject import Checkpoint, Subject, prepare, serve
 from aerogel.bounds import check_seed
-from aerogel.errors import AerogelError, ModelError, excerpt, expect
+from aerogel.errors import AerogelError, AerogelWarning, ModelError, excerpt, expect
 from aerogel.tables import html_table, size
 
 COLUMNS = (
@@ -56,12 +58,12 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Time and memory of one model, dense or `compressed`.
+    """Time and memory of one model, dense, `compressed`, or dense in another `runtime`.
 
     `latencies` are the seconds of each inference batch and `training_steps` those of each training step. Memory is in
     bytes: `inference_memory` and `training_memory` are peak resident memory above the process's baseline,
-    `parameter_bytes` are parameters and buffers in memory, `file_bytes` the weight files. A compressed model is not
-    trained.
+    `parameter_bytes` are parameters and buffers in memory, `file_bytes` the weight files. Only a dense model in PyTorch
+    is trained.
     """
 
     name: str
@@ -73,6 +75,13 @@ class Measurement:
     file_bytes: int
     batch_size: int
     compressed: bool = False
+    runtime: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, and the form that was measured if that is not the dense model in PyTorch."""
+        form = "compressed" if self.compressed else self.runtime
+        return f"{self.name}, {form}" if form else self.name
 
     @property
     def median(self) -> float:
@@ -99,7 +108,7 @@ class Measurements(list[Measurement]):
         """Rows of a table with `COLUMNS`; speed is relative to the first model."""
         return [
             (
-                f"{entry.name}, compressed" if entry.compressed else entry.name,
+                entry.label,
                 f"{entry.median:.3f} s",
                 f"{entry.p90:.3f} s",
                 f"{entry.throughput:.1f}/s",
@@ -117,12 +126,19 @@ class Measurements(list[Measurement]):
         return html_table(COLUMNS, self.rows())
 
 
-def bench(subjects: Sequence[Subject], config: BenchConfig | None = None, start: Start = "forkserver") -> Measurements:
+def bench(
+    subjects: Sequence[Subject],
+    config: BenchConfig | None = None,
+    start: Start = "forkserver",
+    beside: Sequence[str] = (),
+) -> Measurements:
     """Measure all subjects in one interleaved run: round one of each, then round two of each, and so on.
 
     A pruned subject is measured dense and then compressed, if `aerogel.compress` packs any of its layers: two entries.
-    Only one process computes at a time. `start` "fork" is for a caller that is itself a fresh child of a fork server
-    and has computed nothing yet. Raises the errors of the subjects' processes, and `AerogelError` if one dies.
+    `beside` names other `RUNTIMES`; each measures every subject with all its layers dense, and an `AerogelWarning` says
+    why if it fails. Only one process computes at a time. `start` "fork" is for a caller that is itself a fresh child of
+    a fork server and has computed nothing yet. Raises the errors of the subjects' processes, and `AerogelError` if one
+    dies, and for a runtime that is unknown or not installed.
 
     >>> from aerogel.benchmark import BenchConfig, Subject
     >>> measurements = bench([Subject("tiny-gpt2")], BenchConfig(1, 8, rounds=3, training_steps=0, threads=1))
@@ -131,24 +147,21 @@ def bench(subjects: Sequence[Subject], config: BenchConfig | None = None, start:
     """
     for subject in subjects:
         expect(subject, Subject, ModelError, "models as aerogel.benchmark.Subject(name)")
+    for runtime in beside:
+        check_runtime(runtime)
     config = config or BenchConfig()
     threads = config.threads or torch.get_num_threads()
     settings = config.batch_size, config.sequence_length, threads, config.seed
     with ExitStack() as stack:
         with TemporaryDirectory(prefix="aerogel-") as scratch:
             checkpoints = _prepare(subjects, Path(scratch), threads, config.seed, start)
-            workers = [
-                stack.enter_context(Worker(checkpoint.name, start, serve, checkpoint, *settings))
-                for checkpoint in checkpoints
-            ]
-            for worker in progress.track(workers, "loading"):
-                worker.receive()
-        pairs = list(zip(workers, checkpoints, strict=True))
-        trained = [worker for worker, checkpoint in pairs if not checkpoint.compressed]
-        inference = _rounds(workers, "inference", config.rounds)
+            checkpoints += _convert(checkpoints, beside, settings, start)
+            workers = _load(checkpoints, settings, start, stack)
+        trained = [worker for worker, entry in workers.items() if not (entry.compressed or entry.runtime)]
+        inference = _rounds(list(workers), "inference", config.rounds)
         training = _rounds(trained, "training", config.training_steps)
     measurements = Measurements()
-    for worker, checkpoint in pairs:
+    for worker, checkpoint in workers.items():
         latencies, inference_memory = inference[worker]
         steps, training_memory = training.get(worker, ((), None))
         measurements.append(
@@ -162,6 +175,7 @@ def bench(subjects: Sequence[Subject], config: BenchConfig | None = None, start:
                 file_bytes=checkpoint.file_bytes,
                 batch_size=config.batch_size,
                 compressed=checkpoint.compressed,
+                runtime=checkpoint.runtime,
             )
         )
     return measurements
@@ -174,6 +188,46 @@ def _prepare(subjects: Sequence[Subject], scratch: Path, threads: int, seed: int
             for index, subject in enumerate(subjects)
         ]
         return [checkpoint for worker in progress.track(workers, "preparing") for checkpoint in worker.receive()]
+
+
+def _convert(
+    checkpoints: Sequence[Checkpoint], beside: Sequence[str], settings: tuple[int, int, int, int], start: Start
+) -> list[Checkpoint]:
+    """The dense checkpoints, converted for each runtime that can."""
+    converted = []
+    pairs = [(entry, runtime) for entry in checkpoints if not entry.compressed for runtime in beside]
+    for dense, runtime in progress.track(pairs, "converting"):
+        folder = dense.folder.with_name(runtime)
+        with Worker(dense.name, start, convert, dense, runtime, folder, settings) as worker:
+            try:
+                converted.append(worker.receive())
+            except AerogelError as error:
+                _warn(dense.name, runtime, error)
+    return converted
+
+
+def _load(
+    checkpoints: Sequence[Checkpoint], settings: tuple[int, int, int, int], start: Start, stack: ExitStack
+) -> dict[Worker, Checkpoint]:
+    """Start a process for each checkpoint, which ends with the stack, and wait until all have loaded."""
+    _, _, threads, _ = settings
+    workers = {}
+    for checkpoint in checkpoints:
+        work = (serve_runtime, checkpoint, threads) if checkpoint.runtime else (serve, checkpoint, *settings)
+        workers[stack.enter_context(Worker(checkpoint.name, start, *work))] = checkpoint
+    for worker, checkpoint in progress.track(list(workers.items()), "loading"):
+        try:
+            worker.receive()
+        except AerogelError as error:
+            if not checkpoint.runtime:
+                raise
+            _warn(checkpoint.name, checkpoint.runtime, error)
+            del workers[worker]
+    return workers
+
+
+def _warn(name: str, runtime: str, error: AerogelError) -> None:
+    warnings.warn(f"{name} is not measured in {runtime}: {error}", AerogelWarning, stacklevel=4)
 
 
 def _rounds(workers: Sequence[Worker], request: str, count: int) -> dict[Worker, tuple[tuple[float, ...], int]]:

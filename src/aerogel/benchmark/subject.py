@@ -43,7 +43,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A subject saved as it will be measured, dense or compressed.
+    """A subject saved as it will be measured: dense, compressed, or converted for another `runtime`.
 
     `parameter_bytes` are parameters and buffers in memory, `file_bytes` the weight files.
     """
@@ -53,6 +53,7 @@ class Checkpoint:
     compressed: bool
     parameter_bytes: int
     file_bytes: int
+    runtime: str | None = None
 
 
 def prepare(connection: Connection, subject: Subject, scratch: Path, threads: int, seed: int) -> None:
@@ -87,7 +88,7 @@ def serve(
     baseline = peak_memory()
     torch.manual_seed(seed)
     model = models.load_model(str(checkpoint.folder))
-    batch = _random_batch(model, batch_size, length)
+    batch = random_batch(model, batch_size, length)
     rounds = {"inference": _infer, "training": _train}
     connection.send(("done", None))
     while (request := connection.recv()) != "stop":
@@ -98,7 +99,7 @@ def serve(
         connection.send(("done", (seconds, peak_memory() - baseline)))
 
 
-def _random_batch(model: PreTrainedModel, batch_size: int, length: int) -> dict[str, torch.Tensor]:
+def random_batch(model: PreTrainedModel, batch_size: int, length: int) -> dict[str, torch.Tensor]:
     """Random ids of ordinary tokens, with labels for a training step."""
     config = model.config
     positions = context_length(config)
@@ -118,11 +119,17 @@ def _random_batch(model: PreTrainedModel, batch_size: int, length: int) -> dict[
     return batch
 
 
-def _infer(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
-    """Seconds of one forward pass."""
+def inference_inputs(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs of a forward pass without labels."""
     inputs = {name: values for name, values in batch.items() if name != "labels"}
     if model.config.is_encoder_decoder and models.head_kind(model) == "language-modelling":
         inputs["decoder_input_ids"] = batch["labels"]
+    return inputs
+
+
+def _infer(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
+    """Seconds of one forward pass."""
+    inputs = inference_inputs(model, batch)
     with torch.inference_mode():
         started = time.perf_counter()
         model(**inputs)

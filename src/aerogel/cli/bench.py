@@ -1,10 +1,12 @@
 """`aerogel bench`."""
 
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 import click
 
+from aerogel.benchmark.runtimes import RUNTIMES
 from aerogel.cli import options
 from aerogel.cli.output import note, print_json, print_table, progress_bar
 from aerogel.models.zoo import check_path
@@ -17,11 +19,14 @@ from aerogel.models.zoo import check_path
 @click.option("--rounds", default=7, show_default=True, type=options.SIZE, help="Timed batches of inference.")
 @click.option("--training-steps", default=3, show_default=True, type=options.SIZE)
 @click.option("--threads", type=options.THREADS, help="Threads of each model [default: PyTorch's].")
+@click.option("--beside", multiple=True, type=options.RUNTIME,
+              help=f"Also measure the dense model in this runtime: {' or '.join(RUNTIMES)}.")  # fmt: skip
 @options.as_json
-def bench(models: tuple[str, ...], *, as_json: bool, **settings: Any) -> None:
+def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **settings: Any) -> None:
     """Measure time and memory of MODELS, each in a fresh process, with interleaved rounds.
 
-    A pruned model is measured dense and compressed.
+    A pruned model is measured dense and compressed. OpenVINO chooses bfloat16 where the processor has it; in
+    openvino-int8, NNCF quantises the model on random tokens: for its accuracy, quantise on real text.
     """
     for model in models:
         check_path(model)
@@ -32,8 +37,10 @@ def bench(models: tuple[str, ...], *, as_json: bool, **settings: Any) -> None:
 
         config = BenchConfig(**settings)
         classes = {model: prepare(model) for model in models}
-        measurements = measure([Subject(model) for model in models], config)
+        measurements = measure([Subject(model) for model in models], config, beside=beside)
         machine = environment()
+        others = {package: version(package) for runtime in beside for package in RUNTIMES[runtime]}
+        machine["versions"] |= others
     if as_json:
         derived = ("median", "p90", "throughput", "training_median")
         entries = [asdict(entry) | {name: getattr(entry, name) for name in derived} for entry in measurements]
@@ -47,6 +54,6 @@ def bench(models: tuple[str, ...], *, as_json: bool, **settings: Any) -> None:
     versions = machine["versions"]
     note(
         f"{machine['processor']}, {config.threads or machine['threads']} threads, {machine['instructions']}, "
-        f"torch {versions['torch']}, transformers {versions['transformers']}; "
+        f"{', '.join(f'{name} {versions[name]}' for name in ('torch', 'transformers', *others))}; "
         "memory is the peak above the process's baseline"
     )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from aerogel import bounds
+from aerogel.benchmark.runtimes import check_runtime
 from aerogel.errors import DataError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
@@ -56,6 +57,7 @@ EPOCHS = _Positive(bounds.EPOCHS)
 LEARNING_RATE = _Positive(bounds.LEARNING_RATE)
 SPARSITY = _Read("float", lambda text: read_sparsity(text, PruningError))
 METHOD = _Read("text", check_one_shot)
+RUNTIME = _Read("text", check_runtime)
 
 include = click.option("--include", multiple=True, type=click.Choice(TARGETS[1:]), help="Include these weights too.")
 data = click.option("--data", type=_Read("path", _data_folder), help="Folder with <task>/<split>.tsv or .txt.")
