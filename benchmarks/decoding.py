@@ -44,6 +44,7 @@ def main(models: Sequence[str], sparsities: Sequence[float], rounds: int, thread
             with tempfile.TemporaryDirectory(prefix="aerogel-bench-") as folder:
                 say(f"{model} at {sparsity:.0%}: building, pruning and compressing")
                 spec = {"model": model, "sparsity": sparsity, "decoder": True, "folder": folder, "threads": threads}
+                spec["files"] = ["packed"]
                 try:
                     subject = prepared(spec)
                 except ProcessError as error:

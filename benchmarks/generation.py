@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from inputs import SEED
 from paused import Facts, serve
-from subjects import SEED, is_packed
+from subjects import is_packed
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -23,7 +24,7 @@ def prepare(spec: Facts) -> tuple[Callable[[], Tensor], Callable[[Tensor], Facts
     torch.set_num_threads(spec["threads"])
     folder = Path(spec["folder"])
     compressed = spec["form"] == "compressed"
-    packed = compressed and is_packed(folder)
+    packed = compressed and is_packed(folder / "packed")
     model = AutoModelForCausalLM.from_pretrained(folder / ("packed" if packed else "dense"))
     if compressed and not packed:
         ag.compress(model)

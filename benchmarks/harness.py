@@ -1,17 +1,23 @@
-"""Shared by both benchmarks: preparing models, running processes in turn, printing, and the environment."""
+"""Shared by the benchmarks: preparing models, running processes in turn, printing, and the environment."""
 
 from __future__ import annotations
 
 import json
 import signal
+import statistics
 import sys
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from paused import Facts, PausedProcess, ProcessError, interleave
+from quantization import QUANTIZERS
 from rich.console import Console
+from rich.table import Table
+from runtimes import RUNTIMES
+from subjects import file_bytes
 
 from aerogel.benchmark import environment
 
@@ -31,11 +37,58 @@ def say(text: str) -> None:
     _progress.print(text, style="dim", highlight=False)
 
 
-def prepared(spec: Facts) -> Facts:
+def prepared(spec: Facts, script: str = "subjects.py") -> Facts:
     """Prepare a model in its own process, which ends before anything is measured."""
-    process = PausedProcess([sys.executable, str(HERE / "subjects.py")], spec, spec["threads"])
+    process = PausedProcess([sys.executable, str(HERE / script)], spec, spec["threads"])
     process.stop()
     return process.facts
+
+
+def files_of(runtimes: Iterable[str]) -> list[str]:
+    """What `subjects.py` must write for these runtimes."""
+    files = {RUNTIMES[name].file for name in runtimes}
+    return sorted("onnx" if "{batch}" in file else file for file in files)
+
+
+def measured(title: str, jobs: dict[str, tuple[str, Path]], batch: int, rounds: int, threads: int) -> dict[str, Facts]:
+    """Measure `jobs` (runtime and folder of its model, by the name of the row) in interleaved rounds.
+
+    Returns the facts of each: times, what its process reported and the size of its file; or why it failed.
+    """
+    failed: dict[str, Facts] = {}
+    commands = {}
+    for name, (runtime, folder) in jobs.items():
+        python = DEEPSPARSE if runtime.startswith("deepsparse") else Path(sys.executable)
+        spec = {"runtime": runtime, "folder": str(folder), "batch": batch, "threads": threads}
+        if not python.exists():
+            failed[name] = {"failed": "no environment: `make bench` creates one if Python 3.11 is installed"}
+            continue
+        try:
+            if runtime in QUANTIZERS:
+                say(f"{title}: quantising for {name}")
+                prepared(spec, "quantization.py")
+        except ProcessError as error:
+            failed[name] = {"failed": f"quantisation: {error}"}
+            continue
+        commands[name] = [str(python), str(HERE / "runtimes.py")], spec
+    completed = side_by_side(title, commands, rounds, threads)
+    for name, facts in completed.items():
+        if "failed" not in facts:
+            runtime, folder = jobs[name]
+            facts["median"] = statistics.median(facts["seconds"])
+            facts["file_bytes"] = file_bytes(RUNTIMES[runtime].path(folder, batch))
+    return failed | completed
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], failed: dict[str, Facts]) -> None:
+    """Print a table whose first column is text, with the failures beneath."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    table.caption = "\n".join(f"{name}: {facts['failed']}" for name, facts in failed.items() if "failed" in facts)
+    results.print(table)
 
 
 def side_by_side(title: str, jobs: dict[str, tuple[list[str], Facts]], rounds: int, threads: int) -> dict[str, Facts]:
@@ -72,7 +125,7 @@ def surroundings(threads: int) -> Facts:
     """The machine, the number of threads, and the versions of all runtimes."""
     torch.set_num_threads(threads)
     facts = environment()
-    for name in ("onnx", "onnxruntime", "openvino"):
+    for name in ("onnx", "onnxruntime", "openvino", "nncf"):
         try:
             facts["versions"][name] = version(name)
         except PackageNotFoundError:

@@ -1,8 +1,7 @@
-"""One runtime with one model, in a process that `encoders.py` starts and measures.
+"""One runtime with one model, in a process that `harness.py` starts and measures.
 
-Each runtime is configured for the lowest latency on a CPU as its documentation recommends, in float32 (by default
-OpenVINO uses bfloat16 on processors that support it). Timing starts with the input in memory and ends when the output
-can be read as an array.
+Each runtime is configured for the lowest latency on a CPU as its documentation recommends. Timing starts with the input
+in memory and ends when the output can be read as an array. `quantization.py` writes the models of the int8 runtimes.
 """
 
 # mypy: disable-error-code="import-untyped,import-not-found"
@@ -10,6 +9,7 @@ can be read as an array.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,130 +18,155 @@ from paused import Facts, serve
 
 Array = np.ndarray[Any, Any]
 Inputs = dict[str, Array]
-Run = Callable[[], Array]
+Model = Callable[[Inputs], Array]
 
 
-def aerogel(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run:
+@dataclass(frozen=True)
+class Runtime:
+    """How to load a model, and from which file of a folder that `subjects.py` wrote, for one batch size.
+
+    `dense` runtimes take as long for weights with zeros as for others.
+    """
+
+    load: Callable[[Path, int, int], Model]  # of the file, the batch size and the number of threads
+    file: str
+    dense: bool = True
+
+    def path(self, folder: Path, batch: int) -> Path:
+        return folder / self.file.format(batch=batch)
+
+
+def aerogel(path: Path, batch: int, threads: int) -> Model:
     from subjects import is_packed
-    from transformers import AutoModel
 
     import aerogel as ag
+    from aerogel.models import load_model
 
-    if is_packed(folder):
-        return _torch(AutoModel.from_pretrained(folder / "packed"), inputs, threads)
-    return _torch(ag.compress(AutoModel.from_pretrained(folder / "dense")), inputs, threads)
-
-
-def torch_eager(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run:
-    return _torch(_dense(folder), inputs, threads)
+    if path.exists() and not is_packed(path):  # no layer has enough zeros to pack, but blocks are fused
+        return _torch(ag.compress(load_model(str(path))), threads)
+    return _torch(load_model(str(path)), threads)
 
 
-def torch_compile(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run:
+def torch_eager(path: Path, batch: int, threads: int) -> Model:
+    from aerogel.models import load_model
+
+    return _torch(load_model(str(path)), threads)
+
+
+def torch_compile(path: Path, batch: int, threads: int) -> Model:
     import torch
     import torch._inductor.config
 
+    from aerogel.models import load_model
+
     torch._inductor.config.freezing = True  # weights become constants in the layout of its kernels
-    return _torch(torch.compile(_dense(folder)), inputs, threads)
+    return _torch(torch.compile(load_model(str(path))), threads)
 
 
-def torch_csr(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run:
-    """PyTorch's CSR matrices, in their fastest form: the weight times the activations."""
-    from torch import Tensor, nn
-
-    import aerogel as ag
-
-    class CsrLinear(nn.Module):
-        def __init__(self, weight: Tensor, bias: Tensor) -> None:
-            super().__init__()
-            self.weight, self.bias = weight.to_sparse_csr(), bias[:, None]
-
-        def forward(self, x: Tensor) -> Tensor:
-            columns = x.flatten(0, -2).T.contiguous()
-            return (self.weight @ columns).add_(self.bias).T.unflatten(0, x.shape[:-1])
-
-    model = _dense(folder)
-    for weight in ag.prunable_weights(model):
-        model.set_submodule(weight.name, CsrLinear(weight.matrix, weight.module.get_parameter("bias").detach()))
-    return _torch(model, inputs, threads)
-
-
-def onnxruntime(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run:
+def onnxruntime(path: Path, batch: int, threads: int) -> Model:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(folder / f"{batch}.onnx", options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, inputs)[0]
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, inputs)[0]
 
 
-def openvino(folder: Path, batch: int, inputs: Inputs, threads: int, **more: Any) -> Run:
+def openvino(path: Path, batch: int, threads: int, precision: str | None = "f32") -> Model:
     import openvino
 
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    request = openvino.Core().compile_model(folder / f"{batch}.onnx", "CPU", settings | more).create_infer_request()
-    return lambda: request.infer(inputs, share_inputs=True, share_outputs=True)[0]
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if precision:
+        settings["INFERENCE_PRECISION_HINT"] = precision
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if precision and actual != precision:
+        raise RuntimeError(f"this processor has no {precision}: OpenVINO chose {actual}")
+    request = compiled.create_infer_request()
+    return lambda inputs: request.infer(inputs, share_inputs=True, share_outputs=True)[0]
 
 
-def openvino_sparse(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run:
-    """OpenVINO with its option for sparse weights, which has an effect only for int8 on AMX."""
-    return openvino(folder, batch, inputs, threads, CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE=0.4)
+def openvino_bfloat16(path: Path, batch: int, threads: int) -> Model:
+    """OpenVINO's default where the processor has bfloat16."""
+    return openvino(path, batch, threads, "bf16")
 
 
-def deepsparse(folder: Path, batch: int, inputs: Inputs, threads: int) -> Run:
+def openvino_int8(path: Path, batch: int, threads: int) -> Model:
+    """What NNCF did not quantise runs in OpenVINO's default precision."""
+    return openvino(path, batch, threads, None)
+
+
+def deepsparse(path: Path, batch: int, threads: int) -> Model:
     from deepsparse import Engine
 
-    engine = Engine(str(folder / f"{batch}.onnx"), batch_size=batch, num_cores=threads)
-    arrays = [inputs[name] for name in engine.input_names]
-    return lambda: engine.run(arrays)[0]
+    engine = Engine(str(path), batch_size=batch, num_cores=threads)
+    return lambda inputs: engine.run([inputs[name] for name in engine.input_names])[0]
 
 
 RUNTIMES = {
-    "aerogel": aerogel,
-    "torch": torch_eager,
-    "torch.compile": torch_compile,
-    "onnxruntime": onnxruntime,
-    "openvino": openvino,
-    "openvino sparse": openvino_sparse,
-    "torch csr": torch_csr,
-    "deepsparse": deepsparse,
+    "aerogel": Runtime(aerogel, "packed", dense=False),
+    "aerogel int8": Runtime(aerogel, "packed-int8", dense=False),
+    "torch": Runtime(torch_eager, "dense"),
+    "torch.compile": Runtime(torch_compile, "dense"),
+    "onnxruntime": Runtime(onnxruntime, "{batch}.onnx"),
+    "onnxruntime int8": Runtime(onnxruntime, "{batch}-dynamic.onnx"),
+    "openvino": Runtime(openvino, "{batch}.onnx"),
+    "openvino bfloat16": Runtime(openvino_bfloat16, "{batch}.onnx"),
+    "openvino int8": Runtime(openvino_int8, "{batch}-nncf.xml"),
+    "deepsparse": Runtime(deepsparse, "{batch}.onnx", dense=False),
+    "deepsparse int8": Runtime(deepsparse, "{batch}-static.onnx", dense=False),
 }
 
 
-def prepare(spec: Facts) -> tuple[Run, Callable[[Array], Facts]]:
+def prepare(spec: Facts) -> tuple[Callable[[], Array], Callable[[Array], Facts]]:
     folder, batch = Path(spec["folder"]), spec["batch"]
+    runtime = RUNTIMES[spec["runtime"]]
     with np.load(folder / f"{batch}.npz") as saved:
-        inputs = {name: saved[name] for name in ("input_ids", "attention_mask")}
-    run = RUNTIMES[spec["runtime"]](folder, batch, inputs, spec["threads"])
-    return run, lambda result: _examine(result, folder / f"{batch}.npz")
+        inputs = dict(saved)
+    expected = inputs.pop("expected")
+    model = runtime.load(runtime.path(folder, batch), batch, spec["threads"])
+
+    def examine(result: Array) -> Facts:
+        error = float(np.linalg.norm(result - expected) / np.linalg.norm(expected))
+        return {"relative_error": error, **_scores(model, folder, batch)}
+
+    return lambda: model(inputs), examine
 
 
-def _examine(result: Array, path: Path) -> Facts:
-    """The largest error to PyTorch with the dense pruned model, and the relative error in norm."""
-    expected = np.load(path)["expected"]
-    difference = result - expected
-    return {
-        "largest_error": float(np.abs(difference).max()),
-        "relative_error": float(np.linalg.norm(difference) / np.linalg.norm(expected)),
-    }
+def _scores(model: Model, folder: Path, batch: int) -> Facts:
+    """Accuracy on each file of examples in the folder, and the KL divergence from PyTorch's predictions in nats."""
+    facts: Facts = {}
+    for path in sorted(folder.glob("examples-*.npz")):
+        with np.load(path) as saved:
+            inputs = dict(saved)
+        labels, expected = inputs.pop("labels"), inputs.pop("expected")
+        starts = range(0, len(labels), batch)
+        rows = [np.minimum(np.arange(start, start + batch), len(labels) - 1) for start in starts]  # the last repeats
+        logits = np.concatenate([model({name: array[row] for name, array in inputs.items()}).copy() for row in rows])
+        predicted, reference = _log_softmax(logits[: len(labels)]), _log_softmax(expected)
+        facts[path.stem.removeprefix("examples-")] = {
+            "accuracy": float((predicted.argmax(-1) == labels).mean()),
+            "kl": float((np.exp(reference) * (reference - predicted)).sum(-1).mean()),
+        }
+    return {"scores": facts} if facts else {}
 
 
-def _dense(folder: Path) -> Any:
-    from transformers import AutoModel
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
 
-    return AutoModel.from_pretrained(folder / "dense")
 
-
-def _torch(model: Callable[..., Any], inputs: Inputs, threads: int) -> Run:
+def _torch(model: Callable[..., Any], threads: int) -> Model:
     import torch
 
     torch.set_num_threads(threads)
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
 
-    def run() -> Array:
+    def run(inputs: Inputs) -> Array:
         # a frozen torch.compile does not support inference_mode; no_grad takes the same time
         with torch.no_grad():
-            hidden: Array = model(**tensors)[0].numpy()
-            return hidden
+            first: Array = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})[0].numpy()
+            return first
 
     return run
 

@@ -1,11 +1,14 @@
-"""The models to measure, at full size, pruned and saved in the formats of all runtimes.
+"""The models to measure, pruned and saved in the formats of all runtimes.
 
 `python subjects.py SPEC` writes a folder, so that the measured processes only load a model:
 
-    dense/            the pruned model as an ordinary checkpoint
-    packed/           the same, compressed by aerogel
-    BATCH.onnx        the same with fixed shapes, in an opset that every runtime supports
-    BATCH.npz         the input, and PyTorch's output
+    dense/             the pruned model as an ordinary checkpoint
+    packed/            the same, compressed by aerogel
+    packed-int8/       the same with int8 values
+    BATCH.onnx         the same with fixed shapes, in an opset that every runtime supports
+    BATCH.npz          the input, and PyTorch's output
+    calibration.npz    inputs for post-training quantisation
+    examples-*.npz     examples of a task with their labels, and PyTorch's output
 """
 
 from __future__ import annotations
@@ -15,13 +18,15 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import inputs
 import numpy as np
 import torch
 from paused import Facts, serve
+from runtimes import Array, Inputs
 from torch import Tensor, nn
 from transformers import (
-    AutoModel,
     BartConfig,
     BartModel,
     BertConfig,
@@ -33,10 +38,12 @@ from transformers import (
 )
 
 import aerogel as ag
+from aerogel.models import load_model
+from aerogel.runtime import decompress
 
 SEQUENCE = 64
-SEED = 0
 OPSET = 14  # the newest that DeepSparse 1.8.0 supports
+BATCH = 16  # of the examples of a task, which no process measures
 BART_BASE = BartConfig(
     d_model=768,
     encoder_layers=6,
@@ -47,12 +54,12 @@ BART_BASE = BartConfig(
     decoder_ffn_dim=3072,
     use_cache=False,
 )
-ENCODERS: dict[str, Callable[[], PreTrainedModel]] = {
+RANDOM: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: BertModel(BertConfig()),
     "gpt2": lambda: GPT2Model(GPT2Config(use_cache=False)),
     "bart": lambda: BartModel(BART_BASE),
-    "minilm": lambda: ag.load("minilm")[0],
 }
+ENCODERS = (*RANDOM, "minilm")
 DECODERS: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config()),
     "smollm2": lambda: ag.load("smollm2")[0],
@@ -62,84 +69,131 @@ DECODERS: dict[str, Callable[[], PreTrainedModel]] = {
 def prepare(spec: Facts) -> Facts:
     """Build, prune and save a model."""
     torch.set_num_threads(spec["threads"])
-    torch.manual_seed(SEED)
+    torch.manual_seed(inputs.SEED)
     folder = Path(spec["folder"])
-    model = (DECODERS if spec["decoder"] else ENCODERS)[spec["model"]]().eval()
-    facts: Facts = {"prune_seconds": _prune(model, spec["sparsity"])}
+    model = _model(spec).eval()
+    facts: Facts = {"prune_seconds": _prune(model, spec["sparsity"], spec.get("pattern"))}
     weights = ag.prunable_weights(model)
     kept = sum(int(weight.matrix.count_nonzero()) for weight in weights)
     facts["sparsity"] = 1 - kept / sum(weight.matrix.numel() for weight in weights)
     facts["prunable"] = [weight.name for weight in weights]
     model.save_pretrained(folder / "dense")
-    for batch in spec.get("batches", ()):
-        _write_onnx(folder, batch)
-    facts["compress"] = _compress(model, folder)
+    if "batches" in spec:
+        batches, examples = _inputs(model, spec)
+        for name, array in examples.items():
+            np.savez(folder / f"examples-{name}.npz", **array)  # type: ignore[arg-type]
+        _write_batches(model, folder, batches, spec)
+    forms: dict[str, Any] = {"packed": None, "packed-int8": "int8"}
+    facts["compress"] = {form: _compress(folder, form, forms[form]) for form in spec["files"] if form in forms}
     return facts
 
 
 def is_packed(folder: Path) -> bool:
     """Whether any layer is packed; at 0% sparsity none is."""
-    config = folder / "packed" / "config.json"
+    config = folder / "config.json"
     return config.exists() and "quantization_config" in json.loads(config.read_text())
 
 
 def file_bytes(path: Path) -> int:
-    """Bytes of a file, or of a checkpoint's weights."""
-    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else path.stat().st_size
+    """Bytes of a checkpoint's weights, or of a model's file with the one for its weights if that is another."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in {path, path.with_suffix(".bin")} if file.exists())
 
 
-def _prune(model: PreTrainedModel, sparsity: float) -> float:
+def _model(spec: Facts) -> PreTrainedModel:
+    if spec["decoder"]:
+        return DECODERS[spec["model"]]()
+    if spec["model"] in RANDOM:
+        return RANDOM[spec["model"]]()
+    return decompress(load_model(spec["model"]))
+
+
+def _prune(model: PreTrainedModel, sparsity: float, pattern: str | None) -> float:
     started = time.perf_counter()
     if sparsity:
-        ag.prune(model, method="magnitude", sparsity=sparsity, scope="layer")
+        ag.prune(model, method="magnitude", sparsity=sparsity, scope="layer", pattern=pattern or "unstructured")
     return time.perf_counter() - started
 
 
-def _compress(model: PreTrainedModel, folder: Path) -> Facts:
-    """Write `packed/`. After a failure the other runtimes are still measured."""
+def _compress(folder: Path, form: str, values: Any) -> Facts:
+    """Write a packed form. After a failure the other runtimes are still measured."""
     try:
+        model = load_model(str(folder / "dense"))
         started = time.perf_counter()
-        ag.compress(model)
+        ag.compress(model, values=values)
         seconds = time.perf_counter() - started
-        model.save_pretrained(folder / "packed")
+        model.save_pretrained(folder / form)
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"}
     return {"seconds": seconds}
 
 
-class _Positional(nn.Module):
-    """A model for the ONNX export, with tensors as positional inputs and one output."""
+def _inputs(model: PreTrainedModel, spec: Facts) -> tuple[Inputs, dict[str, Inputs]]:
+    """Inputs for all batches and, after them, for calibration; and the examples of a task with their labels."""
+    count = max(spec["batches"])
+    if spec["model"] in RANDOM:
+        return inputs.random_tokens(model.config.vocab_size, count + inputs.CALIBRATION, SEQUENCE), {}
+    tokenizer = inputs.tokenizer_of(spec["model"])
+    if "task" not in spec:
+        return inputs.windows(tokenizer, count + inputs.CALIBRATION, SEQUENCE), {}
+    data, length = Path(spec["data"]), spec["length"]
+    scored = inputs.scored(spec["task"], data)
+    examples = {name: inputs.sentences(tokenizer, content, length) for name, content in scored.items()}
+    training = inputs.sentences(tokenizer, inputs.calibration(spec["task"], data), length)
+    rows = {name: np.concatenate([array[:count], training[name]]) for name, array in examples["validation"].items()}
+    labelled = {
+        name: array | {"labels": np.array(scored[name].labels), "expected": _output(model, array)}
+        for name, array in examples.items()
+    }
+    return rows, labelled
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
-        return hidden
-
-
-def _write_onnx(folder: Path, batch: int) -> None:
-    """Write the input, PyTorch's output and the ONNX file for one batch size."""
-    model = AutoModel.from_pretrained(folder / "dense")
-    ids = torch.randint(10, model.config.vocab_size, (batch, SEQUENCE))
-    mask = torch.ones_like(ids)
+def _output(model: PreTrainedModel, arrays: Inputs) -> Array:
+    """PyTorch's output, in batches."""
+    tensors = [torch.from_numpy(array).split(BATCH) for array in arrays.values()]
     with torch.inference_mode():
-        expected = _Positional(model)(ids, mask)
-    np.savez(folder / f"{batch}.npz", input_ids=ids, attention_mask=mask, expected=expected)
+        return np.concatenate(
+            [_Positional(model, list(arrays))(*batch).numpy() for batch in zip(*tensors, strict=True)]
+        )
+
+
+def _write_batches(model: PreTrainedModel, folder: Path, rows: Inputs, spec: Facts) -> None:
+    """Write the input, PyTorch's output and the ONNX file for each batch size, and the calibration's inputs."""
+    first = max(spec["batches"])
+    np.savez(folder / "calibration.npz", **{name: array[first:] for name, array in rows.items()})  # type: ignore[arg-type]
+    expected = _output(model, {name: array[:first] for name, array in rows.items()})
+    for batch in spec["batches"]:
+        arrays = {name: array[:batch] for name, array in rows.items()}
+        np.savez(folder / f"{batch}.npz", **arrays, expected=expected[:batch])  # type: ignore[arg-type]
+    if "onnx" not in spec["files"]:
+        return
     # eager attention: every runtime recognises it, and DeepSparse runs 99% of the model natively instead of 95%
     model.set_attn_implementation("eager")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about traced shapes, which are fixed on purpose
-        torch.onnx.export(
-            _Positional(model),
-            (ids, mask),
-            folder / f"{batch}.onnx",
-            input_names=["input_ids", "attention_mask"],
-            output_names=["hidden"],
-            opset_version=OPSET,
-            dynamo=False,
-        )
+    for batch in spec["batches"]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about traced shapes, which are fixed on purpose
+            torch.onnx.export(
+                _Positional(model, list(rows)),
+                tuple(torch.from_numpy(array[:batch]) for array in rows.values()),
+                folder / f"{batch}.onnx",
+                input_names=list(rows),
+                output_names=["output"],
+                opset_version=OPSET,
+                dynamo=False,
+            )
+
+
+class _Positional(nn.Module):
+    """A model with tensors as positional inputs and one output, as the ONNX export needs."""
+
+    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        first: Tensor = self.model(**dict(zip(self.names, tensors, strict=True)))[0]
+        return first
 
 
 if __name__ == "__main__":
