@@ -62,7 +62,7 @@ def main(
         with tempfile.TemporaryDirectory(prefix="aerogel-bench-") as scratch:
             spec = {"model": model, "decoder": False, "batches": batches, "threads": threads}
             dense = prepare(spec, 0.0, {"": ""}, runtimes, Path(scratch), report)
-            for sparsity in sorted(sparsities):
+            for sparsity in sorted(sparsities) if dense else ():
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:
                     sparse = [name for name in runtimes if name not in DENSE]
                     forms = {f", {pattern}": pattern for pattern in patterns}
@@ -91,11 +91,15 @@ def prepare(
         folder = Path(tempfile.mkdtemp(dir=scratch))
         files = files_of(runtimes)
         try:
-            prepared(spec | {"sparsity": sparsity, "pattern": pattern, "folder": str(folder), "files": files})
+            facts = prepared(spec | {"sparsity": sparsity, "pattern": pattern, "folder": str(folder), "files": files})
         except ProcessError as error:
             report["failures"][what] = str(error)
             say(f"{what} failed: {error}")
             continue
+        for packed, outcome in facts["compress"].items():
+            if "failed" in outcome:
+                report["failures"][f"{what}, {packed}"] = outcome["failed"]
+                say(f"{what}, {packed} failed: {outcome['failed']}")
         folders[form] = folder
     return folders
 

@@ -37,7 +37,8 @@ def onnxruntime(source: Path, path: Path, calibration: list[Inputs]) -> None:
 
 
 def deepsparse(source: Path, path: Path, calibration: list[Inputs]) -> None:
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
         def __init__(self, batches: Iterator[Inputs]) -> None:
@@ -46,12 +47,15 @@ def deepsparse(source: Path, path: Path, calibration: list[Inputs]) -> None:
         def get_next(self) -> Inputs | None:
             return next(self.batches, None)
 
+    graph = onnx.load(source).graph
+    constants = {tensor.name for tensor in graph.initializer}
     quantize_static(
         source,
         path,
         Reader(iter(calibration)),
+        quant_format=QuantFormat.QOperator,
         op_types_to_quantize=["MatMul"],
-        per_channel=True,
+        nodes_to_quantize=[node.name for node in graph.node if constants.intersection(node.input)],
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
