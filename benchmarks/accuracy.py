@@ -6,7 +6,8 @@ predicts the whole validation split, and `DATA/TASK/test.tsv` if it exists. Quan
 sentences.
 
 Columns: `median` time; `dense / this`, the speed-up over the fastest dense runtime of any precision with the dense
-model; `accuracy` on each split, and `KL`, the divergence in nats from PyTorch's float32 predictions of the same model.
+model; `accuracy` on the validation split and the `test`, each with `KL`, the divergence in nats from PyTorch's float32
+predictions of the same model; `file` and `others` as in `encoders.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BATCH = 16
 LENGTHS = {"sst2": 64, "mrpc": 128}
 EPOCHS = {"sst2": (3, 4), "mrpc": (5, 6)}  # of the dense model, and of recovery
 DENSE = "dense"
-COLUMNS = ("model", "median", "dense / this", "accuracy", "KL", "test", "KL", "memory", "file", "others")
+COLUMNS = ("runtime", "median", "dense / this", "accuracy", "KL", "test", "KL", "file", "others", "model")
 
 
 @click.command(help=__doc__.partition("\n")[0])
@@ -99,14 +100,14 @@ def rows(facts: dict[str, Facts]) -> list[tuple[str, ...]]:
     ]
     return [
         (
-            name,
+            name.partition(", ")[0],
             f"{row['median'] * 1e3:,.1f} ms",
             f"{min(dense) / row['median']:.2f}" if dense else "",
             *scores(row, "validation"),
             *scores(row, "test"),
-            f"{row['peak_memory'] / 1e6:,.0f} MB",
             f"{row['file_bytes'] / 1e6:,.1f} MB",
             f"{row['others']:.0%}",
+            name.partition(", ")[2],
         )
         for name, row in sorted(complete.items(), key=lambda item: item[1]["median"])
     ]

@@ -82,7 +82,7 @@ def measured(title: str, jobs: dict[str, tuple[str, Path]], batch: int, rounds: 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], failed: dict[str, Facts]) -> None:
     """Print a table whose first column is text, with the failures beneath."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
