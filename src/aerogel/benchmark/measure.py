@@ -1,6 +1,7 @@
 """Benchmarks several models: each in a fresh process, with interleaved rounds."""
 
 import statistics
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from aerogel.bounds import check_seed
 from aerogel.errors import AerogelError, AerogelWarning, ModelError, excerpt, expect
 from aerogel.tables import html_table, size
 
+SETTLE = 0.05  # seconds before each round: idle threads of the process before spin for a while, and slow down others
 COLUMNS = (
     *("model", "median", "p90", "sequences", "speed", "training step"),
     *("memory", "training memory", "weights", "files"),
@@ -237,6 +239,7 @@ def _rounds(workers: Sequence[Worker], request: str, count: int) -> dict[Worker,
     for round_number in progress.track(range(count + 1), f"measuring {request}"):
         # the order alternates, so that no subject always comes first
         for worker in workers if round_number % 2 else reversed(workers):
+            time.sleep(SETTLE)
             seconds, peaks[worker] = worker.request(request)
             if round_number:
                 times[worker].append(seconds)
