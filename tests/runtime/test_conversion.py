@@ -121,8 +121,9 @@ def test_int8_is_the_same_with_kernels_and_without(family: str, monkeypatch: pyt
         found = [models[0](tokens)[0]]
         monkeypatch.setattr("aerogel.runtime.kernel.native", lambda: None)
         found += [model(tokens)[0] for model in (ag.compress(copy.deepcopy(dense), values="int8"),)]
-    # rounding that falls the other way, layer by layer; fused attention may be in bfloat16
-    assert (found[0] - found[1]).norm() <= 0.03 * found[1].norm()
+        exact = dense(tokens)[0]
+    # values between two integers may be rounded the other way; altogether less than int8 itself changes
+    assert (found[0] - found[1]).norm() <= 0.8 * (found[1] - exact).norm()
 
 
 def test_a_model_can_have_values_of_several_types() -> None:
