@@ -2,9 +2,11 @@ from .calibration import Calibration as Calibration
 from .choices import (
     ALLOCATIONS as ALLOCATIONS,
     METHODS as METHODS,
+    ROUNDED_VALUES as ROUNDED_VALUES,
     SCOPES as SCOPES,
     SCORES as SCORES,
     Allocation as Allocation,
+    RoundedValues as RoundedValues,
     Scope as Scope,
 )
 from .config import PruneConfig as PruneConfig

@@ -7,9 +7,11 @@ from aerogel.errors import PruningError, unknown_name
 
 Scope = Literal["layer", "row", "global"]
 Allocation = Literal["uniform", "global", "mixed", "owl", "progression", "search"]
+RoundedValues = Literal["int8"]  # types of packed values that weights can be rounded to on calibration text
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
+ROUNDED_VALUES: tuple[RoundedValues, ...] = get_args(RoundedValues)
 METHODS = tuple(registry.names("aerogel.pruning.methods"))  # methods of one-shot pruning
 SCORES = tuple(sorted([*METHODS, *registry.names("aerogel.pruning.scores")]))  # methods of pruning during training
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from aerogel.bounds import check_seed
 from aerogel.errors import PruningError, check_sparsity, unknown_name
-from aerogel.pruning.choices import ALLOCATIONS, SCOPES, Allocation, Scope
+from aerogel.pruning.choices import ALLOCATIONS, ROUNDED_VALUES, SCOPES, Allocation, RoundedValues, Scope
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.pruning_method import method
 
@@ -29,9 +29,11 @@ class PruneConfig:
         allocation: how the sparsity is distributed over the matrices. `None` is the method's own.
         swap: refine each mask by swaps, see `aerogel.pruning.swap`.
         reconstruct: epochs of training each sub-module towards its dense outputs, see `aerogel.pruning.reconstruction`.
+        values: "int8" also rounds all linear weights of the blocks, if there is calibration text: see
+            `aerogel.pruning.rounding`. Without text `aerogel.compress` rounds them to nearest.
 
-    Raises `PruningError` for an unknown method, pattern, scope or allocation, scope "global" with another allocation,
-    a sparsity outside [0, 1), a seed outside 0 to 2³² − 1, and epochs below 0.
+    Raises `PruningError` for an unknown method, pattern, scope, allocation or type of values, scope "global" with
+    another allocation, a sparsity outside [0, 1), a seed outside 0 to 2³² − 1, and epochs below 0.
 
     >>> PruneConfig(sparsity=0.9, scope="global").needs_calibration
     False
@@ -47,6 +49,7 @@ class PruneConfig:
     allocation: Allocation | None = None
     swap: bool = False
     reconstruct: int = 0
+    values: RoundedValues | None = None
 
     def __post_init__(self) -> None:
         method(self.method)
@@ -60,6 +63,8 @@ class PruneConfig:
             raise PruningError(unknown_name("allocation", self.allocation, ALLOCATIONS))
         if self.scope == "global" and self.allocation not in (None, "global"):
             raise PruningError(f"scope global is allocation global, which contradicts allocation {self.allocation}")
+        if self.values not in (None, *ROUNDED_VALUES):
+            raise PruningError(unknown_name("values", self.values, ROUNDED_VALUES))
         if self.reconstruct < 0:
             raise PruningError(f"{self.reconstruct} epochs of reconstruction: expected 0 or more")
 

@@ -25,6 +25,7 @@ from aerogel.pruning.masking import block_statistics, dense_scores, masked_kl, p
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.pruning_method import PruningMethod, Statistics, one_shot_method
 from aerogel.pruning.reconstruction import reconstruct
+from aerogel.pruning.rounding import check_rounding, round_blocks
 from aerogel.pruning.swap import swap
 
 GRADIENT_TOKENS = 4096  # of the calibration text, for the gradients at the outputs
@@ -37,8 +38,9 @@ def prune(
     """Prunes a model in place and returns the masks by weight name, (d_out, d_in), True where kept.
 
     Takes a `PruneConfig`, its fields as keywords, or both. Methods that look at text need `calibration` and a
-    transformers model; they prune block by block, each on the outputs of the pruned blocks before it. The
-    configuration is checked before the first weight changes. Raises `PruningError`, `ModelError` or `DataError`.
+    transformers model; they prune block by block, each on the outputs of the pruned blocks before it. With `values`
+    and calibration text the weights are rounded afterwards, and stay floats. The configuration is checked before the
+    first weight changes. Raises `PruningError`, `ModelError` or `DataError`.
 
     >>> from aerogel import load
     >>> model, tokenizer = load("tiny-gpt2")
@@ -52,7 +54,7 @@ def prune(
         expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
     config = replace(config or PruneConfig(), **settings)
     plan = _Plan.of(model, config)
-    if not config.needs_calibration:
+    if not config.needs_calibration and (calibration is None or config.values is None):
         return _prune_by_weight(plan)
     if calibration is None:
         raise PruningError(
@@ -61,9 +63,15 @@ def prune(
         )
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"calibration needs {TRANSFORMERS_MODEL}, found {type(model).__name__}")
-    block_lists(model, plan.weights)  # raises for weights outside them, before anything is computed
+    if config.needs_calibration:
+        block_lists(model, plan.weights)  # raises for weights outside them, before anything is computed
+    if config.values:
+        check_rounding(model)
     with on_cpu(model) as home:  # where the methods' linear algebra runs
-        masks = _prune_by_block(model, plan, calibration.batches(model))
+        batches = calibration.batches(model)
+        masks = _prune_by_block(model, plan, batches) if config.needs_calibration else _prune_by_weight(plan)
+        if config.values:
+            round_blocks(model, batches)
     return {name: mask.to(home) for name, mask in masks.items()}
 
 

@@ -44,6 +44,10 @@ class GradualPruning:
             raise PruningError(
                 f"pattern {pattern} fixes the sparsity of every matrix: use allocation uniform, not {allocation}"
             )
+        if self.pruning.values:
+            raise PruningError(
+                f"values {self.pruning.values} of a PruneConfig are for pruning in one shot: use values of finetune"
+            )
         if method(self.pruning.method).needs == "training" and self.pruning.needs_calibration:
             raise PruningError(
                 f"method {self.pruning.method} ranks by gradients: use no swap, reconstruct or allocation {allocation}"
