@@ -24,7 +24,7 @@ from aerogel import files
 from aerogel.errors import DataError, PruningError, first_line, writing
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.tasks import TaskData
-from aerogel.training.config import TrainingConfig
+from aerogel.training.config import TrainedValues, TrainingConfig
 from aerogel.training.distillation import Distillation
 from aerogel.training.gradual import GradualPruning
 
@@ -122,6 +122,7 @@ def run_settings(
     config: TrainingConfig,
     pruning: GradualPruning | None,
     distillation: Distillation | None,
+    values: TrainedValues | None,
 ) -> str:
     """Settings that identify a training run, as JSON."""
     teacher = distillation.teacher if distillation else None
@@ -132,6 +133,7 @@ def run_settings(
         "pruning": asdict(pruning) if pruning else None,
         "teacher": [teacher.name_or_path, _digest(prunable_weights(teacher, to_read=True))] if teacher else None,
         "distillation": asdict(distillation.config) if distillation else None,
+        "values": values,
     }
     return json.dumps(settings, indent=2)
 

@@ -17,7 +17,7 @@ from aerogel.pruning.blocks import check_blocks
 from aerogel.tasks import InputSettings, Task, TaskData
 from aerogel.tasks.predictions import Inputs
 from aerogel.training.checkpoint import last_checkpoint, run_settings
-from aerogel.training.config import TrainingConfig
+from aerogel.training.config import TrainedValues, TrainingConfig
 from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.masks import SparsityCallback
@@ -57,6 +57,7 @@ def finetune(
     sparsity: GradualPruning | None = None,
     teacher: PreTrainedModel | None = None,
     distillation: DistillationConfig | None = None,
+    values: TrainedValues | None = None,
     validate: Validate | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
 ) -> TrainingResult:
@@ -64,12 +65,12 @@ def finetune(
 
     If the data has one split, a fifth of it is held out for validation, see `aerogel.tasks.TaskData.divided`. With
     `sparsity` the model is pruned while it trains; with a `teacher` it learns the teacher's logits and hidden states
-    as `distillation` says. `validate` scores the model after each epoch. A checkpoint is written to the folder
-    `checkpoints` after each epoch, and training resumes from the last complete one there; remove the folder once the
-    model is saved. The same seed gives the same weights on the same machine and number of threads, interrupted or not.
+    as `distillation` says; with `values` it trains for int8, see `SparsityCallback`. `validate` scores the model, and a
+    checkpoint is written to `checkpoints`, after each epoch. Training resumes from the last one; remove the folder once
+    the model is saved. The same seed, machine and number of threads give the same weights, interrupted or not.
 
-    Raises `DataError` if the split is too small, `ModelError` if the head does not fit the task or the teacher does not
-    fit the model, and `PruningError` if `sparsity` does not fit the model or the number of steps.
+    Raises `DataError` for a split that is too small, `ModelError` for a head or a teacher that does not fit, and
+    `PruningError` if `sparsity` does not fit the model or the number of steps.
 
     >>> from aerogel import load, load_task
     >>> finetune(*load("tiny-gpt2"), load_task("python-reference"), TrainingConfig(epochs=1, limit=2)).steps
@@ -100,11 +101,11 @@ def finetune(
             eval_dataset=[],  # the Trainer requires one; `validate` has its own
             task=data.task.name,
             patience=config.patience,
-            sparsity=SparsityCallback(sparsity, text),
+            sparsity=SparsityCallback(sparsity, text, values=values),
             distillation=distilled,
             validate=validate,
         )
-        settings = run_settings(model, data, config, sparsity, distilled) if checkpoints else ""
+        settings = run_settings(model, data, config, sparsity, distilled, values) if checkpoints else ""
         trainer.train_from(last_checkpoint(Path(checkpoints), settings) if checkpoints else None)
     return _result(trainer, data.source)
 

@@ -1,5 +1,6 @@
-"""Zeros that stay zeros while a model trains, and gradual pruning."""
+"""Zeros that stay zeros while a model trains, gradual pruning, and int8 values."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -7,15 +8,17 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from aerogel.errors import PruningError, expect
+from aerogel.errors import PruningError, expect, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
 from aerogel.pruning import Calibration, ScoreState, all_methods, method, prune
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.masking import plain_statistics
 from aerogel.training.checkpoint import begin_run, load_state, save_state
+from aerogel.training.config import TRAINED_VALUES, TrainedValues
 from aerogel.training.gradual import GradualPruning
-from aerogel.training.schedule import Schedule
+from aerogel.training.quantization import QuantizedTraining
+from aerogel.training.schedule import Schedule, quantized_from
 from aerogel.training.zeros import zero_masks
 
 
@@ -34,6 +37,10 @@ class SparsityCallback(TrainerCallback):
     start at zero but were not pruned are trained: adapters, matrices of zeros alone (gates, new heads), and outside the
     blocks rows of zeros alone (new tokens and classes), see `aerogel.training.zeros`.
 
+    With `values` "int8" the last quarter of the steps is quantization-aware: the linear layers of the blocks compute
+    with int8 weights and inputs, see `aerogel.training.quantization`. Afterwards the weights are those of the integers,
+    so that `aerogel.compress(model, values="int8")` does not change them.
+
     Each checkpoint gets a file from which training resumes bit-exactly; it is written last, so that a checkpoint that
     has it is complete. Raises `PruningError` where the configuration does not fit the model or the length of the
     training, and where a checkpoint to resume from lacks that file, or has the one of another training, model or
@@ -44,12 +51,19 @@ class SparsityCallback(TrainerCallback):
     """
 
     def __init__(
-        self, config: GradualPruning | None = None, calibration: Calibration | None = None, **settings: Any
+        self,
+        config: GradualPruning | None = None,
+        calibration: Calibration | None = None,
+        *,
+        values: TrainedValues | None = None,
+        **settings: Any,
     ) -> None:
         if config is not None:
             expect(config, GradualPruning, PruningError, "GradualPruning, or settings as keywords (sparsity=0.9)")
         if calibration is not None:
             expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
+        if values not in (None, *TRAINED_VALUES):
+            raise PruningError(unknown_name("values", values, TRAINED_VALUES))
         if settings:
             config = GradualPruning.of(config, **settings)
         if config and config.pruning.needs_calibration and calibration is None:
@@ -59,7 +73,7 @@ class SparsityCallback(TrainerCallback):
                 f"or use a score that needs none ({', '.join(others)}) without swap, reconstruct and a searched "
                 "allocation"
             )
-        self.config, self.calibration = config, calibration
+        self.config, self.calibration, self.values = config, calibration, values
         self.zero_masks: dict[str, Tensor] = {}  # by weight name: (d_out, d_in), True at weights kept at zero
         self.score_states: dict[str, ScoreState] = {}
         self.weights: list[PrunableWeight] = []
@@ -67,16 +81,26 @@ class SparsityCallback(TrainerCallback):
         self.schedule: Schedule | None = None
         self.step = 0
         self.sparsity = 0.0  # the share of zeros among the weights to prune
-        self.best_is_pruned = False  # whether the Trainer never selects an epoch before the last pruning as the best
+        self.quantized = QuantizedTraining(())
+        self.best_is_final = False  # whether the Trainer only selects an epoch as the best after which `is_final` holds
 
     @property
     def is_final(self) -> bool:
-        """Whether the last pruning is done."""
+        """Whether the last pruning is done, and training is in int8 if asked to be."""
+        return self._is_pruned and (self.values is None or self.quantized.is_active)
+
+    @property
+    def _is_pruned(self) -> bool:
         return self.schedule is None or self.step > self.schedule.times[-1]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
-        if self.config and args.load_best_model_at_end and not self.best_is_pruned:
-            raise PruningError("load_best_model_at_end may restore the model before its last pruning: set it to False")
+        if (self.config or self.values) and args.load_best_model_at_end and not self.best_is_final:
+            raise PruningError(
+                "load_best_model_at_end may restore the model before its last pruning, or before its weights are int8: "
+                "set it to False"
+            )
+        self.quantized.end()  # where a training was interrupted
+        self.quantized = QuantizedTraining(prunable_weights(model) if self.values else ())
         self.weights, self.step = prunable_weights(model, TARGETS), state.global_step
         if self.config:
             self.pruned, self.schedule = self.config.weights(model), self.config.schedule_for(state.max_steps)
@@ -91,21 +115,27 @@ class SparsityCallback(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
         if self.schedule and self.schedule.sparsity and state.global_step in self.schedule.times:
             self._prune(model, self.schedule.sparsity_at(self.schedule.times.index(state.global_step)))
+        if self.values and not self.quantized.is_active and state.global_step >= quantized_from(state.max_steps):
+            self.quantized.begin()
         self.step = state.global_step + 1
 
     @torch.no_grad()
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         observe = method(self.config.pruning.method).observe if self.config else None
-        if observe and not self.is_final:
+        if observe and not self._is_pruned:
             for weight in self.pruned:
                 if (gradient := weight.gradient) is not None:
                     observe(weight.matrix.float(), gradient.float(), self.score_states[weight.name])
+        if self.quantized.is_active:
+            self.quantized.restore()
 
     @torch.no_grad()
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         for weight in self.weights:
             if weight.name in self.zero_masks:
                 weight.matrix.masked_fill_(self.zero_masks[weight.name], 0)
+        if self.quantized.is_active:
+            self.quantized.round()
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if not state.is_world_process_zero:
@@ -113,11 +143,14 @@ class SparsityCallback(TrainerCallback):
         tensors = {f"zeros/{name}": mask for name, mask in self.zero_masks.items()}
         for name, score_state in self.score_states.items():
             tensors |= {f"score/{name}/{key}": value for key, value in score_state.items()}
-        save_state(tensors, repr(self.config), args, state)
+        tensors |= {f"unrounded/{name}": matrix for name, matrix in self.quantized.unrounded.items()}
+        save_state(tensors, self._settings, args, state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if not self.is_final:
-            raise PruningError(f"training ended at step {state.global_step}, before the last pruning")
+            missing = f"the steps with {self.values} values" if self._is_pruned else "the last pruning"
+            raise PruningError(f"training ended at step {state.global_step}, before {missing}")
+        self.quantized.end()
         for weight in self.weights:
             if weight.name in self.zero_masks and (nonzero := self.zero_masks[weight.name] & ~weight.zeros).any():
                 raise PruningError(f"layer {weight.name}: training changed {int(nonzero.sum())} pruned weights")
@@ -174,6 +207,11 @@ class SparsityCallback(TrainerCallback):
         zeros = sum(int(self.zero_masks[weight.name].sum()) for weight in self.pruned if weight.name in self.zero_masks)
         self.sparsity = zeros / max(1, sum(weight.matrix.numel() for weight in self.pruned))
 
+    @property
+    def _settings(self) -> str:
+        """Identifies the configuration in checkpoints."""
+        return f"{self.config!r}, values={self.values!r}"
+
     def _zero_units(self, weight: PrunableWeight) -> Tensor:
         """Marks the weights whose whole unit, a single weight or a block, is kept at zero: (d_out, d_in)."""
         assert self.config
@@ -182,7 +220,7 @@ class SparsityCallback(TrainerCallback):
         return pattern.spread(pattern.units((~zeros).float()) == 0)
 
     def _restore(self, args: Any, state: Any) -> None:
-        file, tensors = load_state(repr(self.config), args, state)
+        file, tensors = load_state(self._settings, args, state)
         self.zero_masks = {}
         for weight in self.weights:
             if (mask := tensors.get(f"zeros/{weight.name}")) is not None:
@@ -191,6 +229,12 @@ class SparsityCallback(TrainerCallback):
                     count = f"{nonzero} of {int(mask.sum())} pruned weights"
                     raise PruningError(f"{file} is of another model: {count} of layer {weight.name} are not zero")
         for weight in self.pruned:
-            prefix, device = f"score/{weight.name}/", weight.matrix.device
-            states = {key: value.to(device) for key, value in tensors.items() if key.startswith(prefix)}
-            self.score_states[weight.name] = {key.removeprefix(prefix): value for key, value in states.items()}
+            states = _under(f"score/{weight.name}/", tensors)
+            self.score_states[weight.name] = {key: value.to(weight.matrix.device) for key, value in states.items()}
+        if unrounded := _under("unrounded/", tensors):
+            self.quantized.begin(unrounded)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names have a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -17,7 +17,7 @@ from aerogel.models import Head
 from aerogel.models.location import folder_files
 from aerogel.pruning import Calibration, PruneConfig, prune
 from aerogel.tasks import TaskData
-from aerogel.training.config import RECOVERY_EPOCHS, TrainingConfig
+from aerogel.training.config import RECOVERY_EPOCHS, TrainedValues, TrainingConfig
 from aerogel.training.finetuning import TrainingResult, finetune
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.trainer import Validate
@@ -38,6 +38,7 @@ class Recovery:
         finetune_first: start from the dense model fine-tuned on the task. Teacher "self" implies it.
         epochs: of training, 0 for none. `None` is 10 with `GradualPruning`, else those of the `TrainingConfig`.
         patience: of that training, see `TrainingConfig`.
+        values: "int8" makes the last quarter of that training quantization-aware, see `SparsityCallback`.
     """
 
     pruning: PruneConfig | GradualPruning | None = None
@@ -45,6 +46,7 @@ class Recovery:
     finetune_first: bool = False
     epochs: float | None = None
     patience: int | None = None
+    values: TrainedValues | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def recover(
             replace(training, epochs=epochs, patience=recovery.patience),
             sparsity=gradual,
             teacher=models.load(start if teacher == SELF else teacher)[0] if teacher else None,
+            values=recovery.values,
             validate=validate,
             checkpoints=checkpoints,
         )

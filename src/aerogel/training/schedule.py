@@ -8,10 +8,16 @@ from aerogel.errors import PruningError
 WARM_UP = 0.06  # of the steps: the learning rate rises, and scores collect their first gradients
 RISE = 0.5  # of the steps after the warm-up: the sparsity rises; the rest is recovery
 PRUNINGS = 5  # of the schedule "gradual"
+QUANTIZED = 0.25  # of the steps, the last ones: they compute with int8 values, where these are asked for
 LOW = 0.1  # of the peak: the learning rate at the end of each cycle except the last, which falls to zero
 
 ScheduleName = Literal["gradual", "constant"]
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
+
+
+def quantized_from(steps: int) -> int:
+    """The optimizer step, counted from 0, from which a training of `steps` steps computes with int8 values."""
+    return int((1 - QUANTIZED) * steps)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from aerogel.training.masks import SparsityCallback
 Validate = Callable[[PreTrainedModel], Mapping[str, float]]
 """Scores a model on held-out data: metrics by name, the main one first."""
 SELECTION_METRIC = "kept"  # selects the best epoch: higher is better
-# Its value before the last pruning, plus the step: lower than any value after it, and rising, so that patience does not
-# run out.
-BEFORE_LAST_PRUNING = -1e12
+# Its value before the last pruning and the steps with int8 values, plus the step: lower than any value after them, and
+# rising, so that patience does not run out.
+BEFORE_FINAL = -1e12
 
 
 class RecoveryTrainer(Trainer):
@@ -44,7 +44,7 @@ class RecoveryTrainer(Trainer):
         super().__init__(*arguments, callbacks=[sparsity, self.reporter, *stopping], **settings)
         self.remove_callback(PrinterCallback)
         self.sparsity, self.distillation, self.validate = sparsity, distillation, validate
-        sparsity.best_is_pruned = True  # by the metric that `evaluate` returns
+        sparsity.best_is_final = True  # by the metric that `evaluate` returns
         if distillation:
             distillation.teacher.to(self.args.device).eval()
 
@@ -56,6 +56,7 @@ class RecoveryTrainer(Trainer):
         finally:
             model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # else it stays in bfloat16
             model.eval()
+            self.sparsity.quantized.end()
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **others: Any) -> Any:
         if self.distillation is None:
@@ -96,7 +97,7 @@ class RecoveryTrainer(Trainer):
         lower_is_better = main in METRICS and not METRICS[main].higher_is_better
         value = -metrics[main] if lower_is_better else metrics[main]
         named = {f"eval_{name}": value for name, value in metrics.items()}
-        before = BEFORE_LAST_PRUNING + self.state.global_step
+        before = BEFORE_FINAL + self.state.global_step
         named[f"eval_{SELECTION_METRIC}"] = value if self.sparsity.is_final else before
         self.log(named)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
