@@ -58,6 +58,7 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, PreTrainedTokenizerBase], ob
     "SparsityCallback(0.9)": (lambda m, t: ag.SparsityCallback(0.9), r"float 0\.9"),
     "SparsityCallback(texts)": (lambda m, t: ag.SparsityCallback(sparsity=0.9, calibration=TEXTS), "list"),
     "SparsityCallback(score)": (lambda m, t: ag.SparsityCallback(sparsity=0.9, score=3), "3"),
+    "SparsityCallback(values)": (lambda m, t: ag.SparsityCallback(values=8), "8.*int8"),
     "calibration(texts)": (lambda m, t: ag.calibration(TEXTS, t), "list"),
     "calibration(model)": (lambda m, t: ag.calibration("python-reference", m), "BertForMaskedLM"),
     "calibration(samples)": (lambda m, t: ag.calibration("python-reference", t, samples="64"), "str '64'"),

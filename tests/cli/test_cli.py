@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,20 @@ def test_recovery_from_a_dense_model(
     assert (teacher / "model.safetensors").stat().st_mtime_ns == trained
     assert "quantization_config" not in json.loads((tmp_path / "half" / "config.json").read_text())
     assert {path.name for path in tmp_path.iterdir()} == {"data", "home", "sparse", "half"}
+
+
+def test_training_for_int8(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = ("--task", "moods", "--data", data)
+    tuning = ("--epochs", 8, "--learning-rate", 1e-3, "--batch-size", 8, "--max-length", 16, "--values", "int8")
+    pruning = ("--sparsity", 0.8, "--pattern", "block:1x4", "--score", "magnitude")
+    for name, options in (("sparse", pruning), ("dense", ()), ("unpacked", ("--no-pack",))):
+        assert aerogel("finetune", "tiny-bert", *task, *tuning, *options, "--output", tmp_path / name) == 0
+        trained = float(re.findall(r"accuracy ([01]\.\d+)", capsys.readouterr().err)[-1])  # of the int8 model
+        assert trained > 0.9
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config.get("quantization_config", {}).get("values") == (None if name == "unpacked" else "int8")
+        assert aerogel("evaluate", tmp_path / name, "--tasks", "moods", "--data", data, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["moods"]["accuracy"] == pytest.approx(trained, abs=0.02)
 
 
 def test_prune_finetune_inspect_evaluate(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from aerogel.errors import ModelError, PruningError
 from aerogel.models import PrunableWeight, load, prunable_weights
 from aerogel.models.int8 import quantize_rows, quantize_tokens, round_to_grid
 from aerogel.pruning import prune
+from aerogel.runtime import compress, decompress
 from aerogel.training import GradualPruning, SparsityCallback, TrainingConfig, finetune
 from aerogel.training.quantization import QuantizedTraining
 from aerogel.training.schedule import quantized_from
@@ -86,6 +87,26 @@ def test_trained_weights_are_those_of_integers_and_zeros_stay(tmp_path: Path, na
         assert not torch.equal(weight.matrix, round_to_grid(before[weight.name]))
         if sparsity:
             assert not weight.matrix[~masks[weight.name]].any()
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt2", "tiny-bart"])
+def test_trained_weights_are_packed_as_they_are(name: str) -> None:
+    data = sentence_data(sentences(40))
+    model, tokenizer = load(name, data.task.head)
+    pruning = GradualPruning.of(score="magnitude", sparsity=0.8, pattern="block:1x4", schedule="constant")
+    config = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-3, max_length=16)
+    finetune(model, tokenizer, data, config, sparsity=pruning, values="int8")
+    before = {weight.name: weight.matrix.clone() for weight in prunable_weights(model)}
+    quantized = QuantizedTraining(prunable_weights(model))
+    quantized.begin()
+    text = tokenizer("a film about a dog", return_tensors="pt")
+    expected = model(**text).logits
+    quantized.end()
+    compress(model, values="int8")
+    assert torch.allclose(model(**text).logits, expected, atol=1e-4)
+    for weight in prunable_weights(decompress(model)):
+        assert torch.equal(quantize_rows(weight.matrix)[0], quantize_rows(before[weight.name])[0])
+        assert torch.allclose(weight.matrix, before[weight.name], rtol=1e-6, atol=0)
 
 
 def test_steps_smaller_than_the_grid_add_up() -> None:

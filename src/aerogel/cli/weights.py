@@ -15,8 +15,8 @@ from aerogel.models.zoo import check_path
 from aerogel.pruning import ALLOCATIONS, METHODS, SCOPES, SCORES
 from aerogel.tables import size
 from aerogel.tasks import TaskData, check_task, load_task
-from aerogel.training.config import PRECISIONS, RECOVERY_EPOCHS, TUNING_EPOCHS
-from aerogel.training.schedule import SCHEDULES
+from aerogel.training.config import PRECISIONS, RECOVERY_EPOCHS, TRAINED_VALUES, TUNING_EPOCHS
+from aerogel.training.schedule import QUANTIZED, SCHEDULES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aerogel.runtime.values import ValueChoice
     from aerogel.runtime.writing import Saved
     from aerogel.training import TrainingResult
+    from aerogel.training.config import TrainedValues
     from aerogel.training.schedule import ScheduleName
 
 VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
@@ -171,6 +172,11 @@ def unpack(folder: Path, output: Path) -> None:
     metavar="self|MODEL",
     help="Learn from this model; self: from MODEL itself, fine-tuned on the task first, or found in the cache.",
 )
+@click.option(
+    "--values",
+    type=click.Choice(TRAINED_VALUES),
+    help=f"Round weights and inputs to int8 in the last {QUANTIZED:.0%} of the steps, and pack the weights as int8.",
+)
 @click.option("--patience", type=options.SIZE, help="Stop after this many epochs without a better validation score.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: bfloat16 on a GPU that has it]")
 @options.seed
@@ -187,13 +193,15 @@ def finetune(
     score: str | None,
     pattern: str | None,
     teacher: str | None,
+    values: TrainedValues | None,
     patience: int | None,
     no_pack: bool,
     **settings: Any,  # of TrainingConfig
 ) -> None:
     """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros.
 
-    With --sparsity it is pruned while it trains, and saved packed. Run an interrupted command again to resume it.
+    With --sparsity it is pruned while it trains, and with --values trained for int8; then it is saved packed. Run an
+    interrupted command again to resume it.
     """
     files.check_new(output)
     for name in filter(None, (model, teacher)):
@@ -215,7 +223,7 @@ def finetune(
             limit = VALIDATION_LIMITS[task_data.task.kind.unit]
             return score_task(trained, tokenizer, task_data, limit, config.max_length).metrics
 
-        recovery = training.Recovery(gradual, teacher, epochs=epochs, patience=patience)
+        recovery = training.Recovery(gradual, teacher, epochs=epochs, patience=patience, values=values)
         checkpoints = Path(f"{output.resolve()}.checkpoints")
         recovered = training.recover(model, task_data, config, recovery, validate=validate, checkpoints=checkpoints)
         provenance = models.Provenance(
@@ -223,8 +231,8 @@ def finetune(
             pattern=gradual.pruning.pattern if gradual else None,
             metrics=recovered.training.kept,
         )
-        packs = gradual is not None and not no_pack
-        saved = save_pruned(recovered.model, recovered.tokenizer, output, model, provenance, pack=packs)
+        packs = (gradual is not None or values is not None) and not no_pack
+        saved = save_pruned(recovered.model, recovered.tokenizer, output, model, provenance, pack=packs, values=values)
         recovered.remove_checkpoints()
     _note_training(recovered.training, task_data)
     _note_saved(saved, model, output, packs)
