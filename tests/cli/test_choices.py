@@ -9,9 +9,9 @@ from aerogel import GradualPruning, PruneConfig
 from aerogel.cli.main import aerogel, run
 from aerogel.errors import AerogelError
 from aerogel.models.targets import TARGETS
-from aerogel.pruning import ALLOCATIONS, METHODS, SCOPES, SCORES, all_methods
+from aerogel.pruning import ALLOCATIONS, METHODS, ROUNDED_VALUES, SCOPES, SCORES, all_methods
 from aerogel.study import parse_spec
-from aerogel.training.config import PRECISIONS, TRAINED_VALUES, TrainingConfig
+from aerogel.training.config import PRECISIONS, TrainingConfig
 from aerogel.training.schedule import SCHEDULES
 
 OPTIONS = [
@@ -23,7 +23,7 @@ OPTIONS = [
     ("finetune", "--score", SCORES),
     ("finetune", "--schedule", SCHEDULES),
     ("finetune", "--precision", PRECISIONS),
-    ("finetune", "--values", TRAINED_VALUES),
+    ("finetune", "--values", ROUNDED_VALUES),
 ]
 FIELDS = [("methods", METHODS), ("scope", SCOPES), ("allocation", ALLOCATIONS), ("include", TARGETS[1:])]
 

@@ -12,19 +12,19 @@ from aerogel import bounds, files
 from aerogel.cli import options
 from aerogel.cli.output import note, progress_bar
 from aerogel.models.zoo import check_path
-from aerogel.pruning import ALLOCATIONS, METHODS, SCOPES, SCORES
+from aerogel.pruning import ALLOCATIONS, METHODS, ROUNDED_VALUES, SCOPES, SCORES
 from aerogel.tables import size
 from aerogel.tasks import TaskData, check_task, load_task
-from aerogel.training.config import PRECISIONS, RECOVERY_EPOCHS, TRAINED_VALUES, TUNING_EPOCHS
+from aerogel.training.config import PRECISIONS, RECOVERY_EPOCHS, TUNING_EPOCHS
 from aerogel.training.schedule import QUANTIZED, SCHEDULES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from aerogel.pruning import RoundedValues
     from aerogel.runtime.values import ValueChoice
     from aerogel.runtime.writing import Saved
     from aerogel.training import TrainingResult
-    from aerogel.training.config import TrainedValues
     from aerogel.training.schedule import ScheduleName
 
 VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
@@ -174,7 +174,7 @@ def unpack(folder: Path, output: Path) -> None:
 )
 @click.option(
     "--values",
-    type=click.Choice(TRAINED_VALUES),
+    type=click.Choice(ROUNDED_VALUES),
     help=f"Round weights and inputs to int8 in the last {QUANTIZED:.0%} of the steps, and pack the weights as int8.",
 )
 @click.option("--patience", type=options.SIZE, help="Stop after this many epochs without a better validation score.")
@@ -193,7 +193,7 @@ def finetune(
     score: str | None,
     pattern: str | None,
     teacher: str | None,
-    values: TrainedValues | None,
+    values: RoundedValues | None,
     patience: int | None,
     no_pack: bool,
     **settings: Any,  # of TrainingConfig

@@ -7,7 +7,7 @@ from aerogel.errors import PruningError, unknown_name
 
 Scope = Literal["layer", "row", "global"]
 Allocation = Literal["uniform", "global", "mixed", "owl", "progression", "search"]
-RoundedValues = Literal["int8"]  # types of packed values that weights can be rounded to on calibration text
+RoundedValues = Literal["int8"]  # types of packed values that pruning on text and training can round to
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)

@@ -23,8 +23,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from aerogel import files
 from aerogel.errors import DataError, PruningError, first_line, writing
 from aerogel.models import PrunableWeight, prunable_weights
+from aerogel.pruning import RoundedValues
 from aerogel.tasks import TaskData
-from aerogel.training.config import TrainedValues, TrainingConfig
+from aerogel.training.config import TrainingConfig
 from aerogel.training.distillation import Distillation
 from aerogel.training.gradual import GradualPruning
 
@@ -122,7 +123,7 @@ def run_settings(
     config: TrainingConfig,
     pruning: GradualPruning | None,
     distillation: Distillation | None,
-    values: TrainedValues | None,
+    values: RoundedValues | None,
 ) -> str:
     """Settings that identify a training run, as JSON."""
     teacher = distillation.teacher if distillation else None

@@ -12,8 +12,6 @@ Precision = Literal["float32", "bfloat16"]
 TUNING_EPOCHS = 3.0  # by default, of a dense model
 RECOVERY_EPOCHS = 10.0  # and of one that is pruned while it trains
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-TrainedValues = Literal["int8"]  # types of packed values that training can prepare the weights for
-TRAINED_VALUES: tuple[TrainedValues, ...] = get_args(TrainedValues)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
-from aerogel.pruning import Calibration
+from aerogel.pruning import Calibration, RoundedValues
 from aerogel.pruning.blocks import check_blocks
 from aerogel.tasks import InputSettings, Task, TaskData
 from aerogel.tasks.predictions import Inputs
 from aerogel.training.checkpoint import last_checkpoint, run_settings
-from aerogel.training.config import TrainedValues, TrainingConfig
+from aerogel.training.config import TrainingConfig
 from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.masks import SparsityCallback
@@ -57,7 +57,7 @@ def finetune(
     sparsity: GradualPruning | None = None,
     teacher: PreTrainedModel | None = None,
     distillation: DistillationConfig | None = None,
-    values: TrainedValues | None = None,
+    values: RoundedValues | None = None,
     validate: Validate | None = None,
     checkpoints: str | os.PathLike[str] | None = None,
 ) -> TrainingResult:

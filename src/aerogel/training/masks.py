@@ -11,11 +11,10 @@ from transformers import TrainerCallback
 from aerogel.errors import PruningError, expect, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
-from aerogel.pruning import Calibration, ScoreState, all_methods, method, prune
+from aerogel.pruning import ROUNDED_VALUES, Calibration, RoundedValues, ScoreState, all_methods, method, prune
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.masking import plain_statistics
 from aerogel.training.checkpoint import begin_run, load_state, save_state
-from aerogel.training.config import TRAINED_VALUES, TrainedValues
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.quantization import QuantizedTraining
 from aerogel.training.schedule import Schedule, quantized_from
@@ -55,15 +54,15 @@ class SparsityCallback(TrainerCallback):
         config: GradualPruning | None = None,
         calibration: Calibration | None = None,
         *,
-        values: TrainedValues | None = None,
+        values: RoundedValues | None = None,
         **settings: Any,
     ) -> None:
         if config is not None:
             expect(config, GradualPruning, PruningError, "GradualPruning, or settings as keywords (sparsity=0.9)")
         if calibration is not None:
             expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
-        if values not in (None, *TRAINED_VALUES):
-            raise PruningError(unknown_name("values", values, TRAINED_VALUES))
+        if values not in (None, *ROUNDED_VALUES):
+            raise PruningError(unknown_name("values", values, ROUNDED_VALUES))
         if settings:
             config = GradualPruning.of(config, **settings)
         if config and config.pruning.needs_calibration and calibration is None:

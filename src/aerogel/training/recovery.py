@@ -15,9 +15,9 @@ from aerogel import files, models
 from aerogel.files import cache_home
 from aerogel.models import Head
 from aerogel.models.location import folder_files
-from aerogel.pruning import Calibration, PruneConfig, prune
+from aerogel.pruning import Calibration, PruneConfig, RoundedValues, prune
 from aerogel.tasks import TaskData
-from aerogel.training.config import RECOVERY_EPOCHS, TrainedValues, TrainingConfig
+from aerogel.training.config import RECOVERY_EPOCHS, TrainingConfig
 from aerogel.training.finetuning import TrainingResult, finetune
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.trainer import Validate
@@ -46,7 +46,7 @@ class Recovery:
     finetune_first: bool = False
     epochs: float | None = None
     patience: int | None = None
-    values: TrainedValues | None = None
+    values: RoundedValues | None = None
 
 
 @dataclass(frozen=True)
