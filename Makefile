@@ -53,10 +53,10 @@ sanitize: $(READY)  ## run the kernels and the checkpoint code on random and dam
 	build/sanitize/driver
 
 neon:  ## the same for 64-bit ARM, emulated (on Debian: apt install g++-aarch64-linux-gnu qemu-user)
-	mkdir -p build
-	aarch64-linux-gnu-g++ -std=c++20 -O2 -static -DAEROGEL_ARM64 -Icsrc -o build/driver-arm64 \
-		$(filter-out csrc/avx% csrc/binding.cpp,$(wildcard csrc/*.cpp)) tests/csrc/driver.cpp
-	qemu-aarch64 build/driver-arm64
+	cmake -S . -B build/neon -DAEROGEL_DRIVER=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static
+	cmake --build build/neon --parallel
+	qemu-aarch64 -cpu max build/neon/driver
 
 # DeepSparse needs Python 3.11 or earlier and gets its own environment; without one, the tables say so
 bench: $(READY)  ## compare speed and memory with other runtimes (hours; benchmarks/*.py --help for a part)

@@ -31,38 +31,59 @@ void require(bool right, const std::string& what) {
   std::exit(1);
 }
 
+std::vector<float> random_floats(int64_t count) {
+  std::vector<float> floats(count);
+  for (float& value : floats) value = draw_float();
+  return floats;
+}
+
+// Of x and 0.
+double range_of(const float* x, int64_t count) {
+  return std::max(0.0f, *std::max_element(x, x + count)) - std::min(0.0f, *std::min_element(x, x + count));
+}
+
 struct Arrays {
   int64_t rows, columns, block;
   ValueType type;
   std::vector<uint8_t> values, index;
   std::vector<RowCount> order;
   std::vector<int64_t> offsets;
+  std::vector<float> scales;  // of int8
+  std::vector<int32_t> sums;
 
   Arrays(int64_t r, int64_t c, int64_t b, ValueType t)
       : rows(r), columns(c), block(b), type(t), order(r * cells().blocks()), offsets(cells().count() + 1) {}
 
-  size_t bytes() const { return type == ValueType::float32 ? 4 : 2; }
+  bool is_int8() const { return type == ValueType::int8; }
+  size_t bytes() const { return type == ValueType::float32 || is_int8() ? 4 : 2; }  // of a non-zero
   NonZeros make_room(int64_t non_zeros) {
     values = std::vector<uint8_t>(non_zeros * bytes());
     index = std::vector<uint8_t>(non_zeros);
     return {.type = type, .values = values.data(), .index = index.data()};
   }
   Cells cells() const {
-    return {.rows = rows, .columns = columns, .block = block,
+    return {.rows = rows, .columns = columns, .block = block, .unit = is_int8() ? Int8::kUnit : 1,
             .order = order.data(), .offsets = offsets.data(), .index = index.data()};
   }
-  Matrix matrix() const { return {.cells = cells(), .values = {.type = type, .data = values.data()}}; }
+  Matrix matrix() const {
+    return {.cells = cells(),
+            .values = {.type = type, .data = values.data(), .scales = scales.data(), .sums = sums.data()}};
+  }
   bool operator==(const Arrays& other) const {
     return values == other.values && index == other.index && offsets == other.offsets &&
            std::memcmp(order.data(), other.order.data(), order.size() * sizeof(RowCount)) == 0;
   }
 };
 
-std::vector<float> random_dense(int64_t rows, int64_t columns, double density) {
+std::vector<float> random_dense(int64_t rows, int64_t columns, double density, ValueType type) {
   std::vector<float> dense(rows * columns);
   std::bernoulli_distribution kept(density);
   for (float& value : dense) {
     value = kept(generator) ? draw_float() : 0;
+    if (type == ValueType::int8) {
+      value = value == 0 ? 0 : static_cast<float>(draw(-127, 127));
+      continue;
+    }
     uint32_t bits;  // exact in bfloat16
     std::memcpy(&bits, &value, sizeof bits);
     bits &= 0xffff0000;
@@ -80,6 +101,13 @@ Arrays packed(std::vector<float>& dense, int64_t rows, int64_t columns, int64_t 
   std::vector<float> again(dense.size());
   unpack(arrays.matrix(), {.values = again.data(), .row_stride = columns, .column_stride = 1}, 2);
   require(again == dense, "unpacking is not the inverse of packing");
+  if (arrays.is_int8()) {
+    arrays.scales.resize(rows);
+    for (float& scale : arrays.scales) scale = std::exp(draw_float()) / 100;
+    arrays.sums.resize(rows * arrays.cells().groups());
+    sum_rows(arrays.matrix(), arrays.sums.data(), 2);
+    for (int64_t i = 0; i < rows * columns; i++) dense[i] *= arrays.scales[i / columns];
+  }
   return arrays;
 }
 
@@ -88,8 +116,8 @@ struct Code {
   int bits = 0;
   std::vector<uint16_t> write, read = std::vector<uint16_t>(1 << kLongestCode);
 
-  explicit Code(int width) {
-    if (draw(0, 2) == 0) return;  // no field
+  Code(int width, bool may_be_absent) {
+    if (may_be_absent && draw(0, 2) == 0) return;
     bits = width;
     std::vector<int> lengths{0};
     while (lengths.size() < size_t{1} << bits) {
@@ -141,21 +169,24 @@ void damage(std::vector<uint8_t>& bytes) {
 void encode_and_damage(const Arrays& arrays) {
   const int64_t non_zeros = arrays.index.size();
   const int width = 8 * static_cast<int>(arrays.bytes());
-  const int dropped = arrays.bytes() == 4 ? static_cast<int>(draw(0, 16)) : 0;  // bfloat16 values in float32
-  const int high_bits = draw(0, 1) ? 11 : 8, low_bits = static_cast<int>(draw(1, std::min(8, width - dropped - high_bits)));
-  const Code high(high_bits), low(low_bits);
+  const int dropped = arrays.type == ValueType::float32 ? static_cast<int>(draw(0, 16)) : 0;  // bfloat16 values in float32
+  const bool is_int8 = arrays.is_int8();
+  const int high_bits = is_int8 ? 4 : draw(0, 1) ? 11 : 8;
+  const int low_bits = is_int8 ? 8 : static_cast<int>(draw(1, std::min(8, width - dropped - high_bits)));
+  const Code high(high_bits, !is_int8), low(low_bits, !is_int8);
   std::vector<uint32_t> bits(non_zeros);
   for (int64_t i = 0; i < non_zeros; i++) {
     std::memcpy(&bits[i], arrays.values.data() + i * arrays.bytes(), arrays.bytes());
+    if (is_int8) continue;
     const uint32_t sign = bits[i] >> (width - 1);
     bits[i] = (bits[i] & ((uint32_t{1} << (width - 1)) - 1)) >> dropped << 1 | sign;
   }
   Stream stream;
   stream.coding = {.type = arrays.type, .dropped = dropped, .high = {high.bits, high.write.data()},
                    .low = {low.bits, low.write.data()}};
-  stream.positions.resize(most_bytes(arrays.rows * arrays.columns, non_zeros));
+  stream.positions.resize(most_bytes(arrays.rows * arrays.cells().units(), non_zeros));
   stream.positions.resize(encode_positions(arrays.cells(), stream.positions.data()));
-  stream.values.resize(non_zeros * (2 * kLongestCode + width) / 8 + 8);
+  stream.values.resize(non_zeros * (5 * kLongestCode + width) / 8 + 8);
   stream.values.resize(encode_values(arrays.cells(), bits.data(), stream.coding, stream.values.data()));
   stream.positions.shrink_to_fit();
   stream.values.shrink_to_fit();
@@ -182,14 +213,33 @@ void multiply(const Arrays& arrays, const std::vector<float>& dense) {
     if (dense.empty()) continue;
     for (int64_t t = 0; t < tokens; t++) {
       for (int64_t r = 0; r < rows; r++) {
-        double sum = bias[r], size = 1;
+        double sum = bias[r], size = 1, weights = 0;
         for (int64_t k = 0; k < columns; k++) {
           const double term = double{x[t * columns + k]} * double{dense[r * columns + k]};
           sum += term;
           size += std::fabs(term);
+          weights += std::fabs(dense[r * columns + k]);
         }
-        require(std::fabs(y[t * rows + r] - sum) < 1e-4 * size, "a product differs from the dense one");
+        // an activation is rounded by half a step, and its range is divided into 254 of them
+        const double rounding = arrays.is_int8() ? weights * range_of(x.data() + t * columns, columns) / 508 : 0;
+        require(std::fabs(y[t * rows + r] - sum) <= 1e-4 * size + rounding, "a product differs from the dense one");
       }
+    }
+  }
+}
+
+// int8: without a bias and in one group of columns only the integers are summed, which is exact.
+void compare_sets(const Arrays& arrays) {
+  if (!arrays.is_int8() || arrays.columns > kPanel) return;
+  for (const int64_t tokens : {int64_t{1}, draw(3, 80)}) {
+    const std::vector<float> x = random_floats(tokens * arrays.columns);
+    std::vector<float> expected(tokens * arrays.rows), y(expected.size());
+    require(use("scalar"), "an instruction set can't be used");
+    project(Norm{}, {{.matrix = arrays.matrix()}}, x.data(), tokens, expected.data(), 1);
+    for (const Kernels* set : available()) {
+      require(use(set->name), "an instruction set can't be used");
+      project(Norm{}, {{.matrix = arrays.matrix()}}, x.data(), tokens, y.data(), 1);
+      require(y == expected, std::string("int8 sums differ on ") + set->name);
     }
   }
 }
@@ -212,24 +262,22 @@ void damage_arrays(const Arrays& arrays) {
   }
 }
 
-std::vector<float> random_floats(int64_t count) {
-  std::vector<float> floats(count);
-  for (float& value : floats) value = draw_float();
-  return floats;
-}
-
 constexpr double kDensities[] = {0, 0.01, 0.05, 0.1, 0.3, 0.5, 1};
-constexpr int64_t kBlocks[] = {128, 192, 256};
+
+int64_t random_block(ValueType type) {
+  constexpr int64_t kOfFloats[] = {128, 192, 256}, kOfQuads[] = {64, 96, 192};
+  return (type == ValueType::int8 ? kOfQuads : kOfFloats)[draw(0, 2)];
+}
 
 // A linear layer with blocks of random width.
 struct Layer {
   std::vector<float> dense, bias;
   Arrays arrays;
 
-  Layer(int64_t rows, int64_t columns)
-      : dense(random_dense(rows, columns, kDensities[draw(0, 6)])),
+  Layer(int64_t rows, int64_t columns, ValueType type)
+      : dense(random_dense(rows, columns, kDensities[draw(0, 6)], type)),
         bias(random_floats(rows)),
-        arrays(packed(dense, rows, columns, kBlocks[draw(0, 2)], ValueType::float32)) {}
+        arrays(packed(dense, rows, columns, random_block(type), type)) {}
 
   Linear linear() const { return {.matrix = arrays.matrix(), .bias = bias.data()}; }
 
@@ -267,15 +315,17 @@ double distance(const std::vector<float>& computed, const std::vector<float>& ex
 }
 
 // Attention and feed-forward layers of random shape: in one call, in two calls, and the latter in plain loops.
-void run_block() {
+void run_block(ValueType type) {
+  const bool is_int8 = type == ValueType::int8;
   const int64_t heads = draw(1, 4), key_heads = draw(0, 1) ? heads : 1, size = 2 * draw(2, 36), features = heads * size;
   const int64_t batch = draw(1, 5), length = draw(1, 70), hidden = draw(1, 900), encoder_features = draw(1, 300);
   const bool has_encoder = draw(0, 2) == 0, is_gated = draw(0, 1), is_before = draw(0, 1);
   const int64_t keys = has_encoder ? draw(1, 70) : length;
   const int threads = static_cast<int>(draw(1, 3));
-  const Layer query(features, features), key(key_heads * size, has_encoder ? encoder_features : features),
-      value(key_heads * size, has_encoder ? encoder_features : features), out(features, features);
-  const Layer gate(hidden, features), up(hidden, features), down(features, hidden);
+  const int64_t key_features = has_encoder ? encoder_features : features;
+  const Layer query(features, features, type), key(key_heads * size, key_features, type),
+      value(key_heads * size, key_features, type), out(features, features, type);
+  const Layer gate(hidden, features, type), up(hidden, features, type), down(features, hidden, type);
   const RandomNorm first(features), second(features);
   const std::vector<float> x = random_floats(batch * length * features), encoder = random_floats(batch * keys * encoder_features);
   const std::vector<float> cosine = random_floats(length * size), sine = random_floats(length * size);
@@ -315,7 +365,8 @@ void run_block() {
   attention(attend, nullptr, sequences, attended.data(), threads);
   feed_forward(next, attended.data(), batch * length, both.data(), threads);
   attention(attend, &next, sequences, at_once.data(), threads);
-  require(distance(at_once, both) < 1e-4, "a block differs from its two halves");
+  const double rounding = is_int8 ? 0.1 : 1e-4;
+  require(distance(at_once, both) < rounding, "a block differs from its two halves");
 
   const int64_t token = draw(0, batch * length - 1);
   const std::vector<double> input(attended.begin() + token * features, attended.begin() + (token + 1) * features);
@@ -331,7 +382,7 @@ void run_block() {
   if (!is_before) result = second.of(result);
   const std::vector<float> expected(result.begin(), result.end());
   const std::vector<float> computed(both.begin() + token * features, both.begin() + (token + 1) * features);
-  require(distance(computed, expected) < 1e-4, "feed-forward layers differ from plain loops");
+  require(distance(computed, expected) < rounding, "feed-forward layers differ from plain loops");
 }
 
 }  // namespace
@@ -344,16 +395,17 @@ int main() {
     int64_t rows = i % 3 ? draw(1, 40) : edges[draw(0, 11)], columns = i % 2 ? draw(1, 300) : edges[draw(0, 11)];
     if (i % 40 == 7) rows = draw(760, 1600), columns = draw(1, 30);
     const double density = kDensities[draw(0, 6)];
-    const int64_t block = kBlocks[draw(0, 2)];
-    const ValueType type = i % 4 == 3 ? ValueType::bfloat16 : ValueType::float32;
-    std::vector<float> dense = random_dense(rows, columns, density);
-    const Arrays arrays = packed(dense, rows, columns, block, type);
+    const ValueType type = i % 4 == 3 ? ValueType::bfloat16 : i % 4 == 2 ? ValueType::float32 : ValueType::int8;
+    if (i % 40 == 13) columns = draw(760, 1600);
+    std::vector<float> dense = random_dense(rows, columns, density, type);
+    const Arrays arrays = packed(dense, rows, columns, random_block(type), type);
     encode_and_damage(arrays);
+    compare_sets(arrays);
     for (const Kernels* set : sets) {
       require(use(set->name), "an instruction set can't be used");
       multiply(arrays, dense);
       damage_arrays(arrays);
-      if (i % 2) run_block();
+      if (i % 2) run_block(i % 4 == 1 ? ValueType::int8 : ValueType::float32);
     }
     matrices++;
   }
