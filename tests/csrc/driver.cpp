@@ -228,10 +228,21 @@ void multiply(const Arrays& arrays, const std::vector<float>& dense) {
   }
 }
 
-// int8: without a bias and in one group of columns only the integers are summed, which is exact.
+double distance(const std::vector<float>& computed, const std::vector<float>& expected) {
+  double apart = 0, size = 1;
+  for (size_t i = 0; i < computed.size(); i++) {
+    apart += std::pow(double{computed[i]} - double{expected[i]}, 2);
+    size += std::pow(double{expected[i]}, 2);
+  }
+  return std::sqrt(apart / size);
+}
+
+// int8: without a bias and in one group of columns only the integers of a tile are summed, which is exact.
 void compare_sets(const Arrays& arrays) {
   if (!arrays.is_int8() || arrays.columns > kPanel) return;
   for (const int64_t tokens : {int64_t{1}, draw(3, 80)}) {
+    // one token's zero point is subtracted from floats, and another one where bytes are signed
+    const double rounding = tokens == 1 ? 1e-5 : 0;
     const std::vector<float> x = random_floats(tokens * arrays.columns);
     std::vector<float> expected(tokens * arrays.rows), y(expected.size());
     require(use("scalar"), "an instruction set can't be used");
@@ -239,7 +250,7 @@ void compare_sets(const Arrays& arrays) {
     for (const Kernels* set : available()) {
       require(use(set->name), "an instruction set can't be used");
       project(Norm{}, {{.matrix = arrays.matrix()}}, x.data(), tokens, y.data(), 1);
-      require(y == expected, std::string("int8 sums differ on ") + set->name);
+      require(distance(y, expected) <= rounding, std::string("int8 sums differ on ") + set->name);
     }
   }
 }
@@ -305,15 +316,6 @@ struct RandomNorm {
   }
 };
 
-double distance(const std::vector<float>& computed, const std::vector<float>& expected) {
-  double apart = 0, size = 1;
-  for (size_t i = 0; i < computed.size(); i++) {
-    apart += std::pow(double{computed[i]} - double{expected[i]}, 2);
-    size += std::pow(double{expected[i]}, 2);
-  }
-  return std::sqrt(apart / size);
-}
-
 // Attention and feed-forward layers of random shape: in one call, in two calls, and the latter in plain loops.
 void run_block(ValueType type) {
   const bool is_int8 = type == ValueType::int8;
@@ -365,8 +367,16 @@ void run_block(ValueType type) {
   attention(attend, nullptr, sequences, attended.data(), threads);
   feed_forward(next, attended.data(), batch * length, both.data(), threads);
   attention(attend, &next, sequences, at_once.data(), threads);
-  const double rounding = is_int8 ? 0.1 : 1e-4;
+  const double rounding = is_int8 ? 0.3 : 1e-4;  // of int8: in narrow layers with weights of all sizes
   require(distance(at_once, both) < rounding, "a block differs from its two halves");
+
+  if (is_int8) {
+    const char* set = kernels().name;
+    require(use("scalar"), "an instruction set can't be used");
+    std::vector<float> scalar(x.size());
+    feed_forward(next, attended.data(), batch * length, scalar.data(), threads);
+    require(distance(both, scalar) < 1e-2 && use(set), "feed-forward layers differ from the scalar ones");
+  }
 
   const int64_t token = draw(0, batch * length - 1);
   const std::vector<double> input(attended.begin() + token * features, attended.begin() + (token + 1) * features);
