@@ -168,6 +168,35 @@ def test_pack_and_unpack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert (unpacked / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_int8_values_from_prune_to_unpack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = floats, integers, unpacked = [tmp_path / name for name in ("floats", "integers", "unpacked")]
+    pruning = ("prune", "tiny-bert", "--sparsity", "0.8", "--pattern", "block:1x4", "--output")
+    assert aerogel(*pruning, floats) == 0
+    assert aerogel(*pruning, integers, "--values", "int8") == 0
+    assert "80.00% of" in capsys.readouterr().err
+    assert json.loads((integers / "config.json").read_text())["quantization_config"]["values"] == "int8"
+    sizes = {folder: (folder / "model.safetensors").stat().st_size for folder in (floats, integers)}
+    assert sizes[integers] < sizes[floats]
+    assert aerogel("unpack", integers, "--output", unpacked) == 0
+    assert "int8" in capsys.readouterr().err
+    assert "quantization_config" not in json.loads((unpacked / "config.json").read_text())
+    for folder in folders:
+        assert aerogel("inspect", folder, "--json") == 0
+        # integers near 0 become 0
+        assert json.loads(capsys.readouterr().out)["sparsity"] == pytest.approx(0.8, abs=0.01)
+    text = tmp_path / "story.txt"
+    text.write_text("".join(f"On day {day} the ship sailed on and the crew sang of home.\n" for day in range(300)))
+    compare = ("--tasks", text, "--limit", 4, "--json", "--reference")
+    for other in (floats, unpacked):
+        assert aerogel("evaluate", integers, *compare, other) == 0
+        scores = json.loads(capsys.readouterr().out)["story"]
+        assert scores["agreement"] > 0.9
+        assert 0 <= scores["kl"] < 0.1
+    assert aerogel(*pruning, tmp_path / "out", "--values", "int8", "--no-pack") == 2
+    assert "--no-pack" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_packed_model_can_not_be_changed(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = tmp_path / "packed"
     assert aerogel("prune", "tiny-bert", "--sparsity", "0.9", "--output", packed) == 0

@@ -13,12 +13,16 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aerogel.models.int8 import quantize_tokens, round_to_grid
 from aerogel.runtime.kernel import _gomp_parallel, native
 from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.operators import torch_linear
 from aerogel.runtime.packed import pack
+from aerogel.runtime.values import VALUE_TYPES
 
 MODULE = native()
 INSTRUCTION_SETS = MODULE.instruction_sets() if MODULE else []
+INT8 = VALUE_TYPES["int8"]
 pytestmark = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the native kernels were not built")
 
 
@@ -187,3 +191,110 @@ def test_threads_are_those_of_torchs_own_openmp() -> None:
             assert line.split(maxsplit=5)[5] in own
             return
     raise AssertionError("the entry point lies nowhere")
+
+
+# int8
+
+
+def int8_products(weight: Tensor, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """By the kernels and without them."""
+    layer = SparseLinear(pack(weight, INT8), None if bias is None else nn.Parameter(bias))
+    with torch.inference_mode():
+        return layer(x), torch_linear(x, layer.packed, [] if bias is None else [bias])
+
+
+def with_zero_quads(weight: Tensor, sparsity: float) -> Tensor:
+    """Whole quads are zero, as pattern block:1x4 leaves them."""
+    keep = torch.rand(len(weight), -(-weight.shape[1] // 4), generator=torch.Generator().manual_seed(1)) >= sparsity
+    return weight * keep.repeat_interleave(4, 1)[:, : weight.shape[1]]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (130, 301), (769, 129), (4099, 5), (60, 768)])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9, 1.0])
+def test_int8_is_the_same_to_the_bit_in_one_group_without_bias(
+    instruction_set: str, shape: tuple[int, int], sparsity: float
+) -> None:
+    """Sums of integers are exact. Those of one or two tokens are scaled cell by cell, unlike without kernels."""
+    assert MODULE is not None
+    for weight in (matrix(*shape, sparsity), with_zero_quads(matrix(*shape, 0), sparsity)):
+        for tokens in (3, 15, 33, 64, 65, 129):
+            found, expected = int8_products(weight, 3 * torch.randn(tokens, shape[1]) + 1)
+            assert torch.equal(found, expected)
+        for tokens in (1, 2):
+            x = 3 * torch.randn(tokens, shape[1]) + 1
+            found, expected = int8_products(weight, x)
+            assert_close(found, expected)
+            MODULE.use_instruction_set("scalar")
+            assert torch.equal(int8_products(weight, x)[0], found)
+            MODULE.use_instruction_set(instruction_set)
+
+
+@pytest.mark.parametrize("columns", [767, 769, 1536, 3073])
+@pytest.mark.parametrize("tokens", [1, 3, 16, 40, 129])
+def test_int8_in_several_groups_and_with_bias(instruction_set: str, columns: int, tokens: int) -> None:
+    weight, bias = matrix(150, columns, 0.8), torch.randn(150)
+    x = torch.randn(tokens, columns) * torch.linspace(0.1, 10, columns)
+    found, expected = int8_products(weight, x, bias)
+    assert_close(found, expected)
+    assert_close(found, functional.linear(quantize_tokens(x), round_to_grid(weight), bias))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 2000),
+    columns=st.integers(1, 2000),
+    tokens=st.integers(1, 150),
+    sparsity=st.floats(0, 1),
+    shift=st.floats(-100, 100),
+    seed=st.integers(0, 2**31),
+)
+def test_int8_of_any_shape(rows: int, columns: int, tokens: int, sparsity: float, shift: float, seed: int) -> None:
+    columns = max(1, min(columns, 100_000 // rows))
+    x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(seed)) + shift
+    found, expected = int8_products(matrix(rows, columns, sparsity, seed), x)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("columns", [300, 1000])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_int8_of_a_token_that_is_not_finite_is_nan(
+    instruction_set: str, columns: int, bad: float, with_bias: bool
+) -> None:
+    """In all its outputs, of empty rows too; other tokens are not touched."""
+    weight = matrix(800, columns, 0.9)
+    weight[5] = 0
+    bias = torch.randn(800) if with_bias else None
+    for tokens in (1, 2, 30, 70):
+        x, token = torch.randn(tokens, columns), tokens // 2
+        hit = (torch.arange(tokens) == token)[:, None]
+        expected = [result.masked_fill(hit, torch.nan) for result in int8_products(weight, x, bias)]
+        for column in (0, 7, columns - 1):
+            damaged = x.clone()
+            damaged[token, column] = bad
+            for found, result in zip(int8_products(weight, damaged, bias), expected, strict=True):
+                torch.testing.assert_close(found, result, equal_nan=True, rtol=0, atol=0)
+
+
+def test_int8_of_zeros_and_of_tiny_activations(instruction_set: str) -> None:
+    weight, bias = matrix(70, 100, 0.5), torch.randn(70)
+    for tokens in (1, 40):
+        for x in (torch.zeros(tokens, 100), torch.full((tokens, 100), 1e-40)):
+            found, expected = int8_products(weight, x, bias)
+            assert torch.equal(found, bias.expand(tokens, -1))
+            assert torch.equal(expected, found)
+        for scale in (1e-30, 1e30):
+            found, expected = int8_products(weight, scale * torch.randn(tokens, 100))
+            assert_close(found / scale, expected / scale)
+
+
+def test_int8_of_the_largest_integers(instruction_set: str) -> None:
+    """Neither a product of bytes nor a sum of two is cut off."""
+    for sign in (1, -1):
+        weight = sign * torch.ones(40, 768)
+        for tokens in (1, 50):
+            x = torch.full((tokens, 768), 2.54)
+            x[:, 0] = 0
+            found, expected = int8_products(weight, x)
+            assert_close(found, expected)
+            assert_close(found, functional.linear(x, weight))

@@ -13,9 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import aerogel as ag
 from aerogel.errors import AerogelWarning, ModelError
-from aerogel.runtime import operators
+from aerogel.runtime import fused_operators  # noqa: F401  (registers the operators of whole blocks)
 from aerogel.runtime.kernel import native
 from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.values import VALUE_TYPES
 
 
 def compressed(name: str) -> tuple[Any, Any]:
@@ -155,17 +156,17 @@ def test_gate_up_and_down_have_blocks_of_their_own(zeros: tuple[float, float, fl
         assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
-def test_operators_are_sound() -> None:
+@pytest.mark.parametrize("name", ["float32", "int8"])
+def test_operators_are_sound(name: str) -> None:
     if native() is None:
         pytest.skip("the native kernels were not built")
-    assert operators.LIBRARY.ns == "aerogel"
     norm, angles = [torch.rand(96), torch.rand(96)], torch.rand(1, 9, 24)
 
     def layer(rows: int, columns: int) -> list[Tensor]:
-        made = SparseLinear.of(nn.Linear(columns, rows))
+        made = SparseLinear.of(nn.Linear(columns, rows), VALUE_TYPES[name])
         return [tensor.detach() for tensor in made.arrays]
 
-    x, block = torch.randn(2, 9, 96), SparseLinear.of(nn.Linear(96, 96)).block
+    x, block = torch.randn(2, 9, 96), SparseLinear.of(nn.Linear(96, 96), VALUE_TYPES[name]).block
     ops = torch.ops.aerogel
     check = torch.library.opcheck
     check(ops.linear.default, (x, layer(50, 96), block))

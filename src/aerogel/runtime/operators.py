@@ -101,7 +101,7 @@ def torch_linear(x: Tensor, packed: PackedWeight, bias: list[Tensor]) -> Tensor:
     weights = functional.pad(packed.unscaled(), (0, groups * width - columns)).view(rows, groups, width)
     # exact in float64, in any order
     sums = torch.einsum("...gi,rgi->...gr", (integers - zero).double(), weights.double())
-    y = (sums.float() * scale).sum(-2) * packed.values.scales
+    y = (sums.float() * (scale * packed.values.scales)).sum(-2)
     return y + bias[0] if bias else y
 
 
