@@ -115,15 +115,15 @@ def test_int8_packs_every_prunable_layer() -> None:
 @pytest.mark.parametrize("family", ["bert", "gpt2", "bart", "opt"])
 def test_int8_is_the_same_with_kernels_and_without(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = pruned(family)
-    tokens = torch.randint(3, 100, (2, 9))
+    tokens = torch.randint(3, 100, (8, 20))
     models = [ag.compress(copy.deepcopy(dense), values="int8")]
     with torch.inference_mode():
         found = [models[0](tokens)[0]]
         monkeypatch.setattr("aerogel.runtime.kernel.native", lambda: None)
         found += [model(tokens)[0] for model in (ag.compress(copy.deepcopy(dense), values="int8"),)]
         exact = dense(tokens)[0]
-    # values between two integers may be rounded the other way; altogether less than int8 itself changes
-    assert (found[0] - found[1]).norm() <= 0.8 * (found[1] - exact).norm()
+    # values between two integers may be rounded the other way; independent errors would differ by 1.4 times their size
+    assert (found[0] - found[1]).norm() <= 1.2 * (found[1] - exact).norm()
 
 
 def test_a_model_can_have_values_of_several_types() -> None:
