@@ -192,6 +192,9 @@ def test_int8_values_from_prune_to_unpack(tmp_path: Path, capsys: pytest.Capture
         scores = json.loads(capsys.readouterr().out)["story"]
         assert scores["agreement"] > 0.9
         assert 0 <= scores["kl"] < 0.1
+    calibrated = tmp_path / "calibrated"
+    assert aerogel(*pruning, calibrated, "--values", "int8", "--calibration", text, "--samples", 8) == 0
+    assert (calibrated / "model.safetensors").read_bytes() != (integers / "model.safetensors").read_bytes()
     assert aerogel(*pruning, tmp_path / "out", "--values", "int8", "--no-pack") == 2
     assert "--no-pack" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -94,7 +94,8 @@ def prune(
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.runtime.writing import save_pruned
 
-        config = PruneConfig(targets=("blocks", *include), **settings)
+        rounded = values if values in ROUNDED_VALUES else None
+        config = PruneConfig(targets=("blocks", *include), values=rounded, **settings)
         config.resolved()  # raises before the model is loaded
         if config.needs_calibration and calibration is None:
             needy = f"method {config.method} needs text with these options"

@@ -21,7 +21,8 @@ BATCH, LENGTH, PADDING = 2, 5, 2  # sequences, tokens, and the padding tokens th
 # Difference of a block's outputs, relative to what it adds to its input: rounding causes about 1e-5 in float32 and 1e-2
 # in the shorter types and int8, and a cache or mask that is ignored far more.
 EXACT, ROUNDED = 1e-3, 5e-2
-RESIDUAL = 1e-2  # the share of the output that counts as added at least: rounding also grows with the input
+# The share of the output that counts as added at least, since rounding also grows with the input: by dtype.
+RESIDUAL = {torch.float32: 1e-2}
 
 
 def check_blocks(model: nn.Module) -> None:
@@ -98,8 +99,9 @@ class _Comparison:
             raise ModelError(f"{kind.__name__} returns {type(fused).__name__}, not {type(own).__name__}")
         ours, theirs = (output[0] if isinstance(output, tuple) else output for output in (fused, own))
         states = arguments[0] if arguments else keywords["hidden_states"]
+        residual = RESIDUAL.get(theirs.dtype, 1.0)
         ours, theirs, states = (torch.nan_to_num(x.float(), 0, 0, 0) for x in (ours, theirs, states))
-        added = (theirs - states).norm(dim=-1) + RESIDUAL * theirs.norm(dim=-1)
+        added = (theirs - states).norm(dim=-1) + residual * theirs.norm(dim=-1)
         errors = (ours - theirs).norm(dim=-1) / added.clamp_min(1e-30)
         if errors.shape[1] == LENGTH:
             errors[0, :PADDING] = 0
