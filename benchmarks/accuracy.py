@@ -2,7 +2,7 @@
 
 MiniLM is fine-tuned on a task, and recovered with pruning from there, by `aerogel finetune`; a folder that exists is
 used as it is. Each runtime loads the dense and the pruned model, is timed on a batch of 16 as in `encoders.py`, and
-predicts the whole validation split, and `DATA/TASK/test.tsv` if it exists. Quantisation is calibrated on 256 training
+predicts the whole validation split, and `DATA/TASK/test.tsv` if it exists. Quantization is calibrated on 256 training
 sentences.
 
 Columns: `median` time; `dense / this`, the speed-up over the fastest dense runtime of any precision with the dense

@@ -65,10 +65,10 @@ def measured(title: str, jobs: dict[str, tuple[str, Path]], batch: int, rounds: 
             continue
         try:
             if runtime in QUANTIZERS:
-                say(f"{title}: quantising for {name}")
+                say(f"{title}: quantizing for {name}")
                 prepared(spec, "quantization.py")
         except ProcessError as error:
-            failed[name] = {"failed": f"quantisation: {error}"}
+            failed[name] = {"failed": f"quantization: {error}"}
             continue
         commands[name] = [str(python), str(HERE / "runtimes.py")], spec
     completed = side_by_side(title, commands, rounds, threads)

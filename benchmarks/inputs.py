@@ -12,7 +12,7 @@ import aerogel as ag
 from aerogel.tasks import Examples, load_task
 
 SEED = 0
-CALIBRATION = 256  # sequences for post-training quantisation
+CALIBRATION = 256  # sequences for post-training quantization
 
 
 def random_tokens(vocabulary: int, count: int, length: int) -> Inputs:
@@ -47,7 +47,7 @@ def scored(task: str, data: Path) -> dict[str, Examples]:
 
 
 def calibration(task: str, data: Path) -> Examples:
-    """Training sentences, for post-training quantisation."""
+    """Training sentences, for post-training quantization."""
     train = load_task(task, data).split("train")
     order = np.random.default_rng(SEED).permutation(len(train))[:CALIBRATION].tolist()
     return Examples([train.texts[index] for index in order], [train.labels[index] for index in order])

@@ -1,8 +1,8 @@
-"""The models of the int8 runtimes, as their users quantise them, in a process that ends before anything is measured.
+"""The models of the int8 runtimes, as their users quantize them, in a process that ends before anything is measured.
 
-openvino int8       post-training quantisation by NNCF for transformers, calibrated
-onnxruntime int8    dynamic: activations are quantised at run time, nothing is calibrated
-deepsparse int8     static, calibrated; DeepSparse's planner fails on dynamic quantisation
+openvino int8       post-training quantization by NNCF for transformers, calibrated
+onnxruntime int8    dynamic: activations are quantized at run time, nothing is calibrated
+deepsparse int8     static, calibrated; DeepSparse's planner fails on dynamic quantization
 """
 
 # mypy: disable-error-code="import-untyped,import-not-found"
@@ -24,10 +24,10 @@ def openvino(source: Path, path: Path, calibration: list[Inputs]) -> None:
     from openvino import Core, save_model
 
     data = nncf.Dataset(calibration)
-    quantised = nncf.quantize(
+    quantized = nncf.quantize(
         Core().read_model(source), data, subset_size=len(calibration), model_type=nncf.ModelType.TRANSFORMER
     )
-    save_model(quantised, path, compress_to_fp16=False)
+    save_model(quantized, path, compress_to_fp16=False)
 
 
 def onnxruntime(source: Path, path: Path, calibration: list[Inputs]) -> None:

@@ -92,7 +92,7 @@ def openvino_bfloat16(path: Path, batch: int, threads: int) -> Model:
 
 
 def openvino_int8(path: Path, batch: int, threads: int) -> Model:
-    """What NNCF did not quantise runs in OpenVINO's default precision."""
+    """What NNCF did not quantize runs in OpenVINO's default precision."""
     return openvino(path, batch, threads, None)
 
 

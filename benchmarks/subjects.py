@@ -7,7 +7,7 @@
     packed-int8/       the same with int8 values
     BATCH.onnx         the same with fixed shapes, in an opset that every runtime supports
     BATCH.npz          the input, and PyTorch's output
-    calibration.npz    inputs for post-training quantisation
+    calibration.npz    inputs for post-training quantization
     examples-*.npz     examples of a task with their labels, and PyTorch's output
 """
 

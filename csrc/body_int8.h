@@ -1,5 +1,5 @@
-// Linear layers with int8 values: a tile is quantised, multiplied in quads, and the integer sums become floats again. Sums
-// and quantised tiles are the same on every instruction set, bit for bit.
+// Linear layers with int8 values: a tile is quantized, multiplied in quads, and the integer sums become floats again. Sums
+// and quantized tiles are the same on every instruction set, bit for bit.
 
 using Int = Vector::Int;
 
@@ -16,10 +16,10 @@ struct TokenRange {
   }
 };
 
-struct Quantiser {
+struct Quantizer {
   Reg step, inverse, zero;
 
-  static Quantiser of(const TokenRange& range) {
+  static Quantizer of(const TokenRange& range) {
     const Reg part = Vector::set(1.0f / 254);
     const Reg step = Vector::subtract(Vector::multiply(range.high, part), Vector::multiply(range.low, part));
     const Reg inverse = Vector::zero_where_below(Vector::divide(Vector::set(1.0f), step), step, 1e-37f);
@@ -35,34 +35,34 @@ struct Quantiser {
 
 // Row after row of the tile, since its neighbours arrive together from the second cache.
 template <int kRegs>
-void quantise_columns(const float* tile, int64_t features, const Quads& to) {
+void quantize_columns(const float* tile, int64_t features, const Quads& to) {
   constexpr int64_t kWidth = kRegs * kLanes;
   TokenRange ranges[kRegs];
   for (int64_t f = 0; f < features; f++)
     for (int r = 0; r < kRegs; r++) ranges[r].add(Vector::load(tile + f * kWidth + r * kLanes));
-  Quantiser quantisers[kRegs];
+  Quantizer quantizers[kRegs];
   for (int r = 0; r < kRegs; r++) {
-    quantisers[r] = Quantiser::of(ranges[r]);
-    Vector::store(to.steps + r * kLanes, quantisers[r].step);
-    Vector::store_int(to.zeros + r * kLanes, Vector::to_int(quantisers[r].zero));
+    quantizers[r] = Quantizer::of(ranges[r]);
+    Vector::store(to.steps + r * kLanes, quantizers[r].step);
+    Vector::store_int(to.zeros + r * kLanes, Vector::to_int(quantizers[r].zero));
   }
   for (int64_t f = 0; f < features; f += 4) {
     const int64_t some = std::min<int64_t>(features - f, 4);
     for (int r = 0; r < kRegs; r++) {
       const float* x = tile + f * kWidth + r * kLanes;
       Int quad[4];
-      for (int i = 0; i < 4; i++) quad[i] = quantisers[r](i < some ? Vector::load(x + i * kWidth) : Vector::set(0.0f));
+      for (int i = 0; i < 4; i++) quad[i] = quantizers[r](i < some ? Vector::load(x + i * kWidth) : Vector::set(0.0f));
       Vector::store_bytes(to.data + 4 * (f / 4 * kWidth + r * kLanes), quad);
     }
   }
 }
 
-void quantise(const float* tile, int64_t features, int width, const Quads& to) {
-  with_width(width, [&]<int kRegs>() { quantise_columns<kRegs>(tile, features, to); });
+void quantize(const float* tile, int64_t features, int width, const Quads& to) {
+  with_width(width, [&]<int kRegs>() { quantize_columns<kRegs>(tile, features, to); });
 }
 
 // One token: its features are neighbours, and so the lanes have parts of its range.
-void quantise_token(const float* x, int64_t features, const Quads& to) {
+void quantize_token(const float* x, int64_t features, const Quads& to) {
   TokenRange parts;
   for (int64_t f = 0; f < features; f += kLanes) parts.add(load_some(x + f, features - f));
   float low[kLanes], high[kLanes], finite[kLanes];
@@ -74,15 +74,15 @@ void quantise_token(const float* x, int64_t features, const Quads& to) {
     high[0] = std::max(high[0], high[i]);
     finite[0] += finite[i];
   }
-  const Quantiser quantiser =
-      Quantiser::of({.low = Vector::set(low[0]), .high = Vector::set(high[0]), .finite = Vector::set(finite[0])});
+  const Quantizer quantizer =
+      Quantizer::of({.low = Vector::set(low[0]), .high = Vector::set(high[0]), .finite = Vector::set(finite[0])});
   float steps[kLanes];
   int32_t zeros[kLanes];
-  Vector::store(steps, quantiser.step);
-  Vector::store_int(zeros, Vector::to_int(quantiser.zero));
+  Vector::store(steps, quantizer.step);
+  Vector::store_int(zeros, Vector::to_int(quantizer.zero));
   *to.steps = steps[0];
   *to.zeros = zeros[0];
-  for (int64_t f = 0; f < features; f += kLanes) Vector::store_low_bytes(to.data + f, quantiser(load_some(x + f, features - f)));
+  for (int64_t f = 0; f < features; f += kLanes) Vector::store_low_bytes(to.data + f, quantizer(load_some(x + f, features - f)));
 }
 
 // One cell of quads, like CellRows.
@@ -94,7 +94,7 @@ struct CellQuads {
 };
 
 // What the integer sums of a panel become: y = scales steps (sums - zeros row_sums) + bias, added to y if it accumulates.
-struct Dequantise {
+struct Dequantize {
   const float* scales;
   const int32_t* row_sums;
   const float* bias;
@@ -105,7 +105,7 @@ struct Dequantise {
 };
 
 template <int kRegs>
-inline void dequantise_row(const Int (&sum)[kRegs], int64_t row, const Dequantise& to) {
+inline void dequantize_row(const Int (&sum)[kRegs], int64_t row, const Dequantize& to) {
   float* y = to.y + row * (kRegs * kLanes);
   const Reg scale = Vector::set(to.scales[row]), bias = Vector::set(to.bias ? to.bias[row] : 0.0f);
   const Int row_sum = Vector::set_int(to.row_sums[row]);
@@ -120,7 +120,7 @@ inline void dequantise_row(const Int (&sum)[kRegs], int64_t row, const Dequantis
 // Rows of a cell that have equally many quads, side by side: the sums of one would wait for each other. Rows with all quads
 // also share the loads of x.
 template <int kRows, int kRegs, bool kWhole>
-inline void multiply_quad_rows(const CellQuads& cell, const uint8_t* x, int32_t* sums, const Dequantise* to, bool first) {
+inline void multiply_quad_rows(const CellQuads& cell, const uint8_t* x, int32_t* sums, const Dequantize* to, bool first) {
   constexpr int64_t kWidth = kRegs * kLanes;
   const int64_t count = cell.order->count;
   Int sum[kRows][kRegs];
@@ -145,15 +145,15 @@ inline void multiply_quad_rows(const CellQuads& cell, const uint8_t* x, int32_t*
   for (int i = 0; i < kRows; i++) {
     const int64_t row = cell.order[i].row;
     if (to)
-      dequantise_row<kRegs>(sum[i], row, *to);
+      dequantize_row<kRegs>(sum[i], row, *to);
     else
       for (int r = 0; r < kRegs; r++) Vector::store_int(sums + row * kWidth + r * kLanes, sum[i][r]);
   }
 }
 
-// The sums begin at 0 in the first cell of a group, and are dequantised in its last.
+// The sums begin at 0 in the first cell of a group, and are dequantized in its last.
 template <int kRegs>
-[[gnu::noinline]] void multiply_quads_of_cell(CellQuads cell, const uint8_t* x, int32_t* sums, const Dequantise* to,
+[[gnu::noinline]] void multiply_quads_of_cell(CellQuads cell, const uint8_t* x, int32_t* sums, const Dequantize* to,
                                               bool first) {
   constexpr int kRows = std::max(1, 4 / kRegs), kWholeRows = std::max(1, Vector::kSums / kRegs);
   const auto multiply = [&]<int kSome, bool kWhole>() {
@@ -181,7 +181,7 @@ void multiply_quads(const GroupProduct& task) {
   const Matrix& matrix = task.layer.matrix;
   const Cells& cells = matrix.cells;
   const int64_t rows = cells.panel_rows(task.panel), first_row = task.panel * kPanel;
-  const Dequantise to{.scales = matrix.values.scales + first_row,
+  const Dequantize to{.scales = matrix.values.scales + first_row,
                       .row_sums = matrix.values.sums + task.group * cells.rows + first_row,
                       .bias = task.layer.bias ? task.layer.bias + first_row : nullptr,
                       .steps = task.x.quads.steps, .zeros = task.x.quads.zeros, .y = task.y, .accumulate = task.group > 0};

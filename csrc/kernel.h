@@ -95,7 +95,7 @@ struct Tokens {
   int64_t stride, count, features;
 };
 
-// A tile that is quantised a token and kPanel features at a time: x = steps (data - zeros). Bytes are those that the
+// A tile that is quantized a token and kPanel features at a time: x = steps (data - zeros). Bytes are those that the
 // kernels of the instruction set multiply: signed or unsigned.
 struct Quads {
   uint8_t* data;   // [units][width][4]
@@ -109,7 +109,7 @@ struct Quads {
   }
 };
 
-// The input of linear layers: a tile (or one token), and if a layer has int8 values the same quantised.
+// The input of linear layers: a tile (or one token), and if a layer has int8 values the same quantized.
 struct Input {
   const float* floats;
   Quads quads;
@@ -167,8 +167,8 @@ struct Kernels {
   void (*store_tile)(const float* tile, int width, const Tokens<float>& to);
 
   // One group of features.
-  void (*quantise)(const float* tile, int64_t features, int width, const Quads& to);
-  void (*quantise_token)(const float* x, int64_t features, const Quads& to);
+  void (*quantize)(const float* tile, int64_t features, int width, const Quads& to);
+  void (*quantize_token)(const float* x, int64_t features, const Quads& to);
   void (*multiply_group)(const GroupProduct& task);
   // Non-zeros times one token, added to y[rows]. Rows are whole: one belongs to the range of its first non-zero. Of int8 the
   // sums are without the zero points and the scales of rows.
@@ -177,7 +177,7 @@ struct Kernels {
   void (*dense_vector)(const float* weight, int64_t rows, int64_t columns, const float* x, float* y);
 
   bool (*finite)(const float* x, int64_t count);  // neither infinity nor NaN
-  // `for_bytes`: only as exactly as quantising the result needs.
+  // `for_bytes`: only as exactly as quantizing the result needs.
   void (*activate)(Activation activation, float* y, int64_t count, bool for_bytes);
   void (*add)(const float* x, float* y, int64_t count);       // y += x
   void (*times)(const float* x, float* y, int64_t count);     // y *= x

@@ -55,8 +55,8 @@ void multiply_one(const std::vector<const Linear*>& layers, const float* x, floa
     all += layer->matrix.cells.non_zeros();
   }
   const int64_t columns = layers[0]->matrix.cells.columns;
-  const bool quantised = std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_int8(*layer); });
-  const Input input = input_of(x, columns, 1, quantised);
+  const bool quantized = std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_int8(*layer); });
+  const Input input = input_of(x, columns, 1, quantized);
   constexpr int64_t kWorthAThread = 8192;
   const int parts = static_cast<int>(std::clamp<int64_t>(all / kWorthAThread, 1, threads));
   float* partial = scratch(kPartial, parts * rows);
@@ -134,8 +134,8 @@ int64_t rows_of(const std::vector<Linear>& layers) {
   return rows;
 }
 
-Input input_of(const float* tile, int64_t features, int width, bool quantised, Slot slot) {
-  if (!quantised) return {.floats = tile, .quads = {}};
+Input input_of(const float* tile, int64_t features, int width, bool quantized, Slot slot) {
+  if (!quantized) return {.floats = tile, .quads = {}};
   const int64_t padded = ceil_div(features, 64) * 16 * width;  // floats: one token is written a register at a time
   const int64_t groups = ceil_div(features, kPanel);
   float* memory = scratch(slot, padded + 2 * groups * width);
@@ -146,9 +146,9 @@ Input input_of(const float* tile, int64_t features, int width, bool quantised, S
     const Input group = input.at(f, width);
     const int64_t some = std::min(kPanel, features - f);
     if (width == 1)
-      kernels().quantise_token(group.floats, some, group.quads);
+      kernels().quantize_token(group.floats, some, group.quads);
     else
-      kernels().quantise(group.floats, some, width, group.quads);
+      kernels().quantize(group.floats, some, width, group.quads);
   }
   return input;
 }
@@ -184,8 +184,8 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
   const Cells &up = layer.up.matrix.cells, &down = layer.down.matrix.cells;
   float* h = scratch(kHidden, kPanel * width);
   float* g = layer.gate.empty() ? nullptr : scratch(kGate, kPanel * width);
-  const bool quantised = is_int8(layer.up) || any_int8(layer.gate), for_bytes = is_int8(layer.down);
-  const Input x = input_of(normed_tile(layer.before, tile, up.columns, width), up.columns, width, quantised);
+  const bool quantized = is_int8(layer.up) || any_int8(layer.gate), for_bytes = is_int8(layer.down);
+  const Input x = input_of(normed_tile(layer.before, tile, up.columns, width), up.columns, width, quantized);
   // a panel of the hidden layer is input of one group of columns of `down`, and then no longer needed
   for (int64_t p = 0; p < up.panels(); p++) {
     const int64_t count = up.panel_rows(p) * width;

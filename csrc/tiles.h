@@ -31,8 +31,8 @@ int64_t rows_of(const std::vector<Linear>& layers);
 inline bool is_int8(const Linear& layer) { return layer.matrix.values.type == ValueType::int8; }
 inline bool any_int8(const std::vector<Linear>& layers) { return std::any_of(layers.begin(), layers.end(), is_int8); }
 
-// A tile as input of layers; quantised, in a buffer of the thread, where one of them is int8.
-Input input_of(const float* tile, int64_t features, int width, bool quantised, Slot slot = kQuads);
+// A tile as input of layers; quantized, in a buffer of the thread, where one of them is int8.
+Input input_of(const float* tile, int64_t features, int width, bool quantized, Slot slot = kQuads);
 
 // One panel of a linear layer, and all of it, on one tile.
 void multiply_panel(const Linear& layer, int64_t panel, const Input& x, float* y, int width);

@@ -1,6 +1,6 @@
 """Other runtimes to measure a dense model in: OpenVINO, in the precision that it chooses and in int8.
 
-OpenVINO reads the model through its frontend for PyTorch. NNCF quantises it after training, calibrated on random
+OpenVINO reads the model through its frontend for PyTorch. NNCF quantizes it after training, calibrated on random
 tokens. The time does not depend on the calibration, the accuracy does: for that, calibrate on real text.
 """
 
@@ -60,7 +60,7 @@ def convert(
         ]
         folder.mkdir()
         np.savez(folder / "inputs.npz", **batches[0])  # type: ignore[arg-type]
-        _write_openvino(model, batches, folder / "model.xml", quantised=runtime == "openvino-int8")
+        _write_openvino(model, batches, folder / "model.xml", quantized=runtime == "openvino-int8")
     weights, graph = ((folder / f"model.{suffix}").stat().st_size for suffix in ("bin", "xml"))
     measured = replace(dense, folder=folder, runtime=runtime, parameter_bytes=weights, file_bytes=weights + graph)
     connection.send(("done", measured))
@@ -95,7 +95,7 @@ def serve_runtime(connection: Connection, checkpoint: Checkpoint, threads: int) 
         connection.send(("done", (seconds, peak_memory() - baseline)))
 
 
-def _write_openvino(model: Any, batches: list[dict[str, Any]], path: Path, quantised: bool) -> None:
+def _write_openvino(model: Any, batches: list[dict[str, Any]], path: Path, quantized: bool) -> None:
     """Write the model with the shapes of `batches`, and one output, the first of the model."""
     import openvino
     import torch
@@ -117,7 +117,7 @@ def _write_openvino(model: Any, batches: list[dict[str, Any]], path: Path, quant
         converted = openvino.convert_model(
             FirstOutput().eval(), example_input=example, input=[list(tensor.shape) for tensor in example]
         )
-    if quantised:
+    if quantized:
         import nncf
 
         data = nncf.Dataset([[tensor.numpy() for tensor in batch.values()] for batch in batches])

@@ -26,7 +26,7 @@ def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **
     """Measure time and memory of MODELS, each in a fresh process, with interleaved rounds.
 
     A pruned model is measured dense and compressed. OpenVINO chooses bfloat16 where the processor has it; in
-    openvino-int8, NNCF quantises the model on random tokens: for its accuracy, quantise on real text.
+    openvino-int8, NNCF quantizes the model on random tokens: for its accuracy, quantize on real text.
     """
     for model in models:
         check_path(model)

