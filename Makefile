@@ -52,10 +52,10 @@ sanitize: $(READY)  ## run the kernels and the checkpoint code on random and dam
 	$(BIN)/cmake --build build/sanitize --parallel
 	build/sanitize/driver
 
-neon:  ## the same for 64-bit ARM, emulated (on Debian: apt install g++-aarch64-linux-gnu qemu-user)
-	cmake -S . -B build/neon -DAEROGEL_DRIVER=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+neon: $(READY)  ## the same for 64-bit ARM, emulated (on Debian: apt install g++-aarch64-linux-gnu qemu-user)
+	$(BIN)/cmake -S . -B build/neon -DAEROGEL_DRIVER=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
 		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static
-	cmake --build build/neon --parallel
+	$(BIN)/cmake --build build/neon --parallel
 	qemu-aarch64 -cpu max build/neon/driver
 
 # DeepSparse needs Python 3.11 or earlier and gets its own environment; without one, the tables say so
