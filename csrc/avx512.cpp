@@ -58,7 +58,9 @@ struct Vector {
     const Int high = _mm512_mask_blend_epi16(0xAAAAAAAA, a[1], _mm512_slli_epi32(a[3], 16));
     _mm512_storeu_si512(p, _mm512_mask_blend_epi8(0xAAAAAAAAAAAAAAAA, low, _mm512_slli_epi16(high, 8)));
   }
-  static void store_low_bytes(uint8_t* p, Int a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
+  static void store_low_bytes(uint8_t* p, Int a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
+  }
   static Int load_quads(const void* p) { return _mm512_loadu_si512(p); }
   static Int broadcast_quad(const int8_t* p) {
     int32_t quad;

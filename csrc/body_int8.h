@@ -82,7 +82,8 @@ void quantize_token(const float* x, int64_t features, const Quads& to) {
   Vector::store_int(zeros, Vector::to_int(quantizer.zero));
   *to.steps = steps[0];
   *to.zeros = zeros[0];
-  for (int64_t f = 0; f < features; f += kLanes) Vector::store_low_bytes(to.data + f, quantizer(load_some(x + f, features - f)));
+  for (int64_t f = 0; f < features; f += kLanes)
+    Vector::store_low_bytes(to.data + f, quantizer(load_some(x + f, features - f)));
 }
 
 // One cell of quads, like CellRows.

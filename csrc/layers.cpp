@@ -80,7 +80,8 @@ void multiply_one(const std::vector<const Linear*>& layers, const float* x, floa
     const Cells& cells = layer->matrix.cells;
     if (is_int8(*layer)) scale_rows(layer->matrix, input.quads, y);
     if (layer->bias) kernels().add(layer->bias, y, cells.rows);
-    for (int64_t p = 0; !is_finite && !is_int8(*layer) && p < cells.panels(); p++) carry_non_finite(cells, p, {x, 1}, {y + p * kPanel, 1});
+    const bool carries = !is_finite && !is_int8(*layer);  // int8: every output of that token is NaN
+    for (int64_t p = 0; carries && p < cells.panels(); p++) carry_non_finite(cells, p, {x, 1}, {y + p * kPanel, 1});
     y += cells.rows;
   }
 }
@@ -238,7 +239,7 @@ void project(const Norm& before, const std::vector<Linear>& layers, const float*
       const auto [layer, panel, first_row] = panels[i];
       const Cells& cells = layer->matrix.cells;
       multiply_panel(*layer, panel, input, sums, width);
-      for (int64_t t = 0; !is_finite && !is_int8(*layer) && t < own.count; t++)  // int8: every output of that token is NaN
+      for (int64_t t = 0; !is_finite && !is_int8(*layer) && t < own.count; t++)
         carry_non_finite(cells, panel, {normed + t, width}, {sums + t, width});
       Tokens<float> to = tokens_of_tile(y + first_row, tokens, rows, width, task / split);
       to.features = cells.panel_rows(panel);
