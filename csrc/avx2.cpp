@@ -69,11 +69,6 @@ struct Vector {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(both));
   }
   static Int load_quads(const void* p) { return load_int(p); }
-  static Int broadcast_quad(const int8_t* p) {
-    int32_t quad;
-    std::memcpy(&quad, p, sizeof quad);
-    return _mm256_set1_epi32(quad);
-  }
   static Int gather_quads(const uint8_t* x, const uint8_t* index) {
     const Int lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(index)));
     return _mm256_i32gather_epi32(reinterpret_cast<const int*>(x), lanes, 4);

@@ -62,11 +62,6 @@ struct Vector {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
   }
   static Int load_quads(const void* p) { return _mm512_loadu_si512(p); }
-  static Int broadcast_quad(const int8_t* p) {
-    int32_t quad;
-    std::memcpy(&quad, p, sizeof quad);
-    return _mm512_set1_epi32(quad);
-  }
   static Int gather_quads(const uint8_t* x, const uint8_t* index) {
     return _mm512_i32gather_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))), x, 4);
   }

@@ -3,6 +3,12 @@
 
 using Int = Vector::Int;
 
+inline Int broadcast_quad(const int8_t* p) {
+  int32_t quad;
+  std::memcpy(&quad, p, sizeof quad);
+  return Vector::set_int(quad);
+}
+
 // The range of a token and 0, and how its values become bytes. It is divided into 254 steps, one less than there are: so
 // rounding the zero point never carries a value outside of a byte.
 struct TokenRange {
@@ -133,7 +139,7 @@ inline void multiply_quad_rows(const CellQuads& cell, const uint8_t* x, int32_t*
     if constexpr (kWhole)
       for (int r = 0; r < kRegs; r++) shared[r] = Vector::load_quads(x + j * 4 * kWidth + r * 4 * kLanes);
     for (int i = 0; i < kRows; i++) {
-      const auto weights = Vector::factors(Vector::broadcast_quad(cell.values + 4 * (j + i * count)));
+      const auto weights = Vector::factors(broadcast_quad(cell.values + 4 * (j + i * count)));
       if constexpr (kWhole) {
         for (int r = 0; r < kRegs; r++) sum[i][r] = Vector::dot(sum[i][r], shared[r], weights);
       } else {

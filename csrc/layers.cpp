@@ -38,7 +38,7 @@ void carry_non_finite(const Cells& cells, int64_t panel, Column<const float> x, 
 
 // What `multiply_vector` leaves to do for int8: y = scales (y - steps zeros sums).
 void scale_rows(const Matrix& matrix, const Quads& x, float* y) {
-  const auto [rows, groups] = std::pair(matrix.cells.rows, matrix.cells.groups());
+  const int64_t rows = matrix.cells.rows, groups = matrix.cells.groups();
   for (int64_t g = 0; g < groups; g++) {
     const float zero = x.steps[g] * static_cast<float>(x.zeros[g]);
     for (int64_t r = 0; r < rows; r++) y[r] -= zero * static_cast<float>(matrix.values.sums[g * rows + r]);

@@ -64,11 +64,6 @@ struct Vector {
     std::memcpy(p, &bytes, sizeof bytes);
   }
   static Int load_quads(const void* p) { return vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p))); }
-  static Int broadcast_quad(const int8_t* p) {
-    int32_t quad;
-    std::memcpy(&quad, p, sizeof quad);
-    return vdupq_n_s32(quad);
-  }
   static Int gather_quads(const uint8_t* x, const uint8_t* index) {
     int32_t quads[4];
     for (int i = 0; i < 4; i++) std::memcpy(quads + i, x + 4 * index[i], 4);

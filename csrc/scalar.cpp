@@ -59,7 +59,6 @@ struct Vector {
     std::memcpy(&quad, p, sizeof quad);
     return quad;
   }
-  static Int broadcast_quad(const int8_t* p) { return load_quads(p); }
   static Int gather_quads(const uint8_t* x, const uint8_t* index) { return load_quads(x + 4 * *index); }
   using Factors = Int;
   static Factors factors(Int quads) { return quads; }
