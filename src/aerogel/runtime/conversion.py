@@ -64,10 +64,11 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
             layer.round_values(value_type)
     without_zeros = []
     for weight in weights:
-        layer = SparseLinear.of(weight.module, value_type)  # which counts the zeros
-        if 1 - layer.packed.density >= LEAST_SPARSITY or (value_type and not value_type.is_float):
+        layer = SparseLinear.of(weight.module, value_type)
+        sparsity = 1 - layer.packed.density
+        if sparsity >= LEAST_SPARSITY or (value_type and not value_type.is_float):
             put_layer(model, weight.name, layer)
-        elif 1 - layer.packed.density < WITHOUT_ZEROS:
+        elif sparsity < WITHOUT_ZEROS:
             without_zeros.append(weight.name)
     packed = sparse_layers(model)
     if not packed:
