@@ -36,6 +36,7 @@ struct Projection {
 struct Sequence {
   const Attention& layer;
   const FeedForward* next;
+  const Sequences& sequences;
   int64_t batch;
   const Projection &own, &keys;  // keys and values are from `own` where there is no encoder
   int64_t key_row;               // the first of keys in a tile; values follow
@@ -43,10 +44,10 @@ struct Sequence {
 
   // Rotates the queries and keys of one tile.
   void rotate_tile(int64_t i) const {
-    const int64_t size = layer.head_size, offset = batch * layer.rotary.batch_stride;
+    const int64_t size = layer.head_size, offset = batch * sequences.rotary.batch_stride;
     float* cosine = scratch(kAngles, 2 * size * own.width);
     float* sine = cosine + size * own.width;
-    const auto [cosines, sines] = layer.rotary.angles;
+    const auto [cosines, sines] = sequences.rotary.angles;
     kernels().load_tile(tokens_of_tile(cosines + offset, own.tokens, size, own.width, i), own.width, cosine);
     kernels().load_tile(tokens_of_tile(sines + offset, own.tokens, size, own.width, i), own.width, sine);
     for (int64_t h = 0; h < layer.heads + layer.key_heads; h++)
@@ -67,7 +68,7 @@ struct Sequence {
 
   // The mask of one tile of queries, [key][query].
   const float* mask_tile(int64_t start, int64_t some) const {
-    const Mask& mask = layer.mask;
+    const Mask& mask = sequences.mask;
     if (!mask.values && !layer.causal) return nullptr;
     const int64_t width = own.width;
     float* out = scratch(kMask, keys.tokens * width);
@@ -191,11 +192,11 @@ void attention(const Attention& layer, const FeedForward* next, const Sequences&
     const Projection own = projection(layer.from_x, sequences.x, b, length, kProjected);
     const Projection keys =
         encoder ? projection(layer.from_encoder, encoder, b, sequences.encoder_length, kEncoder) : own;
-    const Sequence sequence{.layer = layer, .next = at_once, .batch = b, .own = own, .keys = keys,
-                            .key_row = encoder ? 0 : layer.heads * layer.head_size, .pairs = pairs};
+    const Sequence sequence{.layer = layer, .next = at_once, .sequences = sequences, .batch = b, .own = own,
+                            .keys = keys, .key_row = encoder ? 0 : layer.heads * layer.head_size, .pairs = pairs};
     parallel(own.count(), inner, [&](int64_t i) {
       own.compute(layer.before, i);
-      if (layer.rotary.angles.cosine) sequence.rotate_tile(i);
+      if (sequences.rotary.angles.cosine) sequence.rotate_tile(i);
       if (pairs) sequence.pair_queries(i);
       if (pairs && !encoder) sequence.pair_keys(i);
     });

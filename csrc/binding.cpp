@@ -87,13 +87,13 @@ void bind_attention(nb::module_& m) {
   record<Rotary, const float*, const float*, int64_t>(m, "Rotary");
   record<Heads, int64_t, int64_t, int64_t, int64_t, int64_t>(m, "Heads");
   record<Mask, const float*, int64_t, int64_t>(m, "Mask");
-  record<Sequences, const float*, int64_t, int64_t, const float*, int64_t>(m, "Sequences");
+  record<Sequences, const float*, int64_t, int64_t, const float*, int64_t, Mask, Rotary>(m, "Sequences");
   nb::class_<Attention>(m, "Attention")
       .def(nb::init<>()).def_rw("before", &Attention::before).def_rw("after", &Attention::after)
       .def_rw("from_x", &Attention::from_x).def_rw("from_encoder", &Attention::from_encoder)
       .def_rw("out", &Attention::out).def_rw("heads", &Attention::heads).def_rw("key_heads", &Attention::key_heads)
       .def_rw("head_size", &Attention::head_size).def_rw("scale", &Attention::scale)
-      .def_rw("causal", &Attention::causal).def_rw("mask", &Attention::mask).def_rw("rotary", &Attention::rotary);
+      .def_rw("causal", &Attention::causal);
   using nb::arg;
   function(m, "apply_rotary", apply_rotary);
   function(m, "attention", attention, arg("layer"), arg("next").none(), arg("sequences"), arg("y"), arg("threads"));

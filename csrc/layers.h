@@ -51,8 +51,6 @@ struct Attention {
   int64_t heads = 0, key_heads = 0, head_size = 0;
   float scale = 1;
   bool causal = false;
-  Mask mask;
-  Rotary rotary;
 };
 
 // Activations [batch][length][features]; the encoder's, where there is one, [batch][encoder_length][encoder features].
@@ -61,6 +59,8 @@ struct Sequences {
   int64_t batch, length;
   const float* encoder_hidden_states = nullptr;
   int64_t encoder_length = 0;
+  Mask mask{};
+  Rotary rotary{};
 };
 
 // `next`, unless it is null, is applied to the result, mostly tile by tile while that is in the cache.

@@ -344,16 +344,10 @@ void run_block(ValueType type) {
                    .key_heads = key_heads,
                    .head_size = size,
                    .scale = 1 / std::sqrt(static_cast<float>(size)),
-                   .causal = !has_encoder && draw(0, 1),
-                   .mask = {},
-                   .rotary = {}};
+                   .causal = !has_encoder && draw(0, 1)};
   auto& others = has_encoder ? attend.from_encoder : attend.from_x;
   others.push_back(key.linear());
   others.push_back(value.linear());
-  if (!attend.causal && draw(0, 1)) {
-    attend.mask = {.values = mask.data(), .batch_stride = length * keys, .query_stride = keys};
-  }
-  if (!has_encoder && draw(0, 1)) attend.rotary.angles = {.cosine = cosine.data(), .sine = sine.data()};
   const FeedForward next{.before = is_before ? second.norm() : Norm{},
                          .after = is_before ? Norm{} : second.norm(),
                          .gate = is_gated ? std::vector<Linear>{gate.linear()} : std::vector<Linear>{},
@@ -362,8 +356,11 @@ void run_block(ValueType type) {
                          .activation = Activation::silu};
 
   std::vector<float> attended(x.size()), both(x.size()), at_once(x.size());
-  const Sequences sequences{.x = x.data(), .batch = batch, .length = length,
-                            .encoder_hidden_states = has_encoder ? encoder.data() : nullptr, .encoder_length = keys};
+  Sequences sequences{.x = x.data(), .batch = batch, .length = length,
+                      .encoder_hidden_states = has_encoder ? encoder.data() : nullptr, .encoder_length = keys};
+  if (!attend.causal && draw(0, 1))
+    sequences.mask = {.values = mask.data(), .batch_stride = length * keys, .query_stride = keys};
+  if (!has_encoder && draw(0, 1)) sequences.rotary.angles = {.cosine = cosine.data(), .sine = sine.data()};
   attention(attend, nullptr, sequences, attended.data(), threads);
   feed_forward(next, attended.data(), batch * length, both.data(), threads);
   attention(attend, &next, sequences, at_once.data(), threads);

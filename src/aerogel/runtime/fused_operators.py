@@ -11,7 +11,16 @@ from torch import Tensor
 
 from aerogel.errors import ModelError
 from aerogel.runtime.kernel import fields, required
-from aerogel.runtime.operators import define, native_linear, native_norm, project, weight_shape
+from aerogel.runtime.operators import (
+    LayerKey,
+    addresses,
+    define,
+    kept_records,
+    layer_key,
+    native_linear,
+    native_norm,
+    project,
+)
 
 SCHEMA_TYPES: dict[Any, str] = {Tensor | None: "Tensor?", list[Tensor]: "Tensor[]", list[int]: "int[]"}
 SCHEMA_TYPES |= {kind: kind.__name__ for kind in (int, float, bool, str)}
@@ -96,26 +105,35 @@ def _rotary(angles: list[Tensor]) -> Any:
     return required().Rotary(cosine.data_ptr(), sine.data_ptr(), batch_stride)
 
 
-def _projections(call: HeadsArguments, columns: int, key_columns: int) -> tuple[list[Any], int]:
-    """The layers, and the number of their rows; raises `ModelError` unless these fit `sizes`."""
-    heads, key_heads, size = call.sizes
+def _projection_keys(call: HeadsArguments, columns: int, key_columns: int) -> tuple[LayerKey, ...]:
     weights = zip((call.query, call.key, call.value), (columns, key_columns, key_columns), call.blocks, strict=True)
-    present = [weight for weight in weights if weight[0]]
-    rows = [weight_shape(*weight)[0] for weight in present]
+    return tuple([layer_key(*weight) for weight in weights if weight[0]])
+
+
+def _norm_key(norm: list[Tensor], epsilon: float, centred: bool) -> tuple[Any, ...]:
+    return addresses(norm), epsilon, centred
+
+
+@kept_records
+def _projections(keys: tuple[LayerKey, ...], sizes: tuple[int, ...]) -> tuple[list[Any], int]:
+    """The layers, and the number of their rows; raises `ModelError` unless these fit `sizes`."""
+    heads, key_heads, size = sizes
+    rows = [key.rows for key in keys]
     each = [heads * size, key_heads * size, key_heads * size]
     if key_heads < 1 or heads % key_heads or rows not in (each, [sum(each)]):
         raise ModelError(
             f"attention with {heads} heads and {key_heads} key heads of size {size} does not fit weights of "
             f"{', '.join(map(str, rows))} rows: check the model's configuration"
         )
-    return [native_linear(*weight) for weight in present], sum(rows)
+    return [native_linear(key) for key in keys], sum(rows)
 
 
 def heads(x: Tensor, *arguments: Any) -> Tensor:
     """What a block computes before its cache of keys: `HeadsArguments`."""
     call = HeadsArguments(*arguments)
-    layers, rows = _projections(call, x.shape[-1], x.shape[-1])
-    result = project(x.to(torch.float32), layers, native_norm(call.before, call.epsilon, call.centred), rows)
+    layers, rows = _projections(_projection_keys(call, x.shape[-1], x.shape[-1]), tuple(call.sizes))
+    before = native_norm(*_norm_key(call.before, call.epsilon, call.centred))
+    result = project(x.to(torch.float32), layers, before, rows)
     if angles := _angles(x, call):
         rotated = required().Heads(*result.shape, call.sizes[0] + call.sizes[1], call.sizes[2])
         required().apply_rotary(_rotary(angles), rotated, result.data_ptr())
@@ -139,15 +157,35 @@ def feed_forward(x: Tensor, *arguments: Any) -> Tensor:
 
 def _feed_forward(columns: int, call: FeedForwardArguments) -> Any:
     gate_block, up_block, down_block = call.blocks
+    up = layer_key(call.up, columns, up_block)
+    return _native_feed_forward(
+        _norm_key(call.before, call.epsilon, call.centred),
+        _norm_key(call.after, call.epsilon, call.centred),
+        layer_key(call.gate, columns, gate_block) if call.gate else None,
+        up,
+        layer_key(call.down, up.rows, down_block),
+        call.activation,
+    )
+
+
+@kept_records
+def _native_feed_forward(
+    before: tuple[Any, ...],
+    after: tuple[Any, ...],
+    gate: LayerKey | None,
+    up: LayerKey,
+    down: LayerKey,
+    activation: str,
+) -> Any:
     module = required()
     return fields(
         module.FeedForward(),
-        before=native_norm(call.before, call.epsilon, call.centred),
-        after=native_norm(call.after, call.epsilon, call.centred),
-        gate=[native_linear(call.gate, columns, gate_block)] if call.gate else [],
-        up=native_linear(call.up, columns, up_block),
-        down=native_linear(call.down, weight_shape(call.up, columns, up_block)[0], down_block),
-        activation=getattr(module.Activation, call.activation),
+        before=native_norm(*before),
+        after=native_norm(*after),
+        gate=[native_linear(gate)] if gate else [],
+        up=native_linear(up),
+        down=native_linear(down),
+        activation=getattr(module.Activation, activation),
     )
 
 
@@ -163,16 +201,16 @@ def attention(x: Tensor, *arguments: Any) -> Tensor:
         raise ModelError(f"attention needs tokens, and was given {length} queries and {keys} keys")
     if encoder is not None:
         source = _spread("the encoder's states", source, batch, *source.shape[1:]).expand(batch, -1, -1).contiguous()
-    layer = _attention(heads, call, x.shape[-1], source.shape[-1])
     mask, angles = None, _angles(x, heads)  # kept alive while the kernels read them
+    native_mask, rotary = module.Mask(0, 0, 0), _rotary(angles) if angles else module.Rotary(0, 0, 0)
     if call.mask is not None:
         queries = length if call.mask.shape[-2] > 1 else 1
         mask = _spread("an attention mask", _additive(call.mask), batch, 1, queries, keys)
         batch_stride = 0 if len(mask) == 1 else queries * keys
-        layer.mask = module.Mask(mask.data_ptr(), batch_stride, 0 if queries == 1 else keys)
-    if angles:
-        layer.rotary = _rotary(angles)
-    sequences = module.Sequences(x32.data_ptr(), batch, length, 0 if encoder is None else source.data_ptr(), keys)
+        native_mask = module.Mask(mask.data_ptr(), batch_stride, 0 if queries == 1 else keys)
+    encoder_address = 0 if encoder is None else source.data_ptr()
+    sequences = module.Sequences(x32.data_ptr(), batch, length, encoder_address, keys, native_mask, rotary)
+    layer = _attention(heads, call, x.shape[-1], source.shape[-1])
     rest = arguments[ATTENTION_END:]
     next_layer = _feed_forward(x.shape[-1], FeedForwardArguments(*rest)) if rest else None
     module.attention(layer, next_layer, sequences, result.data_ptr(), torch.get_num_threads())
@@ -180,21 +218,45 @@ def attention(x: Tensor, *arguments: Any) -> Tensor:
 
 
 def _attention(heads: HeadsArguments, call: AttentionArguments, columns: int, key_columns: int) -> Any:
-    layers, _ = _projections(heads, columns, key_columns)
-    own = len(layers) if call.encoder_hidden_states is None else 1
-    count, key_heads, size = heads.sizes
+    count, _, size = heads.sizes
+    keys = _projection_keys(heads, columns, key_columns)
+    own = len(keys) if call.encoder_hidden_states is None else 1
+    return _native_attention(
+        _norm_key(heads.before, heads.epsilon, heads.centred),
+        _norm_key(call.after, heads.epsilon, heads.centred),
+        (keys, own),
+        layer_key(call.out, count * size, call.out_block),
+        tuple(heads.sizes),
+        (call.scale, call.causal),
+    )
+
+
+@kept_records
+def _native_attention(
+    before: tuple[Any, ...],
+    after: tuple[Any, ...],
+    projections: tuple[tuple[LayerKey, ...], int],
+    out: LayerKey,
+    sizes: tuple[int, ...],
+    settings: tuple[float, bool],
+) -> Any:
+    """`projections` are the layers, and how many of them project x; `settings` are scale and causal."""
+    keys, own = projections
+    layers, _ = _projections(keys, sizes)
+    heads, key_heads, head_size = sizes
+    scale, causal = settings
     return fields(
         required().Attention(),
-        before=native_norm(heads.before, heads.epsilon, heads.centred),
-        after=native_norm(call.after, heads.epsilon, heads.centred),
+        before=native_norm(*before),
+        after=native_norm(*after),
         from_x=layers[:own],
         from_encoder=layers[own:],
-        out=native_linear(call.out, count * size, call.out_block),
-        heads=count,
+        out=native_linear(out),
+        heads=heads,
         key_heads=key_heads,
-        head_size=size,
-        scale=call.scale,
-        causal=call.causal,
+        head_size=head_size,
+        scale=scale,
+        causal=causal,
     )
 
 

@@ -19,7 +19,7 @@ from aerogel.runtime.codec import decode, encode
 from aerogel.runtime.operators import not_exported, not_on
 from aerogel.runtime.packed import BY_DTYPE, PackedWeight, pack
 from aerogel.runtime.placeholder import WeightPlaceholder
-from aerogel.runtime.torch_private import with_buffer
+from aerogel.runtime.torch_private import present_buffers, with_buffer
 from aerogel.runtime.values import FLOATS, Values, ValueType, value_type_of
 
 REMEDY = "dense after aerogel.decompress(model)"  # shown by libraries that can't adapt the layer, such as peft
@@ -125,9 +125,8 @@ class SparseLinear(PackedLayer):
     @property
     def arrays(self) -> list[Tensor]:
         """What the operators take: the packed weight's tensors, and the bias in float32 if there is one."""
-        integers = [] if self.scales is None or self.sums is None else [self.scales, self.sums]
-        bias = [] if self.bias is None else [self.bias.float()]
-        return [self.values, self.index, self.order, self.offsets, *integers, *bias]
+        arrays, bias = present_buffers(self, ARRAYS), self.bias
+        return arrays if bias is None else [*arrays, bias.float()]
 
     def to_dense(self) -> nn.Module:
         """The dense layer, with its weight restored bit for bit, or from integers times their scales."""

@@ -6,7 +6,8 @@ results are computed in float32, or in integers with activations quantized by `t
 the activations, and deterministic for a number of threads.
 """
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,27 +69,48 @@ def packed_weight(weight: list[Tensor], columns: int, block: int) -> tuple[Packe
     return PackedWeight(torch.float32, cells, Values(value_type, values, scales)), rest
 
 
-def native_linear(weight: list[Tensor], columns: int, block: int) -> Any:
-    # not `packed_weight` and its `native`, which take longer than a small layer
-    module, (values, index, order, offsets, *rest) = kernel.required(), weight
-    value_type, (rows, columns) = BY_DTYPE[values.dtype], weight_shape(weight, columns, block)
-    addresses = [tensor.data_ptr() for tensor in rest]
-    scales, sums, *bias = [0, 0, *addresses] if value_type.is_float else addresses
-    cells = module.Cells(rows, columns, block, value_type.unit, order.data_ptr(), offsets.data_ptr(), index.data_ptr())
-    matrix = module.Matrix(cells, module.Values(value_type.number, values.data_ptr(), scales, sums))
-    return module.Linear(matrix, *bias or [0])
+class LayerKey(NamedTuple):
+    """All that the kernels are told of a layer: where its arrays are, and their sizes."""
+
+    dtype: torch.dtype
+    rows: int
+    columns: int
+    block: int
+    addresses: tuple[int, ...]
 
 
-def native_norm(norm: list[Tensor], epsilon: float, centred: bool) -> Any:
-    addresses = [tensor.data_ptr() for tensor in norm] + [0, 0]
-    return kernel.required().Norm(addresses[0], addresses[1], epsilon, centred)
+def layer_key(weight: list[Tensor], columns: int, block: int) -> LayerKey:
+    return LayerKey(weight[0].dtype, *weight_shape(weight, columns, block), block, addresses(weight))
+
+
+def addresses(tensors: list[Tensor]) -> tuple[int, ...]:
+    return tuple([tensor.data_ptr() for tensor in tensors])
+
+
+# To make the records of a block takes longer than to compute a small one. They hold nothing but their keys, so one that
+# was made for arrays of before is right for those that are at its addresses now.
+kept_records = lru_cache(maxsize=4096)
+
+
+@kept_records
+def native_linear(key: LayerKey) -> Any:
+    module, value_type, (values, index, order, offsets, *rest) = kernel.required(), BY_DTYPE[key.dtype], key.addresses
+    scales, sums, *bias = [0, 0, *rest] if value_type.is_float else rest
+    cells = module.Cells(key.rows, key.columns, key.block, value_type.unit, order, offsets, index)
+    return module.Linear(module.Matrix(cells, module.Values(value_type.number, values, scales, sums)), *bias or [0])
+
+
+@kept_records
+def native_norm(norm: tuple[int, ...], epsilon: float, centred: bool) -> Any:
+    weight, bias = (*norm, 0, 0)[:2]
+    return kernel.required().Norm(weight, bias, epsilon, centred)
 
 
 def linear(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
     if kernel.native() is None:
         return torch_linear(x.float(), *packed_weight(weight, x.shape[-1], block)).to(x.dtype)
-    rows, columns = weight_shape(weight, x.shape[-1], block)
-    return project(x, [native_linear(weight, columns, block)], native_norm([], 0, True), rows)
+    key = layer_key(weight, x.shape[-1], block)
+    return project(x, [native_linear(key)], native_norm((), 0, True), key.rows)
 
 
 def torch_linear(x: Tensor, packed: PackedWeight, bias: list[Tensor]) -> Tensor:
