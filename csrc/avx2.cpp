@@ -14,7 +14,7 @@ namespace AEROGEL_SET {
 struct Vector {
   using Reg = __m256;
   static constexpr int kSums = 8;  // of a product, in registers
-  static constexpr int kLanes = 8, kRowsAtOnce = 5, kRegsAtOnce = 2;
+  static constexpr int kLanes = 8, kSumsOfProduct = 10, kRegsOfProduct = 2;
   static Reg load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, Reg a) { _mm256_storeu_ps(p, a); }
   static Reg set(float a) { return _mm256_set1_ps(a); }

@@ -14,7 +14,7 @@ namespace AEROGEL_SET {
 struct Vector {
   using Reg = __m512;
   static constexpr int kSums = 16;  // of a product, in registers
-  static constexpr int kLanes = 16, kRowsAtOnce = 6, kRegsAtOnce = 4;
+  static constexpr int kLanes = 16, kSumsOfProduct = 24, kRegsOfProduct = 4;
   static Reg load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, Reg a) { _mm512_storeu_ps(p, a); }
   static Reg set(float a) { return _mm512_set1_ps(a); }

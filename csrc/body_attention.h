@@ -27,20 +27,23 @@ inline void product_block(const Product& task, int64_t first_row, int first_colu
     for (int k = 0; k < kRegs; k++) Vector::store(out + r * width + k * kLanes, sum[r][k]);
 }
 
+// The columns from the first on, as many as there are in blocks of `kRegs` registers; then narrower ones.
 template <bool kPairs, int kRegs>
 void product_columns(const Product& task, int first_column) {
-  constexpr int kRows = Vector::kRowsAtOnce;
-  int64_t r = 0;
-  for (; r + kRows <= task.rows; r += kRows) product_block<kPairs, kRows, kRegs>(task, r, first_column);
-  for (; r < task.rows; r++) product_block<kPairs, 1, kRegs>(task, r, first_column);
+  constexpr int kRows = Vector::kSumsOfProduct / kRegs, kFewRows = std::min(kRows, 4);
+  int w = first_column;
+  for (; w + kRegs * kLanes <= task.width; w += kRegs * kLanes) {
+    int64_t r = 0;
+    for (; r + kRows <= task.rows; r += kRows) product_block<kPairs, kRows, kRegs>(task, r, w);
+    for (; r + kFewRows <= task.rows; r += kFewRows) product_block<kPairs, kFewRows, kRegs>(task, r, w);
+    for (; r < task.rows; r++) product_block<kPairs, 1, kRegs>(task, r, w);
+  }
+  if constexpr (kRegs > 1) product_columns<kPairs, kRegs / 2>(task, w);
 }
 
 template <bool kPairs>
 void product_of(const Product& task) {
-  constexpr int kRegs = Vector::kRegsAtOnce, kStep = kRegs * kLanes;
-  int w = 0;
-  for (; w + kStep <= task.width; w += kStep) product_columns<kPairs, kRegs>(task, w);
-  for (; w < task.width; w += kLanes) product_columns<kPairs, 1>(task, w);
+  product_columns<kPairs, Vector::kRegsOfProduct>(task, 0);
 }
 
 void product(const Product& task) {

@@ -13,7 +13,7 @@ namespace AEROGEL_SET {
 struct Vector {
   using Reg = float32x4_t;
   static constexpr int kSums = 16;  // of a product, in registers
-  static constexpr int kLanes = 4, kRowsAtOnce = 5, kRegsAtOnce = 4;
+  static constexpr int kLanes = 4, kSumsOfProduct = 20, kRegsOfProduct = 4;
   static Reg load(const float* p) { return vld1q_f32(p); }
   static void store(float* p, Reg a) { vst1q_f32(p, a); }
   static Reg set(float a) { return vdupq_n_f32(a); }

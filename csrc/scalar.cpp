@@ -7,7 +7,7 @@ namespace scalar {
 struct Vector {
   using Reg = float;
   static constexpr int kSums = 4;  // of a product, in registers
-  static constexpr int kLanes = 1, kRowsAtOnce = 1, kRegsAtOnce = 1;
+  static constexpr int kLanes = 1, kSumsOfProduct = 1, kRegsOfProduct = 1;
   static Reg load(const float* p) { return *p; }
   static void store(float* p, Reg a) { *p = a; }
   static Reg set(float a) { return a; }
