@@ -13,17 +13,17 @@ struct Projection {
   const float* x;  // [tokens][features]
   int64_t tokens, rows;
   int width;
-  float* tiles;  // [tile][rows][width]
+  float* tiles;  // [tile][features + rows][width]: the tokens' own features, then the results
 
   int64_t count() const { return ceil_div(tokens, width); }
   int64_t features() const { return layers[0].matrix.cells.columns; }
-  float* tile(int64_t i) const { return tiles + i * rows * width; }
+  float* source(int64_t i) const { return tiles + i * (features() + rows) * width; }
+  float* tile(int64_t i) const { return source(i) + features() * width; }
   Tokens<const float> tile_tokens(int64_t i) const { return tokens_of_tile(x, tokens, features(), width, i); }
 
   void compute(const Norm& before, int64_t i) const {
-    float* loaded = scratch(kX, features() * width);
-    kernels().load_tile(tile_tokens(i), width, loaded);
-    const float* normed = normed_tile(before, loaded, features(), width);
+    kernels().load_tile(tile_tokens(i), width, source(i));
+    const float* normed = normed_tile(before, source(i), features(), width);
     const Input input = input_of(normed, features(), width, any_int8(layers));
     float* row = tile(i);
     for (const Linear& layer : layers) {
@@ -127,8 +127,7 @@ struct Sequence {
     for (int64_t h = 0; h < layer.heads; h++) attend_head(h, own.tile(i), mask, visible, heads + h * size * width);
     float* sums = scratch(kY, features * width);
     multiply_tile(layer.out, input_of(heads, layer.heads * size, width, is_int8(layer.out)), sums, width);
-    float* tile = scratch(kX, features * width);
-    use.load_tile(x, width, tile);
+    float* tile = own.source(i);
     finish_tile(layer.after, tile, sums, features, width);
     if (next) {
       feed_forward_tile(*next, sums, tile, width);  // x is no longer needed
@@ -180,7 +179,7 @@ void attention(const Attention& layer, const FeedForward* next, const Sequences&
   const auto projection = [&](const std::vector<Linear>& layers, const float* x, int64_t sequence, int64_t tokens, Slot slot) {
     const int64_t rows = rows_of(layers), features = layers[0].matrix.cells.columns;
     const int width = width_for(tokens);
-    float* tiles = scratch(slot, ceil_div(tokens, width) * rows * width);
+    float* tiles = scratch(slot, ceil_div(tokens, width) * (features + rows) * width);
     return Projection{.layers = layers, .x = x + sequence * tokens * features, .tokens = tokens, .rows = rows,
                       .width = width, .tiles = tiles};
   };

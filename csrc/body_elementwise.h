@@ -153,22 +153,30 @@ void store_tile(const float* tile, int width, const Tokens<float>& to) {
   }
 }
 
-void normalise(const Norm& norm, const float* x, float* y, int64_t features, int width) {
+void normalise(const Norm& norm, const float* x, const float* added, float* y, int64_t features, int width) {
   const Reg count = Vector::set(static_cast<float>(features));
   for (int w = 0; w < width; w += kLanes) {
     Reg mean = Vector::set(0.0f), square = Vector::set(0.0f);
-    if (norm.centred) {
+    const float* from = x;
+    if (added) {
+      from = y;
+      for (int64_t f = 0; f < features; f++) {
+        const Reg sum = Vector::add(Vector::load(x + f * width + w), Vector::load(added + f * width + w));
+        Vector::store(y + f * width + w, sum);
+        mean = Vector::add(mean, sum);
+      }
+    } else if (norm.centred) {
       for (int64_t f = 0; f < features; f++) mean = Vector::add(mean, Vector::load(x + f * width + w));
-      mean = Vector::divide(mean, count);
     }
+    mean = norm.centred ? Vector::divide(mean, count) : Vector::set(0.0f);
     for (int64_t f = 0; f < features; f++) {
-      const Reg d = Vector::subtract(Vector::load(x + f * width + w), mean);
+      const Reg d = Vector::subtract(Vector::load(from + f * width + w), mean);
       square = Vector::fma(d, d, square);
     }
     const Reg variance = Vector::add(Vector::divide(square, count), Vector::set(norm.epsilon));
     const Reg scale = Vector::divide(Vector::set(1.0f), Vector::square_root(variance));
     for (int64_t f = 0; f < features; f++) {
-      const Reg d = Vector::multiply(Vector::subtract(Vector::load(x + f * width + w), mean), scale);
+      const Reg d = Vector::multiply(Vector::subtract(Vector::load(from + f * width + w), mean), scale);
       const Reg shift = Vector::set(norm.bias ? norm.bias[f] : 0.0f);
       Vector::store(y + f * width + w, Vector::fma(d, Vector::set(norm.weight[f]), shift));
     }

@@ -181,7 +181,8 @@ struct Kernels {
   void (*activate)(Activation activation, float* y, int64_t count, bool for_bytes);
   void (*add)(const float* x, float* y, int64_t count);       // y += x
   void (*times)(const float* x, float* y, int64_t count);     // y *= x
-  void (*normalise)(const Norm& norm, const float* x, float* y, int64_t features, int width);
+  // y = norm(x + added), or norm(x) where `added` is null; y may be either of them.
+  void (*normalise)(const Norm& norm, const float* x, const float* added, float* y, int64_t features, int width);
   // Rotates the first `half` features of a tile against the next `half`, each pair by its angle.
   void (*apply_rotary)(Angles angles, float* x, int64_t half, int width);
 

@@ -89,7 +89,7 @@ void multiply_one(const std::vector<const Linear*>& layers, const float* x, floa
 const float* normed_vector(const Norm& before, const float* x, int64_t features) {
   if (!before.weight) return x;
   float* normed = scratch(kNormed, features);
-  scalar_kernels.normalise(before, x, normed, features, 1);  // only its tiles may be one token wide
+  scalar_kernels.normalise(before, x, nullptr, normed, features, 1);  // only its tiles may be one token wide
   return normed;
 }
 
@@ -108,11 +108,9 @@ void feed_forward_one(const FeedForward& layer, const float* x, float* y, int th
   }
   float* sums = scratch(kY, out);
   multiply_one({&layer.down}, h, sums, threads);
+  if (layer.after.weight) return scalar_kernels.normalise(layer.after, x, sums, y, out, 1);
   kernels().add(x, sums, out);
-  if (layer.after.weight)
-    scalar_kernels.normalise(layer.after, sums, y, out, 1);
-  else
-    std::memcpy(y, sums, out * sizeof(float));
+  std::memcpy(y, sums, out * sizeof(float));
 }
 
 }  // namespace
@@ -171,13 +169,13 @@ void multiply_tile(const Linear& layer, const Input& x, float* y, int width) {
 const float* normed_tile(const Norm& before, const float* tile, int64_t features, int width) {
   if (!before.weight) return tile;
   float* normed = scratch(kNormed, features * width);
-  kernels().normalise(before, tile, normed, features, width);
+  kernels().normalise(before, tile, nullptr, normed, features, width);
   return normed;
 }
 
 void finish_tile(const Norm& after, const float* tile, float* sums, int64_t features, int width) {
+  if (after.weight) return kernels().normalise(after, tile, sums, sums, features, width);
   kernels().add(tile, sums, features * width);
-  if (after.weight) kernels().normalise(after, sums, sums, features, width);
 }
 
 void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums, int width) {
