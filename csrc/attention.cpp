@@ -83,12 +83,14 @@ struct Sequence {
     return out;
   }
 
-  // One head of one tile of queries over the first `visible` keys: out[head_size][width].
-  void attend_head(int64_t head, const float* queries, const float* mask, int64_t visible, float* out) const {
+  // One head of one tile of queries over the first `visible` keys. The result [head_size][width] replaces the queries.
+  void attend_head(int64_t head, float* queries, const float* mask, int64_t visible) const {
     const Kernels& use = kernels();
     const int64_t size = layer.head_size, key_head = head / (layer.heads / layer.key_heads);
     const int width = own.width, key_width = keys.width;
     float* scores = scratch(kScores, key_width * width);
+    float* out = scratch(kHead, size * width);
+    float* head_queries = queries + head * size * width;
     float* largest = scratch(kColumns, 3 * width);
     float *total = largest + width, *correction = total + width;
     std::fill(largest, largest + width, -kInfinity);
@@ -99,11 +101,11 @@ struct Sequence {
       const float* v = k + layer.key_heads * size * key_width;
       const int64_t each = pairs ? 2 : 1, even = ceil_div(some, 2) * 2;
       use.product({.pairs = pairs, .rows = some, .depth = size / each, .a = k, .row_stride = 1, .depth_stride = key_width,
-                   .b = queries + head * size * width, .out = scores, .width = width, .accumulate = false});
+                   .b = head_queries, .out = scores, .width = width, .accumulate = false});
       use.softmax_step({.scores = scores, .keys = some, .scale = layer.scale,
                         .mask = mask ? mask + j * key_width * width : nullptr,
                         .largest = largest, .total = total, .correction = correction, .width = width});
-      if (j > 0) use.scale_columns(out, size, correction, width, false);
+      if (j > 0) use.scale_columns(out, out, size, correction, width, false);
       if (pairs) {
         std::fill(scores + some * width, scores + even * width, 0.0f);
         use.pair_rows(scores, even, width);
@@ -113,7 +115,7 @@ struct Sequence {
     }
     for (int w = 0; w < width; w++)
       if (largest[w] == -kInfinity) total[w] = kInfinity;  // no key is visible: zeros, as torch's attention gives
-    use.scale_columns(out, size, total, width, true);
+    use.scale_columns(out, head_queries, size, total, width, true);
   }
 
   void attend(int64_t i, float* y) const {
@@ -123,8 +125,8 @@ struct Sequence {
     const int64_t start = i * width, size = layer.head_size, features = layer.out.matrix.cells.rows;
     const int64_t visible = layer.causal ? std::min(keys.tokens, start + x.count) : keys.tokens;
     const float* mask = mask_tile(start, x.count);
-    float* heads = scratch(kHeads, layer.heads * size * width);
-    for (int64_t h = 0; h < layer.heads; h++) attend_head(h, own.tile(i), mask, visible, heads + h * size * width);
+    float* heads = own.tile(i);
+    for (int64_t h = 0; h < layer.heads; h++) attend_head(h, heads, mask, visible);
     float* sums = scratch(kY, features * width);
     multiply_tile(layer.out, input_of(heads, layer.heads * size, width, is_int8(layer.out)), sums, width);
     float* tile = own.source(i);

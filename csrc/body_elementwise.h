@@ -196,11 +196,11 @@ void apply_rotary(Angles angles, float* x, int64_t half, int width) {
   }
 }
 
-void scale_columns(float* x, int64_t features, const float* by, int width, bool divide) {
+void scale_columns(const float* x, float* y, int64_t features, const float* by, int width, bool divide) {
   for (int w = 0; w < width; w += kLanes) {
     const Reg column = Vector::load(by + w);
     const Reg factor = divide ? Vector::divide(Vector::set(1.0f), column) : column;
     for (int64_t f = 0; f < features; f++)
-      Vector::store(x + f * width + w, Vector::multiply(Vector::load(x + f * width + w), factor));
+      Vector::store(y + f * width + w, Vector::multiply(Vector::load(x + f * width + w), factor));
   }
 }

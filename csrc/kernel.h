@@ -192,8 +192,8 @@ struct Kernels {
   void (*pair_rows)(float* x, int64_t rows, int width);
   void (*pair_columns)(float* x, int64_t rows, int width);
   void (*softmax_step)(const SoftmaxStep& step);
-  // x[feature][w] *= by[w], or /=.
-  void (*scale_columns)(float* x, int64_t features, const float* by, int width, bool divide);
+  // y[feature][w] = x[feature][w] by[w], or x[feature][w] / by[w].
+  void (*scale_columns)(const float* x, float* y, int64_t features, const float* by, int width, bool divide);
 };
 
 extern const Kernels scalar_kernels;

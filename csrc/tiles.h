@@ -7,7 +7,7 @@
 namespace aerogel {
 
 // Buffers of a thread: see `scratch`.
-enum Slot { kX, kNormed, kHidden, kGate, kY, kProjected, kEncoder, kHeads, kScores, kMask, kColumns, kPartial, kAngles,
+enum Slot { kX, kNormed, kHidden, kGate, kY, kProjected, kEncoder, kHead, kScores, kMask, kColumns, kPartial, kAngles,
             kSums, kQuads, kHiddenQuads };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
