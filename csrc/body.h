@@ -25,7 +25,7 @@ template <class F>
 
 constexpr Kernels table(const char* name) {
   return {.name = name, .load_tile = load_tile, .store_tile = store_tile, .quantize = quantize,
-          .quantize_token = quantize_token, .multiply_group = multiply_group, .multiply_vector = multiply_vector,
+          .quantize_activated = quantize_activated, .quantize_token = quantize_token, .multiply_group = multiply_group, .multiply_vector = multiply_vector,
           .dense_vector = dense_vector, .finite = finite, .activate = activate, .add = add, .times = times,
           .normalise = normalise, .apply_rotary = apply_rotary, .has_pairs = Vector::kHasPairs,
           .product = product, .pair_rows = pair_rows<>, .pair_columns = pair_columns<>, .softmax_step = softmax_step,

@@ -76,17 +76,23 @@ inline void each(float* y, int64_t count, F f) {
   }
 }
 
-void activate(Activation activation, float* y, int64_t count, bool for_bytes) {
+// Calls f with the function of a register.
+template <class F>
+void with_activation(Activation activation, bool for_bytes, F&& f) {
   switch (activation) {
-    case Activation::relu: return each(y, count, [](Reg x, int64_t) { return Vector::max(Vector::set(0.0f), x); });
+    case Activation::relu: return f([](Reg x) { return Vector::max(Vector::set(0.0f), x); });
     case Activation::gelu:
-      if (for_bytes) return each(y, count, [](Reg x, int64_t) { return gelu_for_bytes(x); });
-      return each(y, count, [](Reg x, int64_t) { return gelu(x); });
+      if (for_bytes) return f([](Reg x) { return gelu_for_bytes(x); });
+      return f([](Reg x) { return gelu(x); });
     case Activation::gelu_tanh:
-      if (for_bytes) return each(y, count, [](Reg x, int64_t) { return gelu_tanh_for_bytes(x); });
-      return each(y, count, [](Reg x, int64_t) { return gelu_tanh(x); });
-    case Activation::silu: return each(y, count, [](Reg x, int64_t) { return Vector::multiply(x, sigmoid(x)); });
+      if (for_bytes) return f([](Reg x) { return gelu_tanh_for_bytes(x); });
+      return f([](Reg x) { return gelu_tanh(x); });
+    case Activation::silu: return f([](Reg x) { return Vector::multiply(x, sigmoid(x)); });
   }
+}
+
+void activate(Activation activation, float* y, int64_t count, bool for_bytes) {
+  with_activation(activation, for_bytes, [&](auto of) { each(y, count, [&](Reg x, int64_t) { return of(x); }); });
 }
 
 bool finite(const float* x, int64_t count) {

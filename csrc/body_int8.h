@@ -40,12 +40,13 @@ struct Quantizer {
 };
 
 // Row after row of the tile, since its neighbours arrive together from the second cache.
-template <int kRegs>
-void quantize_columns(const float* tile, int64_t features, const Quads& to) {
+// `value(i)` is called once for the values at tile + i, and may change them.
+template <int kRegs, class Value>
+void quantize_columns(const float* tile, int64_t features, const Quads& to, Value value) {
   constexpr int64_t kWidth = kRegs * kLanes;
   TokenRange ranges[kRegs];
   for (int64_t f = 0; f < features; f++)
-    for (int r = 0; r < kRegs; r++) ranges[r].add(Vector::load(tile + f * kWidth + r * kLanes));
+    for (int r = 0; r < kRegs; r++) ranges[r].add(value(f * kWidth + r * kLanes));
   Quantizer quantizers[kRegs];
   for (int r = 0; r < kRegs; r++) {
     quantizers[r] = Quantizer::of(ranges[r]);
@@ -64,7 +65,20 @@ void quantize_columns(const float* tile, int64_t features, const Quads& to) {
 }
 
 void quantize(const float* tile, int64_t features, int width, const Quads& to) {
-  with_width(width, [&]<int kRegs>() { quantize_columns<kRegs>(tile, features, to); });
+  with_width(width, [&]<int kRegs>() {
+    quantize_columns<kRegs>(tile, features, to, [=](int64_t i) { return Vector::load(tile + i); });
+  });
+}
+
+void quantize_activated(Activation activation, float* tile, int64_t features, int width, const Quads& to) {
+  with_activation(activation, true, [&](auto of) {
+    const auto activated = [=](int64_t i) {
+      const Reg value = of(Vector::load(tile + i));
+      Vector::store(tile + i, value);
+      return value;
+    };
+    with_width(width, [&]<int kRegs>() { quantize_columns<kRegs>(tile, features, to, activated); });
+  });
 }
 
 // One token: its features are neighbours, and so the lanes have parts of its range.

@@ -168,6 +168,8 @@ struct Kernels {
 
   // One group of features.
   void (*quantize)(const float* tile, int64_t features, int width, const Quads& to);
+  // The same of activation(tile), which the tile becomes.
+  void (*quantize_activated)(Activation activation, float* tile, int64_t features, int width, const Quads& to);
   void (*quantize_token)(const float* x, int64_t features, const Quads& to);
   void (*multiply_group)(const GroupProduct& task);
   // Non-zeros times one token, added to y[rows]. Rows are whole: one belongs to the range of its first non-zero. Of int8 the

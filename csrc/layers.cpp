@@ -133,14 +133,23 @@ int64_t rows_of(const std::vector<Linear>& layers) {
   return rows;
 }
 
-Input input_of(const float* tile, int64_t features, int width, bool quantized, Slot slot) {
-  if (!quantized) return {.floats = tile, .quads = {}};
+namespace {
+
+// Memory for the quantized form of a tile.
+Input room_for(const float* tile, int64_t features, int width, Slot slot) {
   const int64_t padded = ceil_div(features, 64) * 16 * width;  // floats: one token is written a register at a time
   const int64_t groups = ceil_div(features, kPanel);
   float* memory = scratch(slot, padded + 2 * groups * width);
-  const Input input{.floats = tile,
-                    .quads = {.data = reinterpret_cast<uint8_t*>(memory), .steps = memory + padded,
-                              .zeros = reinterpret_cast<int32_t*>(memory + padded + groups * width)}};
+  return {.floats = tile,
+          .quads = {.data = reinterpret_cast<uint8_t*>(memory), .steps = memory + padded,
+                    .zeros = reinterpret_cast<int32_t*>(memory + padded + groups * width)}};
+}
+
+}  // namespace
+
+Input input_of(const float* tile, int64_t features, int width, bool quantized, Slot slot) {
+  if (!quantized) return {.floats = tile, .quads = {}};
+  const Input input = room_for(tile, features, width, slot);
   for (int64_t f = 0; f < features; f += kPanel) {
     const Input group = input.at(f, width);
     const int64_t some = std::min(kPanel, features - f);
@@ -187,16 +196,20 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
   const Input x = input_of(normed_tile(layer.before, tile, up.columns, width), up.columns, width, quantized);
   // a panel of the hidden layer is input of one group of columns of `down`, and then no longer needed
   for (int64_t p = 0; p < up.panels(); p++) {
-    const int64_t count = up.panel_rows(p) * width;
+    const int64_t rows = up.panel_rows(p), count = rows * width;
     multiply_panel(layer.up, p, x, h, width);
+    Input hidden{.floats = h, .quads = {}};
     if (g) {
       multiply_panel(layer.gate[0], p, x, g, width);  // its blocks may be of another width
       use.activate(layer.activation, g, count, for_bytes);
       use.times(g, h, count);
+      hidden = input_of(h, rows, width, for_bytes, kHiddenQuads);
+    } else if (for_bytes) {
+      hidden = room_for(h, rows, width, kHiddenQuads);
+      use.quantize_activated(layer.activation, h, rows, width, hidden.quads);
     } else {
-      use.activate(layer.activation, h, count, for_bytes);
+      use.activate(layer.activation, h, count, false);
     }
-    const Input hidden = input_of(h, up.panel_rows(p), width, for_bytes, kHiddenQuads);
     for (int64_t q = 0; q < down.panels(); q++)
       multiply_group(layer.down, q, p, hidden, sums + q * kPanel * width, width);
   }
