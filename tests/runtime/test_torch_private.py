@@ -43,9 +43,24 @@ def test_a_pickled_module_keeps_its_buffers_in_its_state() -> None:
 
 def test_hooks_of_a_module_are_known() -> None:
     module = nn.Linear(1, 1)
-    assert not private.has_pre_hooks(module)
-    assert not list(private.forward_hooks(module))
+    assert not private.changes_call(module)
+    assert not private.forward_hooks(module)
     module.register_forward_pre_hook(hook := lambda *_: None)
-    assert private.has_pre_hooks(module), "torch.nn.Module._forward_pre_hooks"
+    assert private.changes_call(module), "torch.nn.Module._forward_pre_hooks"
     module.register_forward_hook(hook)
-    assert list(private.forward_hooks(module)) == [hook], "torch.nn.Module._forward_hooks"
+    assert list(private.forward_hooks(module).values()) == [hook], "torch.nn.Module._forward_hooks"
+
+
+def test_a_replaced_forward_changes_the_call_of_a_module() -> None:
+    module = nn.Linear(1, 1)
+    module.forward = lambda x: x  # type: ignore[method-assign]
+    assert private.changes_call(module), "torch.nn.Module.__setattr__"
+
+
+def test_buffers_and_inner_modules_are_those_of_the_public_functions() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    inner = private.inner_modules(module)
+    assert set(inner) == set(module.modules()) - {module}, "torch.nn.Module._modules"
+    assert len(inner) == 4
+    buffers = private.present_buffers(module[0], ("running_mean", "num_batches_tracked"))
+    assert [id(buffer) for buffer in buffers] == [id(module[0].running_mean), id(module[0].num_batches_tracked)]

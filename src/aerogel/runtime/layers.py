@@ -16,7 +16,7 @@ from aerogel.errors import AerogelWarning, ModelError
 from aerogel.models import PackedLayer
 from aerogel.runtime.cells import Cells
 from aerogel.runtime.codec import decode, encode
-from aerogel.runtime.operators import not_exported, not_on
+from aerogel.runtime.operators import as_float32, not_exported, not_on
 from aerogel.runtime.packed import BY_DTYPE, PackedWeight, pack
 from aerogel.runtime.placeholder import WeightPlaceholder
 from aerogel.runtime.torch_private import present_buffers, with_buffer
@@ -126,7 +126,7 @@ class SparseLinear(PackedLayer):
     def arrays(self) -> list[Tensor]:
         """What the operators take: the packed weight's tensors, and the bias in float32 if there is one."""
         arrays, bias = present_buffers(self, ARRAYS), self.bias
-        return arrays if bias is None else [*arrays, bias.float()]
+        return arrays if bias is None else [*arrays, as_float32(bias)]
 
     def to_dense(self) -> nn.Module:
         """The dense layer, with its weight restored bit for bit, or from integers times their scales."""

@@ -79,6 +79,11 @@ class LayerKey(NamedTuple):
     addresses: tuple[int, ...]
 
 
+def as_float32(tensor: Tensor) -> Tensor:
+    """`tensor.float()`, in a tenth of the time where there is nothing to do."""
+    return tensor if tensor.dtype is torch.float32 else tensor.float()
+
+
 def layer_key(weight: list[Tensor], columns: int, block: int) -> LayerKey:
     return LayerKey(weight[0].dtype, *weight_shape(weight, columns, block), block, addresses(weight))
 

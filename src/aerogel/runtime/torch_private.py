@@ -41,9 +41,10 @@ def inner_modules(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def has_pre_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_pre_hooks)
+def changes_call(module: nn.Module) -> bool:
+    """Whether a call of the module does more than its class says, apart from forward hooks."""
+    return bool(module._forward_pre_hooks) or "forward" in module.__dict__
 
 
-def forward_hooks(module: nn.Module) -> Iterable[Any]:
-    return module._forward_hooks.values()
+def forward_hooks(module: nn.Module) -> dict[int, Any]:
+    return module._forward_hooks

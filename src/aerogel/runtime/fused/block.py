@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from aerogel.runtime.torch_private import forward_hooks, has_pre_hooks, inner_modules
+from aerogel.runtime.torch_private import changes_call, forward_hooks, inner_modules
 from aerogel.runtime.transformers_private import OUTPUT_CAPTURING
 
 CACHE_NAMES = ("cache", "past_key_values")  # from transformers 5.24 on, and before
@@ -100,9 +100,11 @@ def cache_name(parameters: tuple[str, ...]) -> str | None:
 def has_inner_hooks(block: nn.Module) -> bool:
     """Whether a module inside the block has a hook that does more than collect outputs, or a replaced forward."""
     for module in inner_modules(block):
-        if has_pre_hooks(module) or "forward" in module.__dict__:
+        if changes_call(module):
             return True
         # transformers never removes its own after a call that returned attentions or hidden states
-        if any(getattr(hook, "__module__", "") != OUTPUT_CAPTURING for hook in forward_hooks(module)):
+        if (hooks := forward_hooks(module)) and any(
+            getattr(hook, "__module__", "") != OUTPUT_CAPTURING for hook in hooks.values()
+        ):
             return True
     return False

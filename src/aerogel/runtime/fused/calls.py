@@ -12,6 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from aerogel.runtime.fused.block import BlockArguments
 from aerogel.runtime.fused_operators import AttentionArguments, FeedForwardArguments, HeadsArguments
 from aerogel.runtime.layers import SparseLinear
+from aerogel.runtime.operators import as_float32
 from aerogel.runtime.transformers_private import attention_implementation
 
 ACTIVATIONS = {
@@ -46,7 +47,7 @@ def _blocks(*layers: Any) -> list[int]:
 def _norm(norm: Any) -> list[Tensor]:
     if norm is None:
         return []
-    return [tensor.float() for tensor in (norm.weight, getattr(norm, "bias", None)) if tensor is not None]
+    return [as_float32(tensor) for tensor in (norm.weight, getattr(norm, "bias", None)) if tensor is not None]
 
 
 def _settings(norm: Any) -> tuple[float, bool]:
