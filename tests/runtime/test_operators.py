@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from contextlib import nullcontext
 from typing import Any
 
@@ -190,3 +191,64 @@ def test_operators_are_sound(name: str) -> None:
         x = torch.randn(*shape, 96)
         expected = ops.feed_forward(ops.attention(x, *attention), *layers)
         torch.testing.assert_close(ops.block(x, *attention, *layers), expected)
+
+
+def replace_weights(model: Any) -> None:
+    other = compressed("tiny-bert")[1]
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.load_state_dict(other.state_dict())
+
+
+def replace_biases_and_norms(model: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, SparseLinear | nn.LayerNorm) and module.bias is not None:
+            module.bias = nn.Parameter(module.bias + 1)
+
+
+def move_memory(model: Any) -> None:
+    model.share_memory()
+
+
+def double_memory(model: Any) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 2
+
+
+@pytest.mark.parametrize("change", [replace_weights, replace_biases_and_norms, move_memory, double_memory])
+def test_results_follow_arrays_that_are_replaced(change: Any) -> None:
+    model, ids = compressed("tiny-bert")[1], torch.randint(10, 90, (2, 6))
+    with torch.inference_mode():
+        before = model(input_ids=ids)[0]
+    change(model)
+    gc.collect()
+    with torch.inference_mode():
+        after = model(input_ids=ids)[0]
+        expected = ag.decompress(copy.deepcopy(model))(input_ids=ids)[0]
+        torch.testing.assert_close(after, expected, rtol=1e-3, atol=1e-4)
+    assert (change is move_memory) == torch.equal(before, after)
+
+
+def test_a_copy_does_not_use_the_memory_of_its_original() -> None:
+    model, ids = compressed("tiny-bert")[1], torch.randint(10, 90, (2, 6))
+    with torch.inference_mode():
+        expected = model(input_ids=ids)[0]
+        copied = copy.deepcopy(model)
+        with torch.no_grad():
+            for layer in model.modules():
+                if isinstance(layer, SparseLinear):
+                    layer.values.zero_()
+        torch.testing.assert_close(copied(input_ids=ids)[0], expected, rtol=0, atol=0)
+
+
+def test_the_profiler_sees_the_operators() -> None:
+    if native() is None:
+        pytest.skip("the native kernels were not built")
+    model, ids = compressed("tiny-bert")[1], torch.randint(10, 90, (2, 6))
+    with torch.inference_mode():
+        expected = model(input_ids=ids)[0]
+        with torch.profiler.profile() as profiled:
+            found = model(input_ids=ids)[0]
+    assert "aerogel::block" in {event.key for event in profiled.key_averages()}
+    assert torch.equal(found, expected)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from aerogel.runtime import torch_private as private
 
@@ -39,6 +41,28 @@ def test_a_pickled_module_keeps_its_buffers_in_its_state() -> None:
     module.__setstate__(private.with_buffer(vars(module), "running_mean", torch.full((2,), 7.0)))
     assert module.running_mean.tolist() == [7, 7], "torch.nn.Module._buffers"
     assert pickle.loads(pickle.dumps(module)).running_mean[0] == 7
+
+
+def test_what_needs_the_dispatcher_is_known() -> None:
+    assert private.needs_dispatcher(), "torch.is_grad_enabled"
+    with torch.no_grad():
+        assert not private.needs_dispatcher()
+        with torch.profiler.profile():
+            assert private.needs_dispatcher(), "torch.autograd.profiler._is_profiler_enabled"
+        with FlopCounterMode(display=False):
+            assert private.needs_dispatcher(), "torch._C._len_torch_dispatch_stack"
+        seen: list[bool] = []
+
+        def observe(x: Tensor) -> Tensor:
+            seen.append(private.needs_dispatcher())
+            return x + 1
+
+        torch.func.vmap(observe)(torch.ones(2))
+        with warnings.catch_warnings(action="ignore"):
+            torch.jit.trace(observe, torch.ones(2), check_trace=False)
+        assert seen == [True, True], "torch._C._functorch.peek_interpreter_stack, torch.jit.is_tracing"
+    with torch.inference_mode():
+        assert not private.needs_dispatcher()
 
 
 def test_hooks_of_a_module_are_known() -> None:

@@ -16,7 +16,7 @@ from aerogel.errors import AerogelWarning, ModelError
 from aerogel.models import PackedLayer
 from aerogel.runtime.cells import Cells
 from aerogel.runtime.codec import decode, encode
-from aerogel.runtime.operators import as_float32, not_exported, not_on
+from aerogel.runtime.operators import as_float32, not_exported, not_on, operate
 from aerogel.runtime.packed import BY_DTYPE, PackedWeight, pack
 from aerogel.runtime.placeholder import WeightPlaceholder
 from aerogel.runtime.torch_private import present_buffers, with_buffer
@@ -144,14 +144,14 @@ class SparseLinear(PackedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        return torch.ops.aerogel.linear(x, self.arrays, self.block)
+        return operate("linear", x, self.arrays, self.block)
 
     def check_input(self, x: Tensor) -> None:
         """Raises `ModelError` unless x has the layer's width, which the kernels read, and when exporting to ONNX."""
-        if torch.onnx.is_in_onnx_export():
-            raise not_exported("ONNX")
-        # a trace runs after `import aerogel`; OpenVINO traces too, and can't read the result
         if torch.jit.is_tracing():
+            if torch.onnx.is_in_onnx_export():
+                raise not_exported("ONNX")
+            # a trace runs after `import aerogel`; OpenVINO traces too, and can't read the result
             warnings.warn(str(not_exported("OpenVINO")), stacklevel=2)
         if x.shape[-1] != self.in_features:
             raise ModelError(f"layer {self.name}: expected {self.in_features} features, found {x.shape[-1]}")

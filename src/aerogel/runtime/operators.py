@@ -6,6 +6,7 @@ results are computed in float32, or in integers with activations quantized by `t
 the activations, and deterministic for a number of threads.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,9 +19,11 @@ from aerogel.models.int8 import token_integers
 from aerogel.runtime import kernel
 from aerogel.runtime.cells import Cells, blocks_in_row
 from aerogel.runtime.packed import BY_DTYPE, PackedWeight
+from aerogel.runtime.torch_private import needs_dispatcher
 from aerogel.runtime.values import Values
 
 LIBRARY = torch.library.Library("aerogel", "DEF")
+IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {}  # on the CPU, by the operator's name
 
 
 def not_on(device: torch.device) -> ModelError:
@@ -51,10 +54,19 @@ def define(schema: str, run: Any, shape: Any) -> None:
     def backward(context: Any, gradient: Tensor) -> Any:
         raise ModelError("a compressed model can't be trained: call aerogel.decompress(model) first")
 
+    IMPLEMENTATIONS[name] = run
     LIBRARY.impl(name, run, "CPU")
     LIBRARY.impl(name, elsewhere, "CompositeExplicitAutograd")
     torch.library.register_fake(f"aerogel::{name}", traced, lib=LIBRARY)
     torch.library.register_autograd(f"aerogel::{name}", backward, lib=LIBRARY)
+
+
+def operate(name: str, x: Tensor, *arguments: Any) -> Tensor:
+    """Calls an operator, past torch's dispatcher where it has nothing to do: it takes as long as a small layer."""
+    if type(x) is Tensor and x.is_cpu and not needs_dispatcher():
+        return IMPLEMENTATIONS[name](x, *arguments)
+    result: Tensor = getattr(torch.ops.aerogel, name)(x, *arguments)
+    return result
 
 
 def weight_shape(weight: list[Tensor], columns: int, block: int) -> tuple[int, int]:

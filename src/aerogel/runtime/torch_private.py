@@ -27,6 +27,18 @@ def with_buffer(state: dict[str, Any], name: str, value: Tensor) -> dict[str, An
     return state | {"_buffers": state["_buffers"] | {name: value}}
 
 
+def needs_dispatcher() -> bool:
+    """Whether something may record, trace, differentiate or transform the next operator."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch.jit.is_tracing()
+        or torch.autograd.profiler._is_profiler_enabled
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
 def present_buffers(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
     """Those of these buffers that are not None; attributes of a module are slow to read."""
     buffers = module._buffers

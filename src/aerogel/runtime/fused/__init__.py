@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from aerogel.runtime import kernel
 from aerogel.runtime.fused.block import FusedBlock
 from aerogel.runtime.fused.check import check_blocks, unfuse_blocks
+from aerogel.runtime.operators import operate
 
 # class of transformers -> module here with its fused subclass, imported when a model has such a block
 FAMILIES = {
@@ -33,7 +34,7 @@ class FusedHead(nn.Linear):
         plain = self.bias is None and x.dtype == self.weight.dtype == torch.float32 and self.weight.is_contiguous()
         if self.training or not plain or x.device.type != "cpu":
             return super().forward(x)
-        return torch.ops.aerogel.dense_linear(x, self.weight)
+        return operate("dense_linear", x, self.weight)
 
 
 def fuse(model: PreTrainedModel) -> None:

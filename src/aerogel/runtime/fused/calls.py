@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -12,7 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from aerogel.runtime.fused.block import BlockArguments
 from aerogel.runtime.fused_operators import AttentionArguments, FeedForwardArguments, HeadsArguments
 from aerogel.runtime.layers import SparseLinear
-from aerogel.runtime.operators import as_float32
+from aerogel.runtime.operators import as_float32, operate
 from aerogel.runtime.transformers_private import attention_implementation
 
 ACTIVATIONS = {
@@ -83,7 +82,7 @@ class FeedForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         self.up.check_input(x)
-        return torch.ops.aerogel.feed_forward(x, *self.arguments)
+        return operate("feed_forward", x, *self.arguments)
 
 
 def attention(
@@ -116,8 +115,8 @@ def attention(
         after=_norm(after),
     )
     if feed_forward is None:
-        return torch.ops.aerogel.attention(x, *heads, *arguments)
-    return torch.ops.aerogel.block(x, *heads, *arguments, *feed_forward.arguments)
+        return operate("attention", x, *heads, *arguments)
+    return operate("block", x, *heads, *arguments, *feed_forward.arguments)
 
 
 def _heads(
@@ -149,7 +148,7 @@ def causal_attention(
     query, key, value, out = layers
     query.check_input(x)
     arguments = _heads((query, key, value), sizes, angles, before)
-    heads = torch.ops.aerogel.heads(x, *arguments).view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
+    heads = operate("heads", x, *arguments).view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
     queries, keys, values = heads.split([sizes[0], sizes[1], sizes[1]], dim=1)
     cache = call.cache.self_attention_cache if isinstance(call.cache, EncoderDecoderCache) else call.cache
     keys, values = cache.update(keys, values, core.layer_idx)
