@@ -41,8 +41,8 @@ def needs_dispatcher() -> bool:
 
 def present_buffers(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
     """Those of these buffers that are not None; attributes of a module are slow to read."""
-    buffers = module._buffers
-    return [buffer for name in names if (buffer := buffers[name]) is not None]
+    buffers = [module._buffers[name] for name in names]
+    return [buffer for buffer in buffers if buffer is not None]
 
 
 def inner_modules(module: nn.Module) -> list[nn.Module]:
