@@ -6,7 +6,7 @@ import pytest
 
 from aerogel.benchmark import BenchConfig, Subject, bench, environment
 from aerogel.errors import AerogelError, ModelError
-from aerogel.models import Head, load_model, save
+from aerogel.models import Head, load_model, prunable_weights, save
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress
 
@@ -37,6 +37,13 @@ def test_a_pruned_model_is_also_measured_compressed() -> None:
     assert html.count("<tr>") == 4
     assert f"{dense.median:.3f} s" in html
     assert (compressed.training_steps, compressed.training_median, compressed.training_memory) == ((), None, None)
+
+
+def test_a_dense_model_is_also_measured_in_int8() -> None:
+    dense, packed = bench([Subject("tiny-bert", values="int8")], SMALL)
+    assert [entry.compressed for entry in (dense, packed)] == [False, True]
+    weights = sum(weight.matrix.numel() for weight in prunable_weights(load_model("tiny-bert")))
+    assert dense.parameter_bytes - packed.parameter_bytes > 2 * weights  # of four bytes each
 
 
 def test_a_packed_folder_is_measured_dense_and_compressed(tmp_path: Path) -> None:

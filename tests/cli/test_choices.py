@@ -11,6 +11,7 @@ from aerogel.errors import AerogelError
 from aerogel.models.targets import TARGETS
 from aerogel.pruning import ALLOCATIONS, METHODS, ROUNDED_VALUES, SCOPES, SCORES, all_methods
 from aerogel.study import parse_spec
+from aerogel.study.variant import VALUES
 from aerogel.training.config import PRECISIONS, TrainingConfig
 from aerogel.training.schedule import SCHEDULES
 
@@ -24,8 +25,12 @@ OPTIONS = [
     ("finetune", "--schedule", SCHEDULES),
     ("finetune", "--precision", PRECISIONS),
     ("finetune", "--values", ROUNDED_VALUES),
+    ("prune", "--values", tuple(name for name, choice in VALUES.items() if choice)),
 ]
-FIELDS = [("methods", METHODS), ("scope", SCOPES), ("allocation", ALLOCATIONS), ("include", TARGETS[1:])]
+FIELDS = [
+    *(("methods", METHODS), ("scope", SCOPES), ("allocation", ALLOCATIONS), ("include", TARGETS[1:])),
+    ("values", tuple(VALUES)),
+]
 
 
 @pytest.mark.parametrize(("command", "option", "names"), OPTIONS, ids=lambda value: str(value)[:20])
@@ -41,7 +46,7 @@ def test_help_lists_the_names(
 
 
 def spec(field: str, value: object) -> object:
-    several = field in ("methods", "include")
+    several = field in ("methods", "include", "values")
     return parse_spec({"name": "s", "models": ["tiny-bert"], field: [value] if several else value})
 
 

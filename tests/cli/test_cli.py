@@ -157,6 +157,7 @@ def test_pack_and_unpack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     for folder in (dense, packed):
         assert aerogel("inspect", folder, "--json") == 0
         reports.append(json.loads(capsys.readouterr().out) | {"model": ""})
+    assert [report.pop("packed") for report in reports] == [{}, {"float32": 16}]
     assert reports[0] == reports[1]
     limits = ("--tasks", "python-reference", "--limit", 2, "--json")
     assert aerogel("evaluate", packed, *limits, "--reference", dense) == 0
@@ -186,10 +187,17 @@ def test_int8_values_from_prune_to_unpack(tmp_path: Path, capsys: pytest.Capture
         assert json.loads(capsys.readouterr().out)["sparsity"] == pytest.approx(0.8, abs=0.01)
     text = tmp_path / "story.txt"
     text.write_text("".join(f"On day {day} the ship sailed on and the crew sang of home.\n" for day in range(300)))
+    assert aerogel("inspect", integers) == 0
+    assert ["int8", "24"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert aerogel("evaluate", integers, "--tasks", text, "--limit", 2, "--reference", floats) == 0
+    said = capsys.readouterr().err
+    assert re.search(f"{integers}.* 24 .*int8", said)
+    assert re.search(f"{floats}.* 24 .*float32", said)
     compare = ("--tasks", text, "--limit", 4, "--json", "--reference")
     for other in (floats, unpacked):
         assert aerogel("evaluate", integers, *compare, other) == 0
         scores = json.loads(capsys.readouterr().out)["story"]
+        assert scores["packed"] == {"int8": 24}
         assert scores["agreement"] > 0.9
         assert 0 <= scores["kl"] < 0.1
     calibrated = tmp_path / "calibrated"

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, strategies as st
 
 from aerogel.pruning import PruneConfig
@@ -98,6 +99,42 @@ def test_labels_tell_recoveries_apart() -> None:
     assert "a 90% gradual, sst2, seed 1" in labels
     assert "a 50% random finetune, wikitext-2, seed 0" in labels
     assert "a dense none, sst2, seed 2" in labels
+
+
+KEYS = {  # of stores from before studies had types of values
+    "a, weights": "f560589657888b4388f8",
+    "a, sensitivity": "c43d60d1bf722dd1e0ee",
+    "a dense none, sst2, seed 0": "9195fe2c67581b0341d5",
+    "a 90% magnitude none, sst2, seed 0": "0e73dca10d510cda4cdc",
+    "a dense finetune, sst2, seed 0": "4f2edb14001b250f46f3",
+    "a 90% magnitude finetune, sst2, seed 0": "8582c6ae48fe82dd7405",
+    "a dense gradual, sst2, seed 0": "259d8d241e3a1ba02b98",
+    "a 90% gradual, sst2, seed 0": "f244232bfd60abb8ada4",
+    "a dense, benchmark": "50817b1d03fd59eef092",
+    "a 90% magnitude, benchmark": "5c47e61b09eb7803b1a4",
+}
+
+
+@pytest.mark.parametrize("values", [["float32"], ["float32", "int8"], ["bfloat16", "float32"]])
+def test_trials_in_float32_keep_their_keys(values: list[str]) -> None:
+    settings: dict[str, Any] = dict(models=["a"], tasks=["sst2"], seeds=[0], sparsities=[0, 0.9], sensitivity="sst2")
+    chosen = spec(**settings, methods=["magnitude"], recoveries=RECOVERIES, values=values)
+    assert KEYS.items() <= {trial.label: trial.key for trial in plan(chosen, DATA)}.items()
+
+
+@given(st.lists(st.sampled_from(["float32", "bfloat16", "int8"]), min_size=1, unique=True))
+def test_values_multiply_scores_and_benchmarks_and_the_dense_model_is_in_float32(values: list[str]) -> None:
+    chosen = spec(models=["a"], seeds=[0], tasks=["sst2"], methods=["magnitude"], recoveries=RECOVERIES, values=values)
+    trials = plan(chosen, DATA)
+    expected = Counter((sparsity, None if name == "float32" else name) for sparsity in (0.5, 0.9) for name in values)
+    expected += Counter({(0, None): 1, (0, "int8"): int("int8" in values)})
+    for kind, count in ((Scoring, len(RECOVERIES)), (Benchmark, 1)):
+        counts = Counter((trial.sparsity, trial.variant.values) for trial in trials if isinstance(trial, kind))
+        assert counts == {setting: count * number for setting, number in expected.items()}
+    assert len({trial.label for trial in trials}) == len({trial.key for trial in trials}) == len(trials)
+    assert [trial_from_json(json.dumps(asdict(trial))) for trial in trials] == trials
+    known = {*chosen.scored_variants, *chosen.measured_variants}
+    assert {trial.variant for trial in trials if isinstance(trial, Scoring | Benchmark) and trial.sparsity} == known
 
 
 def test_gradual_pruning_takes_its_settings_from_the_study() -> None:

@@ -56,6 +56,13 @@ def test_a_specification_survives_json() -> None:
             'name = "x"\nmodels = ["a"]\nrecoveries = ["gradul"]',
             "recoveries.0: unknown recovery 'gradul': did you mean gradual?",
         ),
+        (
+            'name = "x"\nmodels = ["a"]\nvalues = ["float32", "int4"]',
+            "values.1: unknown value type 'int4': did you mean int8",
+        ),
+        ('name = "x"\nmodels = ["a"]\nvalues = ["fp32"]', "values.0: unknown value type 'fp32'"),
+        ('name = "x"\nmodels = ["a"]\nvalues = []', "values"),
+        ('name = "x"\nmodels = ["a"]\nvalues = "int8"', "values"),
         ('name = "x"\nmodels = ["a"]\n[recovery]\nscore = "movment"', "did you mean movement"),
         ('name = "x"\nmodels = ["a"]\n[recovery]\nepochs = 0', "recovery.epochs"),
         ('name = "x"\nmodels = ["a"]\nscope = "rows"', "scope"),

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from aerogel.models import load, prunable_weights, save
+from aerogel.models.int8 import round_to_grid
 from aerogel.pruning import PruneConfig
 from aerogel.tasks import TaskData
 from aerogel.training import GradualPruning, Recovered, Recovery, TrainingConfig, cached_finetune, finetune, recover
@@ -68,6 +69,19 @@ def test_a_model_that_teaches_itself_is_finetuned_once_and_starts_from_there(hom
         teacher=load(folder)[0],
     )
     assert_alike(first.model, model)
+
+
+@pytest.mark.parametrize("pruning", [None, PruneConfig(sparsity=0.8), PruneConfig("wanda", 0.8)])
+def test_without_training_values_are_rounded_on_the_text(pruning: PruneConfig | None) -> None:
+    data = moods()
+    floats, rounded = (
+        recover("tiny-bert", data, CONFIG, Recovery(pruning, epochs=0.0, values=values)) for values in (None, "int8")
+    )
+    for before, after in zip(prunable_weights(floats.model), prunable_weights(rounded.model), strict=True):
+        assert torch.equal(round_to_grid(after.matrix), after.matrix)
+        assert not torch.equal(round_to_grid(before.matrix), after.matrix)  # not to the nearest
+        assert not (before.zeros & ~after.zeros).any()
+    assert rounded.training.steps == 0
 
 
 def test_it_is_pruned_before_training_or_during_it() -> None:

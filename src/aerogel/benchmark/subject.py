@@ -19,6 +19,7 @@ from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress, decompress
 from aerogel.runtime.layers import sparse_layers
+from aerogel.runtime.values import ValueChoice
 from aerogel.tasks import context_length
 
 # A longer inference fills the caches by itself. A shorter one is timed after an untimed one, since other processes have
@@ -30,7 +31,8 @@ WARM_UP = 0.3
 class Subject:
     """A model to measure: a name or folder, and how to prune it after loading.
 
-    `head` replaces the head of the checkpoint; a study measures every model with a classifier for two classes.
+    `head` replaces the head of the checkpoint; a study measures every model with a classifier for two classes. `values`
+    are those of `aerogel.compress`; `None` is what the checkpoint has.
 
     >>> Subject("tiny-bert").name
     'tiny-bert'
@@ -39,6 +41,7 @@ class Subject:
     name: str
     pruning: PruneConfig | None = None
     head: Head | None = None
+    values: ValueChoice | None = None
 
     def __post_init__(self) -> None:
         expect(self.name, str | os.PathLike, ModelError, "the name or folder of a model")
@@ -69,7 +72,7 @@ def prepare(connection: Connection, subject: Subject, scratch: Path, threads: in
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     model = models.load_model(subject.name, subject.head)
-    values = getattr(getattr(model.config, "quantization_config", None), "values", None)
+    values = subject.values or getattr(getattr(model.config, "quantization_config", None), "values", None)
     model = decompress(model)
     if model.config.pad_token_id is None:  # GPT-2's classifier needs one to find the end of a sequence
         model.config.pad_token_id = 0

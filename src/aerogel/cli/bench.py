@@ -31,7 +31,7 @@ def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **
     for model in models:
         check_path(model)
     with progress_bar():
-        from aerogel.benchmark import BenchConfig, Subject, bench as measure, environment
+        from aerogel.benchmark import BenchConfig, Subject, bench as measure, environment, has_amx
         from aerogel.benchmark.measure import COLUMNS
         from aerogel.models import prepare
 
@@ -57,3 +57,8 @@ def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **
         f"{', '.join(f'{name} {versions[name]}' for name in ('torch', 'transformers', *others))}; "
         "memory is the peak above the process's baseline"
     )
+    if has_amx():
+        note(
+            "this processor has AMX, with which dense models in bfloat16 or int8 are much faster than with AVX-512 in "
+            f"other runtimes; aerogel's kernels do not use it: compare with --beside {' and '.join(RUNTIMES)}"
+        )

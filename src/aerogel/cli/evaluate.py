@@ -32,17 +32,25 @@ def evaluate(
         from aerogel.errors import ModelError
         from aerogel.evaluation import evaluate as score_tasks
         from aerogel.evaluation.evaluation import COLUMNS
+        from aerogel.runtime.layers import packed_types
 
         loaded_model, tokenizer = models.load(model)
         dense, dense_tokenizer = models.load(reference) if reference else (None, tokenizer)
         if dense_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise ModelError(f"{reference} and {model} have different tokenizers: their predictions can't be compared")
         results = score_tasks(loaded_model, tokenizer, loaded, limit=limit, reference=dense)
+        packed = {model: packed_types(loaded_model)}
+        if dense is not None:
+            packed[str(reference)] = packed_types(dense)
     if as_json:
         numbers = results.to_dict()
-        print_json({entry.task.name: {**numbers[entry.task.name], "data": entry.source} for entry in loaded})
+        facts = {"packed": packed[model]}
+        print_json({entry.task.name: {**numbers[entry.task.name], **facts, "data": entry.source} for entry in loaded})
         return
     width = len(COLUMNS) if reference else len(COLUMNS) - 1  # without the interval
     print_table(model, COLUMNS[:width], [row[:width] for row in results.rows()], text_columns=2)
+    for name, types in packed.items():
+        for values, count in types.items():
+            note(f"{name}: {count} layers are packed, with values in {values}")
     for entry in loaded:
         note(f"{entry.task.name}: {entry.source}")

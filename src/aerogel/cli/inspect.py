@@ -38,7 +38,10 @@ def inspect(
     data: Path | None,
     as_json: bool,
 ) -> None:
-    """Show the weight distribution and zeros of MODEL, by layer and by kind of matrix."""
+    """Show the weight distribution and zeros of MODEL, by layer and by kind of matrix.
+
+    Of a packed model also the types of its values; weights in int8 are shown as integers times their scales.
+    """
     if output:
         files.check_new(output)
     check_path(model)
@@ -51,10 +54,11 @@ def inspect(
         from aerogel.models import load_model, load_tokenizer
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.pruning.sensitivity import sensitivity
+        from aerogel.runtime.layers import packed_types
 
         loaded = load_model(model)
         report = inspect_model(loaded, model, ("blocks", *include))
-        parts = None
+        packed, parts = packed_types(loaded), None
         if text:
             calibration = read_calibration(text, load_tokenizer(model), data, samples=16)
             parts = sensitivity(loaded, calibration, model, method)
@@ -69,7 +73,7 @@ def inspect(
                     chart = heat_map(groups, parts.sparsities, title, split=len(parts.layers))
                     chart.savefig(folder / "sensitivity.svg")
     if as_json:
-        print_json(report.to_dict() | ({"sensitivity": asdict(parts)} if parts else {}))
+        print_json(report.to_dict() | {"packed": packed} | ({"sensitivity": asdict(parts)} if parts else {}))
         return
     print_table(f"{model}, by layer", COLUMNS, [group.row() for group in (report.whole, *report.layers)])
     print_table("By kind of matrix", COLUMNS, [group.row() for group in report.kinds])
@@ -81,6 +85,8 @@ def inspect(
             ("of all weights", f"{report.parameters:,}", f"{report.model_sparsity:.2%}"),
         ],
     )
+    if packed:
+        print_table("Packed layers", ("values", "layers"), [(values, str(count)) for values, count in packed.items()])
     if parts:
         columns = ("pruned alone", *(f"{sparsity:.0%}" for sparsity in parts.sparsities))
         rows = [(name, *(f"{value:.3g}" for value in values)) for name, values in (*parts.layers, *parts.kinds)]

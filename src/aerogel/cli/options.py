@@ -12,7 +12,7 @@ from aerogel.benchmark.runtimes import check_runtime
 from aerogel.errors import DataError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
-from aerogel.runtime.values import VALUE_CHOICES
+from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED, VALUE_CHOICES
 
 Parameter = click.Parameter | None
 Context = click.Context | None
@@ -66,7 +66,8 @@ output = click.option("--output", required=True, type=click.Path(path_type=Path)
 values = click.option(
     "--values",
     type=click.Choice(VALUE_CHOICES),
-    help="Round the packed weights: int8 runs fastest, with --pattern block:1x4 [default: as they are].",
+    help=f"Round the packed weights. int8 runs fastest, with --pattern {INT8_PATTERN}: {INT8_SPEED} "
+    "[default: as they are].",
 )
 seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(bounds.SEEDS[0], bounds.SEEDS[-1]))
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

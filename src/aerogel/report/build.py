@@ -13,6 +13,7 @@ from aerogel.report.estimate import percent
 from aerogel.report.figures import Figures
 from aerogel.report.findings import Findings
 from aerogel.report.names import variant_name
+from aerogel.report.prose import rounding
 from aerogel.report.verdicts import TOLERANCE, answers
 from aerogel.study import Store, StudySpec
 
@@ -49,6 +50,7 @@ def render(findings: Findings) -> str:
         findings=findings,
         tolerance=percent(TOLERANCE),
         answers=tables.answers(findings, judged),
+        rounding=rounding(findings),
         chart_style=figures.style,
         variant_name=variant_name,
         charts={
@@ -61,6 +63,7 @@ def render(findings: Findings) -> str:
         pruning=tables.pruning(findings),
         tables=[
             *(table for task in spec.tasks for table in tables.scores(findings, task)),
+            *tables.rounded(findings),
             *tables.costs(findings),
             *tables.realised(findings),
             *tables.weights(findings),

@@ -17,7 +17,7 @@ from aerogel.evaluation import Flips
 from aerogel.models.logits import kl_divergence
 from aerogel.pruning import Sensitivity
 from aerogel.report.estimate import Estimate
-from aerogel.report.findings import Cost, Findings, Group, Realised, Run, Scored
+from aerogel.report.findings import Cost, Findings, Group, Realised, Rounded, Run, Scored
 from aerogel.study import Store
 from aerogel.study.results import BenchmarkResult, Done, Failed, Machine, Outcome, ScoringResult
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
@@ -35,6 +35,8 @@ def collect(store: Store) -> Findings:
     ended = {trial.key for trial, _ in outcomes}
     runs = [Run(trial, result) for trial, result in _results(done, Scoring, ScoringResult)]
     _check_comparable(store, runs)
+    groups = _groups(runs)
+    scores = {group: _scored(groups, group, _dense(group)) for group in groups}
     weights = {trial.model: report for trial, report in _results(done, WeightAnalysis, WeightReport)}
     benchmarks = _results(done, Benchmark, BenchmarkResult)
     threads = defaultdict(set)
@@ -52,8 +54,9 @@ def collect(store: Store) -> Findings:
         weights=weights,
         sensitivities={trial.model: table for trial, table in _results(done, SensitivityAnalysis, Sensitivity)},
         runs=runs,
-        scores=_scores(runs),
-        costs=[_cost(trial, result, result.pruned or result.dense) for trial, result in benchmarks],
+        scores=list(scores.values()),
+        rounded=_rounded(groups, scores),
+        costs=[_cost(trial, result, result.pruned or result.dense) for trial, result in benchmarks if not trial.values],
         compressed=[_cost(trial, result, result.compressed) for trial, result in benchmarks if result.compressed],
         realised=_realised(runs, weights),
         sources=dict(sources),
@@ -94,19 +97,28 @@ def _check_comparable(store: Store, runs: list[Run]) -> None:
         raise StudyError(f"{store.path}: trial {run.trial.label} has {problem} than trial {first.trial.label}")
 
 
-def _scores(runs: list[Run]) -> list[Scored]:
+Groups = Mapping[Group, dict[int, Run]]
+
+
+def _groups(runs: list[Run]) -> Groups:
     groups: dict[Group, dict[int, Run]] = defaultdict(dict)
     for run in runs:
         groups[run.group][run.seed] = run
-    return [_scored(groups, group) for group in groups]
+    return groups
 
 
-def _scored(groups: Mapping[Group, dict[int, Run]], group: Group) -> Scored:
+def _dense(group: Group) -> Group:
+    task, model, variant, _ = group
+    return task, model, variant.dense, 0.0
+
+
+def _scored(groups: Groups, group: Group, reference: Group) -> Scored:
+    """The scores of a group, compared with those of the reference."""
     task, model, variant, sparsity = group
     runs = groups[group]
-    dense = groups.get((task, model, variant.dense, 0.0), {}) if sparsity else {}
-    # a model and the dense one of the same seed start alike and see the same data in the same order
-    pairs = [(run, dense[seed]) for seed, run in runs.items() if seed in dense]
+    references = groups.get(reference, {}) if group != reference else {}
+    # models of the same seed start alike and see the same data in the same order
+    pairs = [(run, references[seed]) for seed, run in runs.items() if seed in references]
     scores = [(run.result.score, before.result.score) for run, before in pairs]
     first = next(iter(runs.values()))
     main, score = next(iter(first.metrics)), first.result.score
@@ -134,6 +146,16 @@ def _scored(groups: Mapping[Group, dict[int, Run]], group: Group) -> Scored:
             if after.references
         ),
     )
+
+
+def _rounded(groups: Groups, scores: Mapping[Group, Scored]) -> list[Rounded]:
+    rows = []
+    for task, model, variant, sparsity in scores:
+        reference = task, model, variant.unrounded, sparsity
+        if variant.values and reference in scores:
+            row = _scored(groups, (task, model, variant, sparsity), reference)
+            rows.append(Rounded(row, scores[reference]))
+    return rows
 
 
 def _change(pairs: list[tuple[float, float]]) -> Estimate | None:

@@ -84,14 +84,14 @@ class Figures:
 
     def opening(self, answers: Iterable[Answer]) -> list[Chart]:
         """Quality kept on each task against speed, or against sparsity where no time was measured."""
-        costs = self.findings.costs
+        costs = self.findings.best_costs
         curves: dict[str, dict[tuple[str, Variant], list[tuple[str, float, float]]]] = defaultdict(dict)
         for answer in answers:
             points = [("", 1.0 if costs else 0.0, 100.0)]  # the dense model
-            for row in answer.verdict.pruned if answer.verdict.is_meaningful else ():
+            for row in self._compared(answer) if answer.verdict.is_meaningful else ():
                 cost = self.findings.cost(row)
                 place = (cost.speedup if cost else None) if costs else 100 * row.sparsity
-                if row.change and place is not None:
+                if place is not None:
                     points.append((percent(row.sparsity), place, 100 - 100 * loss(row).mean))
             if len(points) > 1:
                 curves[answer.task][answer.model, answer.variant] = points
@@ -102,6 +102,12 @@ class Figures:
             chart(f"{task}: quality and {name}", caption, against_cost(lines, self.style, label, level))
             for task, lines in curves.items()
         ]
+
+    def _compared(self, answer: Answer) -> list[Scored]:
+        """The scores that are compared with the dense model's: pruned, and dense with rounded values."""
+        variants = (answer.variant, answer.variant.unpruned)
+        rows = [row for row in self.findings.scores if (row.task, row.model) == (answer.task, answer.model)]
+        return sorted((row for row in rows if row.variant in variants and row.change), key=lambda row: row.sparsity)
 
     def scores(self) -> list[Chart]:
         """Each metric, the agreement and the training time of each task; with recoveries, of each task and model."""
@@ -215,7 +221,7 @@ class Figures:
         return against_sparsity(sparsities, lines, self.style, **settings)
 
     def _lines(self, rows: Iterable, point: Callable) -> list[Line]:
-        """A line for each model and variant, which starts at the dense model with the same training."""
+        """A line for each model and variant, which starts at the dense model with the same training and values."""
         points: dict[tuple[str, Variant], dict[float, Point]] = defaultdict(dict)
         for row in rows:
             if value := point(row):
@@ -223,11 +229,12 @@ class Figures:
         lines, variants = [], self.style.variants
         for model in self.style.models:
             drawn = set()
-            for variant in dict.fromkeys([*variants, *(variant.dense for variant in variants)]):
+            unpruned = [unpruned for variant in variants for unpruned in (variant.unpruned, variant.dense)]
+            for variant in dict.fromkeys([*variants, *unpruned]):
                 if (model, variant) in points and variant not in drawn:
-                    drawn.add(variant.dense)
-                    dense = points.get((model, variant.dense), {})
-                    lines.append(Line(model, variant, dense | points[model, variant]))
+                    drawn |= {variant.unpruned, variant.dense}
+                    start = points.get((model, variant.dense), {}) | points.get((model, variant.unpruned), {})
+                    lines.append(Line(model, variant, start | points[model, variant]))
         return lines
 
 

@@ -58,6 +58,17 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """A scored model with rounded values, and the one in `float32` of the same pruning, training and seeds.
+
+    What `row` compares (`change`, `agreement`, `kl`, `flips`) is with that model instead of the dense one.
+    """
+
+    row: Scored
+    float32: Scored
+
+
+@dataclass(frozen=True)
 class Cost:
     """What one model costs at one sparsity, stored dense or compressed, beside the dense model, round by round."""
 
@@ -124,7 +135,8 @@ class Run:
 class Findings:
     """Everything that the report shows. `failed` and `open` are labels of trials, those of failed ones by their error.
 
-    `costs` are of models stored dense, zeros and all; `compressed` of those of which compressing packs something.
+    `costs` are of models stored dense in float32, zeros and all; `compressed` of those of which compressing packs
+    something.
     """
 
     spec: StudySpec
@@ -136,6 +148,7 @@ class Findings:
     sensitivities: dict[str, Sensitivity]
     runs: list[Run]
     scores: list[Scored]
+    rounded: list[Rounded]
     costs: list[Cost]
     compressed: list[Cost]
     realised: list[Realised]
@@ -150,4 +163,10 @@ class Findings:
 
     def cost(self, row: Scored) -> Cost | None:
         """That of a scored model, where it was measured."""
-        return self.best_costs.get((row.model, self.spec.measured_variant(row.variant), row.sparsity))
+        variant = self.spec.measured_variant(row.variant)
+        return self.best_costs.get((row.model, variant if row.sparsity else variant.unpruned, row.sparsity))
+
+    def rounded_speedup(self, rounded: Rounded) -> float | None:
+        """How many times as fast as in float32: the ratio of both speeds, each beside the dense model."""
+        costs = self.cost(rounded.row), self.cost(rounded.float32)
+        return (costs[0].speedup or 1) / (costs[1].speedup or 1) if costs[0] and costs[1] else None

@@ -39,10 +39,10 @@ class ChartStyle:
         return MARKERS[(index + index // len(PALETTE)) % len(MARKERS)]
 
     def dashes(self, variant: Variant) -> str | tuple[int, tuple[float, ...]]:
-        """The dense model has those of the first variant with the same training. Variants of costs, which have no
-        recovery, count apart."""
+        """An unpruned model has those of the first variant with the same training and values, or else training.
+        Variants of costs, which have no recovery, count apart."""
         alike = [known for known in self.variants if bool(known.recovery) == bool(variant.recovery)]
-        index = next(index for index, known in enumerate(alike) if variant in (known, known.dense))
+        index = next(index for index, known in enumerate(alike) if variant in (known, known.unpruned, known.dense))
         return DASHES[index % len(DASHES)]
 
     def swatch(self, model: str) -> Markup:

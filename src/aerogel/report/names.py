@@ -27,4 +27,9 @@ def metric_digits(value: float) -> int:
 def variant_name(spec: StudySpec, variant: Variant) -> str:
     """What distinguishes it from the study's other variants; empty where it is the only one."""
     method = variant.method if len(spec.methods) > 1 else None
-    return ", ".join(part for part in (method, RECOVERY_NAMES.get(variant.recovery or "")) if part)
+    values = values_name(variant) if len(spec.values) > 1 else None
+    return ", ".join(part for part in (method, RECOVERY_NAMES.get(variant.recovery or ""), values) if part)
+
+
+def values_name(variant: Variant) -> str:
+    return variant.values or "float32"

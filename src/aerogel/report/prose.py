@@ -1,9 +1,12 @@
 """The English of the report: remarks on a verdict, and the direction of a metric."""
 
-from aerogel.report.estimate import percent, significant
-from aerogel.report.findings import Scored
+from statistics import median
+
+from aerogel.report.estimate import change, percent, significant
+from aerogel.report.findings import Findings, Scored
 from aerogel.report.names import metric_name
-from aerogel.report.verdicts import TOLERANCE, Verdict
+from aerogel.report.verdicts import TOLERANCE, Verdict, loss
+from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED
 from aerogel.tasks import METRICS
 
 
@@ -48,6 +51,31 @@ def _caveats(verdict: Verdict, dense: Scored, wanted_seeds: int) -> list[str]:
         caveats.append(f"no score at {', '.join(map(percent, verdict.missing))}")
     fewest = min(len(row.seeds) for row in (dense, *verdict.pruned))
     return [*caveats, f"{fewest} of {wanted_seeds} seeds"] if fewest < wanted_seeds else caveats
+
+
+def rounding(findings: Findings) -> list[str]:
+    """What each type of rounded values loses, and how fast it is, beside float32."""
+    spec, sentences = findings.spec, []
+    for values in spec.values:
+        rows = [item for item in findings.rounded if item.row.variant.values == values and item.row.change]
+        if not rows:
+            continue
+        losses = [loss(item.row).mean for item in rows]
+        worst = rows[losses.index(max(losses))].row
+        speeds = [speed for item in rows if (speed := findings.rounded_speedup(item))]
+        sentences.append(
+            f"{values} beside float32, with the same pruning, training and seeds: the main metric is worse by "
+            f"{_share(median(losses))} in the median of {len(losses)} comparisons, by {_share(max(losses))} at worst "
+            f"({worst.model}, {worst.task}, {percent(worst.sparsity)})"
+            + (f"; {min(speeds):.2f} to {max(speeds):.2f} times as fast." if speeds else ".")
+        )
+        if values == "int8" and spec.pattern != INT8_PATTERN:
+            sentences.append(f"int8 runs fastest with pattern {INT8_PATTERN}: {INT8_SPEED}.")
+    return sentences
+
+
+def _share(value: float) -> str:
+    return change(value).removeprefix("+")
 
 
 def direction(metric: str) -> str:

@@ -13,7 +13,7 @@ from aerogel.analysis.plot import short
 from aerogel.report.estimate import Estimate, change, megabytes, minus, percent, significant, with_interval
 from aerogel.report.figures import panels
 from aerogel.report.findings import Cost, Findings, Realised, Scored
-from aerogel.report.names import RECOVERY_NAMES, metric_digits, metric_name
+from aerogel.report.names import RECOVERY_NAMES, metric_digits, metric_name, values_name
 from aerogel.report.prose import remarks
 from aerogel.report.table import Column, Table
 from aerogel.report.verdicts import TOLERANCE, Answer
@@ -187,6 +187,22 @@ def costs(findings: Findings) -> list[Table]:
     return [Table.of("Memory, time and size", columns, _in_order(findings, measured))] if measured else []
 
 
+def rounded(findings: Findings) -> list[Table]:
+    """A row for each scored model with rounded values: what differs from the one in float32."""
+    scores = [item.row for item in findings.rounded]
+    columns = (
+        *_setting(findings, scores, attrgetter("row")),
+        Column("task", "task", attrgetter("row.task")),
+        Column("metric", "metric", attrgetter("row.main"), metric_name),
+        Column("float32", "in float32", attrgetter("float32.value"), _mean),
+        Column("rounded", "rounded", attrgetter("row.value"), _mean),
+        Column("change", "change", attrgetter("row.change"), _change),
+        Column("kl", "KL to float32", attrgetter("row.kl"), lambda value: significant(value.mean)),
+        Column("speedup", "times as fast", findings.rounded_speedup, "{:.2f}".format),
+    )
+    return [Table.of("Rounded values beside float32", columns, findings.rounded)] if scores else []
+
+
 def realised(findings: Findings) -> list[Table]:
     """A row for each model, variant and layer, a column for each sparsity."""
     series: dict[tuple[str, Variant], dict[float, Realised]] = defaultdict(dict)
@@ -238,7 +254,8 @@ def every_seed(findings: Findings) -> list[Table]:
 def _setting(
     findings: Findings, rows: Sequence[Row] | Sequence[Answer], row_of: Callable[[Any], Any] = lambda row: row
 ) -> list[Column]:
-    """The columns that tell rows apart: the method only where there are several, the recovery where there is one.
+    """The columns that tell rows apart: the method only where there are several, the recovery and the type of values
+    where there is one.
 
     `row_of` gives what has an item's model, variant and sparsity.
     """
@@ -248,6 +265,8 @@ def _setting(
     if any(row.variant.recovery for row in rows):
         show = RECOVERY_NAMES.__getitem__
         columns.append(Column("recovery", "recovery", lambda item: row_of(item).variant.recovery, show))
+    if any(row.variant.values for row in rows):
+        columns.append(Column("values", "values", lambda item: values_name(row_of(item).variant)))
     return [
         *columns,
         Column(
@@ -260,14 +279,16 @@ def _setting(
 
 
 def _in_order(findings: Findings, rows: Sequence[Row]) -> list[Row]:
-    """By model, recovery, method and sparsity, as the specification lists them."""
+    """By model, recovery, method, type of values and sparsity, as the specification lists them, float32 first."""
     models, methods, recoveries = findings.spec.models, findings.spec.methods, findings.spec.recoveries
+    values = ["float32", *findings.spec.values]
     return sorted(
         rows,
         key=lambda row: (
             models.index(row.model),
             recoveries.index(row.variant.recovery) if row.variant.recovery else 0,
             methods.index(row.variant.method) if row.variant.method else -1,
+            values.index(values_name(row.variant)),
             row.sparsity,
         ),
     )

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from aerogel.benchmark import BenchConfig
 from aerogel.models.location import folder_files
 from aerogel.pruning import PruneConfig, method
+from aerogel.runtime.values import VALUE_TYPES, ValueChoice
 from aerogel.study.spec import StudySpec
-from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
+from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis, sparsity_of
+from aerogel.study.variant import VALUES
 from aerogel.tasks import TaskData
 from aerogel.training import GradualPruning, Recovery, TrainingConfig
 from aerogel.training.recovery import SELF
@@ -31,18 +33,21 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
             training=_training(spec, data[task], seed),
             recovery=recovery,
             evaluation_limit=_limit(data[task], spec.evaluation.limit, spec.evaluation.text_limit),
+            values=values,
         )
         for seed in spec.seeds
         for model in spec.models
         for task in spec.tasks
         for recovery in _recoveries(spec, seed)
+        for values in _values(spec, sparsity_of(recovery.pruning))
     ]
     if spec.benchmark:
         config = BenchConfig(**spec.benchmark.model_dump())
         trials += [
-            Benchmark(model=model, files=files[model], config=config, pruning=pruning)
+            Benchmark(model=model, files=files[model], config=config, pruning=pruning, values=values)
             for model in spec.models
             for pruning in _prunings(spec, spec.seeds[0])
+            for values in _values(spec, sparsity_of(pruning))
         ]
     return trials
 
@@ -61,6 +66,13 @@ def _recoveries(spec: StudySpec, seed: int) -> list[Recovery]:
         ],
     }
     return [recovery for name in spec.recoveries for recovery in of_name[name]]
+
+
+def _values(spec: StudySpec, sparsity: float) -> list[ValueChoice | None]:
+    """The dense model is always in float32, for the comparison, and in types of integers: it has no packed floats."""
+    if sparsity:
+        return [VALUES[name] for name in spec.values]
+    return [None, *(VALUES[name] for name in spec.values if not VALUE_TYPES[name].is_float)]
 
 
 def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:

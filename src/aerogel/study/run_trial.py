@@ -12,9 +12,9 @@ from aerogel.benchmark import Subject, bench
 from aerogel.errors import StudyError
 from aerogel.evaluation import score
 from aerogel.models import Head, prunable_weights
-from aerogel.pruning import Calibration
+from aerogel.pruning import ROUNDED_VALUES, Calibration
 from aerogel.pruning.sensitivity import sensitivity
-from aerogel.runtime import decompress
+from aerogel.runtime import compress, decompress
 from aerogel.study.results import BenchmarkResult, ScoringResult
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.tasks import TaskData
@@ -46,9 +46,12 @@ def _load(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
 
 
 def _score(trial: Scoring, data: TaskData) -> ScoringResult:
-    recovered = recover(trial.model, data, trial.training, trial.recovery, load=_load)
-    model, pruning = recovered.model, trial.recovery.pruning
-    weights = prunable_weights(model, pruning.resolved().targets if pruning else ("blocks",))
+    recovery = replace(trial.recovery, values=trial.values if trial.values in ROUNDED_VALUES else None)
+    recovered = recover(trial.model, data, trial.training, recovery, load=_load)
+    model, pruning = recovered.model, recovery.pruning
+    if trial.values:
+        compress(model, trial.values)  # as it would be saved and used
+    weights = prunable_weights(model, pruning.resolved().targets if pruning else ("blocks",), to_read=True)
     zeros = {weight.name: int(weight.zeros.sum()) for weight in weights}
     parameters = models.parameter_count(model)
     return ScoringResult(
@@ -70,7 +73,7 @@ def _benchmark(trial: Benchmark) -> BenchmarkResult:
         # time and memory depend on the sparsity and the pattern, not on the method
         scope = None if pruning.scope == "global" else pruning.scope  # that is an allocation
         pruning = replace(pruning, method="magnitude", scope=scope, allocation="uniform", swap=False, reconstruct=0)
-    pruned = [Subject(trial.model, pruning, BENCH_HEAD)] if pruning else []
+    pruned = [Subject(trial.model, pruning, BENCH_HEAD, trial.values)] if pruning or trial.values else []
     first, *others = bench([dense, *pruned], trial.config, start="fork")
     # a model that was sparse before the study is also measured compressed, before its pruned version
     return BenchmarkResult(first, *dropwhile(lambda measurement: measurement.compressed, others))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
+from itertools import product
 from typing import Annotated, Any
 
 from pydantic import (
@@ -24,7 +25,7 @@ from aerogel.pruning import METHODS, SCORES, Allocation, Pattern, PruneConfig, S
 from aerogel.study.results import first_problem
 from aerogel.study.source import read_values
 from aerogel.study.trial import RECOVERIES
-from aerogel.study.variant import Variant
+from aerogel.study.variant import VALUES, Variant
 
 MOST_TRIALS = 100_000
 NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,60}")  # of a folder, in at most 240 bytes
@@ -48,7 +49,7 @@ def _folder_name(name: str) -> str:
     return name
 
 
-def _choice(kind: str, known: Sequence[str]) -> AfterValidator:
+def _choice(kind: str, known: Collection[str]) -> AfterValidator:
     """Checks that a name is among the `known` ones."""
 
     def check(name: str) -> str:
@@ -67,6 +68,7 @@ Sparsity = Annotated[float, BeforeValidator(_sparsity)]
 Method = Annotated[str, _choice("method", METHODS)]
 Recovery = Annotated[str, _choice("recovery", RECOVERIES)]
 Score = Annotated[str, _choice("score", SCORES)]
+Values = Annotated[str, _choice("value type", VALUES)]
 Target = Annotated[str, _choice("target", TARGETS[1:])]
 
 
@@ -117,6 +119,9 @@ class StudySpec(_Part):
         include: "embeddings" or "heads", to prune these too.
         recoveries: what follows the dense model's fine-tuning, see `aerogel.study.trial.RECOVERIES`. Without any, the
             given models are pruned and then trained.
+        values: "float32", "bfloat16" or "int8". Models in the last two are scored and measured packed; for int8 the
+            last quarter of their training is quantization-aware, or without training they are rounded on the task's
+            text. The dense model is always in float32, and in int8 too if that is among them.
         processes: trials that run at a time and share the cores; those that measure time run alone.
 
     Methods that need calibration use the training split of the task that the model is scored on.
@@ -136,6 +141,7 @@ class StudySpec(_Part):
     sensitivity: str | None = None
     include: tuple[Target, ...] = ()
     recoveries: tuple[Recovery, ...] = ()
+    values: Annotated[tuple[Values, ...], Field(min_length=1)] = ("float32",)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     processes: Annotated[int, Field(ge=1, le=bounds.PROCESSES)] = 1
     training: TrainingPart = TrainingPart()
@@ -143,7 +149,7 @@ class StudySpec(_Part):
     evaluation: EvaluationPart = EvaluationPart()
     benchmark: BenchmarkPart | None = BenchmarkPart()
 
-    @field_validator("models", "tasks", "methods", "sparsities", "recoveries", "seeds")
+    @field_validator("models", "tasks", "methods", "sparsities", "recoveries", "values", "seeds")
     @classmethod
     def _no_repeats(cls, values: tuple) -> tuple:
         return tuple(dict.fromkeys(values))
@@ -159,7 +165,7 @@ class StudySpec(_Part):
                 fixed = f"pattern {pattern} fixes the sparsity at {pattern.fixed_sparsity:g}"
                 raise ValueError(f"{fixed}, found {sparsity:g} in sparsities")
         variants = len(self.methods) * len(self.sparsities) * max(1, len(self.recoveries))
-        trials = len(self.models) * variants * (1 + len(self.tasks) * len(self.seeds))
+        trials = len(self.models) * variants * len(self.values) * (1 + len(self.tasks) * len(self.seeds))
         if trials > MOST_TRIALS:
             raise ValueError(f"{trials:,} trials, expected at most {MOST_TRIALS:,}")
         return self
@@ -170,19 +176,20 @@ class StudySpec(_Part):
         if not self.recoveries:
             return self.measured_variants
         return tuple(
-            Variant(method, recovery)
+            Variant(method, recovery, VALUES[values])
             for recovery in self.recoveries
             for method in (self.methods if recovery != "gradual" else (None,))
+            for values in self.values
         )
 
     @property
     def measured_variants(self) -> tuple[Variant, ...]:
-        """Those whose time, memory and size are measured: they depend on the zeros, not on the recovery."""
-        return tuple(Variant(method) for method in self.methods)
+        """Those whose time, memory and size are measured: they do not depend on the recovery."""
+        return tuple(Variant(method, values=VALUES[values]) for method, values in product(self.methods, self.values))
 
     def measured_variant(self, variant: Variant) -> Variant:
         """The one whose time, memory and size stand for those of a scored variant."""
-        return Variant(variant.method or self.methods[0])
+        return Variant(variant.method or self.methods[0], values=variant.values)
 
 
 def load_spec(name: str) -> StudySpec:

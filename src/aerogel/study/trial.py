@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from aerogel.benchmark import BenchConfig
 from aerogel.pruning import PruneConfig
+from aerogel.runtime.values import ValueChoice
 from aerogel.study.results import (
     STRICT,
     BenchmarkResult,
@@ -45,7 +46,8 @@ class _ModelTrial:
     @property
     def key(self) -> str:
         """A hash of the trial's canonical JSON: equal for equal trials."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        fields = asdict(self, dict_factory=_without_defaults)
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
     @property
@@ -83,7 +85,10 @@ class SensitivityAnalysis(_ModelTrial):
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring(_ModelTrial):
-    """Prune and fine-tune the model on a task, and score it. `data` is the digest of the task's data."""
+    """Prune and fine-tune the model on a task, and score it. `data` is the digest of the task's data.
+
+    With `values` the model is scored packed, with its values rounded to that type; "int8" also in `recovery`.
+    """
 
     result_type = ScoringResult
     task: str
@@ -91,11 +96,12 @@ class Scoring(_ModelTrial):
     training: TrainingConfig
     recovery: Recovery
     evaluation_limit: int | None = None
+    values: ValueChoice | None = None
     kind: Literal["scoring"] = "scoring"
 
     @property
     def sparsity(self) -> float:
-        return _sparsity(self.recovery.pruning)
+        return sparsity_of(self.recovery.pruning)
 
     @property
     def epochs(self) -> float:
@@ -109,7 +115,7 @@ class Scoring(_ModelTrial):
             name = "gradual"
         elif self.recovery.finetune_first:
             name = "finetune" if self.recovery.epochs else "none"
-        return Variant(pruning.method if isinstance(pruning, PruneConfig) else None, name)
+        return Variant(pruning.method if isinstance(pruning, PruneConfig) else None, name, self.values)
 
     @property
     def label(self) -> str:
@@ -119,20 +125,21 @@ class Scoring(_ModelTrial):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(_ModelTrial):
-    """Measure time, memory and size: of the dense model, and of the pruned one beside it."""
+    """Measure time, memory and size: of the dense model, and of the pruned one beside it, packed with its `values`."""
 
     result_type = BenchmarkResult
     config: BenchConfig
     pruning: PruneConfig | None = None
+    values: ValueChoice | None = None
     kind: Literal["benchmark"] = "benchmark"
 
     @property
     def sparsity(self) -> float:
-        return _sparsity(self.pruning)
+        return sparsity_of(self.pruning)
 
     @property
     def variant(self) -> Variant:
-        return Variant(self.pruning.method if self.pruning else None)
+        return Variant(self.pruning.method if self.pruning else None, values=self.values)
 
     @property
     def label(self) -> str:
@@ -158,11 +165,15 @@ _DONE: dict[str, TypeAdapter[Any]] = {
 }
 
 
-def _sparsity(pruning: PruneConfig | GradualPruning | None) -> float:
+def sparsity_of(pruning: PruneConfig | GradualPruning | None) -> float:
     return pruning.sparsity or 0.0 if pruning else 0.0
 
 
 def _pruned(model: str, sparsity: float, variant: Variant) -> str:
-    return " ".join(
-        filter(None, (model, f"{100 * sparsity:g}%" if sparsity else "dense", variant.method, variant.recovery))
-    )
+    amount = f"{100 * sparsity:g}%" if sparsity else "dense"
+    return " ".join(filter(None, (model, amount, variant.method, variant.recovery, variant.values)))
+
+
+def _without_defaults(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a record, without those added later that have their default: so that the keys in stores stay."""
+    return {name: value for name, value in fields if (name, value) != ("values", None)}

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from aerogel.runtime.values import ValueChoice
+
+VALUES: dict[str, ValueChoice | None] = {"float32": None, **{name: name for name in get_args(ValueChoice)}}
+"""The value types of a study: float32, or what `aerogel.compress` rounds packed values to."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The method that pruned the model, and the recovery, where the study has recoveries.
+    """The method that pruned the model, the recovery, where the study has recoveries, and the type of rounded values.
 
-    `method` is `None` for the dense model, and for one that was pruned while it trained.
+    `method` is `None` for a model that is not pruned, and for one that was pruned while it trained; `values` is `None`
+    for float32.
     """
 
     method: str | None = None
     recovery: str | None = None
+    values: ValueChoice | None = None
 
     @property
     def dense(self) -> Variant:
-        """That of the dense model with the same training."""
+        """That of the dense model with the same training, in float32."""
         return Variant(None, self.recovery)
+
+    @property
+    def unpruned(self) -> Variant:
+        """That of the dense model with the same training and type of values."""
+        return replace(self, method=None)
+
+    @property
+    def unrounded(self) -> Variant:
+        """The same in float32."""
+        return replace(self, values=None)

@@ -38,7 +38,8 @@ class Recovery:
         finetune_first: start from the dense model fine-tuned on the task. Teacher "self" implies it.
         epochs: of training, 0 for none. `None` is 10 with `GradualPruning`, else those of the `TrainingConfig`.
         patience: of that training, see `TrainingConfig`.
-        values: "int8" makes the last quarter of that training quantization-aware, see `SparsityCallback`.
+        values: "int8" makes the last quarter of that training quantization-aware, see `SparsityCallback`. Without
+            training, the weights are rounded on the training split's text, see `aerogel.pruning.rounding`.
     """
 
     pruning: PruneConfig | GradualPruning | None = None
@@ -88,15 +89,18 @@ def recover(
         start = str(folder)
     torch.manual_seed(training.seed)  # for the initial weights of a new head
     model, tokenizer = load(start, data.task.head)
-    if isinstance(pruning, PruneConfig):
-        text = None
-        if pruning.needs_calibration:
-            text = Calibration(data, tokenizer, WINDOWS, training.max_length, pruning.seed, at_most=True)
-        prune(model, pruning, text)
     gradual = pruning if isinstance(pruning, GradualPruning) else None
+    one_shot = pruning if isinstance(pruning, PruneConfig) else None
     epochs = recovery.epochs
     if epochs is None:
         epochs = RECOVERY_EPOCHS if gradual else training.epochs
+    if recovery.values and not epochs:
+        one_shot = replace(one_shot or PruneConfig(sparsity=0.0), values=recovery.values)
+    if one_shot:
+        text = None
+        if one_shot.needs_calibration or one_shot.values:
+            text = Calibration(data, tokenizer, WINDOWS, training.max_length, one_shot.seed, at_most=True)
+        prune(model, one_shot, text)
     result = TrainingResult(0.0, 0, ())
     if epochs:
         result = finetune(
