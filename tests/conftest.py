@@ -81,3 +81,20 @@ def recovery_folder(studied: Callable[[StudySpec], Path]) -> Path:
         benchmark=None,
     )
     return studied(spec)
+
+
+@pytest.fixture(scope="session")
+def rounded_folder(studied: Callable[[StudySpec], Path]) -> Path:
+    """The folder of a finished small study of float32 and int8."""
+    spec = small_spec(
+        name="rounded",
+        models=["tiny-gpt2"],
+        tasks=["movie-reviews"],
+        sparsities=[0, 0.9],
+        recoveries=["none", "finetune"],
+        values=["float32", "int8"],
+        seeds=[0],
+        training={"epochs": 2, "batch_size": 4, "limit": 120, "learning_rate": 1e-3, "max_length": 24},
+        recovery={"epochs": 1},
+    )
+    return studied(spec)

@@ -1,23 +1,30 @@
 """Running a study for real: whole, failing in part, killed and resumed."""
 
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from aerogel.errors import AerogelError
-from aerogel.models import load, save
+from aerogel.evaluation import score
+from aerogel.models import load, prunable_weights, save
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress
 from aerogel.study import Store, StudyProgress, run_study
 from aerogel.study.results import BenchmarkResult, Done, Failed, ScoringResult
 from aerogel.study.trial import Benchmark, Scoring
+from aerogel.tasks import load_task
+from aerogel.training import recover
 from builders import alive_in_session, sentences, write_tsv
 from conftest import small_spec
 
@@ -55,6 +62,53 @@ def test_every_recovery_starts_from_the_same_tuned_model(recovery_folder: Path) 
         assert result.sparsity == pytest.approx(sparsity, abs=1e-4)
         assert result.dense_seconds == results[seed, "none", 0].dense_seconds > 0
         assert (result.training.steps, result.training.seconds > 0) == ((0, False) if name == "none" else (20, True))
+
+
+def test_int8_is_scored_as_the_packed_folder_that_a_user_gets(rounded_folder: Path, tmp_path: Path) -> None:
+    outcomes = {trial.label: (trial, outcome) for trial, outcome in Store.open(rounded_folder).outcomes()}
+    assert {type(outcome) for _, outcome in outcomes.values()} == {Done}
+    data = load_task("movie-reviews").divided()
+    for name in ("dense none int8", "90% magnitude none int8", "90% magnitude finetune int8"):
+        trial, outcome = outcomes[f"tiny-gpt2 {name}, movie-reviews, seed 0"]
+        assert isinstance(trial, Scoring)
+        recovered = recover("tiny-gpt2", data, trial.training, replace(trial.recovery, values="int8"))
+        save(compress(recovered.model, "int8"), recovered.tokenizer, tmp_path / name)
+        packed, tokenizer = load(tmp_path / name)
+        again = score(packed, tokenizer, data, trial.evaluation_limit, trial.training.max_length)
+        assert again.metrics == pytest.approx(outcome.result.score.metrics)
+        assert again.logits == pytest.approx(np.array(outcome.result.score.logits), abs=1e-4)
+        weights = prunable_weights(packed, to_read=True)
+        zeros = {weight.name: float(weight.zeros.float().mean()) for weight in weights}
+        assert outcome.result.layers == pytest.approx(zeros)
+        floats = outcomes[f"tiny-gpt2 {name.removesuffix(' int8')}, movie-reviews, seed 0"][1]
+        assert floats.result.score.logits != outcome.result.score.logits
+        assert (outcome.result.training.steps > 0) == ("finetune" in name)
+
+
+def test_int8_is_measured_packed_whatever_the_sparsity(rounded_folder: Path) -> None:
+    results = {
+        (trial.sparsity, trial.values): outcome.result
+        for trial, outcome in Store.open(rounded_folder).outcomes()
+        if isinstance(trial, Benchmark)
+    }
+    assert results[0, None].compressed is None
+    dense, floats, integers = (results[key].compressed for key in ((0, "int8"), (0.9, None), (0.9, "int8")))
+    assert results[0, "int8"].dense.parameter_bytes > dense.parameter_bytes > floats.parameter_bytes
+    assert floats.file_bytes > integers.file_bytes
+
+
+def test_a_study_from_before_there_were_types_of_values_is_not_run_again(study_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(study_folder, tmp_path / "old"))
+    before = Store.open(folder).outcomes()
+    with closing(sqlite3.connect(Store.open(folder).path)) as connection, connection:
+        connection.execute("update study set spec = json_remove(spec, '$.values')")
+        fields = ("$.values", "$.pruning.values", "$.recovery.values", "$.recovery.pruning.values")
+        connection.execute(f"update trials set trial = json_remove(trial, {', '.join(map(repr, fields))})")
+    assert Store.open(folder).outcomes() == before
+    reports: list[StudyProgress] = []
+    run_study(small_spec(), folder, watch=reports.append)
+    assert not any(report.running for report in reports)
+    assert Store.open(folder).outcomes() == before
 
 
 def test_running_again_runs_nothing(study_folder: Path) -> None:

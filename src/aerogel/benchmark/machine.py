@@ -43,7 +43,7 @@ def processor() -> str:
 
 
 def has_amx(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether the processor has AMX, which multiplies dense matrices of bfloat16 and int8 several times as fast as
+    """Whether the processor has AMX, which multiplies dense matrices of bfloat16 and int8 much faster than
     AVX-512. False if the system does not say.
     """
     return "amx_tile" in _cpuinfo("flags", cpuinfo).split()

@@ -64,8 +64,8 @@ def rounding(findings: Findings) -> list[str]:
         worst = rows[losses.index(max(losses))].row
         speeds = [speed for item in rows if (speed := findings.rounded_speedup(item))]
         sentences.append(
-            f"{values} beside float32, with the same pruning, training and seeds: the main metric is worse by "
-            f"{_share(median(losses))} in the median of {len(losses)} comparisons, by {_share(max(losses))} at worst "
+            f"{values} beside float32, with the same pruning, training and seeds: the main metric is "
+            f"{_worse(median(losses))} in the median of {len(losses)} comparisons, {_worse(max(losses))} in the worst "
             f"({worst.model}, {worst.task}, {percent(worst.sparsity)})"
             + (f"; {min(speeds):.2f} to {max(speeds):.2f} times as fast." if speeds else ".")
         )
@@ -74,8 +74,9 @@ def rounding(findings: Findings) -> list[str]:
     return sentences
 
 
-def _share(value: float) -> str:
-    return change(value).removeprefix("+")
+def _worse(share: float) -> str:
+    """A relative loss in words: `1.20% worse`."""
+    return f"{change(abs(share)).removeprefix('+')} {'better' if share < 0 else 'worse'}"
 
 
 def direction(metric: str) -> str:
