@@ -87,7 +87,8 @@ class SensitivityAnalysis(_ModelTrial):
 class Scoring(_ModelTrial):
     """Prune and fine-tune the model on a task, and score it. `data` is the digest of the task's data.
 
-    With `values` the model is scored packed, with its values rounded to that type; "int8" also in `recovery`.
+    With `values` the model is scored packed, with its values rounded to that type; for "int8" it is also trained, or
+    calibrated, as `aerogel.training.Recovery` says.
     """
 
     result_type = ScoringResult
