@@ -148,18 +148,39 @@ inline void multiply_quad_rows(const CellQuads& cell, const uint8_t* x, int32_t*
   for (int i = 0; i < kRows; i++)
     for (int r = 0; r < kRegs; r++)
       sum[i][r] = first ? Vector::set_int(0) : Vector::load_int(sums + cell.order[i].row * kWidth + r * kLanes);
-  for (int64_t j = 0; j < count; j++) {
+  const auto accumulate = [&](int i, Int quad, int64_t unit) {
+    const auto weights = Vector::factors(quad);
+    const uint8_t* from = x + unit * (4 * kWidth);
+    for (int r = 0; r < kRegs; r++)
+      sum[i][r] = Vector::dot(sum[i][r], Vector::load_quads(from + r * 4 * kLanes), weights);
+  };
+  int64_t j = 0;
+  if constexpr (!kWhole && kLanes > 1) {
+    for (; j + 4 <= count; j += 4) {
+      for (int i = 0; i < kRows; i++) {
+        // loads are the bottleneck: one for four quads, one for their places
+        const int64_t first = j + i * count;
+        const auto quads = Vector::four(Float32{}, reinterpret_cast<const float*>(cell.values + 4 * first));
+        uint32_t units;
+        std::memcpy(&units, cell.index + first, sizeof units);
+        accumulate(i, Vector::bits(Vector::template pick<0>(quads)), units & 255);
+        accumulate(i, Vector::bits(Vector::template pick<1>(quads)), units >> 8 & 255);
+        accumulate(i, Vector::bits(Vector::template pick<2>(quads)), units >> 16 & 255);
+        accumulate(i, Vector::bits(Vector::template pick<3>(quads)), units >> 24);
+      }
+    }
+  }
+  for (; j < count; j++) {
     Int shared[kRegs];
     if constexpr (kWhole)
       for (int r = 0; r < kRegs; r++) shared[r] = Vector::load_quads(x + j * 4 * kWidth + r * 4 * kLanes);
     for (int i = 0; i < kRows; i++) {
-      const auto weights = Vector::factors(broadcast_quad(cell.values + 4 * (j + i * count)));
+      const Int quad = broadcast_quad(cell.values + 4 * (j + i * count));
       if constexpr (kWhole) {
+        const auto weights = Vector::factors(quad);
         for (int r = 0; r < kRegs; r++) sum[i][r] = Vector::dot(sum[i][r], shared[r], weights);
       } else {
-        const uint8_t* from = x + cell.index[j + i * count] * (4 * kWidth);
-        for (int r = 0; r < kRegs; r++)
-          sum[i][r] = Vector::dot(sum[i][r], Vector::load_quads(from + r * 4 * kLanes), weights);
+        accumulate(i, quad, cell.index[j + i * count]);
       }
     }
   }
