@@ -30,8 +30,8 @@ class Coding:
         width = value_type.bits
         if not value_type.is_float:
             integers = data.numpy()
-            masks = np.packbits(integers != 0, axis=1, bitorder="little").ravel()
-            high = Field.of(np.bincount(masks, minlength=2**value_type.high_bits), value_type.high_bits)
+            high_bits = value_type.high_bits
+            high = Field.of(np.bincount(quad_masks(integers), minlength=2**high_bits), high_bits)
             low = Field.of(np.bincount(integers[integers != 0].view(np.uint8), minlength=2**width), width)
             return cls(value_type, 0, high, low), integers.view(np.uint32).ravel()
         bits = data.view(torch.uint32 if width == 32 else torch.uint16).numpy().astype(np.uint32)
@@ -71,6 +71,11 @@ class Coding:
         return module.Coding(
             self.type.number, self.dropped, *(module.Field(field.bits, table.ctypes.data) for field, table in tables)
         )
+
+
+def quad_masks(integers: np.ndarray) -> np.ndarray:
+    """For each quad of (quads, 4): bit i is set if its integer i is not 0. (quads,), uint8."""
+    return np.packbits(integers != 0, axis=1, bitorder="little").ravel()
 
 
 def field_bits(value_type: ValueType, dropped: int) -> tuple[int, int]:

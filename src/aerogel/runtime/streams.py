@@ -3,7 +3,7 @@
 import numpy as np
 
 from aerogel.errors import ModelError
-from aerogel.runtime.coding import Coding
+from aerogel.runtime.coding import Coding, quad_masks
 from aerogel.runtime.huffman import LONGEST_CODE
 
 OUTSIDE = "they end early or leave the matrix"
@@ -72,8 +72,7 @@ def _float_parts(bits: np.ndarray, coding: Coding, high: np.ndarray, low: np.nda
 
 def _quad_parts(bits: np.ndarray, high: np.ndarray, low: np.ndarray) -> Parts:
     integers = bits.view(np.uint8).reshape(-1, 4)
-    masks = np.packbits(integers != 0, axis=1, bitorder="little").ravel()
-    codes = high[masks], *np.where(integers, low[integers], 0).T
+    codes = high[quad_masks(integers)], *np.where(integers, low[integers], 0).T
     return [(code >> 4, code & 15) for code in codes]
 
 
