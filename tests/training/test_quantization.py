@@ -250,6 +250,33 @@ def test_after_an_error_inputs_are_not_rounded() -> None:
     assert not any(weight.module._forward_pre_hooks for weight in prunable_weights(model))
 
 
+@pytest.mark.parametrize("values", [None, "int8"])
+def test_after_an_interrupt_another_training_starts_afresh(tmp_path: Path, values: Any) -> None:
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            if state.global_step == 7:
+                raise KeyboardInterrupt
+
+    interrupted, fresh = (ARCHITECTURES["bert"].build() for _ in range(2))
+    with pytest.raises(KeyboardInterrupt):
+        train(interrupted, tmp_path, SparsityCallback(values="int8"), Interrupt(), max_steps=8)
+    fresh.load_state_dict(interrupted.state_dict())
+    for model in (interrupted, fresh):
+        train(model, tmp_path, SparsityCallback(values=values), max_steps=8)
+    ids = torch.arange(10, 26).view(2, 8)
+    assert torch.equal(interrupted.eval()(ids).logits, fresh.eval()(ids).logits)
+
+
+def test_compiled_models_are_trained_in_int8(tmp_path: Path) -> None:
+    compiled, plain = (ARCHITECTURES["bert"].build() for _ in range(2))
+    settings = {"torch_compile": True, "torch_compile_backend": "eager"}  # which has the same bits
+    trainer = train(compiled, tmp_path, SparsityCallback(values="int8"), max_steps=8, **settings)
+    train(plain, tmp_path, SparsityCallback(values="int8"), max_steps=8)
+    assert all(torch.equal(value, compiled.state_dict()[name]) for name, value in plain.state_dict().items())
+    batch = {name: torch.as_tensor(values)[None] for name, values in batches()[0].items()}
+    assert torch.equal(trainer.model_wrapped.eval()(**batch).logits, plain.eval()(**batch).logits)
+
+
 def test_a_model_without_linear_layers_in_blocks_is_refused() -> None:
     class Head(nn.Module):
         def __init__(self) -> None:

@@ -16,7 +16,7 @@ from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.masking import plain_statistics
 from aerogel.training.checkpoint import begin_run, load_state, save_state
 from aerogel.training.gradual import GradualPruning
-from aerogel.training.quantization import QuantizedTraining
+from aerogel.training.quantization import QuantizedTraining, stop_rounding_inputs
 from aerogel.training.schedule import Schedule, quantized_from
 from aerogel.training.zeros import zero_masks
 
@@ -38,7 +38,8 @@ class SparsityCallback(TrainerCallback):
 
     With `values` "int8" the last quarter of the steps is quantization-aware: the linear layers of the blocks compute
     with int8 weights and inputs, see `aerogel.training.quantization`. Afterwards the weights are those of the integers,
-    so that `aerogel.compress(model, values="int8")` does not change them.
+    so that `aerogel.compress(model, values="int8")` does not change them. If an error or an interrupt ends training
+    within these steps, the layers round their inputs until the model is trained again or loaded anew.
 
     Each checkpoint gets a file from which training resumes bit-exactly; it is written last, so that a checkpoint that
     has it is complete. Raises `PruningError` where the configuration does not fit the model or the length of the
@@ -98,7 +99,7 @@ class SparsityCallback(TrainerCallback):
                 "load_best_model_at_end may restore the model before its last pruning, or before its weights are int8: "
                 "set it to False"
             )
-        self.quantized.end()  # where a training was interrupted
+        stop_rounding_inputs(model.modules())  # where a training was interrupted
         self.quantized = QuantizedTraining(prunable_weights(model) if self.values else ())
         self.weights, self.step = prunable_weights(model, TARGETS), state.global_step
         if self.config:

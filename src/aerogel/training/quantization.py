@@ -1,7 +1,8 @@
 """Quantization-aware training: steps that compute with int8 values, as the packed model will."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,9 @@ from torch.utils.hooks import RemovableHandle
 
 from aerogel.models import PrunableWeight
 from aerogel.models.int8 import quantize_tokens, round_to_grid
+
+# of all layers whose inputs are rounded, so that a training can remove those that an interrupted one left
+_input_hooks: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
 
 
 class QuantizedTraining:
@@ -23,18 +27,19 @@ class QuantizedTraining:
     def __init__(self, weights: Sequence[PrunableWeight]) -> None:
         self.weights = weights
         self.unrounded: dict[str, Tensor] = {}  # by weight name: (d_out, d_in), after the last optimizer step
-        self._hooks: list[RemovableHandle] = []
 
     @property
     def is_active(self) -> bool:
-        return bool(self._hooks)
+        return bool(self.unrounded)
 
     def begin(self, unrounded: Mapping[str, Tensor] | None = None) -> None:
         """Rounds the weights and, until `end`, the inputs of their layers.
 
         `unrounded` are the weights from before rounding, if a checkpoint has them.
         """
-        self._hooks = [weight.module.register_forward_pre_hook(_quantize_inputs) for weight in self.weights]
+        for weight in self.weights:
+            _input_hooks[weight.module] = weight.module.register_forward_pre_hook(_quantize_inputs)
+        torch.compiler.reset()  # compiled models do not notice hooks that are added or removed later
         if unrounded is None:
             self.round()
         else:
@@ -55,9 +60,16 @@ class QuantizedTraining:
 
     def end(self) -> None:
         """Inputs are rounded no more; the weights stay rounded."""
-        for hook in self._hooks:
+        stop_rounding_inputs(weight.module for weight in self.weights)
+        self.unrounded = {}
+
+
+def stop_rounding_inputs(modules: Iterable[nn.Module]) -> None:
+    """Removes the hooks of any `QuantizedTraining`."""
+    if hooks := [_input_hooks.pop(module) for module in modules if module in _input_hooks]:
+        for hook in hooks:
             hook.remove()
-        self._hooks, self.unrounded = [], {}
+        torch.compiler.reset()
 
 
 def _quantize_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
