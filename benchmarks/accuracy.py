@@ -1,9 +1,9 @@
 """Speed and accuracy of one fine-tuned model in aerogel and other runtimes, dense and pruned, in one table.
 
-MiniLM is fine-tuned on a task, and recovered with pruning from there, by `aerogel finetune`; a folder that exists is
-used as it is. Each runtime loads the dense and the pruned model, is timed on a batch of 16 as in `encoders.py`, and
-predicts the whole validation split, and `DATA/TASK/test.tsv` if it exists. Quantization is calibrated on 256 training
-sentences.
+MiniLM is fine-tuned on a task, and recovered with pruning from there, by `aerogel finetune`, with int8 values in the
+last steps, so that all int8 runtimes get a model that was trained for int8; a folder that exists is used as it is. Each
+runtime loads the dense and the pruned model, is timed on a batch of 16 as in `encoders.py`, and predicts the whole
+validation split, and `DATA/TASK/test.tsv` if it exists. Quantization is calibrated on 256 training sentences.
 
 Columns: `median` time; `dense / this`, the speed-up over the fastest dense runtime of any precision with the dense
 model; `accuracy` on the validation split and the `test`, each with `KL`, the divergence in nats from PyTorch's float32
@@ -59,8 +59,8 @@ def main(
     for task in tasks:
         dense = finetuned("minilm", models / f"{task}-dense", task, data)
         kind = f"{sparsity:.0%} {pattern}"
-        folder = models / f"{task}-{sparsity:g}-{pattern.replace(':', '-')}"
-        recovery = ("--sparsity", str(sparsity), "--pattern", pattern, "--teacher", str(dense))
+        folder = models / f"{task}-{sparsity:g}-{pattern.replace(':', '-')}-int8"
+        recovery = ["--sparsity", str(sparsity), "--pattern", pattern, "--values", "int8", "--teacher", str(dense)]
         sources = {DENSE: dense, kind: finetuned(str(dense), folder, task, data, recovery)}
         with tempfile.TemporaryDirectory(prefix="aerogel-bench-") as scratch:
             jobs: dict[str, tuple[str, Path]] = {}
