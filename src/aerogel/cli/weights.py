@@ -126,7 +126,7 @@ def prune(
             targets=config.targets,
             exclude=config.exclude,
         )
-    _note_saved(saved, model, output, packs)
+    _note_saved(saved, model, output, packs, values)
 
 
 @click.command()
@@ -245,7 +245,7 @@ def finetune(
         saved = save_pruned(recovered.model, recovered.tokenizer, output, model, provenance, pack=packs, values=values)
         recovered.remove_checkpoints()
     _note_training(recovered.training, task_data)
-    _note_saved(saved, model, output, packs)
+    _note_saved(saved, model, output, packs, values)
 
 
 def _note_training(result: TrainingResult, data: TaskData) -> None:
@@ -255,12 +255,15 @@ def _note_training(result: TrainingResult, data: TaskData) -> None:
         note(f"{name} {value:.4f} on the validation split")
 
 
-def _note_saved(saved: Saved, model: str, output: Path, packs: bool) -> None:
+def _note_saved(saved: Saved, model: str, output: Path, packs: bool, values: str | None) -> None:
     from aerogel.runtime.conversion import LEAST_SPARSITY
 
     note(str(saved.zeros))
+    rounded = saved.is_packed and values is not None
+    if rounded:
+        note(f"packed weights are saved in {values}")
     if saved.dtype != "float32":
-        note(f"weights are saved in {saved.dtype}, as {model} has them")
+        note(f"{'other ' if rounded else ''}weights are saved in {saved.dtype}, as {model} has them")
     if packs and not saved.is_packed:
         note(
             f"saved dense: no layer that can be packed has at least {LEAST_SPARSITY:.0%} zeros, where packing pays off"
