@@ -102,7 +102,6 @@ void bind_attention(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(native, m) {
-  nb::set_leak_warnings(false);  // records are kept until the process ends: see kept_records in operators.py
   nb::set_leak_warnings(false);  // Python keeps records until the process ends, see `kept_records`
   bind_packing(m);
   bind_codec(m);

@@ -18,16 +18,28 @@ template <class F>
   }
 }
 
+// Calls f(weight, place) for four weights and their places in a cell. Loads are the bottleneck of the products: this needs
+// one for the weights, and one for the places.
+template <class F>
+[[gnu::always_inline]] inline void with_four(const Vector::Four& weights, const uint8_t* index, F&& f) {
+  uint32_t places;
+  std::memcpy(&places, index, sizeof places);
+  f(Vector::template pick<0>(weights), places & 255);
+  f(Vector::template pick<1>(weights), places >> 8 & 255);
+  f(Vector::template pick<2>(weights), places >> 16 & 255);
+  f(Vector::template pick<3>(weights), places >> 24);
+}
+
 #include "body_elementwise.h"
 #include "body_int8.h"
 #include "body_linear.h"
 #include "body_attention.h"
 
 constexpr Kernels table(const char* name) {
-  return {.name = name, .load_tile = load_tile, .store_tile = store_tile, .quantize = quantize,
-          .quantize_activated = quantize_activated, .quantize_token = quantize_token, .multiply_group = multiply_group, .multiply_vector = multiply_vector,
-          .dense_vector = dense_vector, .finite = finite, .activate = activate, .add = add, .times = times,
-          .normalise = normalise, .apply_rotary = apply_rotary, .has_pairs = Vector::kHasPairs,
-          .product = product, .pair_rows = pair_rows<>, .pair_columns = pair_columns<>, .softmax_step = softmax_step,
-          .scale_columns = scale_columns};
+  return {.name = name, .load_tile = load_tile, .store_tile = store_tile,
+          .quantize = quantize, .quantize_activated = quantize_activated, .quantize_token = quantize_token,
+          .multiply_group = multiply_group, .multiply_vector = multiply_vector, .dense_vector = dense_vector,
+          .finite = finite, .activate = activate, .add = add, .times = times, .normalise = normalise,
+          .apply_rotary = apply_rotary, .has_pairs = Vector::kHasPairs, .product = product, .pair_rows = pair_rows<>,
+          .pair_columns = pair_columns<>, .softmax_step = softmax_step, .scale_columns = scale_columns};
 }

@@ -27,7 +27,7 @@ inline void product_block(const Product& task, int64_t first_row, int first_colu
     for (int k = 0; k < kRegs; k++) Vector::store(out + r * width + k * kLanes, sum[r][k]);
 }
 
-// The columns from the first on, as many as there are in blocks of `kRegs` registers; then narrower ones.
+// The columns from `first_column` on, `kRegs` registers at a time, and what is left over half as many at a time.
 template <bool kPairs, int kRegs>
 void product_columns(const Product& task, int first_column) {
   constexpr int kRows = Vector::kSumsOfProduct / kRegs, kFewRows = std::min(kRows, 4);

@@ -158,15 +158,9 @@ inline void multiply_quad_rows(const CellQuads& cell, const uint8_t* x, int32_t*
   if constexpr (!kWhole && kLanes > 1) {
     for (; j + 4 <= count; j += 4) {
       for (int i = 0; i < kRows; i++) {
-        // loads are the bottleneck: one for four quads, one for their places
-        const int64_t first = j + i * count;
-        const auto quads = Vector::four(Float32{}, reinterpret_cast<const float*>(cell.values + 4 * first));
-        uint32_t units;
-        std::memcpy(&units, cell.index + first, sizeof units);
-        accumulate(i, Vector::bits(Vector::template pick<0>(quads)), units & 255);
-        accumulate(i, Vector::bits(Vector::template pick<1>(quads)), units >> 8 & 255);
-        accumulate(i, Vector::bits(Vector::template pick<2>(quads)), units >> 16 & 255);
-        accumulate(i, Vector::bits(Vector::template pick<3>(quads)), units >> 24);
+        const int64_t at = j + i * count;
+        const auto quads = Vector::four(Float32{}, reinterpret_cast<const float*>(cell.values + 4 * at));  // of 32 bits, too
+        with_four(quads, cell.index + at, [&](Reg quad, int64_t unit) { accumulate(i, Vector::bits(quad), unit); });
       }
     }
   }

@@ -31,16 +31,7 @@ template <int kRegs, class Type>
       for (int r = 0; r < kRegs; r++) sum[r] = Vector::fma(weight, Vector::load(from + r * kLanes), sum[r]);
     };
     int64_t j = 0;
-    for (; j + 4 <= count; j += 4) {
-      // loads are the bottleneck: one for four weights, one for four columns
-      const typename Vector::Four weights = Vector::four(Type{}, values + j);
-      uint32_t columns;
-      std::memcpy(&columns, index + j, sizeof columns);
-      accumulate(Vector::template pick<0>(weights), columns & 255);
-      accumulate(Vector::template pick<1>(weights), columns >> 8 & 255);
-      accumulate(Vector::template pick<2>(weights), columns >> 16 & 255);
-      accumulate(Vector::template pick<3>(weights), columns >> 24);
-    }
+    for (; j + 4 <= count; j += 4) with_four(Vector::four(Type{}, values + j), index + j, accumulate);
     for (; j < count; j++) accumulate(Vector::set(Type::decode(values[j])), index[j]);
     for (int r = 0; r < kRegs; r++) Vector::store(sums + r * kLanes, sum[r]);
     values += count;

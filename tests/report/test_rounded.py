@@ -1,4 +1,4 @@
-"""A study of float32 and int8: both are told apart, and compared."""
+"""The report of a study of float32 and int8 names both, and compares them."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -104,8 +104,8 @@ def addresses(tensors: list[Tensor]) -> tuple[int, ...]:
     return tuple([tensor.data_ptr() for tensor in tensors])
 
 
-# To make the records of a block takes longer than to compute a small one. They hold nothing but their keys, so one that
-# was made for arrays of before is right for those that are at its addresses now.
+# Making the records of a block takes longer than computing a small one, so they are kept. A record holds what its key
+# holds and nothing else: it stays right when other arrays of the same sizes are at the same addresses.
 kept_records = lru_cache(maxsize=4096)
 
 
