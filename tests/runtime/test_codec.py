@@ -164,7 +164,8 @@ def test_no_layer_takes_more_than_its_values_as_they_are(
     shape: tuple[int, int], sparsity: float, name: str, spread: int, seed: int
 ) -> None:
     matrix = sparse(shape, sparsity, seed=seed)
-    weight = packed_as(name, matrix * torch.exp2(spread * sparse(shape, 0, seed=seed + 1)))
+    matrix *= torch.exp2(spread * sparse(shape, 0, seed=seed + 1))
+    weight = packed_as(name, matrix.nan_to_num() if name == "int8" else matrix)  # integers need finite weights
     content = encode(weight)
     assert same(decode(content, shape), weight)
     count, units = len(weight.values.data), weight.cells.units
