@@ -199,13 +199,14 @@ def test_answers_that_are_no_numbers_are_refused(data: TaskData) -> None:
 
 def test_bare_bodies_and_other_heads_are_refused() -> None:
     config, tokenizer = transformers.BertConfig(**BERT_LIKE), load_tokenizer("tiny-bert")
-    for kind in (
-        transformers.BertModel,
-        transformers.BertForTokenClassification,
-        transformers.BertForQuestionAnswering,
+    for kind, has in (
+        (transformers.BertModel, "none"),
+        (transformers.BertForTokenClassification, "one for token-classification"),
+        (transformers.BertForQuestionAnswering, "one for question-answering"),
+        (transformers.BertForNextSentencePrediction, "another"),
     ):
         for data in (moods(), story()):
-            with pytest.raises(ModelError, match=f"needs a .* head and {kind.__name__} has none"):
+            with pytest.raises(ModelError, match=f"needs a .* head and {kind.__name__} has {has}"):
                 score(kind(config), tokenizer, data)
 
 

@@ -18,6 +18,7 @@ from aerogel.pruning import Calibration, prune
 from aerogel.tasks import IGNORED, METRICS, InputSettings, Score, Task, TaskData, TaskKind
 from aerogel.tasks.kind import all_kinds
 from aerogel.tasks.predictions import Answers, Inputs, Predictions
+from aerogel.tasks.rows import Role
 from aerogel.training import TrainingConfig, finetune
 from builders import sentences
 
@@ -27,14 +28,10 @@ Content = list[tuple[list[str], list[int]]]
 class WordTags(TaskKind):
     name = "word_tags"
     head = "token-classification"
-    suffix = ".tags"
-    unit = "examples"
+    roles = (Role("tokens", ()), Role("tags", ()))
 
-    def read(self, task: Task, files: Any) -> Any:
-        raise NotImplementedError
-
-    def from_hub(self, task: Task, rows: Any) -> Content:
-        return list(zip(rows["tokens"], rows["tags"], strict=True))
+    def read(self, task: Task, splits: Any) -> tuple[Task, dict[str, Content]]:
+        return task, {split: [(row["tokens"], row["tags"]) for row in rows] for split, rows in splits.items()}
 
     def divide(self, content: Content, source: str) -> dict[str, Content]:
         return {"train": content[::2], "validation": content[1::2]}

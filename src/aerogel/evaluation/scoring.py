@@ -11,7 +11,6 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from aerogel import progress
 from aerogel.errors import ModelError
 from aerogel.models import evaluating
-from aerogel.models.logits import kl_divergence
 from aerogel.tasks import InputSettings, Score, Task, TaskData
 from aerogel.tasks.predictions import Answers, Inputs, Predictions
 
@@ -79,12 +78,12 @@ def predict(
     for rows in progress.track(inputs.batches(), f"scoring {data.task.name}"):
         batch = inputs.collate([inputs.rows[row] for row in rows])
         answers = [_answers(scored, batch, data.task) for scored in models]
-        for part, of_model in zip(parts, answers, strict=True):
-            part.append(_predictions(of_model, np.array(rows), data.task))
+        for scored, part, of_model in zip(models, parts, answers, strict=True):
+            part.append(_predictions(scored, batch, of_model, np.array(rows), data.task))
         if reference is not None:
-            divergences.append(_divergences(answers[1].logits, answers[0].logits))
+            divergences.append(kind.divergence(answers[1], answers[0]).double().cpu().numpy())
             answer_rows.append(np.array(rows)[answers[0].rows.cpu().numpy()])
-    own, *dense = [Predictions.joined(part) for part in parts]
+    own, *dense = [kind.complete(inputs, Predictions.joined(part)) for part in parts]
     return Run(
         task=data.task,
         inputs=inputs,
@@ -100,20 +99,18 @@ def _answers(model: PreTrainedModel, batch: Mapping[str, Tensor], task: Task) ->
     batch = {name: values.to(model.device) for name, values in batch.items()}
     inputs = {name: values for name, values in batch.items() if task.kind.reads_labels or name != "labels"}
     with evaluating(model):
-        return task.kind.answers(model(**inputs), batch, model)
+        return task.kind.answers(task.kind.outputs(model, inputs), batch, model)
 
 
-def _predictions(answers: Answers, rows: np.ndarray, task: Task) -> Predictions:
+def _predictions(
+    model: PreTrainedModel, batch: Mapping[str, Tensor], answers: Answers, rows: np.ndarray, task: Task
+) -> Predictions:
     """The predictions of a batch, with the rows of the split that it holds. Raises `ModelError` for NaN."""
-    predictions = task.kind.predictions(answers)
+    with evaluating(model):
+        predictions = task.kind.predict(model, batch, answers)
     if np.isnan(predictions.losses).any():
         raise ModelError(
             f"task {task.name}: the model's logits are NaN: the checkpoint is corrupt or training diverged "
             "(try a lower learning rate)"
         )
     return replace(predictions, rows=rows[predictions.rows])
-
-
-def _divergences(reference: Tensor, logits: Tensor) -> np.ndarray:
-    parts = zip(reference.to(logits.device).split(1024), logits.split(1024), strict=True)
-    return torch.cat([kl_divergence(before, after) for before, after in parts]).double().cpu().numpy()

@@ -15,9 +15,13 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -25,9 +29,14 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 
@@ -41,24 +50,33 @@ from aerogel.models.tokenizer import set_padding
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
 HEADS: dict[str, dict[Architecture | None, tuple[Any, Mapping[str, str]]]] = {
     "classification": {None: (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)},
+    "token-classification": {None: (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES)},
+    "question-answering": {None: (AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES)},
+    "multiple-choice": {None: (AutoModelForMultipleChoice, MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES)},
+    "image-classification": {None: (AutoModelForImageClassification, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)},
     "language-modelling": {
         "encoder": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES),
         "decoder": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
         "encoder-decoder": (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
     },
+    "embedding": {None: (AutoModel, MODEL_MAPPING_NAMES)},
 }
-"""The kinds of head: for each architecture, or for all, transformers' class and its table of model types."""
+"""The kinds of head: for each architecture, or for all, transformers' class and its table of model types.
+
+An embedding is taken from a model without a head.
+"""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a model predicts: labels of sentences (one label: a number), or the tokens of a text.
+    """What a model predicts, such as labels of sentences (one label: a number), or the tokens of a text.
 
-    `kind` is a key of `HEADS`.
+    `kind` is a key of `HEADS`. `problem_type` is that of the configuration, by default a single label or a number.
     """
 
     kind: str
     labels: tuple[str, ...] = ()
+    problem_type: str | None = None
 
 
 def load(name: str | os.PathLike[str], head: Head | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -98,7 +116,8 @@ def load_model(
         config.num_labels = len(head.labels)
         config.id2label = dict(enumerate(head.labels))
         config.label2id = {label: index for index, label in enumerate(head.labels)}
-        config.problem_type = "regression" if len(head.labels) == 1 else "single_label_classification"
+        usual = "regression" if len(head.labels) == 1 else "single_label_classification"
+        config.problem_type = head.problem_type or usual
     with _explained(name, path), quiet_transformers():
         _check_quantization(config)
         folder = local_folder(name)
@@ -181,12 +200,12 @@ def architecture(config: PretrainedConfig) -> Architecture:
 
 
 def head_kind(model: PreTrainedModel) -> str:
-    """A key of `HEADS`, or `"none"` (no head, or another), from the model's class."""
+    """A key of `HEADS` from the model's class, or "other"; "embedding" for a model without a head."""
     names = {kind.__name__ for kind in type(model).__mro__}  # a user's class derives from one of transformers
     for kind, classes in HEADS.items():
-        if any(not names.isdisjoint(model_types.values()) for _, model_types in classes.values()):
+        if kind != "embedding" and any(not names.isdisjoint(types.values()) for _, types in classes.values()):
             return kind
-    return "none"
+    return "embedding" if model.base_model is model else "other"
 
 
 def _load_config(name: str | os.PathLike[str], path: str, local_only: bool) -> PretrainedConfig:

@@ -34,7 +34,7 @@ class Reference:
 
 
 def check_head(model: PreTrainedModel) -> None:
-    if head_kind(model) == "none":
+    if head_kind(model) in ("embedding", "other"):
         raise ModelError(
             f"{type(model).__name__} has no head, and the effect of pruning is measured on its logits: load the model "
             "with a head, or take another method or allocation"

@@ -23,6 +23,8 @@ from aerogel.study.results import BenchmarkResult, Done, Failed, Machine, Outcom
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.study.variant import Variant
 
+Predicted = tuple[int | float | str, ...]
+
 
 def collect(store: Store) -> Findings:
     """Reads everything from the store, once."""
@@ -163,8 +165,8 @@ def _change(pairs: list[tuple[float, float]]) -> Estimate | None:
     return Estimate.of((after - before) / level for after, before in pairs) if level > 0 else None
 
 
-def _agreement(pairs: list[tuple[tuple[float, ...], tuple[float, ...]]]) -> Estimate | None:
-    if not pairs or any(number % 1 for predictions in pairs[0] for number in predictions):
+def _agreement(pairs: list[tuple[Predicted, Predicted]]) -> Estimate | None:
+    if not pairs or any(not isinstance(value, str) and value % 1 for predictions in pairs[0] for value in predictions):
         return None  # predicted numbers, not classes, are never quite equal
     return Estimate.of(
         sum(own == other for own, other in zip(after, before, strict=True)) / len(before) for after, before in pairs

@@ -97,8 +97,8 @@ class ScoringResult:
         for name, value in score.metrics.items():
             _require(name in METRICS, f"metrics: {excerpt(name)} is not a metric")
             _require(not abs(value) > LARGEST, f"metrics.{name} is {value}")  # NaN is a result
-        predictions = (*score.predictions, *score.references)
-        _require(not any(abs(value) > LARGEST for value in predictions), "predictions: too large")
+        numbers = [value for value in (*score.predictions, *score.references) if not isinstance(value, str)]
+        _require(not any(abs(value) > LARGEST for value in numbers), "predictions: too large")
         for field, values in (("references", score.references), ("logits", score.logits)):
             _require(len(values) in (0, len(score.predictions)), f"{field} and predictions differ in length")
         _require(len(set(map(len, score.logits))) < 2, "logits differ in length")

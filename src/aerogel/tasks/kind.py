@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from aerogel.errors import ModelError
@@ -19,6 +18,7 @@ if TYPE_CHECKING:  # a table of tasks needs no torch
 
     from aerogel.models import Head
     from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score
+    from aerogel.tasks.rows import Role, Rows
 
 Split = Literal["train", "validation"]
 Content = Any
@@ -31,7 +31,7 @@ class Task:
 
     Attributes:
         kind_name: the file of its kind in `aerogel.tasks.kinds`.
-        columns: the text columns, one for sentences, two for pairs; none for language modelling.
+        columns: the columns of its data set by the roles of its kind, where their names are not usual for them.
         labels: names in the order of the class numbers, or one name for a value; for a user's own file empty until it
             is read.
         metrics: keys of `aerogel.tasks.metrics.METRICS`; the first is the main one. For language modelling the
@@ -42,7 +42,7 @@ class Task:
 
     name: str
     kind_name: str
-    columns: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     hub: tuple[str, str] | None = None
@@ -56,7 +56,7 @@ class Task:
     def head(self) -> Head:
         from aerogel.models import Head
 
-        return Head(self.kind.head, self.labels)
+        return Head(self.kind.head, self.labels, self.kind.problem_type)
 
     def check_head(self, model: PreTrainedModel, advice: str) -> None:
         """Raises `ModelError`, with `advice` on what to do, if the model's head does not fit the task.
@@ -67,8 +67,15 @@ class Task:
 
         found, needed = head_kind(model), self.kind.head
         if found != needed:
-            has = "none" if found == "none" else f"one for {found}"
-            raise ModelError(f"task {self.name} needs a {needed} head and {type(model).__name__} has {has}: {advice}")
+            needs = "a model without a head" if needed == "embedding" else f"a {needed} head"
+            has = {"embedding": "none", "other": "another"}.get(found, f"one for {found}")
+            raise ModelError(f"task {self.name} needs {needs} and {type(model).__name__} has {has}: {advice}")
+        needed_type = self.kind.problem_type
+        if needed_type is not None and model.config.problem_type != needed_type:
+            raise ModelError(
+                f"task {self.name} needs a model with the problem_type {needed_type}, found "
+                f"{model.config.problem_type}: {advice}"
+            )
         if not self.labels:
             return
         if model.config.num_labels != len(self.labels):
@@ -96,7 +103,8 @@ class TaskKind(ABC):
     Attributes:
         name: that of the file.
         head: of the model, a key of `aerogel.models.loading.HEADS`.
-        suffix: of the files that hold a split.
+        problem_type: of its configuration, if this kind needs a particular one.
+        roles: what it needs from the columns of its data.
         unit: what a limit counts.
         reads_labels: whether the decoder of an encoder-decoder reads the labels; otherwise it reads the inputs.
         is_compared: whether predictions are compared with those of a reference model by divergence and agreement.
@@ -104,18 +112,22 @@ class TaskKind(ABC):
 
     name: ClassVar[str]
     head: ClassVar[str]
-    suffix: ClassVar[str]
-    unit: ClassVar[Literal["examples", "windows"]]
+    problem_type: ClassVar[str | None] = None
+    roles: ClassVar[tuple[Role, ...]]
+    unit: ClassVar[Literal["examples", "windows"]] = "examples"
     reads_labels: ClassVar[bool] = False
     is_compared: ClassVar[bool] = True
 
-    @abstractmethod
-    def read(self, task: Task, files: Mapping[str, Path]) -> tuple[Task, dict[str, Content]]:
-        """The splits in files, and the task with the columns, labels and metrics that a user's own file defines."""
+    def fits(self, rows: Rows) -> bool:
+        """Whether a user's own data, whose columns have the names of the roles, is of this kind by its values."""
+        return True
 
     @abstractmethod
-    def from_hub(self, task: Task, rows: Any) -> Content:
-        """A split of a data set of the Hugging Face hub."""
+    def read(self, task: Task, splits: Mapping[str, Rows]) -> tuple[Task, dict[str, Content]]:
+        """The splits, from rows with the roles as columns, and the task with the labels and metrics of a user's own.
+
+        Raises `DataError`, by `Rows.error`, for a value that is not what its role needs.
+        """
 
     @abstractmethod
     def divide(self, content: Content, source: str) -> dict[str, Content]:
@@ -136,9 +148,23 @@ class TaskKind(ABC):
         A row has "labels" only if the decoder of an encoder-decoder reads them.
         """
 
+    def outputs(self, model: PreTrainedModel, batch: Batch, **options: Any) -> Any:
+        """The model's output for a batch, which has labels in training and if `reads_labels`."""
+        return model(**batch, **options)
+
+    def loss(self, output: Any, batch: Batch, model: PreTrainedModel) -> Tensor:
+        """The loss of an output for a batch with labels, the mean over the batch."""
+        loss: Tensor = output.loss
+        return loss
+
     @abstractmethod
     def answers(self, output: Any, batch: Batch, model: PreTrainedModel) -> Answers:
-        """What the output of a model for a batch with labels holds at the positions to score, compare and distil."""
+        """What the output of a model for a batch with labels holds at the positions to score, compare and distil.
+
+        Each is a prediction of one class among several, so that one divergence and one loss do for all kinds: a text
+        with several labels is one prediction of two classes a label, a span is a prediction of its first and one of its
+        last position.
+        """
 
     def predictions(self, answers: Answers) -> Predictions:
         """The predictions of a batch: unless a kind overrides it, the most likely classes."""
@@ -146,9 +172,26 @@ class TaskKind(ABC):
 
         return most_likely(answers)
 
+    def predict(self, model: PreTrainedModel, batch: Batch, answers: Answers) -> Predictions:
+        """The predictions of a batch by a kind that needs more of the model than one output, as for generated text."""
+        return self.predictions(answers)
+
+    def complete(self, inputs: Inputs, predictions: Predictions) -> Predictions:
+        """The predictions as they are scored, from those of all batches: the same unless rows belong together."""
+        return predictions
+
     @abstractmethod
     def score(self, task: Task, inputs: Inputs, predictions: Predictions, config: PretrainedConfig) -> Score:
         """The metrics of the predictions on a split."""
+
+    def divergence(self, reference: Answers, answers: Answers) -> Tensor:
+        """KL(reference ‖ model) of each answer, in nats: (predictions)."""
+        import torch
+
+        from aerogel.models.logits import kl_divergence
+
+        parts = zip(reference.logits.split(1024), answers.logits.split(1024), strict=True)
+        return torch.cat([kl_divergence(before, after) for before, after in parts])
 
     def distillation_loss(self, student: Answers, teacher: Answers, temperature: float) -> Tensor:
         """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), the mean over predictions."""

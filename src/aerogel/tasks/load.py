@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from aerogel.errors import DataError, expect, first_line, unknown_name
-from aerogel.tasks.kind import Split, Task
+from aerogel.tasks.files import FORMATS, read_file
+from aerogel.tasks.kind import Split, Task, all_kinds
+from aerogel.tasks.rows import Rows, match_columns
 from aerogel.tasks.starter import movie_reviews, python_reference
-from aerogel.tasks.table import FILE_KINDS, TASKS
+from aerogel.tasks.table import GUESSED_KINDS, TASKS
 
 STARTER: dict[str, Callable[[], Any]] = {"movie-reviews": movie_reviews, "python-reference": python_reference}
 WHOLE = " (all of it, also the part that training on it uses)"  # after the source of a single split
@@ -27,11 +29,13 @@ class TaskData:
         splits: "train" and "validation", or only one of them, which then serves as either, whole, until `divided`
             holds out a part of it. Each is of the type that the task's kind reads.
         source: where the data came from, and of a single split which part is used.
+        columns: the column of each role in a user's own data, see `TaskKind.roles`.
     """
 
     task: Task
     splits: Mapping[str, Any]
     source: str
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def divided(self) -> TaskData:
         """The data with both splits, as training needs it: a fifth of a single one is for validation.
@@ -43,7 +47,7 @@ class TaskData:
         [(name, content)] = self.splits.items()
         source = self.source.removesuffix(WHOLE)
         splits = self.task.kind.divide(content, source)
-        return TaskData(self.task, splits, f"{source} ({name} alone, a fifth of it held out)")
+        return TaskData(self.task, splits, f"{source} ({name} alone, a fifth of it held out)", self.columns)
 
     @cached_property
     def digest(self) -> str:
@@ -74,13 +78,8 @@ def load_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None 
     if path is None:
         return TaskData(TASKS[name], STARTER[name](), "starter task") if name in STARTER else _from_hub(TASKS[name])
     if path.is_file():
-        return _from_files(Task(path.stem, FILE_KINDS[path.suffix]), {"train": path}, name)
-    files = _split_files(path)
-    suffix = next(iter(files.values())).suffix
-    task = TASKS.get(name) or Task(name, FILE_KINDS[suffix])
-    if task.kind.suffix != suffix:
-        raise DataError(f"{path}: task {name} is read from {task.kind.suffix} files, found {suffix}")
-    return _from_files(task, files, str(path))
+        return _from_rows(path.stem, {"train": read_file(path)}, name)
+    return _from_rows(name, {split: read_file(file) for split, file in _split_files(path).items()}, str(path))
 
 
 def check_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> Path | None:
@@ -95,7 +94,7 @@ def check_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None
     folder = data or os.environ.get("AEROGEL_DATA")
     if folder and not Path(folder).is_dir():
         raise DataError(f"{folder}: no such data folder")
-    if Path(name).suffix in FILE_KINDS:
+    if Path(name).suffix in FORMATS:
         if not Path(name).is_file():
             raise DataError(f"{name}: no such file")
         return Path(name)
@@ -108,9 +107,9 @@ def check_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
-    paths = [folder / f"{split}{suffix}" for split in ("train", "validation") for suffix in FILE_KINDS]
+    paths = [folder / f"{split}{suffix}" for split in ("train", "validation") for suffix in FORMATS]
     paths = [path for path in paths if path.is_file()]
-    suffixes = " or ".join(FILE_KINDS)
+    suffixes = " or ".join(FORMATS)
     if not paths:
         raise DataError(f"{folder}: expected a file train or validation, {suffixes}, found none")
     if len({path.suffix for path in paths}) > 1:
@@ -118,9 +117,33 @@ def _split_files(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in paths}
 
 
-def _from_files(task: Task, files: dict[str, Path], source: str) -> TaskData:
-    task, splits = task.kind.read(task, files)
-    return TaskData(task, splits, source + WHOLE if len(files) == 1 else source)
+def _from_rows(name: str, splits: Mapping[str, Rows], source: str, given: Mapping[str, str] | None = None) -> TaskData:
+    """The data of a task in the table, or of a user's own, whose kind is guessed."""
+    first = next(iter(splits.values()))
+    task = TASKS.get(name) or Task(name, _guessed_kind(first, given))
+    columns = {split: _columns(task, rows, given) for split, rows in splits.items()}
+    renamed = {split: rows.renamed(columns[split]) for split, rows in splits.items()}
+    task, contents = task.kind.read(task, renamed)
+    return TaskData(task, contents, source + WHOLE if len(splits) == 1 else source, next(iter(columns.values())))
+
+
+def _columns(task: Task, rows: Rows, given: Mapping[str, str] | None) -> dict[str, str]:
+    usual = {role: column for role, column in task.columns.items() if column in rows.columns}
+    return match_columns(task.kind.roles, rows.columns, usual | dict(given or {}), rows.source)
+
+
+def _guessed_kind(rows: Rows, given: Mapping[str, str] | None) -> str:
+    problems = []
+    for name in GUESSED_KINDS:
+        kind = all_kinds()[name]
+        try:
+            columns = match_columns(kind.roles, rows.columns, given, rows.source)
+        except DataError as error:
+            problems.append(error)
+            continue
+        if kind.fits(rows.renamed(columns)):
+            return name
+    raise problems[0]
 
 
 def _from_hub(task: Task) -> TaskData:
@@ -145,5 +168,5 @@ def _from_hub(task: Task) -> TaskData:
         ) from error
     finally:
         datasets.enable_progress_bars()
-    splits = {split: task.kind.from_hub(task, rows) for split, rows in loaded.items()}
-    return TaskData(task, splits, f"hub {repository}")
+    splits = {split: Rows(tuple(rows.column_names), rows, repository) for split, rows in loaded.items()}
+    return _from_rows(task.name, splits, f"hub {repository}")

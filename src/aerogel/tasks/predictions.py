@@ -45,6 +45,7 @@ class Inputs:
         collate: makes a batch of several rows.
         by_length: whether a batch holds rows of similar length.
         augmented: in place of `rows` in training, if texts are augmented.
+        examples: what scoring needs of the split beside its rows.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -52,6 +53,7 @@ class Inputs:
     collate: Callable[[list[dict[str, Any]]], Batch]
     by_length: bool = False
     augmented: Sequence[dict[str, Any]] | None = None
+    examples: Any = None
 
     def batches(self) -> list[list[int]]:
         """The row numbers of each batch; every row is in one batch."""
@@ -115,8 +117,8 @@ class Score:
         metrics: by their names in `aerogel.tasks.metrics.METRICS`, the main one first.
         counts: how many "examples" or "tokens" were scored.
         baselines: for classes "majority", the accuracy of always predicting the most frequent one.
-        predictions: classes, values, or for language modelling the most likely tokens at the first positions.
-        references: the right classes; empty where a prediction is not simply right or wrong.
+        predictions: classes, values, texts, or for language modelling the most likely tokens at the first positions.
+        references: what is right; empty where a prediction is not simply right or wrong.
         logits: for classes one row an example.
     """
 
@@ -124,8 +126,8 @@ class Score:
     metrics: dict[str, float]
     counts: dict[str, int]
     baselines: dict[str, float] = field(default_factory=dict)
-    predictions: tuple[int | float, ...] = ()
-    references: tuple[int | float, ...] = ()
+    predictions: tuple[int | float | str, ...] = ()
+    references: tuple[int | float | str, ...] = ()
     logits: tuple[tuple[float, ...], ...] = ()
 
     @property

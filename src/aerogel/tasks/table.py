@@ -2,15 +2,16 @@
 
 from aerogel.tasks.kind import Task
 
-FILE_KINDS = {".tsv": "sentence_classification", ".txt": "language_modelling"}
-"""The kind of task of a user's own file, by its suffix."""
+GUESSED_KINDS = ("sentence_regression", "sentence_classification", "language_modelling")
+"""The kinds that a user's own data may be of, in the order in which they are tried."""
 
 
 def _glue(
     name: str, columns: tuple[str, ...], labels: tuple[str, ...], *metrics: str, validation: str = "validation"
 ) -> Task:
     kind = "sentence_classification" if len(labels) > 1 else "sentence_regression"
-    return Task(name, kind, columns, labels, metrics, ("nyu-mll/glue", name), validation)
+    roles = dict(zip(("text", "text_pair"), columns, strict=False))
+    return Task(name, kind, roles, labels, metrics, ("nyu-mll/glue", name), validation)
 
 
 PAIR = ("sentence1", "sentence2")
@@ -28,7 +29,7 @@ TASKS = {
         _glue("qnli", ("question", "sentence"), ENTAILMENT, "accuracy"),
         _glue("rte", PAIR, ENTAILMENT, "accuracy"),
         _glue("wnli", PAIR, ("not_entailment", "entailment"), "accuracy"),
-        Task("movie-reviews", "sentence_classification", ("sentence",), ("negative", "positive"), ("accuracy",)),
+        Task("movie-reviews", "sentence_classification", labels=("negative", "positive"), metrics=("accuracy",)),
         Task("wikitext-2", "language_modelling", hub=("Salesforce/wikitext", "wikitext-2-raw-v1")),
         Task("python-reference", "language_modelling"),
     )

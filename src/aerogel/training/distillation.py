@@ -76,13 +76,13 @@ class Distillation:
     def loss(self, student: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
         """The mean loss of one batch, and the student's output."""
         with_hidden = self.config.hidden > 0
-        output = student(**inputs, output_hidden_states=with_hidden)
+        output = self.kind.outputs(student, inputs, output_hidden_states=with_hidden)
         with torch.no_grad():
-            target = self.teacher(**inputs, output_hidden_states=with_hidden)
+            target = self.kind.outputs(self.teacher, inputs, output_hidden_states=with_hidden)
         ours, theirs = (self.kind.answers(of, inputs, self.teacher) for of in (output, target))
         total = self.config.hardness * self.kind.distillation_loss(ours, theirs, self.config.temperature)
         if self.config.hardness < 1:
-            total = total + (1 - self.config.hardness) * output.loss
+            total = total + (1 - self.config.hardness) * self.kind.loss(output, inputs, self.teacher)
         if with_hidden:
             total = total + self.config.hidden * _distance(output, target, self._masks(inputs))
         return total, output

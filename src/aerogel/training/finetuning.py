@@ -99,7 +99,7 @@ def finetune(
             data_collator=inputs.collate,
             train_dataset=inputs.rows if inputs.augmented is None else inputs.augmented,
             eval_dataset=[],  # the Trainer requires one; `validate` has its own
-            task=data.task.name,
+            task=data.task,
             patience=config.patience,
             sparsity=SparsityCallback(sparsity, text, values=values),
             distillation=distilled,
@@ -165,6 +165,7 @@ def _arguments(
         disable_tqdm=True,
         seed=config.seed,
         dataloader_pin_memory=False,
+        remove_unused_columns=False,  # a row has the inputs that its kind of task uses
     )
 
 

@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from aerogel import progress
 from aerogel.errors import writing
 from aerogel.models.quiet import quiet_transformers
-from aerogel.tasks import METRICS
+from aerogel.tasks import METRICS, Task
 from aerogel.training.distillation import Distillation
 from aerogel.training.masks import SparsityCallback
 
@@ -32,14 +32,14 @@ class RecoveryTrainer(Trainer):
     def __init__(
         self,
         *arguments: Any,
-        task: str,
+        task: Task,
         patience: int | None,
         sparsity: SparsityCallback,
         distillation: Distillation | None,
         validate: Validate | None,
         **settings: Any,
     ) -> None:
-        self.reporter = ProgressReporter(task, sparsity)
+        self.task, self.reporter = task, ProgressReporter(task.name, sparsity)
         stopping = [EarlyStoppingCallback(patience)] if patience else []
         super().__init__(*arguments, callbacks=[sparsity, self.reporter, *stopping], **settings)
         self.remove_callback(PrinterCallback)
@@ -60,8 +60,10 @@ class RecoveryTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **others: Any) -> Any:
         if self.distillation is None:
-            return super().compute_loss(model, inputs, return_outputs, **others)
-        loss, output = self.distillation.loss(model, inputs)
+            output = self.task.kind.outputs(model, inputs)
+            loss = self.task.kind.loss(output, inputs, self.accelerator.unwrap_model(model))
+        else:
+            loss, output = self.distillation.loss(model, inputs)
         return (loss, output) if return_outputs else loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

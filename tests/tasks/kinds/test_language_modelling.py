@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from aerogel.models import load
-from aerogel.tasks import IGNORED, InputSettings
+from aerogel.tasks import IGNORED, TASKS, InputSettings
 from aerogel.tasks.kind import all_kinds
+from aerogel.tasks.rows import Rows
 from builders import prose
 
 KIND = all_kinds()["language_modelling"]
@@ -41,5 +42,7 @@ def test_a_batch_holds_as_many_tokens_as_are_set() -> None:
         assert not inputs.by_length
 
 
-def test_hub_rows_are_one_text() -> None:
-    assert KIND.from_hub(None, {"text": ["a\n", "", "b"]}) == "a\nb"
+@pytest.mark.parametrize(("texts", "joined"), [(["a\n", "", "b"], "a\nb"), (["a", "", "b"], "a\n\nb"), (["a"], "a")])
+def test_rows_are_one_text(texts: list[str], joined: str) -> None:
+    rows = Rows(("text",), [{"text": text} for text in texts], "rows")
+    assert KIND.read(TASKS["wikitext-2"], {"train": rows})[1] == {"train": joined}

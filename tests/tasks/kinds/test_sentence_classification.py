@@ -7,6 +7,7 @@ from aerogel.models import load, load_tokenizer
 from aerogel.tasks import Examples, InputSettings
 from aerogel.tasks.kind import all_kinds
 from aerogel.tasks.predictions import Answers
+from aerogel.tasks.rows import Rows
 from builders import sentence_data, sentences
 
 KIND = all_kinds()["sentence_classification"]
@@ -21,9 +22,9 @@ def test_labels_are_whole_numbers() -> None:
     assert inputs.collate(inputs.rows[:3])["labels"].dtype == torch.long
 
 
-def test_hub_rows_become_examples() -> None:
-    rows = {"sentence": ["a", "b"], "label": [1, 0], "idx": [7, 8]}
-    assert KIND.from_hub(DATA.task, rows) == Examples([("a",), ("b",)], [1, 0])
+def test_rows_become_examples() -> None:
+    rows = Rows(("text", "label"), [{"text": "a", "label": 1}, {"text": "b", "label": "0"}], "rows")
+    assert KIND.read(DATA.task, {"train": rows})[1]["train"] == Examples([("a",), ("b",)], [1, 0])
 
 
 def test_texts_are_augmented_in_training_only() -> None:

@@ -8,13 +8,14 @@ from aerogel.models import load
 from aerogel.tasks import TASKS, Examples, TaskData
 from aerogel.tasks.kind import all_kinds
 from aerogel.tasks.predictions import Answers
+from aerogel.tasks.rows import Rows
 
 KIND = all_kinds()["sentence_regression"]
 
 
-def test_hub_labels_become_floats() -> None:
-    rows = {"sentence1": ["a"], "sentence2": ["b"], "label": [3]}
-    examples = KIND.from_hub(TASKS["stsb"], rows)
+def test_labels_become_floats() -> None:
+    rows = Rows(("text", "text_pair", "label"), [{"text": "a", "text_pair": "b", "label": 3}], "rows")
+    examples = KIND.read(TASKS["stsb"], {"train": rows})[1]["train"]
     assert examples == Examples([("a", "b")], [3.0])
     assert type(examples.labels[0]) is float
 

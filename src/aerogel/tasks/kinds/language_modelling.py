@@ -1,7 +1,6 @@
 """Predicting the tokens of a text: the next one, masked ones, or the text before spans of it were infilled."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.noise import IGNORED
 from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score, sums_by_row
-from aerogel.tasks.read import HELD_OUT_SHARE, read_text
+from aerogel.tasks.read import HELD_OUT_SHARE, text_of
+from aerogel.tasks.rows import Role, Rows
 
 PERPLEXITIES = {"decoder": "perplexity", "encoder": "masked_lm_perplexity", "encoder-decoder": "denoising_perplexity"}
 KEPT_TOKENS = 2000  # predictions in a score, for the agreement between models
@@ -26,15 +26,13 @@ class LanguageModelling(TaskKind):
 
     name = "language_modelling"
     head = "language-modelling"
-    suffix = ".txt"
+    roles = (Role("text", ("text", "content", "document", "page")),)
     unit = "windows"
     reads_labels = True
 
-    def read(self, task: Task, files: Mapping[str, Path]) -> tuple[Task, dict[str, str]]:
-        return task, {split: read_text(path) for split, path in files.items()}
-
-    def from_hub(self, task: Task, rows: Any) -> str:
-        return "".join(rows["text"])
+    def read(self, task: Task, splits: Mapping[str, Rows]) -> tuple[Task, dict[str, str]]:
+        """Rows are joined as they are if they have their line ends, otherwise each is a line."""
+        return task, {split: _joined(rows) for split, rows in splits.items()}
 
     def divide(self, content: str, source: str) -> dict[str, str]:
         """The beginning for training, the last fifth for validation, cut at the end of a line."""
@@ -76,6 +74,11 @@ class LanguageModelling(TaskKind):
         metrics = {name: METRICS[name].function(losses, counts) for name in names}
         values = tuple(predictions.values[:KEPT_TOKENS].tolist())
         return Score(task.name, metrics, {"tokens": int(counts.sum())}, predictions=values)
+
+
+def _joined(rows: Rows) -> str:
+    texts = [text_of(rows, row, "text") for row in range(len(rows))]
+    return ("" if any(text.endswith("\n") for text in texts) else "\n").join(texts)
 
 
 def _restored(row: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,31 +18,34 @@ from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score
 from aerogel.tasks.read import HELD_OUT_SHARE, Examples, class_number, labels_of, read_examples
+from aerogel.tasks.rows import Role, Rows
+
+TEXT = Role("text", ("sentence", "sentence1", "question1", "premise", "query", "content", "review", "document"))
+TEXT_PAIR = Role("text_pair", ("sentence2", "question2", "hypothesis", "passage", "answer"), optional=True)
+LABEL = Role("label", ("labels", "class", "category", "target", "sentiment", "score", "stars"))
 
 
 class SentenceClassification(TaskKind):
-    """A split is `Examples`, read from a TSV file with one or two text columns and a label."""
+    """A split is `Examples`, of one or two texts and a label."""
 
     name = "sentence_classification"
     head = "classification"
-    suffix = ".tsv"
-    unit = "examples"
+    roles = (TEXT, TEXT_PAIR, LABEL)
 
     def label(self, task: Task, value: Any) -> int | float:
-        """The label that a file or the hub has for an example. Raises `ValueError` saying what was expected."""
-        return value if isinstance(value, int) else class_number(value, task.labels)
+        """The label of an example. Raises `ValueError` saying what was expected."""
+        return class_number(value, task.labels)
 
-    def read(self, task: Task, files: Mapping[str, Path]) -> tuple[Task, dict[str, Examples]]:
+    def read(self, task: Task, splits: Mapping[str, Rows]) -> tuple[Task, dict[str, Examples]]:
         if not task.labels:
-            columns, labels = labels_of(next(iter(files.values())))
-            metrics = ("accuracy", "f1") if len(labels) == 2 else ("accuracy",)
-            task = replace(task, columns=columns, labels=labels, metrics=metrics)
+            task = self.with_labels(task, next(iter(splits.values())))
         label = partial(self.label, task)
-        return task, {split: read_examples(path, task.columns, label) for split, path in files.items()}
+        return task, {split: read_examples(rows, rows.columns[:-1], label) for split, rows in splits.items()}
 
-    def from_hub(self, task: Task, rows: Any) -> Examples:
-        texts = list(zip(*(rows[column] for column in task.columns), strict=True))
-        return Examples(texts, [self.label(task, label) for label in rows["label"]])
+    def with_labels(self, task: Task, rows: Rows) -> Task:
+        """The task with the labels and metrics of a user's own data."""
+        labels = labels_of(rows)
+        return replace(task, labels=labels, metrics=("accuracy", "f1") if len(labels) == 2 else ("accuracy",))
 
     def divide(self, content: Examples, source: str) -> dict[str, Examples]:
         """A fifth is held out by a hash of the text, so that the same row is always on the same side."""

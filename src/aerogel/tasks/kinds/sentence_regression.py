@@ -1,6 +1,7 @@
 """A value for a sentence or a pair of sentences, such as the similarity of two."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from aerogel.tasks.kind import Task
 from aerogel.tasks.kinds.sentence_classification import SentenceClassification
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.predictions import Answers, Inputs, Predictions, Score, as_predictions
+from aerogel.tasks.rows import Rows
 
 
 class SentenceRegression(SentenceClassification):
@@ -21,12 +23,16 @@ class SentenceRegression(SentenceClassification):
     name = "sentence_regression"
     is_compared = False
 
+    def fits(self, rows: Rows) -> bool:
+        """Whether all labels are numbers, some of them not whole."""
+        numbers = [_number(row["label"]) for row in rows]
+        return all(map(math.isfinite, numbers)) and not all(map(float.is_integer, numbers))
+
+    def with_labels(self, task: Task, rows: Rows) -> Task:
+        return replace(task, labels=(rows.original["label"],), metrics=("correlation", "pearson", "spearman"))
+
     def label(self, task: Task, value: Any) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number):
+        if math.isfinite(number := _number(value)):
             return number
         raise ValueError(f"label {excerpt(value)} is not a number")
 
@@ -42,6 +48,13 @@ class SentenceRegression(SentenceClassification):
     def distillation_loss(self, student: Answers, teacher: Answers, temperature: float) -> Tensor:
         """The mean square distance of the values."""
         return mse_loss(student.logits.float(), teacher.logits.float())
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 KIND = SentenceRegression()

@@ -1,0 +1,93 @@
+"""Rows with named columns, from any source, and which column serves for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aerogel.errors import DataError, unknown_name
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a split.
+
+    Attributes:
+        columns: their names.
+        values: one mapping of column to value a row.
+        source: the file or data set that they come from, for error messages.
+        lines: the line of each row in that file.
+        original: the names in the source of columns that were renamed.
+    """
+
+    columns: tuple[str, ...]
+    values: Sequence[Mapping[str, Any]]
+    source: str
+    lines: Sequence[int] | None = None
+    original: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self.values)
+
+    def __getitem__(self, row: int) -> Mapping[str, Any]:
+        return self.values[row]
+
+    def renamed(self, columns: Mapping[str, str]) -> Rows:
+        """These columns alone, under new names: `columns` has the present name of each new one."""
+        values = [{new: row[old] for new, old in columns.items()} for row in self.values]
+        return replace(self, columns=tuple(columns), values=values, original=columns)
+
+    def error(self, row: int, problem: object, column: str | None = None) -> DataError:
+        """An error that names the source, the line and the column (by its name in the source)."""
+        where = f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
+        where += f", column {self.original.get(column, column)}" if column else ""
+        return DataError(f"{self.source}, {where}: {problem}")
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a kind of task needs from a column.
+
+    Attributes:
+        names: of columns that are taken for it, the most usual first, in lower case.
+        optional: whether data may be without it.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    optional: bool = False
+
+
+def match_columns(
+    roles: Sequence[Role], columns: Sequence[str], given: Mapping[str, str] | None = None, source: str = "the data"
+) -> dict[str, str]:
+    """The column of each role: the one `given` for it, else the first whose name is usual for it.
+
+    Raises `DataError` for a given role or column that does not exist, and for a required role without a column.
+
+    >>> match_columns([Role("text", ("text", "sentence")), Role("label", ("label",))], ["id", "Sentence", "label"])
+    {'text': 'Sentence', 'label': 'label'}
+    """
+    given = given or {}
+    for name, column in given.items():
+        if name not in (role.name for role in roles):
+            raise DataError(unknown_name("column role", name, [role.name for role in roles]))
+        if column not in columns:
+            raise DataError(f"{source}: {unknown_name('column', column, columns)}")
+    found = dict(given)
+    for role in roles:
+        free = {column.lower(): column for column in reversed(columns) if column not in found.values()}
+        usual = next((free[name] for name in (role.name, *role.names) if name in free), None)
+        if role.name not in found and usual is not None:
+            found[role.name] = usual
+    if missing := [role for role in roles if role.name not in found and not role.optional]:
+        expected = "; ".join(f"{role.name} ({', '.join(role.names)})" for role in missing)
+        raise DataError(
+            f"{source} has the columns {', '.join(columns)}, and none for {expected}: rename one, or name it by "
+            f"--columns {missing[0].name}=NAME"
+        )
+    return {role.name: found[role.name] for role in roles if role.name in found}
