@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from inputs import SEED
 from paused import Facts, serve
-from subjects import is_packed
+from runtimes import is_packed
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 

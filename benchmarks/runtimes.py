@@ -8,6 +8,7 @@ in memory and ends when the output can be read as an array. `quantization.py` wr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,13 @@ class Runtime:
         return folder / self.file.format(batch=batch)
 
 
-def aerogel(path: Path, batch: int, threads: int) -> Model:
-    from subjects import is_packed
+def is_packed(folder: Path) -> bool:
+    """Whether any layer is packed; at 0% sparsity none is."""
+    config = folder / "config.json"
+    return config.exists() and "quantization_config" in json.loads(config.read_text())
 
+
+def aerogel(path: Path, batch: int, threads: int) -> Model:
     import aerogel as ag
     from aerogel.models import load_model
 

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable
@@ -86,12 +85,6 @@ def prepare(spec: Facts) -> Facts:
     forms: dict[str, Any] = {"packed": None, "packed-int8": "int8"}
     facts["compress"] = {form: _compress(folder, form, forms[form]) for form in spec["files"] if form in forms}
     return facts
-
-
-def is_packed(folder: Path) -> bool:
-    """Whether any layer is packed; at 0% sparsity none is."""
-    config = folder / "config.json"
-    return config.exists() and "quantization_config" in json.loads(config.read_text())
 
 
 def file_bytes(path: Path) -> int:
