@@ -12,8 +12,9 @@ from aerogel import progress
 from aerogel.errors import ModelError, PruningError
 from aerogel.models import Head, load, load_tokenizer, prunable_weights
 from aerogel.pruning import block_inputs
+from aerogel.pruning.batches import Batch
 from aerogel.pruning.blocks import block_lists, walk
-from aerogel.pruning.calibration import Batch, Calibration
+from aerogel.pruning.calibration import Calibration
 from builders import ARCHITECTURES, prose, text_data
 
 NAMES = [name for name in ARCHITECTURES if name != "albert"]

@@ -8,7 +8,8 @@ import torch
 from aerogel.errors import DataError, PruningError
 from aerogel.models import Head, load, load_tokenizer
 from aerogel.pruning import PruneConfig
-from aerogel.pruning.calibration import BATCH_TOKENS, Batch, Calibration, calibration
+from aerogel.pruning.batches import Batch
+from aerogel.pruning.calibration import BATCH_TOKENS, Calibration, calibration
 from builders import ARCHITECTURES, prose, sentence_data, sentences, text_data, write_tsv
 
 TEXT = prose(400)

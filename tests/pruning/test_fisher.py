@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from aerogel.models import PrunableWeight, load_tokenizer, prunable_weights
 from aerogel.models.logits import prediction_logits
 from aerogel.pruning import Calibration
+from aerogel.pruning.batches import subsample
 from aerogel.pruning.fisher import output_gradients, sampled_nll
-from aerogel.pruning.kl import subsample
 from builders import ARCHITECTURES, prose, text_data
 
 

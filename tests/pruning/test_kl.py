@@ -6,8 +6,9 @@ import torch
 from aerogel.models import Head, load, load_tokenizer, prunable_weights
 from aerogel.models.logits import kl_divergence, prediction_logits
 from aerogel.pruning import Calibration, prune
+from aerogel.pruning.batches import subsample
 from aerogel.pruning.fisher import output_gradients
-from aerogel.pruning.kl import Reference, subsample
+from aerogel.pruning.kl import Reference
 from aerogel.tasks import load_task
 from builders import ARCHITECTURES, prose, text_data
 

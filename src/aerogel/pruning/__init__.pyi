@@ -1,4 +1,4 @@
-from .calibration import Calibration as Calibration
+from .calibration import BatchCalibration as BatchCalibration, Calibration as Calibration
 from .choices import (
     ALLOCATIONS as ALLOCATIONS,
     METHODS as METHODS,

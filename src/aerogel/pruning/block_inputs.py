@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 from aerogel.errors import ModelError, PruningError
 from aerogel.models import evaluating, head_kind
-from aerogel.pruning.calibration import Batch
+from aerogel.pruning.batches import Batch
 
 IN_MEMORY = 2 * 1024**3  # bytes of activations that stay in memory; the rest goes to disk
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -74,13 +75,14 @@ def capture(
     calls: list[list[Call]] = [[] for _ in blocks]
     encoder = model.base_model.get_encoder() if model.config.is_encoder_decoder else None
     in_encoder = encoder is not None and any(module is blocks for module in encoder.modules())
+    encoder_takes = () if encoder is None else inspect.signature(encoder.forward).parameters
     runner: nn.Module = model
     if encoder is not None and in_encoder:
         runner = encoder
     elif head_kind(model) == "language-modelling":  # its head costs more than the rest of this pass
         runner = model.base_model
     for batch in batches:
-        encoder_inputs = {key: batch[key] for key in ("input_ids", "attention_mask") if key in batch}
+        encoder_inputs = {key: values for key, values in batch.items() if key in encoder_takes}
         recorded = _record_calls(runner, name, blocks, encoder_inputs if in_encoder else batch)
         tokens = _tokens(batch, in_encoder or encoder is None, _split(*recorded[0])[0])
         for index, (arguments, keywords) in enumerate(recorded):
@@ -166,7 +168,9 @@ def _like_states(value: Any, hidden: Tensor) -> bool:
 def _tokens(batch: Batch, is_encoder: bool, states: Tensor) -> Tensor:
     """(batch, sequence), False at padding; without a mask, the states have none."""
     mask = batch.get("attention_mask" if is_encoder else "decoder_attention_mask")
-    return torch.ones(states.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+    if mask is None:
+        return torch.ones(states.shape[:2], dtype=torch.bool)
+    return mask.bool().reshape(-1, mask.shape[-1])  # the choices of a text are rows of their own
 
 
 @contextmanager

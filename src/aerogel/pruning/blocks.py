@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.errors import ModelError, PruningError
 from aerogel.models import PrunableWeight
+from aerogel.pruning.batches import Batch
 from aerogel.pruning.block_inputs import ActivationStore, Call, capture, evaluating_without_cache
-from aerogel.pruning.calibration import Batch
 
 
 @dataclass

@@ -12,8 +12,7 @@ from aerogel import progress
 from aerogel.models import PrunableWeight
 from aerogel.models.logits import prediction_logits
 from aerogel.models.mode import frozen
-from aerogel.pruning.calibration import Batch
-from aerogel.pruning.kl import check_head, subsample
+from aerogel.pruning.batches import Batch, subsample
 
 
 def output_gradients(
@@ -23,9 +22,8 @@ def output_gradients(
 
     The gradient is that of −log p(y), with y drawn from the model's own predictions, so no labels are needed. Its mean
     square over tokens is the diagonal of the Fisher information, which is the curvature of the KL divergence to the
-    dense model (Martens and Grosse 2015, section 2.2). Raises `ModelError` for a model without a head.
+    dense model (Martens and Grosse 2015, section 2.2). Raises `ModelError` as `prediction_logits`.
     """
-    check_head(model)
     generator = torch.Generator().manual_seed(seed)
     sums = {weight.name: torch.zeros(len(weight.matrix)) for weight in weights}
     counts = dict.fromkeys(sums, 0)

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from aerogel.models import PrunableWeight
+from aerogel.pruning.batches import Batch
 from aerogel.pruning.blocks import Block, walk
-from aerogel.pruning.calibration import Batch
 from aerogel.pruning.kl import Reference
 from aerogel.pruning.pattern import Pattern
 from aerogel.pruning.pruning_method import PruningMethod, Statistics

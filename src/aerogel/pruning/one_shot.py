@@ -15,8 +15,9 @@ from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
 from aerogel.models import PrunableWeight, on_cpu, prunable_weights
 from aerogel.models.prunable import error_context
 from aerogel.pruning.allocation import Allocator
+from aerogel.pruning.batches import Batch
 from aerogel.pruning.blocks import block_lists, walk
-from aerogel.pruning.calibration import Batch, Calibration
+from aerogel.pruning.calibration import CalibrationSource, as_calibration
 from aerogel.pruning.choices import Allocation
 from aerogel.pruning.config import SEARCHED, PruneConfig
 from aerogel.pruning.fisher import output_gradients
@@ -33,7 +34,7 @@ KL_TOKENS = 2048  # of the calibration text, for the KL divergence of candidate 
 
 
 def prune(
-    model: nn.Module, config: PruneConfig | None = None, calibration: Calibration | None = None, **settings: Any
+    model: nn.Module, config: PruneConfig | None = None, calibration: CalibrationSource | None = None, **settings: Any
 ) -> dict[str, Tensor]:
     """Prunes a model in place and returns the masks by weight name, (d_out, d_in), True where kept.
 
@@ -50,13 +51,12 @@ def prune(
     """
     if config is not None:
         expect(config, PruneConfig, PruningError, "a PruneConfig, or its fields as keywords (sparsity=0.9)")
-    if calibration is not None:
-        expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
+    source = None if calibration is None else as_calibration(calibration)
     config = replace(config or PruneConfig(), **settings)
     plan = _Plan.of(model, config)
-    if not config.needs_calibration and (calibration is None or config.values is None):
+    if not config.needs_calibration and (source is None or config.values is None):
         return _prune_by_weight(plan)
-    if calibration is None:
+    if source is None:
         raise PruningError(
             f"method {config.method} with allocation {plan.allocation}{', swap' if config.swap else ''}"
             f"{', reconstruction' if config.reconstruct else ''} needs calibration text: a task or file"
@@ -68,7 +68,7 @@ def prune(
     if config.values:
         check_rounding(model)
     with on_cpu(model) as home:  # where the methods' linear algebra runs
-        batches = calibration.batches(model)
+        batches = source.batches(model)
         masks = _prune_by_block(model, plan, batches) if config.needs_calibration else _prune_by_weight(plan)
         if config.values:
             round_blocks(model, batches)

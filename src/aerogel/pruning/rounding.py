@@ -11,8 +11,8 @@ from aerogel.errors import PruningError
 from aerogel.models import prunable_weights
 from aerogel.models.int8 import LARGEST, dequantize, quantize_rows
 from aerogel.models.prunable import error_context
+from aerogel.pruning.batches import Batch
 from aerogel.pruning.blocks import block_lists, walk
-from aerogel.pruning.calibration import Batch
 from aerogel.pruning.least_squares import damped
 from aerogel.pruning.smoothing import smooth
 

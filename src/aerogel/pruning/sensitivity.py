@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, check_sparsity, expect
 from aerogel.models import on_cpu, prunable_weights
-from aerogel.pruning.calibration import Calibration
+from aerogel.pruning.calibration import CalibrationSource, as_calibration
 from aerogel.pruning.fisher import output_gradients
 from aerogel.pruning.kl import Reference
 from aerogel.pruning.masking import dense_scores, masked_kl
@@ -36,7 +36,7 @@ class Sensitivity:
 
 def sensitivity(
     model: PreTrainedModel,
-    calibration: Calibration,
+    calibration: CalibrationSource,
     name: str = "",
     by: str = "magnitude",
     sparsities: Sequence[float] = SPARSITIES,
@@ -44,16 +44,16 @@ def sensitivity(
     """Prunes each layer and each kind of matrix on its own, at each sparsity, by the scores of method `by`.
 
     The weights are restored afterwards. Raises `PruningError` for a method that needs training and for a sparsity
-    outside [0, 1), `ModelError` for a model without a head, and `DataError` for too short a text.
+    outside [0, 1), `ModelError` for a model without predictions, and `DataError` for too short a text.
     """
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
-    expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
+    source = as_calibration(calibration)
     for sparsity in sparsities:
         check_sparsity(sparsity, PruningError)
     method = one_shot_method(by)
     with on_cpu(model):
         weights = prunable_weights(model)
-        batches = calibration.batches(model)
+        batches = source.batches(model)
         reference = Reference(model, batches, TOKENS)
         gradients = output_gradients(model, weights, batches, TOKENS, 0) if method.needs == "gradients" else {}
         score = dense_scores(model, weights, batches, gradients, method, 0)
@@ -68,7 +68,7 @@ def sensitivity(
     return Sensitivity(
         name or type(model).__name__,
         method.name,
-        calibration.name,
+        source.name,
         tuple(sparsities),
         tuple((layer, tuple(kls[layer])) for layer in layers),
         tuple((kind, tuple(kls[kind])) for kind in kinds),

@@ -11,8 +11,9 @@ from transformers import TrainerCallback
 from aerogel.errors import PruningError, expect, unknown_name
 from aerogel.models import PrunableWeight, prunable_weights
 from aerogel.models.prunable import TARGETS
-from aerogel.pruning import ROUNDED_VALUES, Calibration, RoundedValues, ScoreState, all_methods, method, prune
+from aerogel.pruning import ROUNDED_VALUES, RoundedValues, ScoreState, all_methods, method, prune
 from aerogel.pruning.allocation import Allocator
+from aerogel.pruning.calibration import CalibrationSource, as_calibration
 from aerogel.pruning.masking import plain_statistics
 from aerogel.training.checkpoint import begin_run, load_state, save_state
 from aerogel.training.gradual import GradualPruning
@@ -53,15 +54,13 @@ class SparsityCallback(TrainerCallback):
     def __init__(
         self,
         config: GradualPruning | None = None,
-        calibration: Calibration | None = None,
+        calibration: CalibrationSource | None = None,
         *,
         values: RoundedValues | None = None,
         **settings: Any,
     ) -> None:
         if config is not None:
             expect(config, GradualPruning, PruningError, "GradualPruning, or settings as keywords (sparsity=0.9)")
-        if calibration is not None:
-            expect(calibration, Calibration, PruningError, "calibration text (aerogel.calibration gives it)")
         if values not in (None, *ROUNDED_VALUES):
             raise PruningError(unknown_name("values", values, ROUNDED_VALUES))
         if settings:
@@ -73,7 +72,8 @@ class SparsityCallback(TrainerCallback):
                 f"or use a score that needs none ({', '.join(others)}) without swap, reconstruct and a searched "
                 "allocation"
             )
-        self.config, self.calibration, self.values = config, calibration, values
+        self.config, self.values = config, values
+        self.calibration = None if calibration is None else as_calibration(calibration)
         self.zero_masks: dict[str, Tensor] = {}  # by weight name: (d_out, d_in), True at weights kept at zero
         self.score_states: dict[str, ScoreState] = {}
         self.weights: list[PrunableWeight] = []
