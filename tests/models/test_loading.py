@@ -146,9 +146,11 @@ def test_a_decoder_finds_the_end_of_a_padded_sentence(broken: Path, padding: int
 
 def test_head_kinds_follow_from_the_class() -> None:
     config = transformers.BertConfig(**BERT_LIKE)
-    assert head_kind(transformers.BertModel(config)) == "none"
-    assert head_kind(transformers.BertForQuestionAnswering(config)) == "none"
-    assert head_kind(transformers.BertForTokenClassification(config)) == "none"
+    assert head_kind(transformers.BertModel(config)) == "embedding"
+    assert head_kind(transformers.BertForPreTraining(config)) == "other"
+    assert head_kind(transformers.BertForQuestionAnswering(config)) == "question-answering"
+    assert head_kind(transformers.BertForTokenClassification(config)) == "token-classification"
+    assert head_kind(transformers.BertForMultipleChoice(config)) == "multiple-choice"
     assert head_kind(transformers.BertForMaskedLM(config)) == "language-modelling"
     assert head_kind(transformers.BertForSequenceClassification(config)) == "classification"
     for name, kind in ARCHITECTURES.items():
@@ -159,8 +161,11 @@ def test_architectures_are_distinguished() -> None:
     kinds = {name: architecture(kind.config()) for name, kind in ARCHITECTURES.items()}
     assert {name for name, kind in kinds.items() if kind == "encoder-decoder"} == {"bart", "t5"}
     assert {name for name, kind in kinds.items() if kind == "decoder"} == {"gpt2", "opt", "gpt-neox", "llama"}
-    with pytest.raises(ModelError, match="'vit'"):
-        architecture(transformers.ViTConfig())
+    for config in (transformers.ViTConfig, transformers.Wav2Vec2Config, transformers.ASTConfig):
+        assert architecture(config()) == "encoder"
+    assert architecture(transformers.WhisperConfig()) == "encoder-decoder"
+    with pytest.raises(ModelError, match="'decision_transformer'"):
+        architecture(transformers.DecisionTransformerConfig())
 
 
 # unknown names

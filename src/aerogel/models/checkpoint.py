@@ -1,17 +1,20 @@
-"""The tensors of a checkpoint, read from the headers of its files."""
+"""The tensors of a checkpoint, read from the headers of its files, and whether they are all that a model needs."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
+
+from aerogel.errors import ModelError
 
 # Optional parts of a body: some checkpoints have them, and transformers builds the class with or without.
 OPTIONAL = {"pooler", "mask_token"}
@@ -90,3 +93,26 @@ class StoredDtypes:
         for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
             if config is not None:
                 config.dtype = self.main
+
+
+def check_whole(name: str | os.PathLike[str], model: PreTrainedModel, report: dict, new_head_allowed: bool) -> None:
+    """Refuse a checkpoint with missing or mismatched tensors, which transformers would initialise at random."""
+    # T5 with a language-modelling head has no separate body
+    body = "" if model.base_model is model else f"{model.base_model_prefix}."
+
+    def needed(key: str) -> bool:
+        if not new_head_allowed:
+            return True
+        return key.startswith(body) and not is_optional(key)
+
+    missing = sorted(filter(needed, report["missing_keys"]))
+    if missing:
+        raise ModelError(f"{name}: its checkpoint lacks {len(missing)} tensors of the model, first {missing[0]}")
+    for key, stored, expected in sorted(report["mismatched_keys"]):
+        if needed(key):
+            shapes = f"{_shape(stored)}, expected {_shape(expected)}"
+            raise ModelError(f"{name}: its checkpoint does not match its config.json: {key} is {shapes}")
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))

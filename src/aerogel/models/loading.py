@@ -5,7 +5,7 @@ import copy
 import inspect
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
@@ -22,14 +24,17 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoProcessor,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
@@ -42,7 +47,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 
 from aerogel.errors import ModelError, expect, first_line, unknown_name
 from aerogel.models.bounds import Contents, check_layers
-from aerogel.models.checkpoint import StoredDtypes, is_optional, stored_tensors
+from aerogel.models.checkpoint import StoredDtypes, check_whole, is_optional, stored_tensors
 from aerogel.models.location import local_folder, located
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.tokenizer import set_padding
@@ -66,6 +71,12 @@ HEADS: dict[str, dict[Architecture | None, tuple[Any, Mapping[str, str]]]] = {
 An embedding is taken from a model without a head.
 """
 
+IMAGE_AND_SPEECH_ENCODERS = (
+    MODEL_FOR_IMAGE_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
+)
+
 
 @dataclass(frozen=True)
 class Head:
@@ -80,7 +91,7 @@ class Head:
 
 
 def load(name: str | os.PathLike[str], head: Head | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model in float32 and evaluation mode, and its tokenizer.
+    """Load a model in float32 and evaluation mode, and its tokenizer; for images or speech its processor instead.
 
     `name` is a zoo name, a local folder or a hub id; remote code is never run. Without `head` the class is that of the
     checkpoint. With `head`, the checkpoint's head is used if it fits, otherwise a new one. Raises `ModelError` if the
@@ -91,7 +102,7 @@ def load(name: str | os.PathLike[str], head: Head | None = None) -> tuple[PreTra
     'BertForMaskedLM'
     """
     model, tokenizer = load_model(name, head), load_tokenizer(name)
-    if head_kind(model) == "classification":
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and head_kind(model) == "classification":
         model.config.pad_token_id = tokenizer.pad_token_id  # decoders need it to find the end of a sentence
     return model, tokenizer
 
@@ -134,7 +145,7 @@ def load_model(
                 local_files_only=local_only,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # of a head for other labels; _check_whole checks the rest
+                ignore_mismatched_sizes=True,  # of a head for other labels; check_whole checks the rest
                 **options,
             )
             return model, report
@@ -144,18 +155,22 @@ def load_model(
         missing, bare = report["missing_keys"], head is None and model.base_model is model
         if bare and missing and all(map(is_optional, missing)) and "add_pooling_layer" in parameters:
             model, report = from_pretrained(type(model), add_pooling_layer=False)  # as in the checkpoint
-    _check_whole(name, model, report, new_head_allowed=head is not None)
+    check_whole(name, model, report, new_head_allowed=head is not None)
     return model.eval()
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     """The tokenizer, padding on the right; without a padding token (GPT-2) it pads with the end-of-sequence token.
 
-    `save` writes it with its original padding. Raises `ModelError`.
+    `save` writes it with its original padding. For a model of images or speech it is the processor that makes the
+    model's inputs. Raises `ModelError`.
     """
     path, local_only = located(name)
     with _explained(name, path), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
+        factory = _tokenizer_class(name, path, local_only)
+        tokenizer = factory.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
+    if factory is not AutoTokenizer:
+        return tokenizer
     # without its files, transformers creates a tokenizer with only special tokens
     if len(tokenizer) < len(set(tokenizer.all_special_ids)) + 2:
         raise ModelError(f"{name}: its tokenizer has no vocabulary: tokenizer.json (or the like) is missing or empty")
@@ -188,7 +203,8 @@ def stored_dtypes(name: str | os.PathLike[str]) -> StoredDtypes:
 def architecture(config: PretrainedConfig) -> Architecture:
     """Encoder, decoder or encoder-decoder, from the configuration and transformers' tables of model types.
 
-    A type with both a masked and a causal class (BERT) is an encoder. Raises `ModelError` for a type with neither.
+    A type with both a masked and a causal class (BERT) is an encoder, and so are models of images and speech without a
+    decoder. Raises `ModelError` for any other type.
     """
     if getattr(config, "is_encoder_decoder", False):
         return "encoder-decoder"
@@ -196,7 +212,9 @@ def architecture(config: PretrainedConfig) -> Architecture:
         return "encoder"
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "decoder"
-    raise ModelError(f"model type {config.model_type!r} is neither a text encoder, a decoder nor an encoder-decoder")
+    if any(config.model_type in model_types for model_types in IMAGE_AND_SPEECH_ENCODERS):
+        return "encoder"
+    raise ModelError(f"model type {config.model_type!r} is neither an encoder, a decoder nor an encoder-decoder")
 
 
 def head_kind(model: PreTrainedModel) -> str:
@@ -228,6 +246,18 @@ def _checkpoint_class(config: PretrainedConfig) -> Any:
     return AutoModel
 
 
+def _tokenizer_class(name: str | os.PathLike[str], path: str, local_only: bool) -> Any:
+    """The class that loads what makes the model's inputs: a tokenizer, or a processor of images or speech."""
+    if Path(path).is_dir() and not (Path(path) / "config.json").exists():
+        return AutoTokenizer  # a tokenizer alone
+    reads = getattr(_checkpoint_class(_load_config(name, path, local_only)), "main_input_name", "input_ids")
+    if reads == "pixel_values":
+        return AutoImageProcessor
+    if reads in ("input_values", "input_features"):  # a recogniser of speech also has a tokenizer
+        return AutoProcessor if has_tokenizer(name) else AutoFeatureExtractor
+    return AutoTokenizer
+
+
 def _from_config(factory: Any, config: PretrainedConfig) -> PreTrainedModel:
     config = copy.deepcopy(config)
     model: PreTrainedModel = factory.from_config(config) if hasattr(factory, "from_config") else factory(config)
@@ -239,29 +269,6 @@ def _check_quantization(config: PretrainedConfig) -> None:
     stored = getattr(config, "quantization_config", None)
     if stored is not None and not AutoHfQuantizer.supports_quant_method(stored):
         raise ModelError(unknown_name("quant_method in config.json:", stored["quant_method"], AUTO_QUANTIZER_MAPPING))
-
-
-def _check_whole(name: str | os.PathLike[str], model: PreTrainedModel, report: dict, new_head_allowed: bool) -> None:
-    """Refuse a checkpoint with missing or mismatched tensors, which transformers would initialise at random."""
-    # T5 with a language-modelling head has no separate body
-    body = "" if model.base_model is model else f"{model.base_model_prefix}."
-
-    def needed(key: str) -> bool:
-        if not new_head_allowed:
-            return True
-        return key.startswith(body) and not is_optional(key)
-
-    missing = sorted(filter(needed, report["missing_keys"]))
-    if missing:
-        raise ModelError(f"{name}: its checkpoint lacks {len(missing)} tensors of the model, first {missing[0]}")
-    for key, stored, expected in sorted(report["mismatched_keys"]):
-        if needed(key):
-            shapes = f"{_shape(stored)}, expected {_shape(expected)}"
-            raise ModelError(f"{name}: its checkpoint does not match its config.json: {key} is {shapes}")
-
-
-def _shape(shape: Iterable[int]) -> str:
-    return "x".join(map(str, shape))
 
 
 @contextlib.contextmanager
