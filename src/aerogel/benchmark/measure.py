@@ -31,6 +31,9 @@ COLUMNS = (
 class BenchConfig:
     """What to measure: batches of `batch_size` sequences of `sequence_length` random tokens.
 
+    Of a waveform, `sequence_length` is the number of frames that a speech model's blocks see; images and spectrograms
+    have the size in the model's configuration.
+
     `rounds` of inference and `training_steps` are timed, each after one warm-up; `threads` defaults to PyTorch's
     number. Raises `AerogelError` for numbers out of range.
 

@@ -15,7 +15,9 @@ from aerogel.models.zoo import check_path
 @click.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--batch-size", default=128, show_default=True, type=options.SIZE)
-@click.option("--sequence-length", default=64, show_default=True, type=options.SIZE)
+@click.option("--sequence-length", default=64, show_default=True, type=options.SIZE,
+              help="Tokens of a text, or frames of a waveform, most often 20 ms each. Images and spectrograms have the "
+                   "model's own size.")  # fmt: skip
 @click.option("--rounds", default=7, show_default=True, type=options.SIZE, help="Timed batches of inference.")
 @click.option("--training-steps", default=3, show_default=True, type=options.SIZE)
 @click.option("--threads", type=options.THREADS, help="Threads of each model [default: PyTorch's].")

@@ -251,11 +251,13 @@ def _tokenizer_class(name: str | os.PathLike[str], path: str, local_only: bool) 
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
         return AutoTokenizer  # a tokenizer alone
     reads = getattr(_checkpoint_class(_load_config(name, path, local_only)), "main_input_name", "input_ids")
+    if reads not in ("pixel_values", "input_values", "input_features"):
+        return AutoTokenizer
+    if Path(path).is_dir() and not any(Path(path).glob("*processor_config.json")):
+        raise ModelError(f"the folder has no preprocessor_config.json, which says how {reads} are made")
     if reads == "pixel_values":
         return AutoImageProcessor
-    if reads in ("input_values", "input_features"):  # a recogniser of speech also has a tokenizer
-        return AutoProcessor if has_tokenizer(name) else AutoFeatureExtractor
-    return AutoTokenizer
+    return AutoProcessor if has_tokenizer(name) else AutoFeatureExtractor  # speech recognition also has a tokenizer
 
 
 def _from_config(factory: Any, config: PretrainedConfig) -> PreTrainedModel:
