@@ -1,16 +1,21 @@
 """Text becomes a model's inputs: as many tokens as asked, the same for the same seed, or one sentence on why not."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
+from transformers import default_data_collator
 
 from aerogel.errors import DataError, PruningError
 from aerogel.models import Head, load, load_tokenizer
-from aerogel.pruning import PruneConfig
+from aerogel.pruning import BatchCalibration, PruneConfig, prune
 from aerogel.pruning.batches import Batch
 from aerogel.pruning.calibration import BATCH_TOKENS, Calibration, calibration
+from aerogel.training import SparsityCallback
 from builders import ARCHITECTURES, prose, sentence_data, sentences, text_data, write_tsv
+from heads import MODELS, inputs
 
 TEXT = prose(400)
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
@@ -144,3 +149,99 @@ def test_the_training_split_of_a_task_or_file_is_taken(tmp_path: Path) -> None:
     assert [texts[0] for texts in examples.texts] == [sentence for sentence, _ in sentences(20)]
     with pytest.raises(DataError, match="expected at least 1"):
         calibration("moods", tokenizer, tmp_path / "data", samples=0)
+
+
+# batches of a model's own inputs
+
+
+def test_batches_are_given_as_they_are_without_labels_and_what_the_model_does_not_take() -> None:
+    model = MODELS["span"]()
+    batch = inputs(model)
+    extra = {
+        "start_positions": torch.zeros(4),
+        "end_positions": torch.ones(4),
+        "words": ["a"] * 4,
+        "row": torch.ones(4),
+    }
+    [ours] = BatchCalibration([batch | extra]).batches(model)
+    assert list(ours) == list(batch)
+    assert all(torch.equal(ours[name], batch[name]) for name in batch)
+
+
+def test_a_loader_is_read_until_it_holds_the_windows() -> None:
+    model = MODELS["images"]()
+    rows = [{"pixel_values": image, "labels": 1} for image in inputs(model, 40)["pixel_values"]]
+    read = []
+
+    def collate(chosen: list[dict[str, Any]]) -> dict[str, Any]:
+        read.append(len(chosen))
+        return default_data_collator(chosen)
+
+    loader = DataLoader(rows, batch_size=8, collate_fn=collate)
+    assert [len(batch["pixel_values"]) for batch in BatchCalibration(loader, samples=20).batches(model)] == [8, 8, 8]
+    assert read == [8, 8, 8]
+    assert len(BatchCalibration(loader).batches(model)) == 5
+    text = MODELS["tokens"]()
+    batches = [inputs(text, 128) for _ in range(3)]  # three windows of 512 tokens each
+    assert [len(BatchCalibration(batches, samples=samples).batches(text)) for samples in (1, 3, 4, 64)] == [1, 1, 2, 3]
+
+
+def test_pruning_reads_a_loader_and_gives_the_same_as_the_list_of_its_batches() -> None:
+    masks = []
+    for as_list in (False, True):
+        model = MODELS["images"]()
+        loader = DataLoader([{"pixel_values": image} for image in inputs(model, 12)["pixel_values"]], batch_size=4)
+        masks.append(prune(model, method="best", sparsity=0.5, calibration=list(loader) if as_list else loader))
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+
+
+def test_recordings_are_single_without_padding_and_mask() -> None:
+    model = MODELS["speech"]()
+    batch = inputs(model)
+    rows = BatchCalibration([batch]).batches(model)
+    assert [row["input_values"].shape for row in rows] == [(1, int(mask.sum())) for mask in batch["attention_mask"]]
+    assert all(list(row) == ["input_values"] for row in rows)
+    without = {"input_values": batch["input_values"]}
+    [same] = BatchCalibration([without]).batches(model)
+    assert torch.equal(same["input_values"], batch["input_values"])
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], " no batches"),
+        ([{}], r"batch 0 .*nothing.* input_ids"),
+        ([{"input_ids": torch.ones(5, dtype=torch.long)}], r"batch 0 .*input_ids \(5,\)"),
+        ([{"input_ids": torch.ones(2, 5).long()}, {"pixel_values": torch.ones(2, 3, 8, 8)}], r"batch 1 .*pixel_values"),
+        ([{"input_ids": [[1, 2]]}], r"batch 0 .*tensor input_ids.*BertForTokenClassification"),
+        (iter([torch.ones(2, 5)]), r"batch 0 .*Tensor"),
+    ],
+)
+def test_other_batches_are_refused_before_anything_changes(batches: Any, message: str) -> None:
+    model = MODELS["tokens"]()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(DataError, match=message):
+        prune(model, method="wanda", sparsity=0.5, calibration=batches)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("source", ["reviews.tsv", ["a text"], {"input_ids": torch.ones(2, 5)}, 3, [torch.ones(2, 5)]])
+def test_what_is_neither_text_nor_batches_is_refused(source: Any) -> None:
+    with pytest.raises(PruningError, match=type(source).__name__):
+        prune(MODELS["tokens"](), method="wanda", sparsity=0.5, calibration=source)
+    with pytest.raises(PruningError, match=type(source).__name__):
+        SparsityCallback(sparsity=0.5, calibration=source)
+
+
+# rows of other kinds of tasks
+
+
+def test_choices_of_a_text_are_padded_together() -> None:
+    tokenizer = load_tokenizer("tiny-bert")
+    model = MODELS["choices"]()
+    rows = [{"input_ids": torch.full((2, length), 7), "attention_mask": torch.ones(2, length)} for length in (3, 5)]
+    batch = Calibration(text_data(TEXT), tokenizer)._batch(model, rows)
+    assert batch["input_ids"].shape == (2, 2, 5)
+    assert batch["attention_mask"].sum(-1).tolist() == [[3, 3], [5, 5]]
+    batch = Calibration(text_data(TEXT), tokenizer)._batch(model, [{"input_ids": torch.full((4,), 7)}])
+    assert batch["input_ids"].shape == (1, 1, 4)  # a text of no choices is one choice

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from aerogel.errors import DataError
 from aerogel.tasks.noise import IGNORED
@@ -22,19 +22,31 @@ def decoder_inputs(model: PreTrainedModel, batch: Batch, labels: Tensor | None) 
     if "decoder_input_ids" not in inspect.signature(model.forward).parameters or "decoder_input_ids" in batch:
         return {}
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    text_mask = {"decoder_attention_mask": batch["attention_mask"]} if "attention_mask" in batch else {}
-    if shift is None and model.base_model is not model:
+    is_text, has_head = "input_ids" in batch, model.base_model is not model
+    text_mask = {"decoder_attention_mask": batch["attention_mask"]} if is_text and "attention_mask" in batch else {}
+    if is_text and has_head and shift is None:
         return text_mask
     whole = batch.get("input_ids") if labels is None else labels
     if whole is None:
         raise DataError(
             f"the decoder of {type(model).__name__} needs decoder_input_ids or labels beside {', '.join(batch)}"
         )
-    inputs = {"decoder_input_ids": shift(labels=whole) if shift else whole}
+    if shift is not None:
+        whole = shift(labels=whole)
+    elif labels is not None:
+        whole = _shifted(model.config, labels)
     if labels is None:
-        return inputs | text_mask
+        return {"decoder_input_ids": whole} | text_mask
     read = labels != IGNORED
-    return inputs if read.all() else inputs | {"decoder_attention_mask": read.long()}
+    mask = {} if read.all() else {"decoder_attention_mask": read.long()}
+    return {"decoder_input_ids": whole} | mask
+
+
+def _shifted(config: PretrainedConfig, labels: Tensor) -> Tensor:
+    """The labels behind the token that a decoder starts with (Whisper)."""
+    shifted = labels.roll(1, -1)
+    shifted[:, 0] = config.decoder_start_token_id
+    return shifted.masked_fill(shifted == IGNORED, config.pad_token_id)
 
 
 def subsample(batches: Sequence[Batch], tokens: int) -> list[Batch]:
@@ -55,7 +67,7 @@ def _unpadded_row(batch: Batch, index: int) -> Batch:
     for name, values in batch.items():
         mask = batch.get("decoder_attention_mask" if name.startswith("decoder_") else "attention_mask")
         row[name] = values[index : index + 1]
-        if mask is not None and values.shape[: mask.dim()] == mask.shape:
+        if mask is not None and values.shape[: mask.dim()] == mask.shape and not name.startswith("pixel_"):
             kept = mask[index].reshape(-1, mask.shape[-1]).any(0)
             row[name] = row[name].index_select(mask.dim() - 1, kept.nonzero()[:, 0])
     return row
