@@ -94,6 +94,19 @@ def test_from_a_checkpoint_to_a_packed_one_and_back(
 
 
 @pytest.mark.parametrize("folder", list(KINDS), indirect=True)
+def test_int8_values_calibrated_on_batches_are_saved_and_loaded(folder: Path, tmp_path: Path) -> None:
+    model = load_model(folder)
+    batch = inputs(model)
+    ag.prune(model, method="best", sparsity=0.5, values="int8", calibration=[batch])
+    dense = outputs(model, batch)
+    ag.compress(model, values="int8")
+    packed = outputs(model, batch)
+    assert 0 < (packed - dense).norm() < 0.05 * dense.norm()  # activations are rounded too
+    model.save_pretrained(tmp_path / "packed")
+    assert torch.equal(outputs(load_model(tmp_path / "packed"), batch), packed)
+
+
+@pytest.mark.parametrize("folder", list(KINDS), indirect=True)
 def test_the_bench_makes_inputs_of_the_right_kind(folder: Path) -> None:
     config = BenchConfig(2, 12, rounds=2, training_steps=1, threads=1)
     subjects = [Subject(str(folder), ag.PruneConfig(sparsity=0.8))]
