@@ -40,7 +40,7 @@ class StudyError(AerogelError):
 
 
 class AerogelWarning(UserWarning):
-    """Base class of aerogel's warnings: results are right, but slower or larger than expected."""
+    """Base class of aerogel's warnings: a result is right, but slower, larger or of another kind than expected."""
 
 
 TRANSFORMERS_MODEL = (

@@ -9,7 +9,7 @@ from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedTo
 from aerogel.errors import DataError, ModelError
 from aerogel.models import load_tokenizer
 from aerogel.tasks import IGNORED, Examples, context_length
-from aerogel.tasks.encode import _parts, _token_ids, encode_examples, language_windows
+from aerogel.tasks.encode import FEWEST, _parts, _token_ids, encode_examples, language_windows
 from builders import ARCHITECTURES, prose, sentences
 
 TEXT = prose(150)
@@ -189,10 +189,20 @@ def test_t5_has_no_opening_token_and_its_spans_are_gone() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_too_short_a_text_is_refused(kind: str, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
-    body = LENGTH if kind == "decoder" else LENGTH - 2
     for text in ("", "a few words"):
-        with pytest.raises(DataError, match=rf"the text has \d tokens, fewer than one window of {body}"):
+        with pytest.raises(DataError, match=rf"the text has \d tokens, .* {FEWEST}"):
             language_windows(text, tokenizers[kind], config_of(kind), 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_short_text_is_one_short_window(kind: str, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    text = " ".join(TEXT.split()[:12])
+    [window] = language_windows(text, tokenizers[kind], config_of(kind), 0)
+    ends = 0 if kind == "decoder" else 2
+    count = len(tokenizers[kind](text, add_special_tokens=False)["input_ids"])
+    assert FEWEST <= count < LENGTH - 2
+    assert len(window["labels"]) == len(window["input_ids"]) == count + ends
+    assert (window["labels"] != IGNORED).any()
 
 
 @pytest.mark.parametrize("limit", [0, -3])

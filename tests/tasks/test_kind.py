@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 
 from aerogel.models.loading import HEADS
 from aerogel.registry import names
-from aerogel.tasks import METRICS, TaskKind
+from aerogel.tasks import METRICS, Metric, Task, TaskKind
 from aerogel.tasks.kind import all_kinds
 from aerogel.tasks.predictions import Inputs, Predictions, Score, sums_by_row
 from aerogel.tasks.table import GUESSED_KINDS
@@ -61,11 +61,18 @@ def test_kinds_keep_their_promises(kind: TaskKind) -> None:
     assert kind.head in HEADS
 
 
+def test_a_task_has_the_metrics_of_the_user_and_of_the_table() -> None:
+    own = Metric("f1", lambda predictions, references: 0.0, False, (0.0, 1.0))
+    task = Task("task", "sentence_classification", metrics=("accuracy",), own_metrics=(own,))
+    assert task.metric("f1") is own
+    assert task.metric("accuracy") is METRICS["accuracy"]
+    assert task.metric("f2") is None
+
+
 def test_guessed_kinds_exist() -> None:
     assert set(GUESSED_KINDS) <= set(all_kinds())
 
 
-def test_the_main_metric_is_the_first() -> None:
+def test_all_numbers_of_a_score_in_one_dictionary() -> None:
     score = Score("task", {"f1": 0.5, "accuracy": 0.25}, {"examples": 8}, {"majority": 0.75})
-    assert score.main is METRICS["f1"]
     assert score.to_dict() == {"f1": 0.5, "accuracy": 0.25, "examples": 8, "majority": 0.75}

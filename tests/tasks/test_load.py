@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from aerogel.errors import DataError
-from aerogel.tasks import TASKS, load_task
+from aerogel.errors import AerogelWarning, DataError
+from aerogel.models import load
+from aerogel.tasks import TASKS, load_for, load_task
 from builders import prose, sentences, write_tsv
 
 LABEL = ("sentence", "label")
@@ -21,7 +22,7 @@ def test_a_file_of_two_classes(tmp_path: Path) -> None:
     rows = [(text, "praise" if label else "blame") for text, label in sentences(200)]
     data = load_task(str(write_tsv(tmp_path / "moods.tsv", rows))).divided()
     task = data.task
-    assert (task.name, task.columns, task.labels) == ("moods", ("sentence",), ("blame", "praise"))
+    assert (task.name, task.columns, task.labels) == ("moods", {}, ("blame", "praise"))
     assert task.metrics == ("accuracy", "f1")
     assert task.head.labels == ("blame", "praise")
     train, validation = data.split("train"), data.split("validation")
@@ -94,6 +95,67 @@ def test_a_file_of_that_name_must_be_there(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=f"{name}: no such file"):
         load_task(str(tmp_path / name))
+
+
+# columns and kinds
+
+
+def test_columns_are_guessed_and_described(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "own.tsv", [("fine", 5), ("poor", 1)], ("Review", "stars"))
+    data = load_task(tmp_path / "own.tsv")
+    assert data.columns == {"text": "Review", "label": "stars"}
+    for part in ("text = Review", "label = stars", "sentence_classification"):
+        assert part in data.description
+    assert load_task("movie-reviews").description == ""
+
+
+def test_a_wrong_guess_is_mended(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "own.tsv", [("a1", "b1", 1, "x"), ("a2", "b2", 2, "y")], ("text", "title", "label", "mood"))
+    data = load_task(tmp_path / "own.tsv", columns={"text": "title", "label": "mood"})
+    assert (data.split("train").texts, data.task.labels) == ([("b1",), ("b2",)], ("x", "y"))
+    for columns, named in ({"text": "titel"}, "title"), ({"txet": "title"}, "text"):
+        with pytest.raises(DataError, match=f"did you mean .*{named}"):
+            load_task(tmp_path / "own.tsv", columns=columns)
+
+
+@pytest.mark.parametrize("kind", ["sentence_regression", "sentence-regression"])
+def test_the_kind_may_be_given(tmp_path: Path, kind: str) -> None:
+    file = write_tsv(tmp_path / "own.tsv", [("a", 1), ("b", 2)])
+    assert load_task(file).task.kind_name == "sentence_classification"
+    for data in (load_task(file, kind=kind), load_task(f"{kind}:{file}")):
+        assert (data.task.name, data.task.kind_name) == ("own", "sentence_regression")
+        assert data.split("train").labels == [1, 2]
+    assert load_task("language_modelling:movie-reviews").split("validation").count("\n") > 1000
+
+
+def test_unknown_kinds_are_answered_with_the_nearest(tmp_path: Path) -> None:
+    file = write_tsv(tmp_path / "own.tsv", [("a", 1), ("b", 2)])
+    with pytest.raises(DataError, match="did you mean sentence_regression"):
+        load_task(file, kind="sentence_regresion")
+    with pytest.raises(DataError, match="did you mean sentence_regression"):
+        load_task("sentence_regresion:movie-reviews")
+
+
+def test_columns_of_no_kind_are_refused_with_those_of_the_kinds(tmp_path: Path) -> None:
+    file = write_tsv(tmp_path / "own.tsv", [("a", 1), ("b", 2)], ("sentense", "lable"))
+    with pytest.raises(DataError, match=r"own\.tsv.*sentense, lable") as raised:
+        load_task(file)
+    for part in ("sentence_classification", "language_modelling", "did you mean sentence", "--columns"):
+        assert part in str(raised.value)
+
+
+def test_data_is_read_for_the_head_of_a_model() -> None:
+    model, _ = load("tiny-gpt2")
+    rows = [{"text": text, "label": label} for text, label in sentences(60)]
+    with pytest.warns(AerogelWarning, match="GPT2LMHeadModel"):
+        data = load_for(model, rows)
+    assert data.task.kind_name == "language_modelling"
+    assert data.split("train").splitlines() == [row["text"] for row in rows]
+    data = load_task(rows)
+    assert load_for(model, data) is data
+    classifier, _ = load("tiny-gpt2", data.task.head)
+    assert load_for(classifier, rows) == data
+    assert load_for(classifier, "python-reference").task.kind_name == "language_modelling"  # which has no labels
 
 
 # a folder of tasks
@@ -173,18 +235,17 @@ def test_regression_in_a_folder(tmp_path: Path) -> None:
 def test_a_label_that_only_validation_has_is_refused(tmp_path: Path) -> None:
     write_tsv(tmp_path / "own" / "train.tsv", [("a", "x"), ("b", "y")])
     write_tsv(tmp_path / "own" / "validation.tsv", [("a", "x"), ("c", "z")])
-    with pytest.raises(DataError, match=r"validation.tsv, line 3: wrong label 'z'; expected 0 \(x\) or 1 \(y\)"):
+    with pytest.raises(DataError, match=r"validation.tsv, line 3, column label: .*'z'.* 0 \(x\) or 1 \(y\)"):
         load_task("own", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("task", "files", "said"),
     [
-        ("sst2", ["train.txt"], "sst2: task sst2 is read from .tsv files"),
-        ("wikitext-2", ["train.tsv"], "wikitext-2: task wikitext-2 is read from .txt files"),
-        ("own", ["train.tsv", "validation.txt"], r"own: .*\.tsv or \.txt"),
-        ("own", ["train.tsv", "train.txt"], r"own: .*\.tsv or \.txt"),
-        ("own", ["dev.tsv"], r"own: .* none"),
+        ("sst2", ["train.txt"], "train.txt has the columns text, .*label"),
+        ("own", ["train.tsv", "validation.txt"], r"own: .*\.tsv.* or \.txt"),
+        ("own", ["train.tsv", "train.txt"], r"own: .*\.tsv.* or \.txt"),
+        ("own", ["rows.tsv"], r"own: .* none"),
         ("own", [], r"own: .* none"),
     ],
 )
@@ -197,7 +258,7 @@ def test_files_that_do_not_fit_the_task_are_refused(tmp_path: Path, task: str, f
 
 
 def test_names_of_nothing_are_answered_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"unknown task 'sts2': did you mean [^?]*sst2.*a \.tsv or \.txt file"):
+    with pytest.raises(DataError, match=r"unknown task 'sts2': did you mean [^?]*sst2.*\.tsv.*\.txt"):
         load_task("sts2")
     (tmp_path / "sentiments").mkdir()
     with pytest.raises(DataError, match="did you mean sentiments"):

@@ -3,11 +3,10 @@
 from pydoc_data.topics import topics
 
 from aerogel.tasks import load_task
-from aerogel.tasks.starter import movie_reviews, python_reference
 
 
 def test_movie_reviews_are_fair() -> None:
-    splits = movie_reviews()
+    splits = load_task("movie-reviews").splits
     train, validation = splits["train"], splits["validation"]
     assert len(train) + len(validation) == 10_568  # of 10,605, those whose rating is not nought
     assert 0.18 < len(validation) / (len(train) + len(validation)) < 0.22
@@ -16,12 +15,11 @@ def test_movie_reviews_are_fair() -> None:
         assert 0.4 < sum(examples.labels) / len(examples) < 0.6
     assert not set(train.texts) & set(validation.texts)
     assert all(len(texts) == 1 and texts[0].strip() for texts in train.texts + validation.texts)
-    assert movie_reviews() == splits
     assert load_task("movie-reviews").splits == splits
 
 
 def test_movie_reviews_that_praise_have_label_1() -> None:
-    train = movie_reviews()["train"]
+    train = load_task("movie-reviews").split("train")
     for label, words in ((1, ("excellent", "wonderful", "delightful")), (0, ("boring", "awful", "tedious"))):
         found = [
             given == label
@@ -33,8 +31,7 @@ def test_movie_reviews_that_praise_have_label_1() -> None:
 
 
 def test_the_reference_holds_text_out() -> None:
-    splits = python_reference()
-    assert python_reference() == splits
+    splits = load_task("python-reference").splits
     assert load_task("python-reference").splits == splits
     assert 0.1 < len(splits["validation"]) / sum(map(len, splits.values())) < 0.35
     assert min(map(len, splits.values())) > 50_000

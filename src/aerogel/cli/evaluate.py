@@ -5,20 +5,28 @@ from pathlib import Path
 import click
 
 from aerogel.cli import options
-from aerogel.cli.output import note, print_json, print_table, progress_bar
+from aerogel.cli.output import note, note_columns, print_json, print_table, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.tasks import check_task, load_task
 
 
 @click.command()
 @click.argument("model")
-@click.option("--tasks", required=True, help="Task names or files, separated by commas.")
+@click.option("--tasks", required=True, help=f"Separated by commas, each {options.TASK}.")
 @options.data
+@options.columns
 @click.option("--reference", metavar="MODEL", help="Dense model to compare with: KL, agreement and flips.")
 @options.limit
 @options.as_json
 def evaluate(
-    model: str, *, tasks: str, data: Path | None, reference: str | None, limit: int | None, as_json: bool
+    model: str,
+    *,
+    tasks: str,
+    data: Path | None,
+    columns: dict[str, str] | None,
+    reference: str | None,
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """Score MODEL on the validation split of each task."""
     names = [task.strip() for task in tasks.split(",")]
@@ -27,7 +35,7 @@ def evaluate(
     for task in names:
         check_task(task, data)
     with progress_bar():
-        loaded = [load_task(task, data) for task in names]
+        loaded = [load_task(task, data, columns=columns) for task in names]
         from aerogel import models
         from aerogel.errors import ModelError
         from aerogel.evaluation import evaluate as score_tasks
@@ -54,3 +62,4 @@ def evaluate(
             note(f"{name}: {count} layers are packed, with values in {values}")
     for entry in loaded:
         note(f"{entry.task.name}: {entry.source}")
+        note_columns(entry)

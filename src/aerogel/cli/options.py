@@ -13,6 +13,7 @@ from aerogel.errors import DataError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
 from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED, VALUE_CHOICES
+from aerogel.tasks.files import FORMATS
 
 Parameter = click.Parameter | None
 Context = click.Context | None
@@ -50,6 +51,15 @@ def _data_folder(name: str) -> Path:
     return Path(name)
 
 
+def _columns(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if wrong := [role + equals for role, equals, column in pairs if not (role and column)]:
+        raise DataError(f"columns {text!r}: expected ROLE=NAME after each comma, found {wrong[0]!r}")
+    return {role.strip(): column.strip() for role, _, column in pairs}
+
+
+FILES = ", ".join(FORMATS)  # of data
+TASK = f"a task, a file ({FILES}), a folder of them or of datasets.save_to_disk, or user/name on the hub"
 COUNT = click.IntRange(1, bounds.COUNT)
 SIZE = click.IntRange(1, bounds.SIZE)
 THREADS = click.IntRange(1, bounds.THREADS)
@@ -60,7 +70,14 @@ METHOD = _Read("text", check_one_shot)
 RUNTIME = _Read("text", check_runtime)
 
 include = click.option("--include", multiple=True, type=click.Choice(TARGETS[1:]), help="Include these weights too.")
-data = click.option("--data", type=_Read("path", _data_folder), help="Folder with <task>/<split>.tsv or .txt.")
+data = click.option(
+    "--data", type=_Read("path", _data_folder), help=f"Folder with <task>/train and <task>/validation, {FILES}."
+)
+columns = click.option(
+    "--columns",
+    type=_Read("text", _columns),
+    help="Columns of your own data whose names are not usual, for example text=review,label=stars.",
+)
 limit = click.option("--limit", type=COUNT, help="Number of examples or windows to use, from the start.")
 output = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 values = click.option(

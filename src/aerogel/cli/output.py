@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from aerogel import progress
+from aerogel.tasks import TaskData
 
 EVERY = 30.0  # seconds between progress lines if stderr is not a terminal
 WIDE = 160  # width of tables in a file or pipe
@@ -45,6 +46,12 @@ def stderr() -> Console:
 def note(text: str) -> None:
     """Print one line to stderr."""
     stderr().print(text)
+
+
+def note_columns(data: TaskData) -> None:
+    """Say how a user's own data is read."""
+    if data.description:
+        note(f"{data.task.name}: {data.description}")
 
 
 def print_json(value: Any) -> None:

@@ -10,7 +10,7 @@ import click
 
 from aerogel import bounds, files
 from aerogel.cli import options
-from aerogel.cli.output import note, progress_bar
+from aerogel.cli.output import note, note_columns, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ALLOCATIONS, METHODS, ROUNDED_VALUES, SCOPES, SCORES
 from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED
@@ -66,9 +66,10 @@ VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
     type=click.IntRange(0, bounds.SIZE),
     help="Train attention and MLP towards their dense outputs after pruning.",
 )
-@click.option("--calibration", metavar="NAME|FILE", help="Text to calibrate on: a task's training split, or a file.")
+@click.option("--calibration", metavar="NAME|FILE", help=f"Text to calibrate on, the training split of {options.TASK}.")
 @click.option("--samples", default=64, show_default=True, type=options.SIZE, help="Windows of that text.")
 @options.data
+@options.columns
 @options.include
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
 @options.seed
@@ -81,6 +82,7 @@ def prune(
     calibration: str | None,
     samples: int,
     data: Path | None,
+    columns: dict[str, str] | None,
     include: tuple[str, ...],
     values: ValueChoice | None,
     no_pack: bool,
@@ -108,8 +110,10 @@ def prune(
             raise PruningError(f"{needy}: name a task or a file by --calibration")
         text = None
         if calibration:
+            calibration_data = load_task(calibration, data, columns=columns)
+            note_columns(calibration_data)
             loaded, tokenizer = models.load(model)
-            text = read_calibration(calibration, tokenizer, data, samples, seed=config.seed)
+            text = read_calibration(calibration_data, tokenizer, samples=samples, seed=config.seed)
         else:
             loaded = models.load_model(model)
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
@@ -150,9 +154,10 @@ def unpack(folder: Path, output: Path) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--task", required=True, help="A task name, or a .tsv or .txt file.")
+@click.option("--task", required=True, help=f"{options.TASK[0].upper()}{options.TASK[1:]}.")
 @options.output
 @options.data
+@options.columns
 @click.option(
     "--epochs",
     type=options.EPOCHS,
@@ -197,6 +202,7 @@ def finetune(
     task: str,
     output: Path,
     data: Path | None,
+    columns: dict[str, str] | None,
     epochs: float | None,
     sparsity: float | None,
     schedule: ScheduleName | None,
@@ -218,7 +224,8 @@ def finetune(
         check_path(name)
     check_task(task, data)
     with progress_bar():
-        task_data = load_task(task, data).divided()
+        task_data = load_task(task, data, columns=columns).divided()
+        note_columns(task_data)
         from aerogel import models, training
         from aerogel.evaluation import score as score_task
         from aerogel.runtime.writing import save_pruned

@@ -113,8 +113,8 @@ class Comparison:
         own, dense = run.predictions, run.reference
         assert dense, "the run has a reference"
         score = run.score(dense)
-        main, intervals = score.main, {}
-        if main.of_losses:
+        main, intervals = run.task.metric(next(iter(score.metrics))), {}
+        if main and main.of_losses:
             intervals[main.name] = Interval.of(*sums_by_row(own.losses, own.rows), main.function)
         return cls(
             score,

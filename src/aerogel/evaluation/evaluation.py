@@ -11,7 +11,7 @@ from aerogel.evaluation.comparison import Comparison
 from aerogel.evaluation.scoring import EVALUATION_SEED, check_head, predict
 from aerogel.models import architecture
 from aerogel.tables import html_table
-from aerogel.tasks import InputSettings, Score, TaskData, load_task
+from aerogel.tasks import InputSettings, Score, TaskData, TaskSource, is_table, load_for
 
 COLUMNS = ("task", "metric", "value", "95% interval")
 
@@ -68,16 +68,17 @@ def _interval(numbers: Mapping[str, float], name: str) -> str:
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    tasks: str | os.PathLike[str] | TaskData | Sequence[str | os.PathLike[str] | TaskData],
+    tasks: TaskSource | Sequence[TaskSource],
     data: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     reference: PreTrainedModel | None = None,
 ) -> Evaluation:
     """Score a model on the validation split of each task, or its first `limit` examples or windows.
 
-    `tasks` are names, files or data from `aerogel.load_task`, or one of these. Data with one split is scored whole;
-    `load_task(...).divided()` scores the part that training on it holds out. `data` is a folder of tasks, see
-    `aerogel.load_task`.
+    `tasks` are names, files, data in memory or data from `aerogel.load_task`, or one of these. Data with one split is
+    scored whole; `load_task(...).divided()` scores the part that training on it holds out. `data` is a folder of tasks,
+    see `aerogel.load_task`. Data that is not from there is read for the model's head, with an `AerogelWarning` if its
+    task needs another.
 
     With a dense `reference` model of the same tokenizer, each task except regression also compares the predictions of
     both: "kl", the mean KL(dense ‖ model) in nats; "agreement", the share of equal predictions; the reference's own
@@ -94,12 +95,14 @@ def evaluate(
     for scored in models:
         expect(scored, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
-    several = [tasks] if isinstance(tasks, str | os.PathLike | TaskData) else tasks
+    several = [tasks] if isinstance(tasks, str | os.PathLike | TaskData) or is_table(tasks) else tasks
     expect(several, Sequence, DataError, "the name or file of a task, TaskData (aerogel.load_task), or a list of them")
-    loaded = [task if isinstance(task, TaskData) else load_task(task, data) for task in several]
+    loaded = [load_for(model, task, data) for task in several]
     names = [task.task.name for task in loaded]
     if repeated := [name for index, name in enumerate(names) if name in names[:index]]:
-        raise DataError(f"two of the tasks have the name {repeated[0]}: rename a file")
+        raise DataError(
+            f"two of the tasks have the name {repeated[0]}: rename a file, or score them one after the other"
+        )
     if reference is not None:
         _check_comparable(model, reference)
     for scored in models:

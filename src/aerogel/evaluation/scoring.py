@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import progress
-from aerogel.errors import ModelError
+from aerogel.errors import DataError, ModelError, shown
 from aerogel.models import evaluating
-from aerogel.tasks import InputSettings, Score, Task, TaskData
-from aerogel.tasks.predictions import Answers, Inputs, Predictions
+from aerogel.tasks import InputSettings, Metric, Score, Task, TaskData
+from aerogel.tasks.predictions import Answers, Inputs, Predictions, sums_by_row
 
 EVALUATION_SEED = 0  # of masks and infilled spans, so that every model gets the same inputs
 
@@ -35,7 +36,11 @@ class Run:
     rows: np.ndarray
 
     def score(self, predictions: Predictions) -> Score:
-        return self.task.kind.score(self.task, self.inputs, predictions, self.config)
+        """The metrics of the user and of the kind of task. Raises `DataError` for a metric that is not a number."""
+        scored = self.task.kind.score(self.task, self.inputs, predictions, self.config)
+        own = {metric.name: _own_value(metric, predictions) for metric in self.task.own_metrics}
+        others = {name: value for name, value in scored.metrics.items() if name not in own}
+        return replace(scored, metrics=own | others)
 
 
 def score(
@@ -114,3 +119,13 @@ def _predictions(
             "(try a lower learning rate)"
         )
     return replace(predictions, rows=rows[predictions.rows])
+
+
+def _own_value(metric: Metric, predictions: Predictions) -> float:
+    columns = predictions.values, predictions.references
+    if metric.of_losses:
+        columns = sums_by_row(predictions.losses, predictions.rows)
+    value = metric.function(*columns)
+    if not isinstance(value, Real) or not np.isfinite(value):
+        raise DataError(f"metric {metric.name} returned {shown(value)}, expected a finite number")
+    return float(value)

@@ -4,9 +4,10 @@ import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_labels
@@ -15,7 +16,8 @@ from aerogel.bounds import check_seed
 from aerogel.errors import DataError, PruningError, expect, shown
 from aerogel.models import head_kind
 from aerogel.pruning.batches import Batch, decoder_inputs, unpadded_rows
-from aerogel.tasks import InputSettings, TaskData, context_length, load_task
+from aerogel.pruning.texts import is_texts, texts_data, tokenizer_of
+from aerogel.tasks import InputSettings, TaskData, TaskSource, context_length, load_task
 from aerogel.tasks.noise import IGNORED
 
 SAMPLES, LENGTH = 64, 512  # windows of text, and tokens of each
@@ -142,14 +144,19 @@ class BatchCalibration:
         return {**inputs, **decoder_inputs(model, inputs, tensors.get("labels"))}
 
 
-CalibrationSource = Calibration | BatchCalibration | Iterable[Batch]
-"""Where pruning takes data to calibrate on: batches may also be given as they are."""
+CalibrationSource = Calibration | BatchCalibration | Iterable[Batch] | Sequence[str]
+"""Where pruning takes data to calibrate on: batches and texts may also be given as they are."""
 
 
-def as_calibration(source: CalibrationSource) -> Calibration | BatchCalibration:
-    """The record of a source. Raises `PruningError` for anything that is not one."""
+def as_calibration(source: Any, model: nn.Module | None = None) -> Calibration | BatchCalibration:
+    """The record of a source: texts are for the tokenizer that the `model` was loaded with.
+
+    Raises `PruningError` for anything that is not one, and if the tokenizer is not found.
+    """
     if isinstance(source, Calibration | BatchCalibration):
         return source
+    if is_texts(source) and isinstance(model, PreTrainedModel):
+        return calibration(source, tokenizer_of(model))
     may_be_batches = isinstance(source, Iterable) and not isinstance(source, Mapping)
     if isinstance(source, Sequence):
         may_be_batches = all(isinstance(batch, Mapping) for batch in source)
@@ -162,17 +169,18 @@ def as_calibration(source: CalibrationSource) -> Calibration | BatchCalibration:
 
 
 def calibration(
-    name: str | os.PathLike[str],
+    source: TaskSource,
     tokenizer: PreTrainedTokenizerBase,
     data: str | os.PathLike[str] | None = None,
     samples: int = SAMPLES,
     length: int = LENGTH,
     seed: int = 0,
 ) -> Calibration:
-    """Calibration text from the training split of a task, or of a .txt or .tsv file.
+    """Calibration text from the training split of a task, a file or data in memory, or from a list of texts.
 
-    A single file is divided as for training, so that its validation part stays unseen. `data` is a folder of tasks,
-    see `aerogel.tasks.load_task`. Raises `DataError`.
+    Data with one split is divided as for training, so that its validation part stays unseen. `data` is a folder of
+    tasks, see `aerogel.load_task`. The texts of a list are encoded one by one, and may have fewer tokens than `samples`
+    windows of `length`. Raises `DataError`.
 
     >>> import aerogel
     >>> model, tokenizer = aerogel.load("tiny-gpt2")
@@ -184,7 +192,9 @@ def calibration(
         expect(number, int, DataError, "whole numbers of samples and of tokens in each")
     if samples < 1 or length < 8:
         raise DataError(f"calibration on {samples} windows of {length} tokens: expected at least 1 of at least 8")
-    return Calibration(load_task(name, data).divided(), tokenizer, samples, length, seed)
+    if is_texts(source):
+        return Calibration(texts_data(source), tokenizer, samples, length, seed, at_most=True)
+    return Calibration(load_task(source, data).divided(), tokenizer, samples, length, seed)
 
 
 def _texts(row: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -38,10 +38,11 @@ def prune(
 ) -> dict[str, Tensor]:
     """Prunes a model in place and returns the masks by weight name, (d_out, d_in), True where kept.
 
-    Takes a `PruneConfig`, its fields as keywords, or both. Methods that look at text need `calibration` and a
-    transformers model; they prune block by block, each on the outputs of the pruned blocks before it. With `values`
-    and calibration text the weights are rounded afterwards, and stay floats. The configuration is checked before the
-    first weight changes. Raises `PruningError`, `ModelError` or `DataError`.
+    Takes a `PruneConfig`, its fields as keywords, or both. Methods that look at text need a transformers model and
+    `calibration`, which may also be a list of texts if the model was loaded with its tokenizer; they prune block by
+    block, each on the outputs of the pruned blocks before it. With `values` and calibration text the weights are
+    rounded afterwards, and stay floats. The configuration is checked before the first weight changes. Raises
+    `PruningError`, `ModelError` or `DataError`.
 
     >>> from aerogel import load
     >>> model, tokenizer = load("tiny-gpt2")
@@ -51,7 +52,7 @@ def prune(
     """
     if config is not None:
         expect(config, PruneConfig, PruningError, "a PruneConfig, or its fields as keywords (sparsity=0.9)")
-    source = None if calibration is None else as_calibration(calibration)
+    source = None if calibration is None else as_calibration(calibration, model)
     config = replace(config or PruneConfig(), **settings)
     plan = _Plan.of(model, config)
     if not config.needs_calibration and (source is None or config.values is None):

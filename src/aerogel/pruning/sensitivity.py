@@ -47,7 +47,7 @@ def sensitivity(
     outside [0, 1), `ModelError` for a model without predictions, and `DataError` for too short a text.
     """
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
-    source = as_calibration(calibration)
+    source = as_calibration(calibration, model)
     for sparsity in sparsities:
         check_sparsity(sparsity, PruningError)
     method = one_shot_method(by)

@@ -57,7 +57,10 @@ def run_study(
     Store.check(output, spec)
     for model in progress.track(spec.models, "finding models"):
         prepare(model)
-    loaded = {task: load_task(task, data).divided() for task in progress.track(spec.tasks, "finding data")}
+    loaded = {
+        task: load_task(task, data, columns=spec.columns.get(task)).divided()
+        for task in progress.track(spec.tasks, "finding data")
+    }
     with study_lock(output):
         store = Store.create(output, spec, plan(spec, loaded))
         trials = store.open_trials()

@@ -114,6 +114,7 @@ class StudySpec(_Part):
     """A study: the product of its lists. Sparsity 0 is the dense model, trained and measured like the others.
 
     Attributes:
+        columns: of each task that has unusual names, the column of each role, see `aerogel.load_task`.
         scope: by default, methods that look at weights alone rank them globally, and the others as they define.
         sensitivity: one of the tasks, on whose training split each layer and kind of matrix is pruned alone.
         include: "embeddings" or "heads", to prune these too.
@@ -133,6 +134,7 @@ class StudySpec(_Part):
     name: Annotated[str, AfterValidator(_folder_name)]
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     tasks: tuple[str, ...] = ()
+    columns: dict[str, dict[str, str]] = {}
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] = ("magnitude",)
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0, 0.5, 0.9)
     pattern: Annotated[str, AfterValidator(lambda text: str(Pattern.parse(text)))] = "unstructured"
@@ -158,6 +160,9 @@ class StudySpec(_Part):
     def _consistent(self) -> StudySpec:
         if self.sensitivity is not None and self.sensitivity not in self.tasks:
             raise ValueError(f"sensitivity {self.sensitivity!r} is not one of the tasks")
+        for task in self.columns:
+            if task not in self.tasks:
+                raise ValueError(f"columns: {task!r} is not one of the tasks")
         PruneConfig(scope=self.scope, allocation=self.allocation)  # which may contradict each other
         pattern = Pattern.parse(self.pattern)
         for sparsity in filter(None, self.sparsities):

@@ -15,6 +15,7 @@ from aerogel.tasks.noise import IGNORED, infill, mask_tokens
 from aerogel.tasks.read import Examples, check_limit
 
 WINDOW = 512  # tokens, or as many as the model takes
+FEWEST = 8  # tokens of a text, of which models predict some
 BEHIND_PADDING = (  # model types whose first position is the one after the padding token's
     *("camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
     *("xlm-roberta", "xlm-roberta-xl", "xmod"),
@@ -61,18 +62,20 @@ def language_windows(
 ) -> list[dict[str, Tensor]]:
     """Cut text into windows of equal length that do not overlap, each a model's inputs with labels.
 
+    A text that does not fill one window is a shorter window.
+
     Decoders predict each next token; encoders 15% masked tokens; encoder-decoders the text before it was infilled.
     Masks and infilled spans depend only on `seed` and the number of the window. `limit` keeps the first windows.
-    Raises `DataError` if the text does not fill one window, or `limit` leaves none.
+    Raises `DataError` for a text of fewer than `FEWEST` tokens, and if `limit` leaves no window.
     """
     check_limit(limit, "windows")
     kind = architecture(config)
     length = min(length, context_length(config) or length)
     before, after = ([], []) if kind == "decoder" else _frame(tokenizer)
-    body = length - len(before) - len(after)
     stream = torch.tensor(_token_ids(text, tokenizer))
-    if len(stream) < body:
-        raise DataError(f"the text has {len(stream)} tokens, fewer than one window of {body}")
+    if len(stream) < FEWEST:
+        raise DataError(f"the text has {len(stream)} tokens, expected at least {FEWEST}")
+    body = min(length - len(before) - len(after), len(stream))
     bodies = stream[: len(stream) // body * body].view(-1, body)[:limit]
     if kind == "decoder":
         return [{"input_ids": window, "labels": window} for window in bodies]

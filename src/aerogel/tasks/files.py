@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aerogel.errors import DataError, excerpt
+import psutil
+
+from aerogel.errors import DataError, excerpt, first_line
 from aerogel.tasks.rows import Rows
+
+MEMORY_PER_BYTE = 8  # of a file, for its rows as Python objects
 
 
 def read_file(path: Path) -> Rows:
-    """The rows of a file of one of the `FORMATS`. Raises `DataError` for a file that can't be read, or has none."""
-    rows = FORMATS[path.suffix](path)
+    """The rows of a file of one of the `FORMATS`.
+
+    Raises `DataError` for a file that can't be read, needs more memory than is free, or has no rows.
+    """
+    try:
+        check_memory(str(path), path.stat().st_size)
+        rows = FORMATS[path.suffix](path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror or first_line(error)}") from error
     if not len(rows):
         raise DataError(f"{path}: the file has no rows")
     return rows
+
+
+def check_memory(source: str, size: int) -> None:
+    """Raise `DataError` for data of `size` bytes whose rows need more memory than is free."""
+    needed, free = MEMORY_PER_BYTE * size, psutil.virtual_memory().available
+    if needed > free:
+        raise DataError(
+            f"{source}: its {size / 1e9:.1f} GB need about {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB "
+            "are free: use a part of the data"
+        )
 
 
 def read_text(path: Path) -> str:
@@ -35,50 +60,118 @@ def read_text(path: Path) -> str:
     return text
 
 
+def table_rows(values: Sequence[Any], source: str, lines: Sequence[int] | None = None) -> Rows:
+    """Rows from dictionaries; the columns are the keys of all, and a key that a row lacks has the value `None`.
+
+    Raises `DataError` for a row that is not a dictionary with names as keys.
+    """
+    columns: dict[str, None] = {}
+    for number, row in enumerate(values):
+        if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
+            problem = f"expected a dictionary of column names and values, found {excerpt(row)}"
+            raise Rows((), values, source, lines).error(number, problem)
+        columns |= dict.fromkeys(row)
+    complete = [row if len(row) == len(columns) else dict.fromkeys(columns) | row for row in values]
+    return Rows(tuple(columns), complete, source, lines)
+
+
 def _text_rows(path: Path) -> Rows:
     """The whole text as one row, with the column text."""
     return Rows(("text",), [{"text": read_text(path)}], str(path))
 
 
 def _tab_separated_rows(path: Path) -> Rows:
-    """Rows under a header. Only tabs separate fields; quotation marks are plain characters."""
-    lines = read_text(path).split("\n")
-    header = lines[0].removesuffix("\r").split("\t")
+    """Only tabs separate fields; quotation marks are plain characters."""
+    lines = (line.removesuffix("\r").split("\t") for line in read_text(path).split("\n"))
+    return _rows_under_header(path, enumerate(lines, start=1), "tabs")
+
+
+def _comma_separated_rows(path: Path) -> Rows:
+    """Fields may be in double quotes, and then have commas and line ends."""
+    with _long_fields():
+        return _rows_under_header(path, _csv_records(path), "commas")
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The records with the lines on which they begin."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {line}: wrong quotation marks or commas in the row: {error}") from error
+        if fields is None:
+            return
+        yield line, fields or [""]
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """The csv module takes fields of any length inside the block."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _rows_under_header(path: Path, records: Iterator[tuple[int, list[str]]], separators: str) -> Rows:
+    """Rows of fields; empty lines are left out. Raises `DataError` for a row with more or fewer fields than columns."""
+    _, header = next(records)
+    if repeated := [name for index, name in enumerate(header) if name in header[:index]]:
+        raise DataError(f"{path}, line 1: two columns have the name {excerpt(repeated[0])}")
     values, numbers = [], []
-    for number, line in enumerate(lines[1:], start=2):
-        fields = line.removesuffix("\r").split("\t")
+    for number, fields in records:
         if fields == [""]:
             continue
         if len(fields) != len(header):
-            raise DataError(f"{path}, line {number}: {len(fields)} fields, expected {len(header)}")
+            raise DataError(f"{path}, line {number}: {len(fields)} fields between {separators}, expected {len(header)}")
         values.append(dict(zip(header, fields, strict=True)))
         numbers.append(number)
     return Rows(tuple(header), values, str(path), numbers)
 
 
 def _json_line_rows(path: Path) -> Rows:
-    """One JSON object a line; all have the keys of the first."""
-    values: list[dict[str, Any]] = []
-    numbers = []
+    """One JSON object a line."""
+    values, numbers = [], []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except ValueError as error:
+            values.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON: {excerpt(line)}") from error
-        if not isinstance(value, dict):
-            raise DataError(f"{path}, line {number}: expected a JSON object, found {excerpt(line)}")
-        if values and (missing := values[0].keys() - value.keys()):
-            raise DataError(f"{path}, line {number}: the object has no {min(missing)}, which the first one has")
-        values.append(value)
         numbers.append(number)
-    return Rows(tuple(values[0]) if values else (), values, str(path), numbers)
+    return table_rows(values, str(path), numbers)
+
+
+def _json_rows(path: Path) -> Rows:
+    """An array of objects, or, as some tools write, one object a line."""
+    text = read_text(path)
+    if not text.lstrip().startswith("["):
+        return _json_line_rows(path)
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits
+        raise DataError(f"{path}: not JSON: {first_line(error)}") from error
+    return table_rows(values, str(path))
+
+
+def _parquet_rows(path: Path) -> Rows:
+    from aerogel.tasks.tables import parquet_rows
+
+    return parquet_rows(path)
 
 
 FORMATS: dict[str, Callable[[Path], Rows]] = {
+    ".csv": _comma_separated_rows,
     ".tsv": _tab_separated_rows,
     ".jsonl": _json_line_rows,
+    ".json": _json_rows,
+    ".parquet": _parquet_rows,
     ".txt": _text_rows,
 }
 """How files are read, by suffix."""

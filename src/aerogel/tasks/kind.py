@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a table of tasks needs no torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from aerogel.models import Head
+    from aerogel.tasks.metrics import Metric
     from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score
     from aerogel.tasks.rows import Role, Rows
 
@@ -38,6 +39,7 @@ class Task:
             architecture decides.
         hub: data set and configuration on the Hugging Face hub, if it is there.
         hub_validation: the hub's name of the validation split.
+        own_metrics: those of the user, which come before `metrics`.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Task:
     metrics: tuple[str, ...] = ()
     hub: tuple[str, str] | None = None
     hub_validation: str = "validation"
+    own_metrics: tuple[Metric, ...] = ()
 
     @property
     def kind(self) -> TaskKind:
@@ -57,6 +60,12 @@ class Task:
         from aerogel.models import Head
 
         return Head(self.kind.head, self.labels, self.kind.problem_type)
+
+    def metric(self, name: str) -> Metric | None:
+        """A metric of the user or of `METRICS`, `None` for another name."""
+        from aerogel.tasks.metrics import METRICS
+
+        return next((metric for metric in self.own_metrics if metric.name == name), METRICS.get(name))
 
     def check_head(self, model: PreTrainedModel, advice: str) -> None:
         """Raises `ModelError`, with `advice` on what to do, if the model's head does not fit the task.

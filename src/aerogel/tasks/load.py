@@ -1,24 +1,31 @@
-"""Finding the data of a task: in a folder, a file, on the hub, or among the starter tasks."""
+"""Loading the data of a task: by its name, from a user's own files, or from memory."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, is_dataclass
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aerogel.errors import DataError, expect, first_line, unknown_name
-from aerogel.tasks.files import FORMATS, read_file
-from aerogel.tasks.kind import Split, Task, all_kinds
-from aerogel.tasks.rows import Rows, match_columns
-from aerogel.tasks.starter import movie_reviews, python_reference
-from aerogel.tasks.table import GUESSED_KINDS, TASKS
+from aerogel.errors import AerogelWarning
+from aerogel.tasks.guess import Columns, checked_kind, fitted_to_head, guessed_kind, role_columns
+from aerogel.tasks.kind import Split, Task
+from aerogel.tasks.rows import Rows
+from aerogel.tasks.sources import check_task, named_splits
+from aerogel.tasks.table import TASKS
+from aerogel.tasks.tables import is_table, table_splits
 
-STARTER: dict[str, Callable[[], Any]] = {"movie-reviews": movie_reviews, "python-reference": python_reference}
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from aerogel.tasks.metrics import Metric
+
 WHOLE = " (all of it, also the part that training on it uses)"  # after the source of a single split
+TaskSource = Any
+"""What is taken as a task: a name, a file or folder, `TaskData`, or data in memory, see `load_task`."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class TaskData:
         splits: "train" and "validation", or only one of them, which then serves as either, whole, until `divided`
             holds out a part of it. Each is of the type that the task's kind reads.
         source: where the data came from, and of a single split which part is used.
-        columns: the column of each role in a user's own data, see `TaskKind.roles`.
+        columns: the column of each role in a user's own data, see `TaskKind.roles`; empty for a task of the table.
     """
 
     task: Task
@@ -49,6 +56,12 @@ class TaskData:
         splits = self.task.kind.divide(content, source)
         return TaskData(self.task, splits, f"{source} ({name} alone, a fifth of it held out)", self.columns)
 
+    @property
+    def description(self) -> str:
+        """One line on how a user's own data is read, empty for a task of the table."""
+        pairs = ", ".join(f"{role} = {column}" for role, column in self.columns.items())
+        return f"columns: {pairs}; kind: {self.task.kind_name}" if pairs else ""
+
     @cached_property
     def digest(self) -> str:
         """A short hash of the content, whatever folder it came from."""
@@ -63,110 +76,95 @@ class TaskData:
         return next(iter(self.splits.values())) if len(self.splits) == 1 else self.splits[name]
 
 
-def load_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> TaskData:
-    """Load a task by name, or a user's own TSV or text file.
+def load_task(
+    source: TaskSource,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    kind: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    metrics: Iterable[str | Metric | Callable[..., float]] = (),
+) -> TaskData:
+    """Load a task by name, or a user's own data.
 
-    Looks in the folder `data` (by default `AEROGEL_DATA`), which holds `<task>/<split>.tsv` or `.txt`; then among the
-    starter tasks; then on the Hugging Face hub. A file, or a folder with one split, gives data with a single split, see
-    `TaskData`. Raises `DataError`.
+    `source` is one of
+      - the name of a task, see `aerogel.tasks.TASKS`; it is looked for in the folder `data` (by default
+        `AEROGEL_DATA`), which holds `<task>/train` and `<task>/validation` in any of the file formats, then among the
+        starter tasks, then on the Hugging Face hub;
+      - a .csv, .tsv, .jsonl, .json, .parquet or .txt file, a folder of such files named train and validation (or dev,
+        val, valid, test), or a folder that `save_to_disk` of `datasets` wrote;
+      - a data set on the hub, `user/name` or `user/name:configuration`;
+      - a `datasets.Dataset` or `DatasetDict`, a pandas data frame, a list of dictionaries, or a dictionary of these by
+        split.
 
-    >>> data = load_task("python-reference")
-    >>> data.task.kind.name, sorted(data.splits)
-    ('language_modelling', ['train', 'validation'])
+    The kind of task of a user's own data is guessed from its columns; `kind`, or a name like
+    "sentence_regression:pairs.csv", chooses it. `columns` has the column of a role, {"text": "review"}, where its name
+    is not a usual one. `metrics` are computed before those of the kind; the first one selects the best epoch. Each is a
+    name in `METRICS`, a function of predictions and references that returns a number of which higher is better, or a
+    `Metric`. Both arguments of a function are arrays with one entry an example; classes are numbered as in
+    `task.labels`.
+
+    Data with one split gives `TaskData` with that split, which `divided` divides. `TaskData` is returned as it is.
+    Raises `DataError`.
+
+    >>> data = load_task([{"review": "fine", "stars": 5}, {"review": "poor", "stars": 1}])
+    >>> data.description, data.task.labels
+    ('columns: text = review, label = stars; kind: sentence_classification', ('1', '5'))
     """
-    path, name = check_task(name, data), os.fspath(name)
-    if path is None:
-        return TaskData(TASKS[name], STARTER[name](), "starter task") if name in STARTER else _from_hub(TASKS[name])
-    if path.is_file():
-        return _from_rows(path.stem, {"train": read_file(path)}, name)
-    return _from_rows(name, {split: read_file(file) for split, file in _split_files(path).items()}, str(path))
+    if isinstance(source, TaskData):
+        return source
+    place, splits, task = _found(source, data, checked_kind(kind) if kind is not None else None, columns or {})
+    if metrics:
+        from aerogel.tasks.metrics import as_metric
+
+        task = replace(task, own_metrics=tuple(map(as_metric, metrics)))
+    return _read(task, splits, place, columns or {})
 
 
-def check_task(name: str | os.PathLike[str], data: str | os.PathLike[str] | None = None) -> Path | None:
-    """The file or folder that `load_task` would read, or `None` for a starter task and one on the hub.
+def load_for(model: PreTrainedModel, source: TaskSource, data: str | os.PathLike[str] | None = None) -> TaskData:
+    """Load a task for a model; `TaskData` is returned as it is.
 
-    Raises `DataError` where it would find none, without reading or fetching any.
+    Where the head of the model is not that of the task, the data is read as another kind of task that the head fits, if
+    it has the columns of one, with an `AerogelWarning`: texts with labels are plain text to a language model.
     """
-    expect(name, str | os.PathLike, DataError, "the name of a task, or of a .tsv or .txt file")
-    if data is not None:
-        expect(data, str | os.PathLike, DataError, "the name of a folder of tasks")
-    name = os.fspath(name)
-    folder = data or os.environ.get("AEROGEL_DATA")
-    if folder and not Path(folder).is_dir():
-        raise DataError(f"{folder}: no such data folder")
-    if Path(name).suffix in FORMATS:
-        if not Path(name).is_file():
-            raise DataError(f"{name}: no such file")
-        return Path(name)
-    if folder and (path := Path(folder) / name).is_dir():
-        return path
-    if name not in TASKS:
-        known = [*TASKS, *(entry.name for entry in Path(folder).iterdir() if entry.is_dir())] if folder else TASKS
-        raise DataError(unknown_name("task", name, known) + "; a user's own task is a .tsv or .txt file")
-    return None
+    if isinstance(source, TaskData):
+        return source
+    from aerogel.models import head_kind
+
+    place, splits, task = _found(source, data, None, {})
+    fitted = fitted_to_head(task, head_kind(model), next(iter(splits.values())), {})
+    if fitted is not task:
+        first, other = (kind.replace("_", " ") for kind in (task.kind_name, fitted.kind_name))
+        warnings.warn(
+            f"task {task.name} is {first}, and {type(model).__name__} has no head for that: its data is used for "
+            f"{other} (load a model with the head by aerogel.load(name, aerogel.load_task(...).task.head))",
+            AerogelWarning,
+            stacklevel=3,
+        )
+    return _read(fitted, splits, place, {})
 
 
-def _split_files(folder: Path) -> dict[str, Path]:
-    paths = [folder / f"{split}{suffix}" for split in ("train", "validation") for suffix in FORMATS]
-    paths = [path for path in paths if path.is_file()]
-    suffixes = " or ".join(FORMATS)
-    if not paths:
-        raise DataError(f"{folder}: expected a file train or validation, {suffixes}, found none")
-    if len({path.suffix for path in paths}) > 1:
-        raise DataError(f"{folder}: expected train and validation files of one type, {suffixes}, found several")
-    return {path.stem: path for path in paths}
+def _found(
+    source: TaskSource, data: str | os.PathLike[str] | None, kind: str | None, given: Columns
+) -> tuple[str, dict[str, Rows], Task]:
+    """Where the data is from, its splits, and its task: that of the table, or one whose kind is given or guessed."""
+    if is_table(source):
+        name, (place, splits), task = "data", table_splits(source, "data in memory"), None
+    else:
+        location = check_task(source, data)
+        name, kind, task = location.name, kind or location.kind, TASKS.get(location.name)
+        place, splits = named_splits(location)
+    if task is None or kind not in (None, task.kind_name):
+        task = Task(name.rpartition("/")[2].replace(":", "-"), kind or guessed_kind(next(iter(splits.values())), given))
+    return place, splits, task
 
 
-def _from_rows(name: str, splits: Mapping[str, Rows], source: str, given: Mapping[str, str] | None = None) -> TaskData:
-    """The data of a task in the table, or of a user's own, whose kind is guessed."""
-    first = next(iter(splits.values()))
-    task = TASKS.get(name) or Task(name, _guessed_kind(first, given))
-    columns = {split: _columns(task, rows, given) for split, rows in splits.items()}
+def _read(task: Task, splits: Mapping[str, Rows], place: str, given: Columns) -> TaskData:
+    """The data of a task, by its kind, from the columns that the kind needs."""
+    columns = {split: role_columns(task, rows, given) for split, rows in splits.items()}
     renamed = {split: rows.renamed(columns[split]) for split, rows in splits.items()}
+    for rows in renamed.values():
+        rows.check_types()
+    is_own = task.name not in TASKS
     task, contents = task.kind.read(task, renamed)
-    return TaskData(task, contents, source + WHOLE if len(splits) == 1 else source, next(iter(columns.values())))
-
-
-def _columns(task: Task, rows: Rows, given: Mapping[str, str] | None) -> dict[str, str]:
-    usual = {role: column for role, column in task.columns.items() if column in rows.columns}
-    return match_columns(task.kind.roles, rows.columns, usual | dict(given or {}), rows.source)
-
-
-def _guessed_kind(rows: Rows, given: Mapping[str, str] | None) -> str:
-    problems = []
-    for name in GUESSED_KINDS:
-        kind = all_kinds()[name]
-        try:
-            columns = match_columns(kind.roles, rows.columns, given, rows.source)
-        except DataError as error:
-            problems.append(error)
-            continue
-        if kind.fits(rows.renamed(columns)):
-            return name
-    raise problems[0]
-
-
-def _from_hub(task: Task) -> TaskData:
-    import datasets
-
-    from aerogel.hub import look_up
-
-    assert task.hub
-    repository, configuration = task.hub
-    names = {"train": "train", "validation": task.hub_validation}
-    cached = Path(datasets.config.HF_DATASETS_CACHE, repository.replace("/", "___")).is_dir()
-    datasets.disable_progress_bars()
-    try:
-        if not cached:
-            look_up(repository, "dataset")
-        loaded = {split: datasets.load_dataset(repository, configuration, split=name) for split, name in names.items()}
-    except Exception as error:
-        raise DataError(
-            f"task {task.name}: {repository} can't be loaded from the Hugging Face hub ({first_line(error)}); "
-            f"give a folder with {task.name}/train and {task.name}/validation by --data or AEROGEL_DATA, "
-            f"or choose a task that needs no hub: {', '.join(STARTER)}"
-        ) from error
-    finally:
-        datasets.enable_progress_bars()
-    splits = {split: Rows(tuple(rows.column_names), rows, repository) for split, rows in loaded.items()}
-    return _from_rows(task.name, splits, f"hub {repository}")
+    source = place + WHOLE if len(splits) == 1 else place
+    return TaskData(task, contents, source, next(iter(columns.values())) if is_own else {})

@@ -8,13 +8,15 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from aerogel.errors import DataError, shown, unknown_name
+
 
 @dataclass(frozen=True)
 class Metric:
     """A metric of predictions.
 
     Attributes:
-        function: of predictions and references, two arrays (predictions).
+        function: of predictions and references, two arrays (predictions); classes are numbers.
         higher_is_better: its direction.
         bounds: its lowest and highest value.
         of_losses: if true, `function` takes sums of negative log-likelihoods and the numbers of predictions that they
@@ -26,6 +28,25 @@ class Metric:
     higher_is_better: bool
     bounds: tuple[float, float]
     of_losses: bool = False
+
+
+def as_metric(metric: object) -> Metric:
+    """A metric by its name, as it is, or from a function, of which a higher value is taken as better.
+
+    Raises `DataError` for anything else, and for a function without a name.
+    """
+    if isinstance(metric, str):
+        if metric not in METRICS:
+            raise DataError(unknown_name("metric", metric, METRICS))
+        return METRICS[metric]
+    if isinstance(metric, Metric):
+        return metric
+    name = getattr(metric, "__name__", "")
+    if not callable(metric) or not name.isidentifier():
+        raise DataError(
+            f"expected a metric: a function with a name, a Metric, or a name in METRICS; found {shown(metric)}"
+        )
+    return Metric(name, metric, True, (-math.inf, math.inf))
 
 
 def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from aerogel.tasks.metrics import METRICS, Metric
-
 Batch = Mapping[str, Tensor]
 
 
@@ -114,7 +112,7 @@ class Score:
     """How a model did on a task.
 
     Attributes:
-        metrics: by their names in `aerogel.tasks.metrics.METRICS`, the main one first.
+        metrics: by name, the main one first; see `Task.metric`.
         counts: how many "examples" or "tokens" were scored.
         baselines: for classes "majority", the accuracy of always predicting the most frequent one.
         predictions: classes, values, texts, or for language modelling the most likely tokens at the first positions.
@@ -129,10 +127,6 @@ class Score:
     predictions: tuple[int | float | str, ...] = ()
     references: tuple[int | float | str, ...] = ()
     logits: tuple[tuple[float, ...], ...] = ()
-
-    @property
-    def main(self) -> Metric:
-        return METRICS[next(iter(self.metrics))]
 
     def to_dict(self) -> dict[str, float]:
         """Metrics, counts and baselines in one dictionary."""

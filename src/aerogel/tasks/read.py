@@ -63,16 +63,23 @@ def read_examples(rows: Rows, columns: tuple[str, ...], label: Callable[[Any], i
 
 
 def labels_of(rows: Rows) -> tuple[str, ...]:
-    """The names of the labels in a user's own data: whole numbers first, in order."""
+    """The names of the labels in a user's own data: as it declares them, else whole numbers first, in order.
+
+    Raises `DataError` for a row without a label, for fewer than two and for more than a hundred labels.
+    """
     names = set()
     for number, row in enumerate(rows):
+        if isinstance(row["label"], list | dict):
+            raise rows.error(number, f"expected one label, found {excerpt(row['label'])}", "label")
         name = label_name(row["label"])
         if not name:
             raise rows.error(number, "the row has no label", "label")
         names.add(name)
-    labels = sorted(names, key=lambda name: (not _is_whole(name), int(name) if _is_whole(name) else 0, name))
-    if len(labels) < 2:
-        raise DataError(f"{rows.source}: all rows have the label {excerpt(labels[0])}; expected at least two labels")
+    labels = rows.class_names.get("label") or sorted(
+        names, key=lambda name: (not _is_whole(name), int(name) if _is_whole(name) else 0, name)
+    )
+    if len(names) < 2:
+        raise DataError(f"{rows.source}: all rows have the label {excerpt(min(names))}; expected at least two labels")
     if len(labels) > MOST_LABELS:
         shown = excerpt(labels[0])
         raise DataError(

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aerogel.errors import DataError, unknown_name
+from aerogel.errors import DataError, excerpt, nearest, unknown_name
+
+TYPES = {bool: "a boolean", int: "a number", float: "a number", str: "text", dict: "a mapping", list: "a list"}
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Rows:
         source: the file or data set that they come from, for error messages.
         lines: the line of each row in that file.
         original: the names in the source of columns that were renamed.
+        class_names: of columns whose classes the source declares, in the order of their numbers.
     """
 
     columns: tuple[str, ...]
@@ -26,6 +29,7 @@ class Rows:
     source: str
     lines: Sequence[int] | None = None
     original: Mapping[str, str] = field(default_factory=dict)
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -39,7 +43,20 @@ class Rows:
     def renamed(self, columns: Mapping[str, str]) -> Rows:
         """These columns alone, under new names: `columns` has the present name of each new one."""
         values = [{new: row[old] for new, old in columns.items()} for row in self.values]
-        return replace(self, columns=tuple(columns), values=values, original=columns)
+        class_names = {new: self.class_names[old] for new, old in columns.items() if old in self.class_names}
+        return replace(self, columns=tuple(columns), values=values, original=columns, class_names=class_names)
+
+    def check_types(self) -> None:
+        """Raises `DataError` for a column with values of several types, at the first that differs from those above."""
+        for column in self.columns:
+            first = None
+            for number, row in enumerate(self.values):
+                found = _type_name(row[column])
+                first = first or found
+                if found and found != first:
+                    raise self.error(
+                        number, f"expected {first} as in the rows above, found {found} {excerpt(row[column])}", column
+                    )
 
     def error(self, row: int, problem: object, column: str | None = None) -> DataError:
         """An error that names the source, the line and the column (by its name in the source)."""
@@ -86,8 +103,18 @@ def match_columns(
             found[role.name] = usual
     if missing := [role for role in roles if role.name not in found and not role.optional]:
         expected = "; ".join(f"{role.name} ({', '.join(role.names)})" for role in missing)
+        free_names = [column for column in columns if column not in found.values()]
+        similar = (nearest(name, free_names) for name in (missing[0].name, *missing[0].names))
+        hint = next(filter(None, similar), "")
         raise DataError(
-            f"{source} has the columns {', '.join(columns)}, and none for {expected}: rename one, or name it by "
-            f"--columns {missing[0].name}=NAME"
+            f"{source} has the columns {', '.join(columns)}, and none for {expected}: {hint + ' ' if hint else ''}"
+            f"rename one, or name it by --columns {missing[0].name}=NAME"
         )
     return {role.name: found[role.name] for role in roles if role.name in found}
+
+
+def _type_name(value: Any) -> str:
+    """Text, a number, ...; nothing for a value that is missing."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    return TYPES.get(type(value), type(value).__name__)

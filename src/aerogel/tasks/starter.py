@@ -8,32 +8,31 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 from aerogel.models.wheel import Package, fetch
-from aerogel.tasks.read import Examples
+from aerogel.tasks.rows import Rows
 
 VADER = Package("vaderSentiment", "0.5", "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a", 3)
 REVIEWS = "movieReviewSnippets_GroundTruth.txt"
 HELD_OUT_OF_TEN = 2
 
 
-def movie_reviews() -> dict[str, Examples]:
+def movie_reviews() -> dict[str, Rows]:
     """Sentences of movie reviews, labelled 1 if their mean human rating is above zero, 0 if below.
 
     From the ground truth of Hutto and Gilbert 2014 (MIT licence). A hash of the sentence decides which rows are held
     out for validation.
     """
     path = fetch(VADER, _unpack_reviews) / REVIEWS
-    splits = {"train": Examples([], []), "validation": Examples([], [])}
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    splits: dict[str, list[dict[str, str | int]]] = {"train": [], "validation": []}
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     # the file is sorted by rating; in the order of a hash, any part is a fair sample
-    for _, rating, sentence in sorted(rows, key=lambda row: zlib.crc32(row[2].encode()[::-1])):
+    for _, rating, sentence in sorted(lines, key=lambda line: zlib.crc32(line[2].encode()[::-1])):
         if float(rating):
-            examples = splits["validation" if _held_out(sentence) else "train"]
-            examples.texts.append((sentence,))
-            examples.labels.append(int(float(rating) > 0))
-    return splits
+            row: dict[str, str | int] = {"text": sentence, "label": int(float(rating) > 0)}
+            splits["validation" if _held_out(sentence) else "train"].append(row)
+    return {split: Rows(("text", "label"), rows, "movie-reviews") for split, rows in splits.items()}
 
 
-def python_reference() -> dict[str, str]:
+def python_reference() -> dict[str, Rows]:
     """The text of the language reference that comes with CPython; a hash decides which topics are held out.
 
     Topics share paragraphs: each is used once, for validation first, so that none is in both splits.
@@ -44,7 +43,8 @@ def python_reference() -> dict[str, str]:
         paragraphs = [part.strip("\n") for part in re.sub(r"\*{3,}|={3,}", "", text).split("\n\n")]
         splits["validation" if _held_out(name) else "train"] += [part for part in paragraphs if part not in seen]
         seen.update(paragraphs)
-    return {split: "\n\n".join(filter(str.strip, parts)) for split, parts in splits.items()}
+    texts = {split: "\n\n".join(filter(str.strip, parts)) for split, parts in splits.items()}
+    return {split: Rows(("text",), [{"text": text}], "python-reference") for split, text in texts.items()}
 
 
 def _held_out(text: str) -> bool:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
 from aerogel.pruning import Calibration, RoundedValues
 from aerogel.pruning.blocks import check_blocks
-from aerogel.tasks import InputSettings, Task, TaskData
+from aerogel.tasks import InputSettings, Task, TaskData, TaskSource, load_for
 from aerogel.tasks.predictions import Inputs
 from aerogel.training.checkpoint import last_checkpoint, run_settings
 from aerogel.training.config import TrainingConfig
@@ -51,7 +51,7 @@ class TrainingResult:
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    data: TaskData,
+    data: TaskSource,
     config: TrainingConfig | None = None,
     *,
     sparsity: GradualPruning | None = None,
@@ -63,6 +63,8 @@ def finetune(
 ) -> TrainingResult:
     """Trains a model in place on a task's training split. Zeros of pruned weights stay zeros.
 
+    `data` is from `aerogel.load_task`, or anything that it takes, which is then read for the model's head: texts with
+    labels are plain text to a language model, and there is an `AerogelWarning`.
     If the data has one split, a fifth of it is held out for validation, see `aerogel.tasks.TaskData.divided`. With
     `sparsity` the model is pruned while it trains; with a `teacher` it learns the teacher's logits and hidden states
     as `distillation` says; with `values` it trains for int8, see `SparsityCallback`. `validate` scores the model, and a
@@ -77,8 +79,8 @@ def finetune(
     1
     """
     optional = (config, TrainingConfig), (sparsity, GradualPruning), (distillation, DistillationConfig)
-    _check_types(model, tokenizer, data, *optional, (teacher, PreTrainedModel))
-    data = data.divided()
+    _check_types(model, tokenizer, *optional, (teacher, PreTrainedModel))
+    data = load_for(model, data).divided()
     data.task.check_head(model, "load the model with it, aerogel.load(name, data.task.head)")
     config = config or TrainingConfig()
     if config.patience is not None and validate is None:
@@ -169,10 +171,9 @@ def _arguments(
     )
 
 
-def _check_types(model: object, tokenizer: object, data: object, *optional: tuple[object, type]) -> None:
+def _check_types(model: object, tokenizer: object, *optional: tuple[object, type]) -> None:
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
-    expect(data, TaskData, DataError, "TaskData (aerogel.load_task gives it)")
     for value, kind in optional:
         expect(value, kind | None, DataError, f"{kind.__name__} or None")
 

@@ -16,7 +16,7 @@ from aerogel.files import cache_home
 from aerogel.models import Head
 from aerogel.models.location import folder_files
 from aerogel.pruning import Calibration, PruneConfig, RoundedValues, prune
-from aerogel.tasks import TaskData
+from aerogel.tasks import TaskData, TaskSource, load_task
 from aerogel.training.config import RECOVERY_EPOCHS, TrainingConfig
 from aerogel.training.finetuning import TrainingResult, finetune
 from aerogel.training.gradual import GradualPruning
@@ -68,7 +68,7 @@ class Recovered:
 
 def recover(
     name: str,
-    data: TaskData,
+    data: TaskSource,
     training: TrainingConfig,
     recovery: Recovery,
     *,
@@ -76,13 +76,13 @@ def recover(
     checkpoints: Path | None = None,
     load: Load = models.load,
 ) -> Recovered:
-    """Prunes and trains the model `name` on a task, as `recovery` says.
+    """Prunes and trains the model `name` on a task, which `load_task` takes, as `recovery` says.
 
     The dense fine-tuning and the training after it share the settings of `training`; the first of them is cached, see
     `cached_finetune`. `validate` scores the model after each epoch. `checkpoints` is a folder to write them to and
     resume from, as in `finetune`. Raises as `aerogel.load`, `prune` and `finetune` do.
     """
-    data, pruning, teacher = data.divided(), recovery.pruning, recovery.teacher
+    data, pruning, teacher = load_task(data).divided(), recovery.pruning, recovery.teacher
     dense_seconds, start = None, name
     if recovery.finetune_first or teacher == SELF:
         folder, dense_seconds = cached_finetune(name, data, training, validate, load)

@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from aerogel import progress
 from aerogel.errors import writing
 from aerogel.models.quiet import quiet_transformers
-from aerogel.tasks import METRICS, Task
+from aerogel.tasks import Task
 from aerogel.training.distillation import Distillation
 from aerogel.training.masks import SparsityCallback
 
@@ -96,8 +96,8 @@ class RecoveryTrainer(Trainer):
             metrics = dict(self.validate(model))
         model.train()
         main = next(iter(metrics))
-        lower_is_better = main in METRICS and not METRICS[main].higher_is_better
-        value = -metrics[main] if lower_is_better else metrics[main]
+        metric = self.task.metric(main)
+        value = metrics[main] if metric is None or metric.higher_is_better else -metrics[main]
         named = {f"eval_{name}": value for name, value in metrics.items()}
         before = BEFORE_FINAL + self.state.global_step
         named[f"eval_{SELECTION_METRIC}"] = value if self.sparsity.is_final else before

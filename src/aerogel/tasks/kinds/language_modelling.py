@@ -26,7 +26,7 @@ class LanguageModelling(TaskKind):
 
     name = "language_modelling"
     head = "language-modelling"
-    roles = (Role("text", ("text", "content", "document", "page")),)
+    roles = (Role("text", ("text", "content", "document", "page", "sentence", "sentence1", "review")),)
     unit = "windows"
     reads_labels = True
 

@@ -1,0 +1,76 @@
+"""Which kind of task a user's own data is of, from its columns and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from aerogel.errors import DataError, expect, nearest, unknown_name
+from aerogel.registry import names
+from aerogel.tasks.kind import Task, TaskKind, all_kinds
+from aerogel.tasks.rows import Rows, match_columns
+from aerogel.tasks.table import GUESSED_KINDS
+
+Columns = Mapping[str, str]
+"""The column of each role."""
+
+
+def checked_kind(kind: str) -> str:
+    """The name of a kind of task, also from one with hyphens. Raises `DataError`."""
+    expect(kind, str, DataError, "the name of a kind of task")
+    known = names("aerogel.tasks.kinds")
+    if kind.replace("-", "_") not in known:
+        raise DataError(unknown_name("kind of task", kind, known))
+    return kind.replace("-", "_")
+
+
+def guessed_kind(rows: Rows, given: Columns) -> str:
+    """The first of the `GUESSED_KINDS` that the data fits. Raises `DataError`."""
+    if kind := next(_fitting_kinds(rows, given), None):
+        return kind.name
+    kinds = [all_kinds()[name] for name in GUESSED_KINDS]
+    roles = list(dict.fromkeys(role.name for kind in kinds for role in kind.roles))
+    for role, column in given.items():
+        if role not in roles:
+            raise DataError(unknown_name("column role", role, roles))
+        if column not in rows.columns:
+            raise DataError(f"{rows.source}: {unknown_name('column', column, rows.columns)}")
+    known = [name for kind in kinds for role in kind.roles for name in (role.name, *role.names)]
+    hints = [
+        f"{column}: {hint}"
+        for column in rows.columns
+        if column.lower() not in known and (hint := nearest(column, known))
+    ]
+    needs = "; ".join(
+        f"{', '.join(role.name for role in kind.roles if not role.optional)} ({kind.name})" for kind in kinds
+    )
+    raise DataError(
+        f"{rows.source} has the columns {', '.join(rows.columns)}, expected those of a kind of task, {needs}: "
+        f"{'; '.join([*hints, ''])}rename them, or name them by --columns {roles[0]}=NAME"
+    )
+
+
+def fitted_to_head(task: Task, head: str, rows: Rows, given: Columns) -> Task:
+    """The task if its kind has this head, else its data as the first guessed kind that has, if it fits one."""
+    if task.kind.head == head:
+        return task
+    kinds = (kind for kind in _fitting_kinds(rows, given) if kind.head == head)
+    kind = next(kinds, None)
+    return Task(task.name, kind.name) if kind else task
+
+
+def role_columns(task: Task, rows: Rows, given: Columns) -> dict[str, str]:
+    """The column of each role of a task. Raises `DataError`."""
+    usual = {role: column for role, column in task.columns.items() if column in rows.columns}
+    return match_columns(task.kind.roles, rows.columns, usual | dict(given), rows.source)
+
+
+def _fitting_kinds(rows: Rows, given: Columns) -> Iterator[TaskKind]:
+    """The guessed kinds whose columns the data has, and which can be of its values."""
+    for name in GUESSED_KINDS:
+        kind = all_kinds()[name]
+        try:
+            columns = match_columns(kind.roles, rows.columns, given, rows.source)
+        except DataError:
+            continue
+        if kind.fits(rows.renamed(columns)):
+            yield kind
