@@ -146,6 +146,32 @@ def test_prune_finetune_inspect_evaluate(tmp_path: Path, data: Path, capsys: pyt
     assert str(file) in scores["data"]
 
 
+def test_own_data_with_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own.csv"
+    rows = [f'"{text}, indeed",{("poor", "good")[label]},7' for text, label in sentences(40)]
+    file.write_text("\n".join(["what they wrote,verdict,length", *rows]))
+    columns = ("--columns", "text=what they wrote,label=verdict")
+    described = "columns: text = what they wrote, label = verdict; kind: sentence_classification"
+    tuning = ("--epochs", 1, "--batch-size", 8, "--max-length", 16)
+    assert aerogel("finetune", "tiny-bert", "--task", file, *columns, *tuning, "--output", tmp_path / "tuned") == 0
+    assert described in capsys.readouterr().err
+    assert aerogel("evaluate", tmp_path / "tuned", "--tasks", file, *columns) == 0
+    assert described in capsys.readouterr().err
+    calibration = (
+        "--method",
+        "wanda",
+        "--sparsity",
+        0.5,
+        "--calibration",
+        f"language-modelling:{file}",
+        "--samples",
+        1,
+    )
+    columns = ("--columns", "text=what they wrote")
+    assert aerogel("prune", "tiny-bert", *calibration, *columns, "--output", tmp_path / "pruned") == 0
+    assert "columns: text = what they wrote; kind: language_modelling" in capsys.readouterr().err
+
+
 def test_pack_and_unpack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dense, packed, unpacked = tmp_path / "dense", tmp_path / "packed", tmp_path / "unpacked"
     for output, flags in ((dense, ["--no-pack"]), (packed, [])):
@@ -321,6 +347,9 @@ BAD = [
     (["finetune", "tiny-bert", "--task", "movie-reviews", "--sparsity", "1", "--output", "OUT"], "sparsity 1 "),
     (["evaluate", "tiny-bert", "--tasks", "movie-reviews"], "fine-tune"),
     (["evaluate", "minilm", "--tasks", "python-reference"], "fine-tune"),
+    (["evaluate", "tiny-bert", "--tasks", "movie-reviews", "--columns", "text"], "'text'"),
+    (["evaluate", "tiny-bert", "--tasks", "movie-reviews", "--columns", "text=reviw"], "reviw"),
+    (["evaluate", "tiny-bert", "--tasks", "sentence_regresion:movie-reviews"], "sentence_regression"),
     (["bench", "tiny-bert", "--sequence-length", "4000"], "128"),
     (["bench", "tiny-bert", "--beside", "openvino-int4"], "openvino-int8"),
     (["study", "startr"], "starter"),

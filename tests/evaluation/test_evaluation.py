@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from aerogel import progress
-from aerogel.errors import DataError, ModelError
+from aerogel.errors import AerogelWarning, DataError, ModelError
 from aerogel.evaluation import TaskEvaluation, evaluate, score
-from aerogel.models import load
+from aerogel.models import Head, load
 from aerogel.pruning import prune
-from builders import prose, text_data
+from aerogel.tasks import Metric, load_task
+from builders import prose, sentences, text_data
 from evaluation_data import MOODS, TEXT, moods, similarities, story
 
 
@@ -121,3 +122,71 @@ def test_notebooks_show_a_table_of_all_numbers() -> None:
     assert {task for task, *_ in cells} == {"&lt;story&gt;"}
     assert float(cells[0][2]) == pytest.approx(numbers["perplexity"], rel=1e-3)
     assert float(cells[0][3].split(" to ")[1]) == pytest.approx(numbers["perplexity_high"], rel=1e-3)
+
+
+# data in memory, and metrics of the user
+
+
+def test_data_in_memory_is_scored_as_a_file_is() -> None:
+    rows = [{"text": text, "label": ("sad", "glad")[label]} for text, label in sentences(40)]
+    model, tokenizer = load("tiny-bert", Head("classification", ("glad", "sad")))
+    table = load_task(rows)
+    for given in (rows, table, [rows], {"validation": rows}):
+        assert evaluate(model, tokenizer, given)["data"] == evaluate(model, tokenizer, table)["data"]
+
+
+def test_labelled_texts_are_plain_text_to_a_language_model() -> None:
+    model, tokenizer = load("tiny-gpt2")
+    rows = [{"text": text, "label": label} for text, label in sentences(40)]
+    with pytest.warns(AerogelWarning, match="task data .*GPT2LMHeadModel"):
+        found = evaluate(model, tokenizer, rows)
+    text = [{"text": row["text"]} for row in rows]
+    assert found == evaluate(model, tokenizer, text)
+    assert "perplexity" in found["data"]
+
+
+def wrong(predictions: np.ndarray, references: np.ndarray) -> float:
+    return float(np.mean(predictions != references))
+
+
+def test_metrics_of_the_user_come_first() -> None:
+    rows = [{"text": text, "label": label} for text, label in sentences(40)]
+    least = Metric("wrong", wrong, higher_is_better=False, bounds=(0, 1))
+    model, tokenizer = load("tiny-bert", load_task(rows).task.head)
+    for metric in (wrong, least):
+        found = evaluate(model, tokenizer, load_task(rows, metrics=[metric, "matthews"]), reference=model)["data"]
+        assert list(found.score.metrics) == ["wrong", "matthews", "accuracy", "f1"]
+        assert found["wrong"] == found["dense_wrong"] == pytest.approx(1 - found["accuracy"])
+
+
+def test_metrics_of_the_user_measure_values_and_losses() -> None:
+    def error(predictions: np.ndarray, references: np.ndarray) -> float:
+        return float(np.abs(predictions - references).mean())
+
+    numbers = [{"text": text, "label": label + 0.5} for text, label in sentences(20)]
+    data = load_task(numbers, metrics=[error])
+    model, tokenizer = load("tiny-bert", data.task.head)
+    found = evaluate(model, tokenizer, data)["data"]
+    values = np.array(found.score.predictions)
+    assert found["error"] == pytest.approx(np.abs(values - [row["label"] for row in numbers]).mean(), rel=1e-5)
+    bits = Metric("bits", lambda losses, counts: losses.sum() / counts.sum() / np.log(2), False, (0, np.inf), True)
+    model, tokenizer = load("tiny-gpt2")
+    found = evaluate(model, tokenizer, load_task("python-reference", metrics=[bits]), limit=2)["python-reference"]
+    assert found["bits"] == pytest.approx(found["loss"] / np.log(2))
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, "high", np.array([1.0, 2.0])])
+def test_a_metric_is_a_number(value: Any) -> None:
+    def odd(predictions: np.ndarray, references: np.ndarray) -> Any:
+        return value
+
+    data = load_task([{"text": text, "label": label} for text, label in sentences(20)], metrics=[odd])
+    model, tokenizer = load("tiny-bert", data.task.head)
+    with pytest.raises(DataError, match="metric odd"):
+        evaluate(model, tokenizer, data)
+
+
+@pytest.mark.parametrize("metric", ["acuracy", 3, None, lambda predictions, references: 1.0])
+def test_what_is_not_a_metric_is_refused(metric: Any) -> None:
+    with pytest.raises(DataError, match=r"acuracy.*accuracy|metric.*(int 3|None|lambda)"):
+        load_task([{"text": "a", "label": 0}, {"text": "b", "label": 1}], metrics=[metric])

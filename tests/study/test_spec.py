@@ -21,6 +21,15 @@ def test_a_specification_survives_json() -> None:
     assert type(spec).model_validate_json(spec.model_dump_json()) == spec
 
 
+def test_columns_are_of_tasks() -> None:
+    columns = {"own.csv": {"text": "review"}}
+    spec = parse_spec({"name": "x", "models": ["a"], "tasks": ["own.csv"], "columns": columns})
+    assert spec.columns == columns
+    assert type(spec).model_validate_json(spec.model_dump_json()) == spec
+    with pytest.raises(StudyError, match=r"columns: 'own\.csv'"):
+        parse_spec({"name": "x", "models": ["a"], "tasks": ["sst2"], "columns": columns})
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

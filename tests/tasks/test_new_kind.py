@@ -1,74 +1,48 @@
-"""A kind of task that the package does not have goes all the way: tags of words, defined here in one class."""
+"""A kind of task that the package does not have goes all the way: tags of words, the example of the guide."""
 
 from __future__ import annotations
 
 import copy
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+from transformers import AutoModelForTokenClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
 
+from aerogel.errors import DataError
 from aerogel.evaluation import evaluate, score
 from aerogel.models import load
 from aerogel.models.loading import HEADS
 from aerogel.pruning import Calibration, prune
-from aerogel.tasks import IGNORED, METRICS, InputSettings, Score, Task, TaskData, TaskKind
+from aerogel.tasks import TASKS, Task, TaskData, load_task
 from aerogel.tasks.kind import all_kinds
-from aerogel.tasks.predictions import Answers, Inputs, Predictions
-from aerogel.tasks.rows import Role
 from aerogel.training import TrainingConfig, finetune
 from builders import sentences
 
-Content = list[tuple[list[str], list[int]]]
-
-
-class WordTags(TaskKind):
-    name = "word_tags"
-    head = "token-classification"
-    roles = (Role("tokens", ()), Role("tags", ()))
-
-    def read(self, task: Task, splits: Any) -> tuple[Task, dict[str, Content]]:
-        return task, {split: [(row["tokens"], row["tags"]) for row in rows] for split, rows in splits.items()}
-
-    def divide(self, content: Content, source: str) -> dict[str, Content]:
-        return {"train": content[::2], "validation": content[1::2]}
-
-    def inputs(self, content: Content, tokenizer: Any, config: Any, settings: InputSettings) -> Inputs:
-        rows = []
-        for words, tags in content[: settings.limit]:
-            encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=settings.max_length)
-            numbers = encoded.word_ids()
-            first = [new is not None and new != old for new, old in zip(numbers, [None, *numbers], strict=False)]
-            labels = [tags[word] if begins else IGNORED for word, begins in zip(numbers, first, strict=True)]
-            rows.append({**encoded, "labels": labels})
-        return Inputs(rows, settings.batch_size, DataCollatorForTokenClassification(tokenizer), by_length=True)
-
-    def calibration_rows(self, content: Content, tokenizer: Any, model: Any, settings: InputSettings) -> Any:
-        rows = self.inputs(content, tokenizer, model.config, settings).rows
-        return [{name: torch.tensor(row[name]) for name in row if name != "labels"} for row in rows]
-
-    def answers(self, output: Any, batch: Any, model: Any) -> Answers:
-        scored = batch["labels"] != IGNORED
-        return Answers(output.logits[scored], batch["labels"][scored], scored.nonzero()[:, 0])
-
-    def score(self, task: Task, inputs: Inputs, predictions: Predictions, config: Any) -> Score:
-        values, references = predictions.values, predictions.references
-        metrics = {name: METRICS[name].function(values, references) for name in task.metrics}
-        counts = {"tokens": len(values)}
-        return Score(task.name, metrics, counts, {}, tuple(values.tolist()), tuple(references.tolist()))
+GUIDE = Path(__file__).parents[2] / "docs" / "write-a-task-kind.md"
 
 
 @pytest.fixture
-def data(monkeypatch: pytest.MonkeyPatch) -> TaskData:
+def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TaskData:
     """Which words have more than four letters."""
-    monkeypatch.setitem(all_kinds(), "word_tags", WordTags())
+    guide: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)[0], guide)
+    monkeypatch.setitem(all_kinds(), "word_tags", guide["KIND"])
     classes = (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES)
     monkeypatch.setitem(HEADS, "token-classification", {None: classes})
-    content = [(text.split(), [int(len(word) > 4) for word in text.split()]) for text, _ in sentences(80)]
-    return TaskData(Task("words", "word_tags", labels=("short", "long"), metrics=("accuracy",)), {"train": content}, "")
+    rows = [
+        {"tokens": text.split(), "tags": ["long" if len(w) > 4 else "short" for w in text.split()]}
+        for text, _ in sentences(80)
+    ]
+    monkeypatch.setitem(TASKS, "words", Task("words", "word_tags", labels=("short", "long"), metrics=("accuracy",)))
+    lines = "\n".join(map(json.dumps, rows))
+    (tmp_path / "words.jsonl").write_text(lines)
+    return load_task(tmp_path / "words.jsonl")
 
 
 def test_it_is_trained_pruned_distilled_and_compared(data: TaskData) -> None:
@@ -90,3 +64,9 @@ def test_it_is_trained_pruned_distilled_and_compared(data: TaskData) -> None:
     assert found["flipped"] == round((1 - found["agreement"]) * found["tokens"])
     finetune(sparse, tokenizer, data, TrainingConfig(epochs=1, batch_size=8, learning_rate=5e-4), teacher=model)
     assert evaluate(sparse, tokenizer, [halves], reference=model)["words"]["kl"] < found["kl"]
+
+
+def test_its_errors_name_the_line(data: TaskData, tmp_path: Path) -> None:
+    (tmp_path / "words.jsonl").write_text('{"tokens": ["a", "b"], "ner_tags": ["short"]}')
+    with pytest.raises(DataError, match=r"words\.jsonl, line 1, column ner_tags: 1 .* 2"):
+        load_task(tmp_path / "words.jsonl")

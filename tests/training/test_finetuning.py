@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import progress
-from aerogel.errors import AerogelError, DataError, ModelError
+from aerogel.errors import AerogelError, AerogelWarning, DataError, ModelError
 from aerogel.evaluation import score
 from aerogel.models import Head, load, prunable_weights
 from aerogel.pruning import Calibration, PruneConfig, prune
 from aerogel.runtime import compress
-from aerogel.tasks import Task, TaskData, load_task
+from aerogel.tasks import Metric, Task, TaskData, load_task
 from aerogel.training import GradualPruning, TrainingConfig, TrainingResult, checkpoint, finetune
 from aerogel.training.distillation import DistillationConfig
 from builders import ARCHITECTURES, prose, sentence_data, sentences, write_tsv
@@ -312,6 +312,34 @@ def test_a_training_that_ended_early_ends_there_again(
     assert (result.losses, result.validation, result.kept) == (found.losses, found.validation, found.kept)
     assert result.kept["accuracy"] == (0.8 if patience else 0.7)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_a_metric_of_the_user_selects_the_best_epoch(higher_is_better: bool) -> None:
+    values = [2.0, 3.0, 1.0, 1.0, 4.0, 0.0]
+    own = Metric("own", lambda predictions, references: values.pop(0), higher_is_better, (0, 5))
+    data = load_task([{"text": text, "label": label} for text, label in sentences(32)], metrics=[own])
+    model, tokenizer = load("tiny-bert", data.task.head)
+
+    def validate(model: PreTrainedModel) -> dict[str, float]:
+        return {metric.name: metric.function(np.zeros(1), np.zeros(1)) for metric in data.task.own_metrics}
+
+    config = replace(SHORT, epochs=6, patience=2)
+    result = finetune(model, tokenizer, data, config, validate=validate)
+    assert result.kept["own"] == (3 if higher_is_better else 1)
+
+
+def test_data_in_memory_is_trained_on() -> None:
+    rows = [{"text": text, "label": label} for text, label in sentences(32)]
+    torch.manual_seed(0)
+    model, tokenizer = load("tiny-bert", load_task(rows).task.head)
+    again = copy.deepcopy(model)
+    results = [finetune(trained, tokenizer, data, SHORT) for trained, data in ((model, rows), (again, load_task(rows)))]
+    assert results[0].losses == results[1].losses
+    assert "data in memory" in results[0].source
+    language_model, tokenizer = load("tiny-gpt2")
+    with pytest.warns(AerogelWarning, match="task data .*GPT2LMHeadModel"):
+        finetune(language_model, tokenizer, rows, SHORT)
 
 
 @pytest.mark.parametrize("room", [2_000_000, 10_000_000])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from aerogel.errors import DataError, expect, nearest, unknown_name
-from aerogel.registry import names
 from aerogel.tasks.kind import Task, TaskKind, all_kinds
 from aerogel.tasks.rows import Rows, match_columns
 from aerogel.tasks.table import GUESSED_KINDS
@@ -17,9 +16,8 @@ Columns = Mapping[str, str]
 def checked_kind(kind: str) -> str:
     """The name of a kind of task, also from one with hyphens. Raises `DataError`."""
     expect(kind, str, DataError, "the name of a kind of task")
-    known = names("aerogel.tasks.kinds")
-    if kind.replace("-", "_") not in known:
-        raise DataError(unknown_name("kind of task", kind, known))
+    if kind.replace("-", "_") not in all_kinds():
+        raise DataError(unknown_name("kind of task", kind, all_kinds()))
     return kind.replace("-", "_")
 
 
