@@ -11,6 +11,7 @@ from sklearn import metrics as sklearn
 from aerogel.tasks import METRICS
 from aerogel.tasks.metrics import Metric
 
+OF_TEXTS = ("bleu", "chrf", "rouge1", "rouge2", "rougeL")
 BINARY = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 # few different values, so that ties are common and constant columns too
 NUMBERS = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=30)
@@ -19,6 +20,13 @@ NUMBERS = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1
 def columns(rows: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:
     predicted, true = zip(*rows, strict=True)
     return np.array(predicted, dtype=float), np.array(true, dtype=float)
+
+
+def values_of(metric: Metric, numbers: np.ndarray) -> np.ndarray:
+    """What the metric takes: the numbers, or texts with them."""
+    if metric.name not in OF_TEXTS:
+        return numbers
+    return np.array([f"number {number} of a long list" for number in numbers.astype(int)], dtype=object)
 
 
 @given(BINARY)
@@ -79,9 +87,28 @@ def test_perplexities_are_of_all_tokens_alike(rows: list[tuple[float, int]]) -> 
     assert math.isfinite(METRICS["perplexity"].function(1e4 * counts, counts))
 
 
+def test_texts() -> None:
+    predictions = np.array(["the cat sat on the mat"], dtype=object)
+    references = np.array(["the cat sat on the red mat"], dtype=object)
+    found = {name: METRICS[name].function(predictions, references) for name in ("bleu", "rouge1", "rouge2", "rougeL")}
+    precisions = 6 / 6 * 4 / 5 * 3 / 4 * 2 / 3
+    expected = {"bleu": math.exp(1 - 7 / 6) * precisions ** (1 / 4), "rouge1": 12 / 13, "rouge2": 8 / 11}
+    assert found == pytest.approx({name: 100 * value for name, value in {**expected, "rougeL": 12 / 13}.items()})
+    assert METRICS["chrf"].function(references, references) == pytest.approx(100)
+    assert METRICS["chrf"].function(predictions, references) < 100
+
+
+def test_bleu_is_of_the_corpus_and_rouge_the_mean_of_texts() -> None:
+    predictions = np.array(["a b c d e f", "u v w x"], dtype=object)
+    references = np.array(["a b c d e f", "g h i j"], dtype=object)
+    assert METRICS["rouge1"].function(predictions, references) == pytest.approx(50)
+    precisions = 6 / 10 * 5 / 8 * 4 / 6 * 3 / 4
+    assert METRICS["bleu"].function(predictions, references) == pytest.approx(100 * precisions ** (1 / 4))
+
+
 @pytest.mark.parametrize("metric", METRICS.values(), ids=list(METRICS))
 def test_one_example_has_a_score(metric: Metric) -> None:
-    value = metric.function(np.array([1.0]), np.array([1.0]))
+    value = metric.function(*(values_of(metric, np.array([1.0])) for _ in range(2)))
     assert isinstance(value, float)
     assert math.isfinite(value)
 
@@ -94,6 +121,7 @@ def test_directions_and_bounds(data: st.DataObject) -> None:
     if metric.of_losses:
         right, other = (metric.function(losses, np.ones(len(chosen))) for losses in (0.0 * chosen, 1.0 * chosen))
     else:
+        references, chosen = values_of(metric, references), values_of(metric, chosen)
         right, other = (metric.function(values, references) for values in (references, chosen))
     assert metric.bounds[0] <= other <= metric.bounds[1] + 1e-9
     assert (right >= other - 1e-9) if metric.higher_is_better else (right <= other)

@@ -16,6 +16,7 @@ from aerogel.tasks import check_task, load_task
 @options.data
 @options.columns
 @click.option("--reference", metavar="MODEL", help="Dense model to compare with: KL, agreement and flips.")
+@options.max_length
 @options.limit
 @options.as_json
 def evaluate(
@@ -25,6 +26,7 @@ def evaluate(
     data: Path | None,
     columns: dict[str, str] | None,
     reference: str | None,
+    max_length: int,
     limit: int | None,
     as_json: bool,
 ) -> None:
@@ -46,7 +48,7 @@ def evaluate(
         dense, dense_tokenizer = models.load(reference) if reference else (None, tokenizer)
         if dense_tokenizer.get_vocab() != tokenizer.get_vocab():
             raise ModelError(f"{reference} and {model} have different tokenizers: their predictions can't be compared")
-        results = score_tasks(loaded_model, tokenizer, loaded, limit=limit, reference=dense)
+        results = score_tasks(loaded_model, tokenizer, loaded, limit=limit, reference=dense, max_length=max_length)
         packed = {model: packed_types(loaded_model)}
         if dense is not None:
             packed[str(reference)] = packed_types(dense)

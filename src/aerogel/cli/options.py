@@ -78,6 +78,9 @@ columns = click.option(
     type=_Read("text", _columns),
     help="Columns of your own data whose names are not usual, for example text=review,label=stars.",
 )
+max_length = click.option(
+    "--max-length", default=128, show_default=True, type=click.IntRange(8, bounds.SIZE), help="Tokens of a sentence."
+)
 limit = click.option("--limit", type=COUNT, help="Number of examples or windows to use, from the start.")
 output = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 values = click.option(

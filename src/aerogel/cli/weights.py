@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from aerogel.training import TrainingResult
     from aerogel.training.schedule import ScheduleName
 
-VALIDATION_LIMITS = {"examples": None, "windows": 32}  # after each epoch
-
 
 @click.command()
 @click.argument("model")
@@ -165,9 +163,7 @@ def unpack(folder: Path, output: Path) -> None:
 )
 @click.option("--learning-rate", default=5e-5, show_default=True, type=options.LEARNING_RATE)
 @click.option("--batch-size", default=32, show_default=True, type=options.SIZE)
-@click.option(
-    "--max-length", default=128, show_default=True, type=click.IntRange(8, bounds.SIZE), help="Tokens of a sentence."
-)
+@options.max_length
 @options.limit
 @click.option(
     "--sparsity", type=options.SPARSITY, help="Prune during training: the share of zeros at the end, in [0, 1)."
@@ -237,7 +233,7 @@ def finetune(
         tokenizer = models.load_tokenizer(model)
 
         def validate(trained: PreTrainedModel) -> Mapping[str, float]:
-            limit = VALIDATION_LIMITS[task_data.task.kind.unit]
+            limit = task_data.task.kind.validation_limit
             return score_task(trained, tokenizer, task_data, limit, config.max_length).metrics
 
         recovery = training.Recovery(gradual, teacher, epochs=epochs, patience=patience, values=values)

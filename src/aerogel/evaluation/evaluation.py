@@ -72,13 +72,14 @@ def evaluate(
     data: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     reference: PreTrainedModel | None = None,
+    max_length: int = 128,
 ) -> Evaluation:
     """Score a model on the validation split of each task, or its first `limit` examples or windows.
 
     `tasks` are names, files, data in memory or data from `aerogel.load_task`, or one of these. Data with one split is
     scored whole; `load_task(...).divided()` scores the part that training on it holds out. `data` is a folder of tasks,
     see `aerogel.load_task`. Data that is not from there is read for the model's head, with an `AerogelWarning` if its
-    task needs another.
+    task needs another. Texts are cut to `max_length` tokens, which should be that of the training.
 
     With a dense `reference` model of the same tokenizer, each task except regression also compares the predictions of
     both: "kl", the mean KL(dense ‖ model) in nats; "agreement", the share of equal predictions; the reference's own
@@ -109,7 +110,7 @@ def evaluate(
         for task in loaded:
             check_head(scored, task.task)
     results = Evaluation()
-    settings = InputSettings(limit, seed=EVALUATION_SEED)
+    settings = InputSettings(limit, max_length, seed=EVALUATION_SEED)
     for task in loaded:
         run = predict(model, tokenizer, task, settings, reference if task.task.kind.is_compared else None)
         comparison = Comparison.of(run) if run.reference else None

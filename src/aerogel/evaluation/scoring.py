@@ -84,7 +84,7 @@ def predict(
         batch = inputs.collate([inputs.rows[row] for row in rows])
         answers = [_answers(scored, batch, data.task) for scored in models]
         for scored, part, of_model in zip(models, parts, answers, strict=True):
-            part.append(_predictions(scored, batch, of_model, np.array(rows), data.task))
+            part.append(_predictions(scored, data.task, inputs, rows, batch, of_model))
         if reference is not None:
             divergences.append(kind.divergence(answers[1], answers[0]).double().cpu().numpy())
             answer_rows.append(np.array(rows)[answers[0].rows.cpu().numpy()])
@@ -108,17 +108,17 @@ def _answers(model: PreTrainedModel, batch: Mapping[str, Tensor], task: Task) ->
 
 
 def _predictions(
-    model: PreTrainedModel, batch: Mapping[str, Tensor], answers: Answers, rows: np.ndarray, task: Task
+    model: PreTrainedModel, task: Task, inputs: Inputs, rows: list[int], batch: Mapping[str, Tensor], answers: Answers
 ) -> Predictions:
     """The predictions of a batch, with the rows of the split that it holds. Raises `ModelError` for NaN."""
     with evaluating(model):
-        predictions = task.kind.predict(model, batch, answers)
+        predictions = task.kind.predict(model, inputs, batch, answers)
     if np.isnan(predictions.losses).any():
         raise ModelError(
             f"task {task.name}: the model's logits are NaN: the checkpoint is corrupt or training diverged "
             "(try a lower learning rate)"
         )
-    return replace(predictions, rows=rows[predictions.rows])
+    return replace(predictions, rows=np.array(rows)[predictions.rows])
 
 
 def _own_value(metric: Metric, predictions: Predictions) -> float:

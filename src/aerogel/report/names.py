@@ -9,6 +9,9 @@ METRIC_NAMES = {
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    **{f"rouge{kind}": f"ROUGE-{kind}" for kind in ("1", "2", "L")},
     "masked_lm_perplexity": "masked-LM perplexity",
     "denoising_perplexity": "denoising perplexity",
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a table of tasks needs no torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from aerogel.models import Head
+    from aerogel.models.loading import Architecture
     from aerogel.tasks.metrics import Metric
     from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score
     from aerogel.tasks.rows import Role, Rows
@@ -72,8 +73,14 @@ class Task:
 
         Names of labels are compared unless one side only numbers them.
         """
-        from aerogel.models import head_kind
+        from aerogel.models import architecture, head_kind
 
+        needed_architecture = self.kind.architecture
+        if needed_architecture is not None and (actual := architecture(model.config)) != needed_architecture:
+            raise ModelError(
+                f"task {self.name} needs the architecture {needed_architecture}, found {actual} "
+                f"({type(model).__name__}): choose another model"
+            )
         found, needed = head_kind(model), self.kind.head
         if found != needed:
             needs = "a model without a head" if needed == "embedding" else f"a {needed} head"
@@ -113,8 +120,10 @@ class TaskKind(ABC):
         name: that of the file.
         head: of the model, a key of `aerogel.models.loading.HEADS`.
         problem_type: of its configuration, if this kind needs a particular one.
+        architecture: of the model, if this kind needs a particular one.
         roles: what it needs from the columns of its data.
         unit: what a limit counts.
+        validation_limit: the most examples or windows to score after each epoch of a training.
         reads_labels: whether the decoder of an encoder-decoder reads the labels; otherwise it reads the inputs.
         is_compared: whether predictions are compared with those of a reference model by divergence and agreement.
     """
@@ -122,8 +131,10 @@ class TaskKind(ABC):
     name: ClassVar[str]
     head: ClassVar[str]
     problem_type: ClassVar[str | None] = None
+    architecture: ClassVar[Architecture | None] = None
     roles: ClassVar[tuple[Role, ...]]
     unit: ClassVar[Literal["examples", "windows"]] = "examples"
+    validation_limit: ClassVar[int | None] = None
     reads_labels: ClassVar[bool] = False
     is_compared: ClassVar[bool] = True
 
@@ -181,8 +192,8 @@ class TaskKind(ABC):
 
         return most_likely(answers)
 
-    def predict(self, model: PreTrainedModel, batch: Batch, answers: Answers) -> Predictions:
-        """The predictions of a batch by a kind that needs more of the model than one output, as for generated text."""
+    def predict(self, model: PreTrainedModel, inputs: Inputs, batch: Batch, answers: Answers) -> Predictions:
+        """The predictions of a batch of `inputs`, where a kind needs more of the model than one output (generation)."""
         return self.predictions(answers)
 
     def complete(self, inputs: Inputs, predictions: Predictions) -> Predictions:

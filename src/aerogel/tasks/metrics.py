@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
@@ -80,6 +81,30 @@ def correlation(predictions: np.ndarray, references: np.ndarray) -> float:
     return (pearson(predictions, references) + spearman(predictions, references)) / 2
 
 
+def bleu(predictions: np.ndarray, references: np.ndarray) -> float:
+    """BLEU of a corpus, 0 to 100, as SacreBLEU computes it by default (Papineni et al. 2002; Post 2018)."""
+    from sacrebleu import corpus_bleu
+
+    # force: without a message about texts that are tokenized already
+    return float(corpus_bleu(predictions.tolist(), [references.tolist()], force=True).score)
+
+
+def chrf(predictions: np.ndarray, references: np.ndarray) -> float:
+    """chrF2 of a corpus, 0 to 100, as SacreBLEU computes it by default (Popović 2015)."""
+    from sacrebleu import corpus_chrf
+
+    return float(corpus_chrf(predictions.tolist(), [references.tolist()]).score)
+
+
+def rouge(kind: str, predictions: np.ndarray, references: np.ndarray) -> float:
+    """100 times the mean F1 of a kind of ROUGE, with stemming, of English texts (Lin 2004)."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer([kind], use_stemmer=True)
+    pairs = zip(references.tolist(), predictions.tolist(), strict=True)
+    return 100 * float(np.mean([scorer.score(*pair)[kind].fmeasure for pair in pairs]))
+
+
 def loss(losses: np.ndarray, counts: np.ndarray) -> float:
     """The mean negative log-likelihood of a prediction, in nats."""
     return sum(losses.tolist()) / float(counts.sum())
@@ -95,7 +120,7 @@ def _vary(predictions: np.ndarray, references: np.ndarray) -> bool:
     return bool(np.ptp(predictions) and np.ptp(references))
 
 
-SHARE, CORRELATION, PERPLEXITY = (0.0, 1.0), (-1.0, 1.0), (1.0, math.inf)
+SHARE, PERCENT, CORRELATION, PERPLEXITY = (0.0, 1.0), (0.0, 100.0), (-1.0, 1.0), (1.0, math.inf)
 METRICS = {
     metric.name: metric
     for metric in (
@@ -106,6 +131,9 @@ METRICS = {
         Metric("pearson", pearson, True, CORRELATION),
         Metric("spearman", spearman, True, CORRELATION),
         Metric("correlation", correlation, True, CORRELATION),
+        Metric("bleu", bleu, True, PERCENT),
+        Metric("chrf", chrf, True, PERCENT),
+        *(Metric(kind, partial(rouge, kind), True, PERCENT) for kind in ("rouge1", "rouge2", "rougeL")),
         Metric("perplexity", perplexity, False, PERPLEXITY, of_losses=True),
         Metric("masked_lm_perplexity", perplexity, False, PERPLEXITY, of_losses=True),
         Metric("denoising_perplexity", perplexity, False, PERPLEXITY, of_losses=True),

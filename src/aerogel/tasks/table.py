@@ -2,7 +2,7 @@
 
 from aerogel.tasks.kind import Task
 
-GUESSED_KINDS = ("sentence_regression", "sentence_classification", "language_modelling")
+GUESSED_KINDS = ("sequence_to_sequence", "sentence_regression", "sentence_classification", "language_modelling")
 """The kinds that a user's own data may be of, in the order in which they are tried."""
 
 
@@ -14,6 +14,12 @@ def _glue(
     return Task(name, kind, roles, labels, metrics, ("nyu-mll/glue", name), validation)
 
 
+def _texts(name: str, columns: tuple[str, str], hub: tuple[str, str], *metrics: str) -> Task:
+    roles = dict(zip(("source", "target"), columns, strict=True))
+    return Task(name, "sequence_to_sequence", roles, metrics=metrics, hub=hub)
+
+
+ROUGE = ("rougeL", "rouge1", "rouge2")
 PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
@@ -29,6 +35,10 @@ TASKS = {
         _glue("qnli", ("question", "sentence"), ENTAILMENT, "accuracy"),
         _glue("rte", PAIR, ENTAILMENT, "accuracy"),
         _glue("wnli", PAIR, ("not_entailment", "entailment"), "accuracy"),
+        _texts("multi30k", ("en", "de"), ("bentrevett/multi30k", "default"), "bleu", "chrf"),
+        _texts("xsum", ("document", "summary"), ("EdinburghNLP/xsum", "default"), *ROUGE),
+        _texts("cnn_dailymail", ("article", "highlights"), ("abisee/cnn_dailymail", "3.0.0"), *ROUGE),
+        _texts("samsum", ("dialogue", "summary"), ("knkarthick/samsum", "default"), *ROUGE),
         Task("movie-reviews", "sentence_classification", labels=("negative", "positive"), metrics=("accuracy",)),
         Task("wikitext-2", "language_modelling", hub=("Salesforce/wikitext", "wikitext-2-raw-v1")),
         Task("python-reference", "language_modelling"),

@@ -28,6 +28,7 @@ class LanguageModelling(TaskKind):
     head = "language-modelling"
     roles = (Role("text", ("text", "content", "document", "page", "sentence", "sentence1", "review")),)
     unit = "windows"
+    validation_limit = 32
     reads_labels = True
 
     def read(self, task: Task, splits: Mapping[str, Rows]) -> tuple[Task, dict[str, str]]:
