@@ -204,6 +204,14 @@ def test_two_splits_are_never_divided(tmp_path: Path) -> None:
     assert data.divided() is data
 
 
+def test_a_training_split_of_one_class_is_refused(tmp_path: Path) -> None:
+    write_tsv(tmp_path / "sst2" / "train.tsv", [("well done", 1), ("fine", 1)])
+    assert len(load_task("sst2", tmp_path).split("validation")) == 2  # it may be scored
+    write_tsv(tmp_path / "sst2" / "validation.tsv", [("well done", 1), ("poor", 0)])
+    with pytest.raises(DataError, match=r"train\.tsv.*'positive'"):
+        load_task("sst2", tmp_path)
+
+
 def test_paths_are_taken_like_names(tmp_path: Path) -> None:
     file = write_tsv(tmp_path / "moods.tsv", sentences(20))
     assert load_task(file) == load_task(str(file))

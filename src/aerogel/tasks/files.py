@@ -16,7 +16,7 @@ import psutil
 from aerogel.errors import DataError, excerpt, first_line
 from aerogel.tasks.rows import Rows
 
-MEMORY_PER_BYTE = 8  # of a file, for its rows as Python objects
+MEMORY_PER_BYTE = 8  # of a file, for its rows as Python objects; of short rows twice that
 
 
 def read_file(path: Path) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,13 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
             f"{rows.source}: {len(labels)} different labels, such as {shown}; expected at most {MOST_LABELS}"
         )
     return tuple(labels)
+
+
+def check_classes(numbers: Sequence[float], labels: Sequence[str], source: str) -> None:
+    """Raises `DataError` for a split to train on with a single class."""
+    if len(set(numbers)) < 2:
+        label = excerpt(labels[int(numbers[0])])
+        raise DataError(f"{source}: all rows have the label {label}; expected at least two labels to train on")
 
 
 def label_name(value: Any) -> str:

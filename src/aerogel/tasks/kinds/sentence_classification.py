@@ -17,7 +17,7 @@ from aerogel.tasks.encode import encode_examples
 from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score
-from aerogel.tasks.read import HELD_OUT_SHARE, Examples, class_number, labels_of, read_examples
+from aerogel.tasks.read import HELD_OUT_SHARE, Examples, check_classes, class_number, labels_of, read_examples
 from aerogel.tasks.rows import Role, Rows
 
 TEXT = Role("text", ("sentence", "sentence1", "question1", "premise", "query", "content", "review", "document"))
@@ -40,7 +40,10 @@ class SentenceClassification(TaskKind):
         if not task.labels:
             task = self.with_labels(task, next(iter(splits.values())))
         label = partial(self.label, task)
-        return task, {split: read_examples(rows, rows.columns[:-1], label) for split, rows in splits.items()}
+        contents = {split: read_examples(rows, rows.columns[:-1], label) for split, rows in splits.items()}
+        if len(splits) > 1 and len(task.labels) > 1:  # a single split may only be scored
+            check_classes(contents["train"].labels, task.labels, splits["train"].source)
+        return task, contents
 
     def with_labels(self, task: Task, rows: Rows) -> Task:
         """The task with the labels and metrics of a user's own data."""
