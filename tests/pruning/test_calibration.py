@@ -225,7 +225,9 @@ def test_other_batches_are_refused_before_anything_changes(batches: Any, message
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("source", ["reviews.tsv", [("a", "pair")], {"input_ids": torch.ones(2, 5)}, 3, [torch.ones(2, 5)]])
+@pytest.mark.parametrize(
+    "source", ["reviews.tsv", [("a", "pair")], {"input_ids": torch.ones(2, 5)}, 3, [torch.ones(2, 5)]]
+)
 def test_what_is_neither_text_nor_batches_is_refused(source: Any) -> None:
     with pytest.raises(PruningError, match=type(source).__name__):
         prune(MODELS["tokens"](), method="wanda", sparsity=0.5, calibration=source)
