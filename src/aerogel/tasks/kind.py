@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a table of tasks needs no torch
     from aerogel.tasks.rows import Role, Rows
 
 Split = Literal["train", "validation"]
+SEVERAL_LABELS = "multi_label_classification"  # the problem_type of a configuration
 Content = Any
 """The data of a split, of a type that its kind of task chooses."""
 
@@ -86,11 +87,12 @@ class Task:
             needs = "a model without a head" if needed == "embedding" else f"a {needed} head"
             has = {"embedding": "none", "other": "another"}.get(found, f"one for {found}")
             raise ModelError(f"task {self.name} needs {needs} and {type(model).__name__} has {has}: {advice}")
-        needed_type = self.kind.problem_type
-        if needed_type is not None and model.config.problem_type != needed_type:
+        for_several = model.config.problem_type == SEVERAL_LABELS
+        if for_several != (self.kind.problem_type == SEVERAL_LABELS):
+            needs, has = ("one label", "several") if for_several else ("several labels", "one")
             raise ModelError(
-                f"task {self.name} needs a model with the problem_type {needed_type}, found "
-                f"{model.config.problem_type}: {advice}"
+                f"task {self.name} needs a head for {needs} of a text and the model's is for {has} "
+                f"(problem_type {model.config.problem_type} in its configuration): {advice}"
             )
         if not self.labels:
             return

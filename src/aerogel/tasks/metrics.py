@@ -17,7 +17,8 @@ class Metric:
     """A metric of predictions.
 
     Attributes:
-        function: of predictions and references, two arrays (predictions); classes are numbers.
+        function: of predictions and references, two arrays (predictions), or (texts, labels) for several labels;
+            classes are numbers.
         higher_is_better: its direction.
         bounds: its lowest and highest value.
         of_losses: if true, `function` takes sums of negative log-likelihoods and the numbers of predictions that they
@@ -57,6 +58,21 @@ def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
 def f1(predictions: np.ndarray, references: np.ndarray) -> float:
     """F1 of label 1."""
     return float(f1_score(references, predictions, zero_division=0))
+
+
+def micro_f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    """F1 over all labels of all texts, two arrays (texts, labels) of 0 and 1."""
+    return f1(predictions.ravel(), references.ravel())
+
+
+def macro_f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    """The mean of the F1 of each label, of two arrays (texts, labels) of 0 and 1."""
+    return float(np.mean(list(map(f1, np.atleast_2d(predictions.T), np.atleast_2d(references.T)))))
+
+
+def subset_accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    """The share of texts with all labels right, of two arrays (texts, labels) of 0 and 1."""
+    return accuracy(predictions, references)
 
 
 def combined(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -126,6 +142,9 @@ METRICS = {
     for metric in (
         Metric("accuracy", accuracy, True, SHARE),
         Metric("f1", f1, True, SHARE),
+        Metric("micro_f1", micro_f1, True, SHARE),
+        Metric("macro_f1", macro_f1, True, SHARE),
+        Metric("subset_accuracy", subset_accuracy, True, SHARE),
         Metric("combined", combined, True, SHARE),
         Metric("matthews", matthews, True, CORRELATION),
         Metric("pearson", pearson, True, CORRELATION),

@@ -10,6 +10,7 @@ from typing import Any
 from aerogel.errors import DataError, excerpt, expect
 from aerogel.tasks.rows import Rows
 
+Label = int | float | tuple[float, ...]
 HELD_OUT_SHARE = 0.2  # of a split that has to serve for training and validation
 MOST_LABELS = 100
 
@@ -28,11 +29,11 @@ class Examples:
 
     Attributes:
         texts: one tuple an example, with one string a column.
-        labels: whole numbers for classes, floats for values.
+        labels: whole numbers for classes, floats for values; for several labels, 1.0 or 0.0 for each label of the task.
     """
 
     texts: list[tuple[str, ...]]
-    labels: list[int | float]
+    labels: list[Label]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,7 +51,7 @@ def text_of(rows: Rows, row: int, column: str) -> str:
     return value
 
 
-def read_examples(rows: Rows, columns: tuple[str, ...], label: Callable[[Any], int | float]) -> Examples:
+def read_examples(rows: Rows, columns: tuple[str, ...], label: Callable[[Any], Label]) -> Examples:
     """The rows as examples; `label` reads a label or raises `ValueError` with what is wrong."""
     examples = Examples([], [])
     for number, row in enumerate(rows):
@@ -63,10 +64,7 @@ def read_examples(rows: Rows, columns: tuple[str, ...], label: Callable[[Any], i
 
 
 def labels_of(rows: Rows) -> tuple[str, ...]:
-    """The names of the labels in a user's own data: as it declares them, else whole numbers first, in order.
-
-    Raises `DataError` for a row without a label, for fewer than two and for more than a hundred labels.
-    """
+    """The names of the labels in a user's own data. Raises `DataError` for a row without one, and as `in_order`."""
     names = set()
     for number, row in enumerate(rows):
         if isinstance(row["label"], list | dict):
@@ -75,11 +73,20 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
         if not name:
             raise rows.error(number, "the row has no label", "label")
         names.add(name)
+    return in_order(names, rows)
+
+
+def in_order(names: set[str], rows: Rows) -> tuple[str, ...]:
+    """The labels as the data declares them, else their names, whole numbers first.
+
+    Raises `DataError` for fewer than two and for more than a hundred labels.
+    """
     labels = rows.class_names.get("label") or sorted(
         names, key=lambda name: (not _is_whole(name), int(name) if _is_whole(name) else 0, name)
     )
     if len(names) < 2:
-        raise DataError(f"{rows.source}: all rows have the label {excerpt(min(names))}; expected at least two labels")
+        label = f"all rows have the label {excerpt(min(names))}" if names else "no row has a label"
+        raise DataError(f"{rows.source}: {label}; expected at least two labels")
     if len(labels) > MOST_LABELS:
         shown = excerpt(labels[0])
         raise DataError(

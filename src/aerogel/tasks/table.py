@@ -2,7 +2,13 @@
 
 from aerogel.tasks.kind import Task
 
-GUESSED_KINDS = ("sequence_to_sequence", "sentence_regression", "sentence_classification", "language_modelling")
+GUESSED_KINDS = (
+    "sequence_to_sequence",
+    "multi_label",
+    "sentence_regression",
+    "sentence_classification",
+    "language_modelling",
+)
 """The kinds that a user's own data may be of, in the order in which they are tried."""
 
 
@@ -23,6 +29,12 @@ ROUGE = ("rougeL", "rouge1", "rouge2")
 PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
+SEVERAL = ("micro_f1", "macro_f1", "subset_accuracy")
+EMOTIONS = (
+    *("admiration", "amusement", "anger", "annoyance", "approval", "caring", "confusion", "curiosity", "desire"),
+    *("disappointment", "disapproval", "disgust", "embarrassment", "excitement", "fear", "gratitude", "grief", "joy"),
+    *("love", "nervousness", "optimism", "pride", "realization", "relief", "remorse", "sadness", "surprise", "neutral"),
+)
 TASKS = {
     task.name: task
     for task in (
@@ -39,6 +51,13 @@ TASKS = {
         _texts("xsum", ("document", "summary"), ("EdinburghNLP/xsum", "default"), *ROUGE),
         _texts("cnn_dailymail", ("article", "highlights"), ("abisee/cnn_dailymail", "3.0.0"), *ROUGE),
         _texts("samsum", ("dialogue", "summary"), ("knkarthick/samsum", "default"), *ROUGE),
+        Task(
+            "go_emotions",
+            "multi_label",
+            labels=EMOTIONS,
+            metrics=SEVERAL,
+            hub=("google-research-datasets/go_emotions", "simplified"),
+        ),
         Task("movie-reviews", "sentence_classification", labels=("negative", "positive"), metrics=("accuracy",)),
         Task("wikitext-2", "language_modelling", hub=("Salesforce/wikitext", "wikitext-2-raw-v1")),
         Task("python-reference", "language_modelling"),

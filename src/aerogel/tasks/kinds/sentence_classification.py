@@ -17,7 +17,7 @@ from aerogel.tasks.encode import encode_examples
 from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score
-from aerogel.tasks.read import HELD_OUT_SHARE, Examples, check_classes, class_number, labels_of, read_examples
+from aerogel.tasks.read import HELD_OUT_SHARE, Examples, Label, check_classes, class_number, labels_of, read_examples
 from aerogel.tasks.rows import Role, Rows
 
 TEXT = Role("text", ("sentence", "sentence1", "question1", "premise", "query", "content", "review", "document"))
@@ -32,7 +32,7 @@ class SentenceClassification(TaskKind):
     head = "classification"
     roles = (TEXT, TEXT_PAIR, LABEL)
 
-    def label(self, task: Task, value: Any) -> int | float:
+    def label(self, task: Task, value: Any) -> Label:
         """The label of an example. Raises `ValueError` saying what was expected."""
         return class_number(value, task.labels)
 
