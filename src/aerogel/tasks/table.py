@@ -3,6 +3,7 @@
 from aerogel.tasks.kind import Task
 
 GUESSED_KINDS = (
+    "multiple_choice",
     "sequence_to_sequence",
     "multi_label",
     "sentence_regression",
@@ -58,6 +59,8 @@ TASKS = {
             metrics=SEVERAL,
             hub=("google-research-datasets/go_emotions", "simplified"),
         ),
+        Task("swag", "multiple_choice", metrics=("accuracy",), hub=("allenai/swag", "regular")),
+        Task("commonsense_qa", "multiple_choice", metrics=("accuracy",), hub=("tau/commonsense_qa", "default")),
         Task("movie-reviews", "sentence_classification", labels=("negative", "positive"), metrics=("accuracy",)),
         Task("wikitext-2", "language_modelling", hub=("Salesforce/wikitext", "wikitext-2-raw-v1")),
         Task("python-reference", "language_modelling"),

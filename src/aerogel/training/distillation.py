@@ -90,6 +90,8 @@ class Distillation:
     def _masks(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
         """Which positions hold tokens, by the side of the model."""
         mask = inputs.get("attention_mask")
+        if mask is not None:
+            mask = mask.flatten(0, -2)  # the choices of a text are rows of their own
         decoder = inputs["labels"] != IGNORED if self.kind.reads_labels else mask
         return {"": mask, "encoder": mask, "decoder": decoder}
 

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class SentenceClassification(TaskKind):
 
     name = "sentence_classification"
     head = "classification"
-    roles = (TEXT, TEXT_PAIR, LABEL)
+    roles: ClassVar[tuple[Role, ...]] = (TEXT, TEXT_PAIR, LABEL)
 
     def label(self, task: Task, value: Any) -> Label:
         """The label of an example. Raises `ValueError` saying what was expected."""
@@ -83,10 +83,11 @@ class SentenceClassification(TaskKind):
             if budget <= 0:
                 break
             example = Examples([content.texts[index]], [content.labels[index]])
-            [row] = encode_examples(example, tokenizer, model.config, settings.max_length)
-            budget -= len(row["input_ids"])
-            rows.append({name: torch.tensor(values) for name, values in row.items() if name != "labels"})
-        return sorted(rows, key=lambda row: len(row["input_ids"]))
+            inputs = self.inputs(example, tokenizer, model.config, InputSettings(max_length=settings.max_length))
+            row = {name: values[0] for name, values in inputs.collate(list(inputs.rows)).items() if name != "labels"}
+            budget -= row["input_ids"].numel()
+            rows.append(row)
+        return sorted(rows, key=lambda row: row["input_ids"].numel())
 
     def answers(self, output: Any, batch: Batch, model: PreTrainedModel) -> Answers:
         return Answers(output.logits, batch["labels"], torch.arange(len(output.logits)))
