@@ -42,11 +42,12 @@ def evaluate(
         from aerogel.errors import ModelError
         from aerogel.evaluation import evaluate as score_tasks
         from aerogel.evaluation.evaluation import COLUMNS
+        from aerogel.models.tokenizer import make_same_inputs
         from aerogel.runtime.layers import packed_types
 
         loaded_model, tokenizer = models.load(model)
         dense, dense_tokenizer = models.load(reference) if reference else (None, tokenizer)
-        if dense_tokenizer.get_vocab() != tokenizer.get_vocab():
+        if not make_same_inputs(tokenizer, dense_tokenizer):
             raise ModelError(f"{reference} and {model} have different tokenizers: their predictions can't be compared")
         results = score_tasks(loaded_model, tokenizer, loaded, limit=limit, reference=dense, max_length=max_length)
         packed = {model: packed_types(loaded_model)}

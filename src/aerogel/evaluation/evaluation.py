@@ -10,6 +10,7 @@ from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
 from aerogel.evaluation.comparison import Comparison
 from aerogel.evaluation.scoring import EVALUATION_SEED, check_head, predict
 from aerogel.models import architecture
+from aerogel.models.tokenizer import check_tokenizer
 from aerogel.tables import html_table
 from aerogel.tasks import InputSettings, Score, TaskData, TaskSource, is_table, load_for
 
@@ -95,7 +96,7 @@ def evaluate(
     models = [model] if reference is None else [model, reference]
     for scored in models:
         expect(scored, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
-    expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
+    check_tokenizer(tokenizer, model)
     several = [tasks] if isinstance(tasks, str | os.PathLike | TaskData) or is_table(tasks) else tasks
     expect(several, Sequence, DataError, "the name or file of a task, TaskData (aerogel.load_task), or a list of them")
     loaded = [load_for(model, task, data) for task in several]
@@ -122,6 +123,6 @@ def _check_comparable(model: PreTrainedModel, reference: PreTrainedModel) -> Non
     """Raises `ModelError` for a reference whose predictions are not comparable."""
     if architecture(reference.config) != architecture(model.config):
         raise ModelError(f"{type(model).__name__} and its reference {type(reference).__name__} differ in architecture")
-    own, other = model.config.vocab_size, reference.config.vocab_size
+    own, other = (getattr(of.config, "vocab_size", 0) for of in (model, reference))  # none for images
     if own != other:
         raise ModelError(f"the vocabulary of the model has {own:,} tokens, that of its reference {other:,}")

@@ -4,7 +4,9 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import ImageProcessingMixin, PreTrainedModel, PreTrainedTokenizerBase
+
+from aerogel.errors import ModelError, expect
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,22 @@ def set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # padding on the left, as for generation, would shift absolute positions
+
+
+def check_tokenizer(tokenizer: object, model: PreTrainedModel) -> None:
+    """Raises `ModelError` unless it makes the model's inputs: a tokenizer, or an image processor in its place."""
+    if model.main_input_name == "pixel_values":
+        expected = "the image processor of the model (aerogel.load gives it in the tokenizer's place)"
+        expect(tokenizer, ImageProcessingMixin, ModelError, expected)
+    else:
+        expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
+
+
+def make_same_inputs(tokenizer: Any, other: Any) -> bool:
+    """Whether two tokenizers have one vocabulary, or two processors the same settings."""
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and isinstance(other, PreTrainedTokenizerBase):
+        return bool(tokenizer.get_vocab() == other.get_vocab())
+    return type(tokenizer) is type(other) and bool(tokenizer.to_dict() == other.to_dict())
 
 
 def without_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import ImageProcessingMixin, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_labels
 
 from aerogel.bounds import check_seed
@@ -187,7 +187,8 @@ def calibration(
     >>> text = calibration("python-reference", tokenizer, samples=4, length=128)
     >>> masks = aerogel.prune(model, method="wanda", sparsity=0.5, calibration=text)
     """
-    expect(tokenizer, PreTrainedTokenizerBase, DataError, "a tokenizer of transformers (aerogel.load gives one)")
+    expected = "a tokenizer or an image processor of transformers (aerogel.load gives one)"
+    expect(tokenizer, PreTrainedTokenizerBase | ImageProcessingMixin, DataError, expected)
     for number in (samples, length):
         expect(number, int, DataError, "whole numbers of samples and of tokens in each")
     if samples < 1 or length < 8:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,9 +39,26 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, rows: Sequence[int]) -> Examples:
+        return Examples([self.texts[row] for row in rows], [self.labels[row] for row in rows])
+
     def first(self, limit: int | None) -> Examples:
         check_limit(limit, "examples")
         return self if limit is None else Examples(self.texts[:limit], self.labels[:limit])
+
+
+def divided_rows(keys: Sequence[bytes], source: str) -> dict[str, list[int]]:
+    """The rows of a "train" and a "validation" part, by the key of each row.
+
+    A fifth is held out by a hash of the key, so that the same row is always on the same side. Raises `DataError` if a
+    part is empty.
+    """
+    splits: dict[str, list[int]] = {"train": [], "validation": []}
+    for row, key in enumerate(keys):
+        splits["validation" if zlib.crc32(key) % 1000 < 1000 * HELD_OUT_SHARE else "train"].append(row)
+    if not all(splits.values()):
+        raise DataError(f"{source}: {len(keys)} rows are too few to hold out a part for validation")
+    return splits
 
 
 def text_of(rows: Rows, row: int, column: str) -> str:

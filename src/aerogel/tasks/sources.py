@@ -12,13 +12,14 @@ from aerogel.errors import DataError, expect, first_line, unknown_name
 from aerogel.registry import names
 from aerogel.tasks.files import FORMATS, read_file
 from aerogel.tasks.rows import Rows
-from aerogel.tasks.starter import movie_reviews, python_reference
+from aerogel.tasks.starter import digits, movie_reviews, python_reference
 from aerogel.tasks.table import TASKS
 from aerogel.tasks.tables import TABLES, VALIDATION, chosen_splits, saved_splits, split_note, table_splits
 
 STARTER: dict[str, Callable[[], dict[str, Rows]]] = {
     "movie-reviews": movie_reviews,
     "python-reference": python_reference,
+    "digits": digits,
 }
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 

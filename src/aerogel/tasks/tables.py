@@ -105,6 +105,11 @@ def _rows(table: Any, source: str) -> Rows:
 def _dataset_rows(dataset: Any, source: str) -> Rows:
     """Its rows, with the names of classes in place of their numbers."""
     check_memory(source, dataset.data.nbytes * len(dataset) // max(1, dataset.data.num_rows))
+    import datasets
+
+    for name, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):  # pixels of all images need too much memory
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
     declared = {name: _class_names(feature) for name, feature in dataset.features.items()}
     class_names = {name: names for name, names in declared.items() if names}
     plain = dataset.with_format(None)

@@ -68,7 +68,7 @@ class Distillation:
             ("architecture", student.config.model_type, self.teacher.config.model_type),
             ("head", head_kind(student), head_kind(self.teacher)),
             ("number of labels", student.config.num_labels, self.teacher.config.num_labels),
-            ("vocabulary", student.config.vocab_size, self.teacher.config.vocab_size),
+            ("vocabulary", *(getattr(of.config, "vocab_size", None) for of in (student, self.teacher))),
         ):
             if actual != expected:
                 raise ModelError(f"the teacher's {attribute} is not the student's: expected {expected}, found {actual}")

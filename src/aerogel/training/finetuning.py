@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
+from aerogel.models.tokenizer import check_tokenizer
 from aerogel.pruning import Calibration, RoundedValues
 from aerogel.pruning.blocks import check_blocks
 from aerogel.tasks import InputSettings, Task, TaskData, TaskSource, load_for
@@ -171,9 +172,9 @@ def _arguments(
     )
 
 
-def _check_types(model: object, tokenizer: object, *optional: tuple[object, type]) -> None:
+def _check_types(model: Any, tokenizer: object, *optional: tuple[object, type]) -> None:
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
-    expect(tokenizer, PreTrainedTokenizerBase, ModelError, "a tokenizer of transformers (aerogel.load gives one)")
+    check_tokenizer(tokenizer, model)
     for value, kind in optional:
         expect(value, kind | None, DataError, f"{kind.__name__} or None")
 
@@ -181,7 +182,14 @@ def _check_types(model: object, tokenizer: object, *optional: tuple[object, type
 def _calibration(
     data: TaskData, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig, rows: Sequence[dict[str, Any]]
 ) -> Calibration:
-    """Up to 16,384 tokens of the training split."""
-    tokens = min(CALIBRATION_TOKENS, sum(len(row["input_ids"]) for row in rows))
+    """Up to 16,384 tokens of the training split, or as many images as windows of these."""
+    tokens = CALIBRATION_TOKENS
+    if "input_ids" in rows[0]:
+        tokens = min(tokens, sum(_count(row["input_ids"]) for row in rows))
     samples, length = max(1, tokens // config.max_length), config.max_length
     return Calibration(data, tokenizer, samples, length, config.seed, at_most=True)
+
+
+def _count(ids: Any) -> int:
+    """Tokens of an example, or of all its choices."""
+    return sum(map(len, ids)) if isinstance(ids[0], list) else len(ids)

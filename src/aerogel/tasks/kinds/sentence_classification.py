@@ -1,23 +1,19 @@
 """Classes of sentences or of pairs of sentences."""
 
-import zlib
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from aerogel.errors import DataError
 from aerogel.tasks.augment import AugmentedExamples
+from aerogel.tasks.classification import Classification
 from aerogel.tasks.encode import encode_examples
-from aerogel.tasks.kind import Task, TaskKind
-from aerogel.tasks.metrics import METRICS
-from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score
-from aerogel.tasks.read import HELD_OUT_SHARE, Examples, Label, check_classes, class_number, labels_of, read_examples
+from aerogel.tasks.kind import Task
+from aerogel.tasks.predictions import Inputs, InputSettings
+from aerogel.tasks.read import Examples, check_classes, divided_rows, read_examples
 from aerogel.tasks.rows import Role, Rows
 
 TEXT = Role("text", ("sentence", "sentence1", "question1", "premise", "query", "content", "review", "document"))
@@ -25,16 +21,12 @@ TEXT_PAIR = Role("text_pair", ("sentence2", "question2", "hypothesis", "passage"
 LABEL = Role("label", ("labels", "class", "category", "target", "sentiment", "score", "stars"))
 
 
-class SentenceClassification(TaskKind):
+class SentenceClassification(Classification):
     """A split is `Examples`, of one or two texts and a label."""
 
     name = "sentence_classification"
     head = "classification"
     roles: ClassVar[tuple[Role, ...]] = (TEXT, TEXT_PAIR, LABEL)
-
-    def label(self, task: Task, value: Any) -> Label:
-        """The label of an example. Raises `ValueError` saying what was expected."""
-        return class_number(value, task.labels)
 
     def read(self, task: Task, splits: Mapping[str, Rows]) -> tuple[Task, dict[str, Examples]]:
         if not task.labels:
@@ -45,22 +37,9 @@ class SentenceClassification(TaskKind):
             check_classes(contents["train"].labels, task.labels, splits["train"].source)
         return task, contents
 
-    def with_labels(self, task: Task, rows: Rows) -> Task:
-        """The task with the labels and metrics of a user's own data."""
-        labels = labels_of(rows)
-        return replace(task, labels=labels, metrics=("accuracy", "f1") if len(labels) == 2 else ("accuracy",))
-
     def divide(self, content: Examples, source: str) -> dict[str, Examples]:
-        """A fifth is held out by a hash of the text, so that the same row is always on the same side."""
-        splits = {"train": Examples([], []), "validation": Examples([], [])}
-        for texts, label in zip(content.texts, content.labels, strict=True):
-            held_out = zlib.crc32("\t".join(texts).encode()) % 1000 < 1000 * HELD_OUT_SHARE
-            part = splits["validation" if held_out else "train"]
-            part.texts.append(texts)
-            part.labels.append(label)
-        if not all(len(part) for part in splits.values()):
-            raise DataError(f"{source}: {len(content)} rows are too few to hold out a part for validation")
-        return splits
+        keys = ["\t".join(texts).encode() for texts in content.texts]
+        return {split: content.part(rows) for split, rows in divided_rows(keys, source).items()}
 
     def inputs(
         self, content: Examples, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, settings: InputSettings
@@ -88,23 +67,6 @@ class SentenceClassification(TaskKind):
             budget -= row["input_ids"].numel()
             rows.append(row)
         return sorted(rows, key=lambda row: row["input_ids"].numel())
-
-    def answers(self, output: Any, batch: Batch, model: PreTrainedModel) -> Answers:
-        return Answers(output.logits, batch["labels"], torch.arange(len(output.logits)))
-
-    def predictions(self, answers: Answers) -> Predictions:
-        predictions = super().predictions(answers)
-        return replace(predictions, logits=answers.logits.double().cpu().numpy())
-
-    def score(self, task: Task, inputs: Inputs, predictions: Predictions, config: PretrainedConfig) -> Score:
-        values, references = predictions.values, predictions.references
-        metrics = {name: METRICS[name].function(values, references) for name in task.metrics}
-        majority = float(np.unique(references, return_counts=True)[1].max() / len(references))
-        # a store needs no more digits
-        logits = tuple(tuple(round(logit, 4) for logit in row) for row in predictions.logits.tolist())
-        counts, baselines = {"examples": len(references)}, {"majority": majority}
-        predicted, expected = tuple(values.tolist()), tuple(references.tolist())
-        return Score(task.name, metrics, counts, baselines, predicted, expected, logits)
 
 
 KIND = SentenceClassification()
