@@ -179,6 +179,10 @@ class TaskKind(ABC):
         loss: Tensor = output.loss
         return loss
 
+    def has_labels(self, content: Content) -> bool:
+        """Whether the split has what `loss` needs; without it a model learns from a teacher alone."""
+        return True
+
     @abstractmethod
     def answers(self, output: Any, batch: Batch, model: PreTrainedModel) -> Answers:
         """What the output of a model for a batch with labels holds at the positions to score, compare and distil.

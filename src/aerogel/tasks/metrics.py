@@ -131,6 +131,18 @@ def perplexity(losses: np.ndarray, counts: np.ndarray) -> float:
     return math.exp(min(loss(losses, counts), 700.0))
 
 
+def share_of_ideal(gains: np.ndarray, ideal: np.ndarray) -> float:
+    """The mean over queries of what a ranking gains, as a share of the most that it could gain."""
+    return float(np.divide(gains, ideal, out=np.zeros(len(gains)), where=ideal > 0).mean())
+
+
+def uniformity(kernels: np.ndarray, counts: np.ndarray) -> float:
+    """The logarithm of the mean Gaussian kernel exp(−2‖a − b‖²) of two embeddings (Wang & Isola 2020,
+    arXiv:2005.10242, section 4.1.2): 0 if all are equal, and lower, the more evenly they cover the sphere.
+    """
+    return max(-8.0, math.log(max(sum(kernels.tolist()) / float(counts.sum()), 1e-9)))
+
+
 def _vary(predictions: np.ndarray, references: np.ndarray) -> bool:
     """Without variation on one side a correlation is undefined; it counts as 0."""
     return bool(np.ptp(predictions) and np.ptp(references))
@@ -153,6 +165,11 @@ METRICS = {
         Metric("bleu", bleu, True, PERCENT),
         Metric("chrf", chrf, True, PERCENT),
         *(Metric(kind, partial(rouge, kind), True, PERCENT) for kind in ("rouge1", "rouge2", "rougeL")),
+        Metric("cosine_spearman", spearman, True, CORRELATION),
+        Metric("cosine_pearson", pearson, True, CORRELATION),
+        Metric("ndcg_at_10", share_of_ideal, True, SHARE),
+        Metric("recall_at_10", share_of_ideal, True, SHARE),
+        Metric("uniformity", uniformity, False, (-8.0, 0.0), of_losses=True),
         Metric("perplexity", perplexity, False, PERPLEXITY, of_losses=True),
         Metric("masked_lm_perplexity", perplexity, False, PERPLEXITY, of_losses=True),
         Metric("denoising_perplexity", perplexity, False, PERPLEXITY, of_losses=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -139,6 +140,14 @@ def class_number(value: Any, labels: tuple[str, ...]) -> int:
     else:
         expected = " or ".join(f"{number} ({name})" for number, name in enumerate(labels))
     raise ValueError(f"wrong label {excerpt(text)}; expected {expected}")
+
+
+def number_of(value: Any) -> float:
+    """The number that data has as a number or as a text, or NaN."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _is_whole(text: str) -> bool:

@@ -9,6 +9,7 @@ GUESSED_KINDS = (
     "sentence_regression",
     "sentence_classification",
     "language_modelling",
+    "sentence_embedding",
     "image_classification",
 )
 """The kinds that a user's own data may be of, in the order in which they are tried."""

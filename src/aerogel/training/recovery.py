@@ -22,7 +22,7 @@ from aerogel.training.finetuning import TrainingResult, finetune
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.trainer import Validate
 
-SELF = "self"  # as a teacher: the model itself, fine-tuned on the task
+SELF = "self"  # as a teacher: the model itself, fine-tuned on the task if its data has labels
 WINDOWS = 64  # of the training split, to calibrate a method that prunes before training
 
 Load = Callable[[str, Head], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
@@ -34,7 +34,8 @@ class Recovery:
 
     Attributes:
         pruning: `PruneConfig` prunes before training, `GradualPruning` during it; `None` keeps the zeros of the model.
-        teacher: a model to learn from, by name; "self" is the model itself, fine-tuned on the task.
+        teacher: a model to learn from, by name; "self" is the model itself, fine-tuned on the task if its data has
+            labels (`TaskKind.has_labels`).
         finetune_first: start from the dense model fine-tuned on the task. Teacher "self" implies it.
         epochs: of training, 0 for none. `None` is 10 with `GradualPruning`, else those of the `TrainingConfig`.
         patience: of that training, see `TrainingConfig`.
@@ -84,7 +85,8 @@ def recover(
     """
     data, pruning, teacher = load_task(data).divided(), recovery.pruning, recovery.teacher
     dense_seconds, start = None, name
-    if recovery.finetune_first or teacher == SELF:
+    has_labels = data.task.kind.has_labels(data.split("train"))
+    if recovery.finetune_first or (teacher == SELF and has_labels):
         folder, dense_seconds = cached_finetune(name, data, training, validate, load)
         start = str(folder)
     torch.manual_seed(training.seed)  # for the initial weights of a new head
@@ -109,12 +111,18 @@ def recover(
             data,
             replace(training, epochs=epochs, patience=recovery.patience),
             sparsity=gradual,
-            teacher=models.load(start if teacher == SELF else teacher)[0] if teacher else None,
+            teacher=_load_teacher(teacher, start, data.task.head),
             values=recovery.values,
             validate=validate,
             checkpoints=checkpoints,
         )
     return Recovered(model, tokenizer, result, dense_seconds, checkpoints if epochs else None)
+
+
+def _load_teacher(teacher: str | None, start: str, head: Head) -> PreTrainedModel | None:
+    if teacher is None:
+        return None
+    return models.load_model(start, head) if teacher == SELF else models.load(teacher)[0]
 
 
 def cached_finetune(

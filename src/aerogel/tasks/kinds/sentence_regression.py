@@ -14,6 +14,7 @@ from aerogel.tasks.kind import Task
 from aerogel.tasks.kinds.sentence_classification import SentenceClassification
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.predictions import Answers, Inputs, Predictions, Score, as_predictions
+from aerogel.tasks.read import number_of
 from aerogel.tasks.rows import Rows
 
 
@@ -25,14 +26,14 @@ class SentenceRegression(SentenceClassification):
 
     def fits(self, rows: Rows) -> bool:
         """Whether all labels are numbers, some of them not whole."""
-        numbers = [_number(row["label"]) for row in rows]
+        numbers = [number_of(row["label"]) for row in rows]
         return all(map(math.isfinite, numbers)) and not all(map(float.is_integer, numbers))
 
     def with_labels(self, task: Task, rows: Rows) -> Task:
         return replace(task, labels=(rows.original["label"],), metrics=("correlation", "pearson", "spearman"))
 
     def label(self, task: Task, value: Any) -> float:
-        if math.isfinite(number := _number(value)):
+        if math.isfinite(number := number_of(value)):
             return number
         raise ValueError(f"label {excerpt(value)} is not a number")
 
@@ -48,13 +49,6 @@ class SentenceRegression(SentenceClassification):
     def distillation_loss(self, student: Answers, teacher: Answers, temperature: float) -> Tensor:
         """The mean square distance of the values."""
         return mse_loss(student.logits.float(), teacher.logits.float())
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 KIND = SentenceRegression()
