@@ -180,7 +180,8 @@ def unpack(folder: Path, output: Path) -> None:
 @click.option(
     "--teacher",
     metavar="self|MODEL",
-    help="Learn from this model; self: from MODEL itself, fine-tuned on the task first, or found in the cache.",
+    help="Learn from this model; self: from MODEL itself, fine-tuned on the task first (or found in the cache) if its "
+    "data has labels.",
 )
 @click.option(
     "--values",

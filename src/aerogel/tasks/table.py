@@ -29,6 +29,13 @@ def _texts(name: str, columns: tuple[str, str], hub: tuple[str, str], *metrics: 
 
 
 ROUGE = ("rougeL", "rouge1", "rouge2")
+
+
+def _embedding(name: str, hub: str, configuration: str, *metrics: str, validation: str = "validation") -> Task:
+    return Task(name, "sentence_embedding", metrics=metrics, hub=(hub, configuration), hub_validation=validation)
+
+
+RETRIEVAL = ("ndcg_at_10", "recall_at_10")
 PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
@@ -65,6 +72,8 @@ TASKS = {
         Task("commonsense_qa", "multiple_choice", metrics=("accuracy",), hub=("tau/commonsense_qa", "default")),
         Task("movie-reviews", "sentence_classification", labels=("negative", "positive"), metrics=("accuracy",)),
         Task("digits", "image_classification", labels=tuple("0123456789"), metrics=("accuracy",)),
+        _embedding("sts-benchmark", "sentence-transformers/stsb", "default", "cosine_spearman", "cosine_pearson"),
+        _embedding("all-nli", "sentence-transformers/all-nli", "triplet", *RETRIEVAL, validation="dev"),
         Task("wikitext-2", "language_modelling", hub=("Salesforce/wikitext", "wikitext-2-raw-v1")),
         Task("python-reference", "language_modelling"),
     )

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from aerogel.errors import DataError, ModelError
 from aerogel.evaluation import evaluate, score
-from aerogel.models import Head, load
+from aerogel.models import Head, Provenance, load
 from aerogel.pruning import Calibration, PruneConfig, prune
 from aerogel.runtime.writing import save_pruned
 from aerogel.tasks import Examples, InputSettings, Task, TaskData
@@ -226,7 +226,7 @@ def test_a_pruned_model_is_packed_and_loads_in_sentence_transformers(tmp_path: P
     gradual = GradualPruning(PruneConfig("magnitude", 0.8))
     config = TrainingConfig(epochs=2, batch_size=8)
     finetune(model, tokenizer, data, config, sparsity=gradual, teacher=copy.deepcopy(model))
-    assert save_pruned(model, tokenizer, tmp_path / "packed", "tiny-bert").is_packed
+    assert save_pruned(model, tokenizer, tmp_path / "packed", "tiny-bert", Provenance(), pack=True).is_packed
     found = sentence_transformers.SentenceTransformer(str(tmp_path / "packed"), device="cpu").encode(TEXTS)
     inputs = KIND.inputs(
         Examples([(text,) for text in TEXTS], [math.nan] * len(TEXTS)), tokenizer, model.config, InputSettings()

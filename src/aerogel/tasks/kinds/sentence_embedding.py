@@ -28,7 +28,7 @@ from aerogel.tasks.retrieval import Retrieval
 from aerogel.tasks.rows import Role, Rows
 
 SCALE = 20.0  # of cosines in a softmax: the inverse of a temperature of 0.05
-EMBEDDING, SIMILARITY = 100.0, 1.0  # weights in distillation
+EMBEDDING, SIMILARITY = 10.0, 1.0  # weights in distillation
 METRICS_OF = {
     "scores": ("cosine_spearman", "cosine_pearson"),
     "pairs": ("ndcg_at_10", "recall_at_10"),
