@@ -54,8 +54,9 @@ class SentenceEmbedding(SentenceClassification):
     )
 
     def fits(self, rows: Rows) -> bool:
-        """Whether there are pairs without scores, which no other kind takes."""
-        return "text_pair" in rows.columns and "label" not in rows.columns
+        """Whether there are pairs, and all labels are numbers."""
+        labels = [row["label"] for row in rows] if "label" in rows.columns else []
+        return "text_pair" in rows.columns and all(math.isfinite(number_of(label)) for label in labels)
 
     def has_labels(self, content: Examples) -> bool:
         return len(content.texts[0]) > 1
