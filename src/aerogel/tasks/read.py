@@ -114,10 +114,11 @@ def in_order(names: set[str], rows: Rows) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def check_classes(numbers: Sequence[float], labels: Sequence[str], source: str) -> None:
+def check_classes(numbers: Sequence[Label], labels: Sequence[str], source: str) -> None:
     """Raises `DataError` for a split to train on with a single class."""
-    if len(set(numbers)) < 2:
-        label = excerpt(labels[int(numbers[0])])
+    first, *others = set(numbers)
+    if not others and isinstance(first, int):
+        label = excerpt(labels[first])
         raise DataError(f"{source}: all rows have the label {label}; expected at least two labels to train on")
 
 
