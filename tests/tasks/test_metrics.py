@@ -23,7 +23,9 @@ def columns(rows: list[tuple[float, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def values_of(metric: Metric, numbers: np.ndarray) -> np.ndarray:
-    """What the metric takes: the numbers, or texts with them."""
+    """What the metric takes: the numbers, texts with them, or the entities that stand where they are not 0."""
+    if metric.of_entities:
+        return np.array([frozenset(numbers.nonzero()[0])])
     if metric.name not in OF_TEXTS:
         return numbers
     return np.array([f"number {number} of a long list" for number in numbers.astype(int)], dtype=object)

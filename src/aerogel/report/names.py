@@ -12,6 +12,9 @@ METRIC_NAMES = {
     "bleu": "BLEU",
     "chrf": "chrF",
     **{f"rouge{kind}": f"ROUGE-{kind}" for kind in ("1", "2", "L")},
+    "entity_f1": "entity F1",
+    "entity_precision": "entity precision",
+    "entity_recall": "entity recall",
     "masked_lm_perplexity": "masked-LM perplexity",
     "denoising_perplexity": "denoising perplexity",
 }

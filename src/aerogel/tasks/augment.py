@@ -6,6 +6,9 @@ from typing import Any
 
 from aerogel.tasks.read import Examples
 
+Words = list[list[str]]
+"""Those of each text of an example."""
+
 SHORTEST = 0.3  # share of a text's words in the shortest part that replaces it
 JOINED = 0.5  # share of new texts that join two parts
 REPLACED = 0.1  # share of words that others of the split replace
@@ -21,12 +24,10 @@ class AugmentedExamples(Sequence[dict[str, Any]]):
     arXiv:1903.12136, section 3.2; Jiao et al. 2020, arXiv:1909.10351, section 3.3.)
     """
 
-    def __init__(
-        self, examples: Examples, encode: Callable[[Examples], list[dict[str, Any]]], share: float, seed: int
-    ) -> None:
+    def __init__(self, examples: Any, encode: Callable[[Any], list[dict[str, Any]]], share: float, seed: int) -> None:
         self.examples, self.encode, self.share, self.seed, self.epoch = examples, encode, share, seed, 0
         self.encoded = encode(examples)
-        self.words = [[text.split() for text in texts] for texts in examples.texts]
+        self.words = self.split(examples)
         self.bag = [word for texts in self.words for text in texts for word in text]
 
     def set_epoch(self, epoch: int) -> None:
@@ -40,10 +41,17 @@ class AugmentedExamples(Sequence[dict[str, Any]]):
         chance = random.Random(f"{self.seed} {self.epoch} {index}")
         if chance.random() >= self.share:
             return self.encoded[index]
-        texts = tuple(" ".join(words) for words in self._changed_example(index, chance))
-        return self.encode(Examples([texts], [self.examples.labels[index]]))[0]
+        return self.encode(self.joined(index, self._changed_example(index, chance)))[0]
 
-    def _changed_example(self, index: int, chance: random.Random) -> list[list[str]]:
+    def split(self, examples: Any) -> list[Words]:
+        """The words of each example; a subclass may have examples of another type than `Examples`."""
+        return [[text.split() for text in texts] for texts in examples.texts]
+
+    def joined(self, index: int, words: Words) -> Any:
+        """One example with these words in place of its own."""
+        return Examples([tuple(map(" ".join, words))], [self.examples.labels[index]])
+
+    def _changed_example(self, index: int, chance: random.Random) -> Words:
         sources = list(self.words[index])
         if len(sources) == 2 and chance.random() < JOINED:
             sources[1] = sources[0]

@@ -1,7 +1,7 @@
 """From text to a model's inputs: labelled examples, and windows of text with tokens to predict."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ def language_windows(
     check_limit(limit, "windows")
     kind = architecture(config)
     length = min(length, context_length(config) or length)
-    before, after = ([], []) if kind == "decoder" else _frame(tokenizer)
+    before, after = ([], []) if kind == "decoder" else frame(tokenizer)
     stream = torch.tensor(_token_ids(text, tokenizer))
     if len(stream) < FEWEST:
         raise DataError(f"the text has {len(stream)} tokens, expected at least {FEWEST}")
@@ -95,6 +95,32 @@ def _special_token(tokenizer: PreTrainedTokenizerBase) -> int:
     raise ModelError("the tokenizer has no special token to stand for an empty text")
 
 
+def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    alone = tokenizer("")["input_ids"]
+    opening = {tokenizer.bos_token_id, tokenizer.cls_token_id}
+    before = [token for token in alone[:1] if token in opening]
+    return before, alone[len(before) :]
+
+
+def word_pieces(words: Collection[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """The token ids of each word as it stands within a text, after a space where the tokenizer reads one (GPT-2).
+
+    A word without tokens, such as an empty one, becomes the unknown token or another special one.
+    """
+
+    def ids(texts: list[str]) -> list[list[int]]:
+        encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return list(encoded["input_ids"]) if texts else []
+
+    pair, single = ids(["a a", "a"])
+    space = "" if pair == 2 * single else " "
+    unknown = tokenizer.unk_token_id
+    stand_in = [_special_token(tokenizer) if unknown is None else int(unknown)]
+    pieces = ids([f"{space}{word}" if word.strip() else "" for word in words])
+    return {word: tokens or stand_in for word, tokens in zip(words, pieces, strict=True)}
+
+
 def _token_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids without special tokens, encoded in parts that end at line ends, so that none is too long."""
     return [
@@ -112,14 +138,6 @@ def _parts(text: str, size: int = 100_000) -> Iterator[str]:
             end = min(start + size, len(text))
         yield text[start:end]
         start = end
-
-
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text."""
-    alone = tokenizer("")["input_ids"]
-    opening = {tokenizer.bos_token_id, tokenizer.cls_token_id}
-    before = [token for token in alone[:1] if token in opening]
-    return before, alone[len(before) :]
 
 
 def _masked(

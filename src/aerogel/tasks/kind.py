@@ -39,7 +39,7 @@ class Task:
             is read.
         metrics: keys of `aerogel.tasks.metrics.METRICS`; the first is the main one. For language modelling the
             architecture decides.
-        hub: data set and configuration on the Hugging Face hub, if it is there.
+        hub: data set and configuration, if there are several, on the Hugging Face hub, if it is there.
         hub_validation: the hub's name of the validation split.
         own_metrics: those of the user, which come before `metrics`.
     """
@@ -49,7 +49,7 @@ class Task:
     columns: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
-    hub: tuple[str, str] | None = None
+    hub: tuple[str, str | None] | None = None
     hub_validation: str = "validation"
     own_metrics: tuple[Metric, ...] = ()
 

@@ -23,6 +23,7 @@ class Metric:
         bounds: its lowest and highest value.
         of_losses: if true, `function` takes sums of negative log-likelihoods and the numbers of predictions that they
             are of, two arrays (texts).
+        of_entities: if true, `function` takes the sets of predicted and of right entities, two arrays (texts).
     """
 
     name: str
@@ -30,6 +31,7 @@ class Metric:
     higher_is_better: bool
     bounds: tuple[float, float]
     of_losses: bool = False
+    of_entities: bool = False
 
 
 def as_metric(metric: object) -> Metric:
@@ -143,6 +145,30 @@ def uniformity(kernels: np.ndarray, counts: np.ndarray) -> float:
     return max(-8.0, math.log(max(sum(kernels.tolist()) / float(counts.sum()), 1e-9)))
 
 
+def entity_precision(predictions: np.ndarray, references: np.ndarray) -> float:
+    """The share of the predicted entities that are right: the same words and the same type."""
+    right, predicted, _ = _entity_counts(predictions, references)
+    return right / max(predicted, 1)
+
+
+def entity_recall(predictions: np.ndarray, references: np.ndarray) -> float:
+    """The share of the entities that are found: the same words and the same type."""
+    right, _, expected = _entity_counts(predictions, references)
+    return right / max(expected, 1)
+
+
+def entity_f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    """The harmonic mean of entity precision and recall, the score of the CoNLL shared tasks."""
+    right, predicted, expected = _entity_counts(predictions, references)
+    return 2 * right / max(predicted + expected, 1)
+
+
+def _entity_counts(predictions: np.ndarray, references: np.ndarray) -> tuple[int, int, int]:
+    """How many entities are right, predicted, and expected."""
+    pairs = list(zip(predictions, references, strict=True))
+    return sum(len(ours & right) for ours, right in pairs), sum(map(len, predictions)), sum(map(len, references))
+
+
 def _vary(predictions: np.ndarray, references: np.ndarray) -> bool:
     """Without variation on one side a correlation is undefined; it counts as 0."""
     return bool(np.ptp(predictions) and np.ptp(references))
@@ -170,6 +196,9 @@ METRICS = {
         Metric("ndcg_at_10", share_of_ideal, True, SHARE),
         Metric("recall_at_10", share_of_ideal, True, SHARE),
         Metric("uniformity", uniformity, False, (-8.0, 0.0), of_losses=True),
+        Metric("entity_f1", entity_f1, True, SHARE, of_entities=True),
+        Metric("entity_precision", entity_precision, True, SHARE, of_entities=True),
+        Metric("entity_recall", entity_recall, True, SHARE, of_entities=True),
         Metric("perplexity", perplexity, False, PERPLEXITY, of_losses=True),
         Metric("masked_lm_perplexity", perplexity, False, PERPLEXITY, of_losses=True),
         Metric("denoising_perplexity", perplexity, False, PERPLEXITY, of_losses=True),

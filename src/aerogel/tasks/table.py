@@ -3,6 +3,7 @@
 from aerogel.tasks.kind import Task
 
 GUESSED_KINDS = (
+    "token_classification",
     "multiple_choice",
     "sequence_to_sequence",
     "multi_label",
@@ -36,6 +37,15 @@ def _embedding(name: str, hub: str, configuration: str, *metrics: str, validatio
 
 
 RETRIEVAL = ("ndcg_at_10", "recall_at_10")
+
+
+def _entities(name: str, hub: tuple[str, str | None], *types: str) -> Task:
+    labels = ("O", *(f"{letter}-{entity}" for entity in types for letter in "BI"))
+    metrics = ("entity_f1", "entity_precision", "entity_recall", "accuracy")
+    return Task(name, "token_classification", {"tokens": "tokens", "tags": "ner_tags"}, labels, metrics, hub)
+
+
+WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
 PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
@@ -70,6 +80,8 @@ TASKS = {
         ),
         Task("swag", "multiple_choice", metrics=("accuracy",), hub=("allenai/swag", "regular")),
         Task("commonsense_qa", "multiple_choice", metrics=("accuracy",), hub=("tau/commonsense_qa", "default")),
+        _entities("wnut17", ("manu/wnut_17", None), *WNUT_TYPES),
+        _entities("conll2003", ("lhoestq/conll2003", None), "PER", "ORG", "LOC", "MISC"),
         Task("movie-reviews", "sentence_classification", labels=("negative", "positive"), metrics=("accuracy",)),
         Task("digits", "image_classification", labels=tuple("0123456789"), metrics=("accuracy",)),
         _embedding("sts-benchmark", "sentence-transformers/stsb", "default", "cosine_spearman", "cosine_pearson"),

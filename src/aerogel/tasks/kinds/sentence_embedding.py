@@ -65,7 +65,9 @@ class SentenceEmbedding(SentenceClassification):
         """A single text of several lines, as a text file has, is one text a line."""
         contents = {split: _read_examples(rows) for split, rows in splits.items()}
         scored = contents.get("validation") or next(iter(contents.values()))
-        kind = "texts" if len(scored.texts[0]) == 1 else "pairs" if math.isnan(number_of(scored.labels[0])) else "scores"
+        kind = (
+            "texts" if len(scored.texts[0]) == 1 else "pairs" if math.isnan(number_of(scored.labels[0])) else "scores"
+        )
         return replace(task, labels=(), metrics=METRICS_OF[kind]), contents
 
     def inputs(
