@@ -33,3 +33,6 @@ def test_labels_stand_in_the_order_of_the_hubs_numbers() -> None:
     assert TASKS["mnli"].labels == ("entailment", "neutral", "contradiction")
     assert TASKS["mrpc"].labels[1] == "equivalent"
     assert TASKS["qqp"].labels[1] == "duplicate"
+    types = "corporation", "creative-work", "group", "location", "person", "product"
+    for name, kinds in (("wnut17", types), ("conll2003", ("PER", "ORG", "LOC", "MISC"))):
+        assert TASKS[name].labels == ("O", *(f"{letter}-{kind}" for kind in kinds for letter in "BI"))

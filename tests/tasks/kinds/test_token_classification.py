@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from tokenizers import models as tokenizer_models, pre_tokenizers
+from tokenizers import models as tokenizer_models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from aerogel.errors import DataError, ModelError
@@ -145,10 +145,23 @@ def word_level() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
 
 
+def pieces() -> PreTrainedTokenizerFast:
+    """A tokenizer as of SentencePiece, with a mark before each word."""
+    known = [(piece, -float(len(piece))) for piece in ("<pad>", "<s>", "</s>", "<unk>", "▁", *"abcdefghij", "▁b", "ad")]
+    backend = tokenizers.Tokenizer(tokenizer_models.Unigram(known, unk_id=3))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
 TOKENIZERS = {
     "encoder": lambda: load_tokenizer("tiny-bert"),
     "decoder": lambda: load_tokenizer("tiny-gpt2"),
     "letters": word_level,
+    "pieces": pieces,
+    "slow": transformers.ByT5Tokenizer,
 }
 
 
