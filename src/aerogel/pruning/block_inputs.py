@@ -77,19 +77,19 @@ def capture(
     in_encoder = encoder is not None and any(module is blocks for module in encoder.modules())
     encoder_takes = () if encoder is None else inspect.signature(encoder.forward).parameters
     runner: nn.Module = model
-    if encoder is not None and in_encoder:
+    if encoder is not None and in_encoder and model.main_input_name in encoder_takes:  # DETR's takes embeddings
         runner = encoder
     elif head_kind(model) == "language-modelling":  # its head costs more than the rest of this pass
         runner = model.base_model
     for batch in batches:
         encoder_inputs = {key: values for key, values in batch.items() if key in encoder_takes}
-        recorded = _record_calls(runner, name, blocks, encoder_inputs if in_encoder else batch)
+        recorded = _record_calls(runner, name, blocks, encoder_inputs if runner is encoder else batch)
         tokens = _tokens(batch, in_encoder or encoder is None, _split(*recorded[0])[0])
         for index, (arguments, keywords) in enumerate(recorded):
             hidden, rest = _split(arguments, keywords)
             if hidden.shape[:2] != tokens.shape:
                 raise ModelError(
-                    f"block {name}.{index} gets hidden states of shape {tuple(hidden.shape)} on text of shape "
+                    f"block {name}.{index} gets hidden states of shape {tuple(hidden.shape)} on inputs of shape "
                     f"{tuple(tokens.shape)}: calibration block by block needs (batch, sequence, d)"
                 )
             others = (value for value in chain(rest, keywords.values()) if _like_states(value, hidden))
