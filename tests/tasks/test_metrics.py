@@ -12,6 +12,8 @@ from aerogel.tasks import METRICS
 from aerogel.tasks.metrics import Metric
 
 OF_TEXTS = ("bleu", "chrf", "rouge1", "rouge2", "rougeL")
+OF_ANSWERS = ("squad_f1", "exact_match")  # their references are tuples
+OF_NUMBERS = [metric for metric in METRICS.values() if metric.name not in OF_ANSWERS]
 BINARY = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 # few different values, so that ties are common and constant columns too
 NUMBERS = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=30)
@@ -108,7 +110,7 @@ def test_bleu_is_of_the_corpus_and_rouge_the_mean_of_texts() -> None:
     assert METRICS["bleu"].function(predictions, references) == pytest.approx(100 * precisions ** (1 / 4))
 
 
-@pytest.mark.parametrize("metric", METRICS.values(), ids=list(METRICS))
+@pytest.mark.parametrize("metric", OF_NUMBERS, ids=lambda metric: metric.name)
 def test_one_example_has_a_score(metric: Metric) -> None:
     value = metric.function(*(values_of(metric, np.array([1.0])) for _ in range(2)))
     assert isinstance(value, float)
@@ -117,7 +119,7 @@ def test_one_example_has_a_score(metric: Metric) -> None:
 
 @given(st.data())
 def test_directions_and_bounds(data: st.DataObject) -> None:
-    metric = data.draw(st.sampled_from(list(METRICS.values())))
+    metric = data.draw(st.sampled_from(OF_NUMBERS))
     references = np.array(data.draw(st.lists(st.integers(0, 1), min_size=2, max_size=20)))
     chosen = np.array(data.draw(st.lists(st.integers(0, 1), min_size=len(references), max_size=len(references))))
     if metric.of_losses:
@@ -127,3 +129,47 @@ def test_directions_and_bounds(data: st.DataObject) -> None:
         right, other = (metric.function(values, references) for values in (references, chosen))
     assert metric.bounds[0] <= other <= metric.bounds[1] + 1e-9
     assert (right >= other - 1e-9) if metric.higher_is_better else (right <= other)
+
+
+WORDS = st.lists(st.sampled_from(["the", "A", "cat", "Cat.", "dog", "bird", "-"]), max_size=5).map(" ".join)
+
+
+def answers(*pairs: tuple[str, tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    predicted, several = zip(*pairs, strict=True)
+    references = np.empty(len(pairs), dtype=object)
+    references[:] = several
+    return np.array(predicted), references
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "f1", "match"),
+    [
+        ("The  Cat!", ("cat",), 1, 1),
+        ("the black cat", ("a cat", "black dogs"), 2 / 3, 0),
+        ("cat cat dog", ("cat dog dog",), 2 / 3, 0),  # a word counts as often as both have it
+        ("theatre", ("the theatre", "opera"), 1, 1),
+        ("its", ("it's",), 1, 1),
+        ("l\u2019an", ("lan",), 0, 0),  # not ASCII punctuation
+        ("bird", ("",), 0, 0),
+        ("", ("",), 1, 1),
+        ("", ("bird",), 0, 0),
+        ("the", ("",), 1, 1),
+    ],
+)
+def test_answers_are_compared_after_normalisation(answer: str, right: tuple[str, ...], f1: float, match: int) -> None:
+    columns = answers((answer, right))
+    assert METRICS["squad_f1"].function(*columns) == pytest.approx(f1)
+    assert METRICS["exact_match"].function(*columns) == match
+    both = answers((answer, right), ("never", ("right",)))
+    assert METRICS["squad_f1"].function(*both) == pytest.approx(f1 / 2)
+
+
+@given(WORDS, WORDS, WORDS)
+def test_f1_of_answers_is_symmetric_and_never_below_exact_match(answer: str, right: str, other: str) -> None:
+    def f1(answer: str, *right: str) -> float:
+        return METRICS["squad_f1"].function(*answers((answer, right)))
+
+    assert f1(answer, right) == f1(right, answer)
+    assert f1(answer, answer) == 1
+    assert f1(answer, right, other) == max(f1(answer, right), f1(answer, other))
+    assert 0 <= METRICS["exact_match"].function(*answers((answer, (right,)))) <= f1(answer, right) <= 1

@@ -27,6 +27,14 @@ def test_every_task_has_what_its_kind_needs() -> None:
             assert len(task.labels) == 2
 
 
+def test_questions_of_xquad_have_one_split_on_the_hub() -> None:
+    assert [name for name, task in TASKS.items() if task.hub_train is None] == ["xquad"]
+    assert {TASKS[name].hub for name in ("squad", "squad_v2")} == {
+        ("rajpurkar/squad", "plain_text"),
+        ("rajpurkar/squad_v2", "squad_v2"),
+    }
+
+
 def test_labels_stand_in_the_order_of_the_hubs_numbers() -> None:
     assert TASKS["rte"].labels == TASKS["qnli"].labels == ("entailment", "not_entailment")
     assert TASKS["wnli"].labels == ("not_entailment", "entailment")

@@ -24,7 +24,7 @@ class Run:
 
     Attributes:
         divergences: KL(reference ‖ model) of each answer, in nats.
-        rows: of the split, to which each of these belongs.
+        rows: the row of the split, or the text of several rows, that each of these belongs to.
     """
 
     task: Task
@@ -89,6 +89,9 @@ def predict(
             divergences.append(kind.divergence(answers[1], answers[0]).double().cpu().numpy())
             answer_rows.append(np.array(rows)[answers[0].rows.cpu().numpy()])
     own, *dense = [kind.complete(inputs, Predictions.joined(part)) for part in parts]
+    texts = np.concatenate(answer_rows)
+    if inputs.texts is not None:
+        texts = inputs.texts[texts]
     return Run(
         task=data.task,
         inputs=inputs,
@@ -96,7 +99,7 @@ def predict(
         predictions=own,
         reference=dense[0] if dense else None,
         divergences=np.concatenate(divergences),
-        rows=np.concatenate(answer_rows),
+        rows=texts,
     )
 
 

@@ -129,6 +129,8 @@ def load_model(
         config.label2id = {label: index for index, label in enumerate(head.labels)}
         usual = "regression" if len(head.labels) == 1 else "single_label_classification"
         config.problem_type = head.problem_type or usual
+    elif head is not None and head.kind == "question-answering":
+        config.num_labels = 2  # the first and the last token; a classifier's configuration has its number of classes
     with _explained(name, path), quiet_transformers():
         _check_quantization(config)
         folder = local_folder(name)

@@ -6,6 +6,8 @@ from aerogel.study.variant import Variant
 METRIC_NAMES = {
     "f1": "F1",
     "combined": "combined score",
+    "squad_f1": "F1 of words",
+    "exact_match": "exact match",
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",

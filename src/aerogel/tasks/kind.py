@@ -42,6 +42,7 @@ class Task:
         hub: data set and configuration, if there are several, on the Hugging Face hub, if it is there.
         hub_validation: the hub's name of the validation split.
         own_metrics: those of the user, which come before `metrics`.
+        hub_train: that of the training split; `None` if there is only the other.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task:
     hub: tuple[str, str | None] | None = None
     hub_validation: str = "validation"
     own_metrics: tuple[Metric, ...] = ()
+    hub_train: str | None = "train"
 
     @property
     def kind(self) -> TaskKind:

@@ -1,9 +1,13 @@
 """The metrics of all tasks, by name."""
 
 import math
+import re
+import string
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
@@ -18,7 +22,7 @@ class Metric:
 
     Attributes:
         function: of predictions and references, two arrays (predictions), or (texts, labels) for several labels;
-            classes are numbers.
+            classes are numbers. Where a question has several right answers, its reference is a tuple of them.
         higher_is_better: its direction.
         bounds: its lowest and highest value.
         of_losses: if true, `function` takes sums of negative log-likelihoods and the numbers of predictions that they
@@ -123,6 +127,46 @@ def rouge(kind: str, predictions: np.ndarray, references: np.ndarray) -> float:
     return 100 * float(np.mean([scorer.score(*pair)[kind].fmeasure for pair in pairs]))
 
 
+def normalized_answer(text: str) -> str:
+    """A text in lower case without ASCII punctuation, articles and repeated white space (Rajpurkar et al. 2016,
+    arXiv:1606.05250, section 6.1).
+
+    >>> normalized_answer("The  Great Theatre!")
+    'great theatre'
+    """
+    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+
+
+def exact_match(answers: np.ndarray, references: np.ndarray) -> float:
+    """The share of answers that are equal to one of the right ones after normalisation, 0 to 1."""
+    return _mean_of_best(_equality, answers, references)
+
+
+def squad_f1(answers: np.ndarray, references: np.ndarray) -> float:
+    """The mean F1 of the words of an answer and of the most similar right one after normalisation, 0 to 1.
+
+    Without words in one of them it is 1 if both have none.
+    """
+    return _mean_of_best(_word_f1, answers, references)
+
+
+def _mean_of_best(similarity: Callable[[str, str], float], answers: np.ndarray, references: np.ndarray) -> float:
+    pairs = zip(map(normalized_answer, answers), references, strict=True)
+    return fmean(max(similarity(answer, normalized_answer(right)) for right in several) for answer, several in pairs)
+
+
+def _equality(answer: str, right: str) -> float:
+    return float(answer == right)
+
+
+def _word_f1(answer: str, right: str) -> float:
+    words = Counter(answer.split()), Counter(right.split())
+    if not (words[0] and words[1]):
+        return _equality(answer, right)
+    return 2 * (words[0] & words[1]).total() / (words[0].total() + words[1].total())
+
+
 def loss(losses: np.ndarray, counts: np.ndarray) -> float:
     """The mean negative log-likelihood of a prediction, in nats."""
     return sum(losses.tolist()) / float(counts.sum())
@@ -199,6 +243,8 @@ METRICS = {
         Metric("entity_f1", entity_f1, True, SHARE, of_entities=True),
         Metric("entity_precision", entity_precision, True, SHARE, of_entities=True),
         Metric("entity_recall", entity_recall, True, SHARE, of_entities=True),
+        Metric("squad_f1", squad_f1, True, SHARE),
+        Metric("exact_match", exact_match, True, SHARE),
         Metric("perplexity", perplexity, False, PERPLEXITY, of_losses=True),
         Metric("masked_lm_perplexity", perplexity, False, PERPLEXITY, of_losses=True),
         Metric("denoising_perplexity", perplexity, False, PERPLEXITY, of_losses=True),

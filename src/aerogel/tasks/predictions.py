@@ -44,6 +44,7 @@ class Inputs:
         by_length: whether a batch holds rows of similar length.
         augmented: in place of `rows` in training, if texts are augmented.
         examples: what scoring needs of the split beside its rows.
+        texts: (rows), the number of the text that each row is a part of, where a text can have several rows.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -52,6 +53,7 @@ class Inputs:
     by_length: bool = False
     augmented: Sequence[dict[str, Any]] | None = None
     examples: Any = None
+    texts: np.ndarray | None = None
 
     def batches(self) -> list[list[int]]:
         """The row numbers of each batch; every row is in one batch."""

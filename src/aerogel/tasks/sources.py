@@ -122,7 +122,8 @@ def _hub_splits(name: str) -> tuple[str, dict[str, Rows]]:
     place = f"hub {repository}"
     if task is None:
         return table_splits(loaded, place)
-    chosen = {"train": loaded["train"], "validation": loaded[task.hub_validation]}
+    names = {"train": task.hub_train, "validation": task.hub_validation}
+    chosen = {split: loaded[name] for split, name in names.items() if name}
     return table_splits(datasets.DatasetDict(chosen), place)
 
 

@@ -3,6 +3,7 @@
 from aerogel.tasks.kind import Task
 
 GUESSED_KINDS = (
+    "question_answering",
     "token_classification",
     "multiple_choice",
     "sequence_to_sequence",
@@ -46,6 +47,13 @@ def _entities(name: str, hub: tuple[str, str | None], *types: str) -> Task:
 
 
 WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
+
+
+def _squad(name: str, repository: str, configuration: str, train: str | None = "train") -> Task:
+    hub, metrics = (repository, configuration), ("squad_f1", "exact_match")
+    return Task(name, "question_answering", metrics=metrics, hub=hub, hub_train=train)
+
+
 PAIR = ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
 INFERENCE = ("entailment", "neutral", "contradiction")
@@ -86,6 +94,9 @@ TASKS = {
         Task("digits", "image_classification", labels=tuple("0123456789"), metrics=("accuracy",)),
         _embedding("sts-benchmark", "sentence-transformers/stsb", "default", "cosine_spearman", "cosine_pearson"),
         _embedding("all-nli", "sentence-transformers/all-nli", "triplet", *RETRIEVAL, validation="dev"),
+        _squad("squad", "rajpurkar/squad", "plain_text"),
+        _squad("squad_v2", "rajpurkar/squad_v2", "squad_v2"),
+        _squad("xquad", "google/xquad", "xquad.en", train=None),
         Task("wikitext-2", "language_modelling", hub=("Salesforce/wikitext", "wikitext-2-raw-v1")),
         Task("python-reference", "language_modelling"),
     )

@@ -204,7 +204,6 @@ def test_a_score_is_of_whole_texts_however_they_are_cut(tuned: tuple[Any, Any], 
     assert len(whole.predictions) == len(whole.logits) == len(whole.references)
     assert whole.predictions == tuple(np.argmax(whole.logits, axis=1).tolist())
     assert list(whole.metrics) == METRICS
-    assert whole.main.name == "entity_f1"
     assert whole.metrics["entity_f1"] > 0.9
     assert score(model, tokenizer, data, limit=2).counts == {"words": sum(map(len, data.split("validation").words[:2]))}
 
