@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
 
 from aerogel.errors import DataError, ModelError
 from aerogel.evaluation import evaluate, score
@@ -220,14 +221,15 @@ def test_calibration_has_each_text_once_and_alone() -> None:
 
 
 def test_a_pruned_model_is_packed_and_loads_in_sentence_transformers(tmp_path: Path) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers")
     data = texts()
     model, tokenizer = load("tiny-bert", HEAD)
     gradual = GradualPruning(PruneConfig("magnitude", 0.8))
     config = TrainingConfig(epochs=2, batch_size=8)
     finetune(model, tokenizer, data, config, sparsity=gradual, teacher=copy.deepcopy(model))
     assert save_pruned(model, tokenizer, tmp_path / "packed", "tiny-bert", Provenance(), pack=True).is_packed
-    found = sentence_transformers.SentenceTransformer(str(tmp_path / "packed"), device="cpu").encode(TEXTS)
+    in_float32 = {"dtype": torch.float32}  # the checkpoint is in float16
+    loaded = SentenceTransformer(str(tmp_path / "packed"), device="cpu", model_kwargs=in_float32)
+    found = loaded.encode(TEXTS)
     inputs = KIND.inputs(
         Examples([(text,) for text in TEXTS], [math.nan] * len(TEXTS)), tokenizer, model.config, InputSettings()
     )
