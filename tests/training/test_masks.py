@@ -1,5 +1,6 @@
 """Zeros stay zeros in transformers' own Trainer, whatever changes the weights."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from aerogel.errors import PruningError
 from aerogel.models import load, prunable_weights
@@ -300,11 +301,66 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_loading_the_best_epoch_at_the_end_is_refused(tmp_path: Path) -> None:
+class Scripted(Trainer):
+    """Finds the given losses at its evaluations, one after another."""
+
+    losses: Sequence[float]
+
+    def evaluate(self, *arguments: Any, **settings: Any) -> dict[str, float]:
+        metrics = {"eval_loss": self.losses[self.state.global_step // 2 - 1]}
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def scripted(folder: Path, losses: Sequence[float], *callbacks: TrainerCallback) -> Scripted:
+    """A training that evaluates every second of its 40 steps, and keeps the best of them."""
+    often: Any = dict(eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, max_steps=40)
+    quiet: Any = dict(report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
+    arguments = TrainingArguments(str(folder), load_best_model_at_end=True, learning_rate=1e-3, **often, **quiet)
     model = ARCHITECTURES["bert"].build()
-    often = dict(eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, max_steps=40)
-    arguments = TrainingArguments(str(tmp_path), report_to="none", load_best_model_at_end=True, **often)
+    trainer = Scripted(model, arguments, train_dataset=batches(), eval_dataset=batches(), callbacks=list(callbacks))
+    trainer.losses = losses
+    return trainer
+
+
+RISING = [float(step) for step in range(20)]  # the earlier the better
+
+
+@pytest.mark.parametrize(("values", "first"), [(None, 22), ("int8", 32)])
+def test_the_best_is_selected_after_the_last_pruning(tmp_path: Path, values: Any, first: int) -> None:
+    """The last of the prunings is before step 21, and the steps from the 31st have int8 values."""
+    callback = SparsityCallback(sparsity=0.9, score="magnitude", values=values)
+    trainer = scripted(tmp_path, RISING, callback)
+    trainer.train()
+    assert trainer.state.best_global_step == first
+    assert callback.sparsity == pytest.approx(0.9, abs=1e-3)
+    best = type(trainer.model).from_pretrained(tmp_path / f"checkpoint-{first}")
+    assert all(torch.equal(value, best.state_dict()[name]) for name, value in trainer.model.state_dict().items())
+    for weight in prunable_weights(trainer.model):
+        assert torch.equal(weight.zeros, callback.zero_masks[weight.name])
+
+
+def test_early_stopping_counts_from_the_last_pruning(tmp_path: Path) -> None:
     callback = SparsityCallback(sparsity=0.9, score="magnitude")
-    trainer = Trainer(model, arguments, train_dataset=batches(), eval_dataset=batches(), callbacks=[callback])
-    with pytest.raises(PruningError, match="load_best_model_at_end"):
-        trainer.train()
+    trainer = scripted(tmp_path, RISING, EarlyStoppingCallback(3), callback)
+    trainer.train()
+    assert (trainer.state.best_global_step, trainer.state.global_step) == (22, 28)
+
+
+def test_a_resumed_training_forgets_the_best_before_the_last_pruning(tmp_path: Path) -> None:
+    class Stop(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            control.should_training_stop = state.global_step == 10
+
+    with pytest.raises(PruningError, match="step 10"):
+        scripted(tmp_path, RISING, SparsityCallback(sparsity=0.9, score="magnitude"), Stop()).train()
+    trainer = scripted(tmp_path, RISING, SparsityCallback(sparsity=0.9, score="magnitude"))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+    assert trainer.state.best_global_step == 22
+
+
+def test_a_model_that_keeps_its_zeros_may_be_best_at_any_step(tmp_path: Path) -> None:
+    trainer = scripted(tmp_path, RISING, SparsityCallback())
+    trainer.train()
+    assert trainer.state.best_global_step == 2

@@ -42,6 +42,9 @@ class SparsityCallback(TrainerCallback):
     so that `aerogel.compress(model, values="int8")` does not change them. If an error or an interrupt ends training
     within these steps, the layers round their inputs until the model is trained again or loaded anew.
 
+    With `load_best_model_at_end` the Trainer selects the best of the evaluations after the last pruning, with `values`
+    of those in int8, and transformers' `EarlyStoppingCallback` counts only these.
+
     Each checkpoint gets a file from which training resumes bit-exactly; it is written last, so that a checkpoint that
     has it is complete. Raises `PruningError` where the configuration does not fit the model or the length of the
     training, and where a checkpoint to resume from lacks that file, or has the one of another training, model or
@@ -82,7 +85,6 @@ class SparsityCallback(TrainerCallback):
         self.step = 0
         self.sparsity = 0.0  # the share of zeros among the weights to prune
         self.quantized = QuantizedTraining(())
-        self.best_is_final = False  # whether the Trainer only selects an epoch as the best after which `is_final` holds
 
     @property
     def is_final(self) -> bool:
@@ -94,11 +96,6 @@ class SparsityCallback(TrainerCallback):
         return self.schedule is None or self.step > self.schedule.times[-1]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
-        if (self.config or self.values) and args.load_best_model_at_end and not self.best_is_final:
-            raise PruningError(
-                "load_best_model_at_end may restore the model before its last pruning, or before its weights are int8: "
-                "set it to False"
-            )
         stop_rounding_inputs(model.modules())  # where a training was interrupted
         self.quantized = QuantizedTraining(prunable_weights(model) if self.values else ())
         self.weights, self.step = prunable_weights(model, TARGETS), state.global_step
@@ -113,8 +110,11 @@ class SparsityCallback(TrainerCallback):
         self._count()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
+        if not self.is_final:  # forget what the Trainer has selected as the best, for early stopping too
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
         if self.schedule and self.schedule.sparsity and state.global_step in self.schedule.times:
-            self._prune(model, self.schedule.sparsity_at(self.schedule.times.index(state.global_step)))
+            sparsity = self.schedule.sparsity_at(self.schedule.times.index(state.global_step))
+            self._prune(model, sparsity)
         if self.values and not self.quantized.is_active and state.global_step >= quantized_from(state.max_steps):
             self.quantized.begin()
         self.step = state.global_step + 1

@@ -21,9 +21,6 @@ from aerogel.training.masks import SparsityCallback
 Validate = Callable[[PreTrainedModel], Mapping[str, float]]
 """Scores a model on held-out data: metrics by name, the main one first."""
 SELECTION_METRIC = "kept"  # selects the best epoch: higher is better
-# Its value before the last pruning and the steps with int8 values, plus the step: lower than any value after them, and
-# rising, so that patience does not run out.
-BEFORE_FINAL = -1e12
 
 
 class RecoveryTrainer(Trainer):
@@ -44,7 +41,6 @@ class RecoveryTrainer(Trainer):
         super().__init__(*arguments, callbacks=[sparsity, self.reporter, *stopping], **settings)
         self.remove_callback(PrinterCallback)
         self.sparsity, self.distillation, self.validate = sparsity, distillation, validate
-        sparsity.best_is_final = True  # by the metric that `evaluate` returns
         if distillation:
             distillation.teacher.to(self.args.device).eval()
 
@@ -99,8 +95,7 @@ class RecoveryTrainer(Trainer):
         metric = self.task.metric(main)
         value = metrics[main] if metric is None or metric.higher_is_better else -metrics[main]
         named = {f"eval_{name}": value for name, value in metrics.items()}
-        before = BEFORE_FINAL + self.state.global_step
-        named[f"eval_{SELECTION_METRIC}"] = value if self.sparsity.is_final else before
+        named[f"eval_{SELECTION_METRIC}"] = value
         self.log(named)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         return named
