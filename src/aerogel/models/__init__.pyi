@@ -1,4 +1,5 @@
 from .card import Provenance as Provenance
+from .inner import inner_model as inner_model
 from .loading import (
     Architecture as Architecture,
     Head as Head,

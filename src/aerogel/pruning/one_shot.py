@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
-from aerogel.models import PrunableWeight, on_cpu, prunable_weights
+from aerogel.models import PrunableWeight, inner_model, on_cpu, prunable_weights
 from aerogel.models.prunable import error_context
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.batches import Batch
@@ -41,7 +41,8 @@ def prune(
     Takes a `PruneConfig`, its fields as keywords, or both. Methods that look at text need a transformers model and
     `calibration`, which may also be a list of texts if the model was loaded with its tokenizer; they prune block by
     block, each on the outputs of the pruned blocks before it. With `values` and calibration text the weights are
-    rounded afterwards, and stay floats. The configuration is checked before the first weight changes. Raises
+    rounded afterwards, and stay floats. The configuration is checked before the first weight changes. A
+    `SentenceTransformer` or `CrossEncoder` is pruned as the transformers model in it. Raises
     `PruningError`, `ModelError` or `DataError`.
 
     >>> from aerogel import load
@@ -52,8 +53,8 @@ def prune(
     """
     if config is not None:
         expect(config, PruneConfig, PruningError, "a PruneConfig, or its fields as keywords (sparsity=0.9)")
+    config, model = replace(config or PruneConfig(), **settings), inner_model(model)
     source = None if calibration is None else as_calibration(calibration, model)
-    config = replace(config or PruneConfig(), **settings)
     plan = _Plan.of(model, config)
     if not config.needs_calibration and (source is None or config.values is None):
         return _prune_by_weight(plan)

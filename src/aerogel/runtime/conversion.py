@@ -1,11 +1,13 @@
 """Replaces a model's pruned layers by sparse ones, and back."""
 
 import warnings
+from typing import TypeVar
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from aerogel.errors import TRANSFORMERS_MODEL, AerogelWarning, ModelError, expect
-from aerogel.models import prunable_weights
+from aerogel.models import inner_model, prunable_weights
 from aerogel.runtime.fused import fuse
 from aerogel.runtime.layers import SparseLinear, in_layer, put_layer, sparse_layers
 from aerogel.runtime.packable import packable_layers
@@ -18,7 +20,10 @@ LEAST_SPARSITY = 0.4
 WITHOUT_ZEROS = 0.01  # below this share of zeros a matrix was not pruned, or has lost its zeros
 
 
-def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTrainedModel:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def compress(model: Model, values: ValueChoice | None = None) -> Model:
     """Packs every prunable layer with enough zeros, in place, and returns the model, ready to run sparse.
 
     Layers under `LEAST_SPARSITY` stay dense, since packing would not speed them up. Results agree with those of the
@@ -32,7 +37,7 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
     "block:1x4" is the fastest and smallest.
 
     Args:
-        model: with its weights on the CPU.
+        model: a transformers model, or a `SentenceTransformer` or `CrossEncoder`, with its weights on the CPU.
         values: "bfloat16" or "int8" rounds the weights to that, also in layers that are already packed.
 
     Raises `ModelError`, before it changes anything, for other `values`, for weights that can't be packed (for int8 also
@@ -47,10 +52,11 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
     >>> aerogel.inspect(compress(model)) == before
     True
     """
-    expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
-    before = [layer for _, layer in sparse_layers(model)]
-    packable = packable_layers(model)
-    weights = [weight for weight in prunable_weights(model, to_read=True) if weight.name in packable]
+    inner = inner_model(model)
+    expect(inner, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
+    before = [layer for _, layer in sparse_layers(inner)]
+    packable = packable_layers(inner)
+    weights = [weight for weight in prunable_weights(inner, to_read=True) if weight.name in packable]
     value_type = None if values is None else chosen_type(values)
     for weight in weights:
         with in_layer(weight.name):
@@ -58,7 +64,7 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
     for layer in before:
         with in_layer(layer.name):
             check_roundable(layer.values, value_type)
-    mark(model, values)
+    mark(inner, values)
     if value_type:
         for layer in before:
             layer.round_values(value_type)
@@ -67,12 +73,12 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
         layer = SparseLinear.of(weight.module, value_type)
         sparsity = 1 - layer.packed.density
         if sparsity >= LEAST_SPARSITY or (value_type and not value_type.is_float):
-            put_layer(model, weight.name, layer)
+            put_layer(inner, weight.name, layer)
         elif sparsity < WITHOUT_ZEROS:
             without_zeros.append(weight.name)
-    packed = sparse_layers(model)
+    packed = sparse_layers(inner)
     if not packed:
-        unmark(model)
+        unmark(inner)
     elif without_zeros:
         warnings.warn(
             f"{len(without_zeros)} matrices have no zeros and stay dense, the first is {without_zeros[0]}; "
@@ -80,11 +86,11 @@ def compress(model: PreTrainedModel, values: ValueChoice | None = None) -> PreTr
             AerogelWarning,
             stacklevel=2,
         )
-    fuse(model)
+    fuse(inner)
     return model
 
 
-def decompress(model: PreTrainedModel) -> PreTrainedModel:
+def decompress(model: Model) -> Model:
     """Restores the dense layers of a compressed model, in place, and returns it.
 
     Weights are restored bit for bit as they were packed. Those that were rounded, to bfloat16 or to int8, stay rounded:
@@ -96,6 +102,7 @@ def decompress(model: PreTrainedModel) -> PreTrainedModel:
     >>> type(decompress(aerogel.compress(model)).bert.encoder.layer[0].output.dense).__name__
     'Linear'
     """
-    expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
-    restore_dense(model)
+    inner = inner_model(model)
+    expect(inner, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
+    restore_dense(inner)
     return model

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from aerogel.errors import PruningError, expect, unknown_name
-from aerogel.models import PrunableWeight, prunable_weights
+from aerogel.models import PrunableWeight, inner_model, prunable_weights
 from aerogel.models.prunable import TARGETS
 from aerogel.pruning import ROUNDED_VALUES, RoundedValues, ScoreState, all_methods, method, prune
 from aerogel.pruning.allocation import Allocator
@@ -96,6 +96,7 @@ class SparsityCallback(TrainerCallback):
         return self.schedule is None or self.step > self.schedule.times[-1]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **others: Any) -> None:
+        model = inner_model(model)
         stop_rounding_inputs(model.modules())  # where a training was interrupted
         self.quantized = QuantizedTraining(prunable_weights(model) if self.values else ())
         self.weights, self.step = prunable_weights(model, TARGETS), state.global_step
@@ -114,7 +115,7 @@ class SparsityCallback(TrainerCallback):
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
         if self.schedule and self.schedule.sparsity and state.global_step in self.schedule.times:
             sparsity = self.schedule.sparsity_at(self.schedule.times.index(state.global_step))
-            self._prune(model, sparsity)
+            self._prune(inner_model(model), sparsity)
         if self.values and not self.quantized.is_active and state.global_step >= quantized_from(state.max_steps):
             self.quantized.begin()
         self.step = state.global_step + 1
