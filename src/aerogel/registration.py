@@ -1,4 +1,4 @@
-"""Registers packed checkpoints with transformers, without importing it early."""
+"""Registers packed checkpoints with transformers and packed layers with peft, without importing either early."""
 
 import importlib
 import importlib.util
@@ -8,25 +8,31 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-REGISTRIES = "transformers.quantizers.auto"  # the module with the registries
-QUANTIZER = "aerogel.runtime.quantizer"  # the module that registers itself there
+REGISTRIES = {  # module of another library -> module here that registers itself there
+    "transformers.quantizers.auto": "aerogel.runtime.quantizer",
+    "peft.tuners.lora.model": "aerogel.runtime.peft_private",
+}
 
 
 def register() -> None:
-    """Registers packed checkpoints now if transformers has loaded its quantizers, otherwise as soon as it does."""
-    if REGISTRIES in sys.modules:
-        importlib.import_module(QUANTIZER)
-    else:
-        sys.meta_path.insert(0, _ImportHook())
+    """Imports the modules that register themselves: now if the library is loaded, otherwise as soon as it is."""
+    for registry, module in REGISTRIES.items():
+        if registry in sys.modules:
+            importlib.import_module(module)
+        else:
+            sys.meta_path.insert(0, _ImportHook(registry, module))
 
 
 class _ImportHook(MetaPathFinder):
-    """Imports the quantizer after another finder's loader has run the module with the registries."""
+    """Imports `module` after another finder's loader has run the module `registry`."""
+
+    def __init__(self, registry: str, module: str) -> None:
+        self.registry, self.module = registry, module
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != REGISTRIES:
+        if name != self.registry:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -36,7 +42,7 @@ class _ImportHook(MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            importlib.import_module(QUANTIZER)
+            importlib.import_module(self.module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

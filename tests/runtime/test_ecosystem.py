@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -137,15 +138,15 @@ def test_a_trace_says_where_it_runs() -> None:
 
 
 def lora(model: PreTrainedModel, **options: Any) -> Any:
-    peft = pytest.importorskip("peft")
     return peft.get_peft_model(model, peft.LoraConfig(**options))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lora_on_packed_layers_says_what_to_do() -> None:
-    model = ag.compress(pruned("gpt2"))
+def test_other_adapters_on_packed_layers_say_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"aerogel\.decompress\(model\)"):
-        lora(model, target_modules=["c_attn"], fan_in_fan_out=True)
+        peft.get_peft_model(
+            ag.compress(pruned("bert")), peft.IA3Config(target_modules=["query"], feedforward_modules=[])
+        )
 
 
 @pytest.mark.filterwarnings("ignore")

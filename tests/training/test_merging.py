@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -14,7 +15,6 @@ from aerogel.errors import ModelError
 from aerogel.models import prunable_weights
 from builders import ARCHITECTURES, train
 
-peft: Any = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers, for what peft calls
 
 
