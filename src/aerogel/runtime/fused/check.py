@@ -3,6 +3,8 @@
 import copy
 import inspect
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -34,7 +36,7 @@ def check_blocks(model: nn.Module) -> None:
     """
     for owner in model.modules():
         blocks = _owned(owner) if isinstance(owner, PreTrainedModel) else []
-        if blocks and (reason := _difference(owner, blocks)):
+        if blocks and (reason := _in_other_thread(_difference, owner, blocks)):
             family = type(blocks[0]).__bases__[-1].__name__
             unfuse_blocks(blocks)
             warnings.warn(
@@ -62,6 +64,16 @@ def _owned(owner: PreTrainedModel) -> list[FusedBlock]:
             elif not isinstance(module, PreTrainedModel):
                 stack.append(module.children())
     return blocks
+
+
+def _in_other_thread(function: Callable[..., str], *arguments: Any) -> str:
+    """The result of a function that may start threads of OpenMP.
+
+    They belong to the thread that starts them. Where that thread forks, as servers do after they load a model, its
+    child waits forever for the threads that it does not have.
+    """
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(function, *arguments).result()
 
 
 def _difference(owner: PreTrainedModel, blocks: list[FusedBlock]) -> str:
