@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # tests that depend on other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
-TOOLS := hypothesis peft pytest pytest-xdist sentence-transformers
+TOOLS := hypothesis lm-eval onnxruntime onnxscript peft pytest pytest-xdist sentence-transformers
 DEPENDENT := tests/ecosystem tests/runtime tests/models tests/training tests/tasks tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 

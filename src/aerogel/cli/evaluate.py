@@ -1,5 +1,6 @@
 """`aerogel evaluate`."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,7 +13,8 @@ from aerogel.tasks import check_task, load_task
 
 @click.command()
 @click.argument("model")
-@click.option("--tasks", required=True, help=f"Separated by commas, each {options.TASK}.")
+@click.option("--tasks", help=f"Separated by commas, each {options.TASK}.")
+@click.option("--harness", metavar="TASKS", help="Tasks of lm-evaluation-harness, or their YAML files, instead.")
 @options.data
 @options.columns
 @click.option("--reference", metavar="MODEL", help="Dense model to compare with: KL, agreement and flips.")
@@ -22,7 +24,8 @@ from aerogel.tasks import check_task, load_task
 def evaluate(
     model: str,
     *,
-    tasks: str,
+    tasks: str | None,
+    harness: str | None,
     data: Path | None,
     columns: dict[str, str] | None,
     reference: str | None,
@@ -31,6 +34,13 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score MODEL on the validation split of each task."""
+    if (tasks is None) == (harness is None):
+        raise click.UsageError("give either --tasks or --harness")
+    if tasks is None:
+        if data or columns or reference:
+            raise click.UsageError("--harness reads its own data: leave out --data, --columns and --reference")
+        _evaluate_harness(model, str(harness).split(","), limit, as_json)
+        return
     names = [task.strip() for task in tasks.split(",")]
     for path in filter(None, (model, reference)):
         check_path(path)
@@ -66,3 +76,17 @@ def evaluate(
     for entry in loaded:
         note(f"{entry.task.name}: {entry.source}")
         note_columns(entry)
+
+
+def _evaluate_harness(model: str, tasks: list[str], limit: int | None, as_json: bool) -> None:
+    check_path(model)
+    with progress_bar():
+        from aerogel import models
+        from aerogel.evaluation.harness import COLUMNS, evaluate_harness
+
+        loaded, tokenizer = models.load(model)
+        scores = evaluate_harness(loaded, tokenizer, [task.strip() for task in tasks], limit)
+    if as_json:
+        print_json([asdict(score) for score in scores])
+    else:
+        print_table(model, COLUMNS, [score.row() for score in scores], text_columns=2)
