@@ -120,7 +120,6 @@ def test_pipelines(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_onnx_export_says_what_to_do(dynamo: bool, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
     model = ag.compress(pruned("bert"))
     layer, x = model.bert.encoder.layer[0], torch.randn(2, 5, 32)
     with pytest.raises(Exception, match=r"aerogel\.decompress\(model\)"):
