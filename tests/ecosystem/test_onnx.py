@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import PreTrainedModel
 
 import aerogel as ag
@@ -44,6 +45,11 @@ def zeros_by_shape(arrays: Any) -> list[tuple[tuple[int, ...], int]]:
     )
 
 
+def matrices(file: Path) -> list[Any]:
+    stored = [numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer]
+    return [array for array in stored if array.ndim == 2 and min(array.shape) > 1]
+
+
 def test_a_decompressed_model_in_onnx_runtime(tmp_path: Path) -> None:
     model, _ = load("tiny-bert")
     ag.prune(model, sparsity=0.9)
@@ -68,5 +74,7 @@ def test_a_decompressed_model_in_onnx_runtime(tmp_path: Path) -> None:
         with torch.inference_mode():
             expected = model(input_ids=ids, attention_mask=mask).logits
         assert np.allclose(result[mask.bool()], expected[mask.bool()], atol=1e-4)
-    stored = [numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer]
-    assert zeros_by_shape(array for array in stored if array.ndim == 2 and min(array.shape) > 1) == masks
+    assert zeros_by_shape(matrices(file)) == masks
+    quantize_dynamic(file, tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
+    rounded = [array for array in matrices(tmp_path / "int8.onnx") if array.dtype == np.int8]
+    assert [shape for shape, _ in zeros_by_shape(rounded)] == [shape for shape, _ in masks]
