@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # tests that depend on other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
-TOOLS := hypothesis lm-eval onnxruntime onnxscript peft pytest pytest-xdist sentence-transformers
+TOOLS := fastapi gunicorn httpx2 hypothesis lm-eval onnxruntime onnxscript peft pytest pytest-xdist sentence-transformers \
+	uvicorn-worker
 DEPENDENT := tests/ecosystem tests/runtime tests/models tests/training tests/tasks tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 

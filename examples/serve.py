@@ -1,0 +1,53 @@
+"""A server of sentence embeddings: `MODEL=FOLDER uvicorn serve:app --workers 2`.
+
+Each worker is a process with one model, which its threads share.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+from transformers import AutoModel, AutoTokenizer
+
+import aerogel  # noqa: F401  # registers packed models
+
+FOLDER = os.environ["MODEL"]
+CONCURRENT = int(os.environ.get("CONCURRENT", "1"))  # requests that a worker computes at a time, each in a thread
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+model = AutoModel.from_pretrained(FOLDER).eval()
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.free = asyncio.Semaphore(CONCURRENT)
+    await asyncio.to_thread(embed, ["warm up"])
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+class Texts(BaseModel):
+    texts: list[str] = Field(min_length=1, max_length=64)
+
+
+def embed(texts: list[str]) -> list[list[float]]:
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
+    with torch.inference_mode():
+        states = model(**inputs).last_hidden_state
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    means: Any = (states * mask).sum(1) / mask.sum(1)
+    embeddings: list[list[float]] = torch.nn.functional.normalize(means, dim=1).tolist()
+    return embeddings
+
+
+@app.post("/embed")
+async def embeddings(request: Texts) -> list[list[float]]:
+    async with app.state.free:
+        return await asyncio.to_thread(embed, request.texts)
