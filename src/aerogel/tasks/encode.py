@@ -1,7 +1,7 @@
 """From text to a model's inputs: labelled examples, and windows of text with tokens to predict."""
 
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from aerogel.errors import DataError, ModelError
 from aerogel.models import architecture
 from aerogel.tasks.noise import IGNORED, infill, mask_tokens
+from aerogel.tasks.predictions import InputSettings
 from aerogel.tasks.read import Examples, check_limit
 
 WINDOW = 512  # tokens, or as many as the model takes
@@ -50,6 +51,23 @@ def encode_examples(
         {**{name: values[row] for name, values in encoded.items()}, "labels": label}
         for row, label in enumerate(examples.labels)
     ]
+
+
+def drawn_rows(
+    count: int, encoded: Callable[[int], Iterable[Mapping[str, Any]]], settings: InputSettings
+) -> list[dict[str, Tensor]]:
+    """The rows of examples drawn by the seed until they hold `limit` times `max_length` tokens, the shortest first.
+
+    `encoded` makes the rows of one of `count` examples. Only those that are drawn are made.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed)).tolist()
+    budget, rows = (settings.limit or count) * settings.max_length, []
+    for row in (row for example in order for row in encoded(example)):
+        if budget <= 0:
+            break
+        rows.append({name: torch.as_tensor(values) for name, values in row.items()})
+        budget -= rows[-1]["input_ids"].numel()
+    return sorted(rows, key=lambda row: row["input_ids"].numel())
 
 
 def language_windows(

@@ -249,7 +249,7 @@ def test_all_questions_of_a_context_are_held_out_or_none() -> None:
     assert not contexts[0] & contexts[1]
     assert sum(map(len, parts.values())) == 120
     assert KIND.divide(twice, "made") == parts
-    with pytest.raises(DataError, match=r"made.*\b1\b"):
+    with pytest.raises(DataError, match="made"):
         KIND.divide(Questions(content.questions[:1] * 9, False), "made")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,12 +14,12 @@ from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.errors import DataError, ModelError
-from aerogel.tasks.encode import context_length
+from aerogel.tasks.encode import context_length, drawn_rows
 from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS, normalized_answer
 from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score, as_predictions
 from aerogel.tasks.questions import Question, Questions, given_answers, read_question
-from aerogel.tasks.read import HELD_OUT_SHARE, check_limit
+from aerogel.tasks.read import check_limit, divided_rows
 from aerogel.tasks.rows import Role, Rows
 
 ANSWER_TOKENS = 30  # of the longest predicted answer
@@ -76,10 +75,8 @@ class QuestionAnswering(TaskKind):
 
     def divide(self, content: Questions, source: str) -> dict[str, Questions]:
         """A fifth is held out by a hash of the context, so that all its questions are on the same side."""
-        splits: dict[str, list[Question]] = {"train": [], "validation": []}
-        for question in content.questions:
-            held_out = zlib.crc32(question.context.encode()) % 1000 < 1000 * HELD_OUT_SHARE
-            splits["validation" if held_out else "train"].append(question)
+        rows = divided_rows([question.context.encode() for question in content.questions], source)
+        splits = {split: [content.questions[row] for row in part] for split, part in rows.items()}
         if not all(any(question.answers for question in part) for part in splits.values()):
             contexts = len({question.context for question in content.questions})
             raise DataError(f"{source}: {contexts} contexts are too few to hold out a part for validation")
@@ -103,14 +100,11 @@ class QuestionAnswering(TaskKind):
     def calibration_rows(
         self, content: Questions, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: InputSettings
     ) -> list[dict[str, Tensor]]:
-        order = torch.randperm(len(content), generator=torch.Generator().manual_seed(settings.seed)).tolist()
-        budget, rows = (settings.limit or len(content)) * settings.max_length, []
-        for index in order:  # one at a time: a few of a large split are enough
-            for row, _ in _windows(content.questions[index], tokenizer, model.config, settings.max_length):
-                if budget > 0:
-                    budget -= len(row["input_ids"])
-                    rows.append({name: torch.tensor(values) for name, values in _model_inputs(row).items()})
-        return sorted(rows, key=lambda row: len(row["input_ids"]))
+        def encoded(example: int) -> Iterator[dict[str, Any]]:
+            for row, _ in _windows(content.questions[example], tokenizer, model.config, settings.max_length):
+                yield _model_inputs(row)
+
+        return drawn_rows(len(content), encoded, settings)
 
     def outputs(self, model: PreTrainedModel, batch: Batch, **options: Any) -> Any:
         inputs = _model_inputs(batch)

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.tasks.augment import AugmentedExamples
 from aerogel.tasks.classification import Classification
-from aerogel.tasks.encode import encode_examples
+from aerogel.tasks.encode import drawn_rows, encode_examples
 from aerogel.tasks.kind import Task
 from aerogel.tasks.predictions import Inputs, InputSettings
 from aerogel.tasks.read import Examples, check_classes, divided_rows, read_examples
@@ -56,17 +55,13 @@ class SentenceClassification(Classification):
     def calibration_rows(
         self, content: Examples, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: InputSettings
     ) -> list[dict[str, Tensor]]:
-        order = torch.randperm(len(content), generator=torch.Generator().manual_seed(settings.seed)).tolist()
-        budget, rows = (settings.limit or len(content)) * settings.max_length, []
-        for index in order:  # one at a time: a few of a large split are enough
-            if budget <= 0:
-                break
-            example = Examples([content.texts[index]], [content.labels[index]])
-            inputs = self.inputs(example, tokenizer, model.config, InputSettings(max_length=settings.max_length))
-            row = {name: values[0] for name, values in inputs.collate(list(inputs.rows)).items() if name != "labels"}
-            budget -= row["input_ids"].numel()
-            rows.append(row)
-        return sorted(rows, key=lambda row: row["input_ids"].numel())
+        def encoded(example: int) -> list[dict[str, Tensor]]:
+            alone = InputSettings(max_length=settings.max_length)
+            inputs = self.inputs(content.part([example]), tokenizer, model.config, alone)
+            batch = inputs.collate(list(inputs.rows))
+            return [{name: values[0] for name, values in batch.items() if name != "labels"}]
+
+        return drawn_rows(len(content), encoded, settings)
 
 
 KIND = SentenceClassification()

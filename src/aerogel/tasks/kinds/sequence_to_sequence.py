@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -20,10 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from aerogel.errors import AerogelWarning, DataError
+from aerogel.errors import AerogelWarning
 from aerogel.models import head_kind
 from aerogel.models.quiet import quiet_transformers
-from aerogel.tasks.encode import context_length
+from aerogel.tasks.encode import context_length, drawn_rows
 from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.noise import IGNORED
@@ -37,7 +35,7 @@ from aerogel.tasks.predictions import (
     most_likely,
     sums_by_row,
 )
-from aerogel.tasks.read import HELD_OUT_SHARE, check_limit, text_of
+from aerogel.tasks.read import check_limit, divided_rows, text_of
 from aerogel.tasks.rows import Role, Rows
 
 BEAMS = 4  # as in the papers of BART and T5, unless the model's generation_config.json has another number
@@ -60,7 +58,7 @@ class TextPairs:
         check_limit(limit, "examples")
         return TextPairs(self.sources[:limit], self.targets[:limit])
 
-    def chosen(self, rows: list[int]) -> TextPairs:
+    def part(self, rows: list[int]) -> TextPairs:
         return TextPairs([self.sources[row] for row in rows], [self.targets[row] for row in rows])
 
 
@@ -116,13 +114,8 @@ class SequenceToSequence(TaskKind):
 
     def divide(self, content: TextPairs, source: str) -> dict[str, TextPairs]:
         """A fifth is held out by a hash of the source, so that the same row is always on the same side."""
-        parts: dict[str, list[int]] = {"train": [], "validation": []}
-        for row, text in enumerate(content.sources):
-            held_out = zlib.crc32(text.encode()) % 1000 < 1000 * HELD_OUT_SHARE
-            parts["validation" if held_out else "train"].append(row)
-        if not all(parts.values()):
-            raise DataError(f"{source}: {len(content)} rows are too few to hold out a part for validation")
-        return {split: content.chosen(rows) for split, rows in parts.items()}
+        keys = [text.encode() for text in content.sources]
+        return {split: content.part(rows) for split, rows in divided_rows(keys, source).items()}
 
     def inputs(
         self, content: TextPairs, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, settings: InputSettings
@@ -141,15 +134,12 @@ class SequenceToSequence(TaskKind):
         names = ["input_ids", "attention_mask"]
         if model.config.is_encoder_decoder and head_kind(model) == self.head:
             names.append("labels")
-        order = torch.randperm(len(content), generator=torch.Generator().manual_seed(settings.seed)).tolist()
-        budget, rows = (settings.limit or len(content)) * settings.max_length, []
-        for index in order:  # one at a time: a few of a large split are enough
-            if budget <= 0:
-                break
-            [row] = _encoded(content.chosen([index]), tokenizer, _length(model.config, settings))
-            budget -= len(row["input_ids"])
-            rows.append({name: torch.tensor(row[name]) for name in names})
-        return sorted(rows, key=lambda row: len(row["input_ids"]))
+
+        def encoded(example: int) -> list[dict[str, list[int]]]:
+            rows = _encoded(content.part([example]), tokenizer, _length(model.config, settings))
+            return [{name: row[name] for name in names} for row in rows]
+
+        return drawn_rows(len(content), encoded, settings)
 
     def answers(self, output: Any, batch: Batch, model: PreTrainedModel) -> Answers:
         scored = batch["labels"] != IGNORED

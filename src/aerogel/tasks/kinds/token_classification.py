@@ -1,13 +1,11 @@
 """Tags of words: named entities in BIO or BIOES, or any other classes, such as parts of speech."""
 
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import (
     DataCollatorForTokenClassification,
@@ -18,13 +16,13 @@ from transformers import (
 
 from aerogel.errors import DataError, excerpt
 from aerogel.tasks.augment import AugmentedExamples, Words
-from aerogel.tasks.encode import context_length, frame, word_pieces
+from aerogel.tasks.encode import context_length, drawn_rows, frame, word_pieces
 from aerogel.tasks.entities import OUTSIDE, TAG, entities, marks_entities
 from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.noise import IGNORED
 from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score, most_likely
-from aerogel.tasks.read import HELD_OUT_SHARE, check_limit, class_number, label_name
+from aerogel.tasks.read import check_limit, class_number, divided_rows, label_name
 from aerogel.tasks.rows import Role, Rows
 
 ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall", "accuracy")
@@ -41,6 +39,9 @@ class TaggedTexts:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    def part(self, rows: Sequence[int]) -> "TaggedTexts":
+        return TaggedTexts([self.words[row] for row in rows], [self.tags[row] for row in rows])
 
     def first(self, limit: int | None) -> "TaggedTexts":
         check_limit(limit, "examples")
@@ -80,12 +81,8 @@ class TokenClassification(TaskKind):
 
     def divide(self, content: TaggedTexts, source: str) -> dict[str, TaggedTexts]:
         """A fifth is held out by a hash of the words, so that the same row is always on the same side."""
-        splits = {"train": TaggedTexts([], []), "validation": TaggedTexts([], [])}
-        for words, tags in zip(content.words, content.tags, strict=True):
-            held_out = zlib.crc32("\t".join(words).encode()) % 1000 < 1000 * HELD_OUT_SHARE
-            part = splits["validation" if held_out else "train"]
-            part.words.append(words)
-            part.tags.append(tags)
+        keys = ["\t".join(words).encode() for words in content.words]
+        splits = {split: content.part(rows) for split, rows in divided_rows(keys, source).items()}
         if not all(len(set().union(*part.tags)) > 1 for part in splits.values()):
             raise DataError(
                 f"{source}: {len(content)} rows are too few to hold out a part with several tags for validation"
@@ -112,18 +109,13 @@ class TokenClassification(TaskKind):
     def calibration_rows(
         self, content: TaggedTexts, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: InputSettings
     ) -> list[dict[str, Tensor]]:
-        order = torch.randperm(len(content), generator=torch.Generator().manual_seed(settings.seed)).tolist()
-        budget, rows = (settings.limit or len(content)) * settings.max_length, []
-        for index in order:  # one at a time: a few of a large split are enough
-            text = TaggedTexts([content.words[index]], [content.tags[index]])
+        def encoded(example: int) -> Iterator[dict[str, list[int]]]:
+            text = content.part([example])
             encoder = _Encoder(text, tokenizer, model.config, settings.max_length)
             for row in encoder.rows(encoder.windows(text)):
-                if budget > 0:
-                    rows.append({name: torch.tensor(values) for name, values in row.items() if name != "labels"})
-                    budget -= len(row["input_ids"])
-            if budget <= 0:
-                break
-        return sorted(rows, key=lambda row: len(row["input_ids"]))
+                yield {name: values for name, values in row.items() if name != "labels"}
+
+        return drawn_rows(len(content), encoded, settings)
 
     def answers(self, output: Any, batch: Batch, model: PreTrainedModel) -> Answers:
         scored = batch["labels"] != IGNORED
