@@ -58,7 +58,8 @@ def divided_rows(keys: Sequence[bytes], source: str) -> dict[str, list[int]]:
     for row, key in enumerate(keys):
         splits["validation" if zlib.crc32(key) % 1000 < 1000 * HELD_OUT_SHARE else "train"].append(row)
     if not all(splits.values()):
-        raise DataError(f"{source}: {len(keys)} rows are too few to hold out a part for validation")
+        different = f"{len(set(keys))} are different, and equal ones stay together"
+        raise DataError(f"{source}: {len(keys)} rows are too few to hold out a part for validation ({different})")
     return splits
 
 

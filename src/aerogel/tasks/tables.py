@@ -145,5 +145,5 @@ def _named(value: Any, names: Sequence[str]) -> Any:
 
 def _is_a(library: str, name: str, value: object) -> bool:
     """Whether a value is of a class of a library, which is imported if it is."""
-    module = sys.modules.get(library)
-    return module is not None and isinstance(value, getattr(module, name))
+    kind = getattr(sys.modules.get(library), name, None)
+    return isinstance(kind, type) and isinstance(value, kind)
