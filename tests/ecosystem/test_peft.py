@@ -9,8 +9,10 @@ from typing import Any
 import peft
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 import aerogel as ag
 from aerogel.errors import AerogelWarning, ModelError
@@ -77,6 +79,9 @@ def test_many_adapters_on_one_packed_base(pruned: PreTrainedModel, tmp_path: Pat
     assert len(sparse_layers(base)) == count
 
 
+@pytest.mark.skipif(
+    Version(peft.__version__) < Version(MIN_PEFT_VERSION), reason=f"transformers needs peft {MIN_PEFT_VERSION}"
+)
 def test_adapters_that_transformers_loads(pruned: PreTrainedModel, tmp_path: Path) -> None:
     folder = adapter(pruned, tmp_path / "first", 0, r=4)
     expected, plain = logits(peft.PeftModel.from_pretrained(copy.deepcopy(pruned), str(folder)).eval()), logits(pruned)
