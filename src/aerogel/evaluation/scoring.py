@@ -38,7 +38,13 @@ class Run:
     def score(self, predictions: Predictions) -> Score:
         """The metrics of the user and of the kind of task. Raises `DataError` for a metric that is not a number."""
         scored = self.task.kind.score(self.task, self.inputs, predictions, self.config)
-        own = {metric.name: _own_value(metric, predictions) for metric in self.task.own_metrics}
+        # of entities there is more to a score than its predictions of words
+        own = {
+            metric.name: scored.metrics[metric.name]
+            if metric.of_entities and metric.name in scored.metrics
+            else _own_value(metric, predictions)
+            for metric in self.task.own_metrics
+        }
         others = {name: value for name, value in scored.metrics.items() if name not in own}
         return replace(scored, metrics=own | others)
 
@@ -125,6 +131,8 @@ def _predictions(
 
 
 def _own_value(metric: Metric, predictions: Predictions) -> float:
+    if metric.of_entities:
+        raise DataError(f"metric {metric.name} needs tags that mark entities, such as B-person, found none in the data")
     columns = predictions.values, predictions.references
     if metric.of_losses:
         columns = sums_by_row(predictions.losses, predictions.rows)

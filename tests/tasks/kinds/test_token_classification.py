@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import tokenizers
@@ -91,6 +92,28 @@ def test_tags_are_names_numbers_or_a_text() -> None:
     assert read((["a", "b", "c"], [0, 1, 0]), labels=("O", "B-x"))[1] == expected[1]
     task, content = read((["a", "b"], [10, 2]), (["c"], [2]))
     assert (task.labels, task.metrics, content["train"].tags) == (("2", "10"), ("accuracy",), [[1, 0], [0]])
+
+
+def test_a_data_set_declares_its_tags() -> None:
+    tags = ["O", "B-z", "I-z", "B-a", "I-a"]
+    features = datasets.Features(
+        {"words": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(datasets.ClassLabel(names=tags))}
+    )
+    values = {"words": [["x", "y"], ["z"]], "ner_tags": [[1, 2], [0]]}
+    data = load_task(datasets.Dataset.from_dict(values, features))
+    assert data.task.labels == tuple(tags)  # also those that no row has
+    assert data.split("train").tags == [[1, 2], [0]]
+
+
+def test_a_metric_of_entities_can_be_the_main_one() -> None:
+    model, tokenizer = load("tiny-bert", load_task(tagged(9)).task.head)
+    data = load_task(tagged(9), metrics=["entity_recall"])
+    found = score(model, tokenizer, data).metrics
+    assert list(found) == ["entity_recall", *(name for name in METRICS if name != "entity_recall")]
+    words = load_task([{"tokens": ["a", "dog"], "tags": ["DET", "NOUN"]}], metrics=["entity_recall"])
+    model, tokenizer = load("tiny-bert", words.task.head)
+    with pytest.raises(DataError, match="entity_recall"):
+        score(model, tokenizer, words)
 
 
 def test_other_tags_have_an_accuracy_alone() -> None:

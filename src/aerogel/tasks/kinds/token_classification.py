@@ -238,7 +238,7 @@ def _items(rows: Rows, row: int, column: str) -> list[Any]:
 
 
 def _with_labels(task: Task, rows: Rows) -> Task:
-    """The task with the tags of a user's own data, O first, and its metrics."""
+    """The task with the tags of a user's own data, as it declares them or O first, and its metrics."""
     first_rows: dict[str, int] = {}
     for row in range(len(rows)):
         for tag in _items(rows, row, "tags"):
@@ -248,12 +248,13 @@ def _with_labels(task: Task, rows: Rows) -> Task:
     if not 2 <= len(first_rows) <= MOST_TAGS:
         shown = f", such as {excerpt(min(first_rows))}" if first_rows else ""
         raise DataError(f"{rows.source}: {len(first_rows)} different tags{shown}; expected 2 to {MOST_TAGS}")
-    marks = marks_entities(first_rows)
+    declared = rows.class_names.get("tags", ())
+    marks = marks_entities(declared or first_rows)
     for tag, row in first_rows.items():
         if marks and not TAG.fullmatch(tag):
             raise rows.error(row, f"tag {excerpt(tag)}; expected O, or B, I, E or S and a type, as in B-person", "tags")
-    labels = sorted(first_rows, key=lambda tag: (tag != OUTSIDE, int(tag) if tag.isdecimal() else 0, tag))
-    return replace(task, labels=tuple(labels), metrics=ENTITY_METRICS if marks else ("accuracy",))
+    names = sorted(first_rows, key=lambda tag: (tag != OUTSIDE, int(tag) if tag.isdecimal() else 0, tag))
+    return replace(task, labels=declared or tuple(names), metrics=ENTITY_METRICS if marks else ("accuracy",))
 
 
 KIND = TokenClassification()
