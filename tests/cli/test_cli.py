@@ -240,9 +240,9 @@ def test_a_packed_model_can_not_be_changed(tmp_path: Path, data: Path, capsys: p
     capsys.readouterr()
     for command in (("finetune", packed, "--task", "moods", "--data", data), ("prune", packed, "--sparsity", "0.95")):
         assert aerogel(*command, "--output", tmp_path / "out") == 1
-        err = capsys.readouterr().err
-        assert "aerogel unpack" in err
-        assert err.count("\n") == 1
+        *notes, error = capsys.readouterr().err.splitlines()
+        assert "aerogel unpack" in error
+        assert len(notes) == (command[0] == "finetune")  # how the data is read
     assert aerogel("unpack", "tiny-bert", "--output", tmp_path / "out") == 1
     assert "tiny-bert" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

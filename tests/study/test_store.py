@@ -190,7 +190,7 @@ GOOD = {"scoring": SCORING, "benchmark": BENCHMARK, "sensitivity": SENSITIVITY}
         ("scoring", {"score.metrics": {"accuracy": float("inf")}}, "metrics.accuracy"),
         ("scoring", {"score.metrics": {"accuracy": None}}, "metrics.accuracy"),
         ("scoring", {"score.predictions": []}, "predictions"),
-        ("scoring", {"score.predictions": ["0", "1"]}, "predictions.0"),
+        ("scoring", {"score.predictions": [[0], [1]]}, "predictions.0"),
         ("scoring", {"score.references": [0]}, "references"),
         ("scoring", {"score.counts": {"examples": 0}}, "counts"),
         ("scoring", {"score.metrics": {"unheard": 0.5}}, "unheard"),

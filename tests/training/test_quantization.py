@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.pytorch_utils import Conv1D
 
 from aerogel.errors import ModelError, PruningError
@@ -220,21 +220,6 @@ def test_other_values_are_refused() -> None:
     with pytest.raises(PruningError, match=r"int9.*int8"):
         finetune(model, tokenizer, data, replace(TrainingConfig(), epochs=1), values="int9")  # type: ignore[arg-type]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_loading_the_best_epoch_at_the_end_is_refused(tmp_path: Path) -> None:
-    arguments = TrainingArguments(
-        str(tmp_path), report_to="none", load_best_model_at_end=True, eval_strategy="epoch", save_strategy="epoch"
-    )
-    trainer = Trainer(
-        ARCHITECTURES["bert"].build(),
-        arguments,
-        train_dataset=batches(),
-        eval_dataset=batches(),
-        callbacks=[SparsityCallback(values="int8")],
-    )
-    with pytest.raises(PruningError, match="load_best_model_at_end"):
-        trainer.train()
 
 
 def test_after_an_error_inputs_are_not_rounded() -> None:

@@ -70,7 +70,8 @@ def run(arguments: list[str]) -> int:
 def _sentence(error: Exception) -> str:
     """The error message, in one line."""
     if isinstance(error, AerogelError | OSError):
-        return " ".join(str(error).split("\n"))
+        text = " ".join(str(error).split("\n"))
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)  # of a file's name
     if isinstance(error, UnicodeEncodeError):  # only a caller in Python can pass such a string
         return f"{ascii(error.object)[:80]} is not text that a file name can have ({error.reason})"
     name, text = type(error).__name__, first_line(error)
