@@ -3,8 +3,8 @@
 import copy
 import inspect
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ def check_blocks(model: nn.Module) -> None:
     """
     for owner in model.modules():
         blocks = _owned(owner) if isinstance(owner, PreTrainedModel) else []
-        if blocks and (reason := _in_other_thread(_difference, owner, blocks)):
+        if blocks and (reason := _difference(owner, blocks)):
             family = type(blocks[0]).__bases__[-1].__name__
             unfuse_blocks(blocks)
             warnings.warn(
@@ -66,14 +66,19 @@ def _owned(owner: PreTrainedModel) -> list[FusedBlock]:
     return blocks
 
 
-def _in_other_thread(function: Callable[..., str], *arguments: Any) -> str:
-    """The result of a function that may start threads of OpenMP.
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Computes with one thread.
 
-    They belong to the thread that starts them. Where that thread forks, as servers do after they load a model, its
-    child waits forever for the threads that it does not have.
+    OpenMP then starts no others. Where a process that has some forks, as servers do after they load a model, its child
+    waits forever for the threads that it does not have.
     """
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        return executor.submit(function, *arguments).result()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _difference(owner: PreTrainedModel, blocks: list[FusedBlock]) -> str:
@@ -82,7 +87,8 @@ def _difference(owner: PreTrainedModel, blocks: list[FusedBlock]) -> str:
     try:
         for block in blocks:
             block.forward = partial(comparison.forward, block)  # type: ignore[method-assign]
-        _run(owner)
+        with _one_thread():
+            _run(owner)
     except Exception as failure:  # a change in transformers can raise anything
         return f"could not be compared with its own code: {first_line(failure)}"
     finally:
