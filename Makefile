@@ -6,7 +6,9 @@ READY := $(VENV)/ready
 # tests that depend on other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
 TOOLS := fastapi gunicorn httpx2 hypothesis lm-eval onnxruntime onnxscript peft pytest pytest-xdist sentence-transformers \
 	uvicorn-worker
-DEPENDENT := tests/ecosystem tests/runtime tests/models tests/training tests/tasks tests/test_architectures.py tests/test_package.py tests/test_sweep.py
+DEPENDENT := tests/ecosystem tests/models tests/runtime/fused tests/tasks/kinds tests/training \
+	$(patsubst %,tests/runtime/test_%.py,conversion ecosystem operators quantizer torch_private transformers_private writing) \
+	tests/tasks/test_encode.py tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help study test newest lowest check sanitize neon bench format clean
@@ -25,7 +27,7 @@ lowest: $(VENV)-lowest  ## the same with the lowest allowed versions
 newest lowest:
 	$</bin/python -m pip --disable-pip-version-check install --quiet --no-deps .
 	$</bin/python tools/versions.py installed
-	$</bin/python -m pytest --numprocesses 2 --dist worksteal $(DEPENDENT) \
+	$</bin/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(DEPENDENT) \
 		--override-ini filterwarnings= --pythonwarnings error::aerogel.errors.AerogelWarning
 	$</bin/python tools/versions.py installed
 

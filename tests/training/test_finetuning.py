@@ -181,6 +181,7 @@ def test_gradual_pruning_with_a_teacher_ends_sparse_and_accurate(name: str) -> N
     assert all(not (weight.matrix == 0).any() for weight in prunable_weights(teacher))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "block:4x1"])
 def test_a_calibrated_method_may_choose_the_weights(pattern: str) -> None:
     data = moods()
@@ -203,6 +204,7 @@ def test_a_calibrated_method_may_choose_the_weights(pattern: str) -> None:
     assert score(model, tokenizer, data).metrics["accuracy"] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_language_models_recover_too(name: str) -> None:
     data = story()
@@ -424,6 +426,7 @@ def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
             finetune(asked, tokenizer, data, config, checkpoints=tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["best", "magnitude"])
 def test_a_sparse_model_never_becomes_denser(by: str) -> None:
     data = moods()
@@ -465,6 +468,7 @@ def test_a_packed_model_may_teach(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_single_words_are_enough_to_learn_from_a_teacher() -> None:
     rows = [(word, place % 2) for place, word in enumerate(prose(40).split()[:200])]
     data = sentence_data(rows)

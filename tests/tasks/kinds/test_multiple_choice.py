@@ -175,6 +175,7 @@ def test_a_model_is_pruned_compared_and_recovered(data: TaskData, trained: tuple
     assert evaluate(sparse, tokenizer, data, reference=model)["ends"]["kl"] < before["kl"]
 
 
+@pytest.mark.slow
 def test_pruning_while_training_for_int8(data: TaskData, trained: tuple[Any, Any], tmp_path: Path) -> None:
     model, tokenizer = copy.deepcopy(trained[0]), trained[1]
     finetune(

@@ -322,6 +322,7 @@ def test_it_is_trained_pruned_distilled_compared_and_rounded(name: str) -> None:
     assert score(gradual, tokenizer, data).metrics["squad_f1"] > 0.5
 
 
+@pytest.mark.slow
 def test_a_study_compares_answers(tmp_path: Path) -> None:
     rows = [
         {"question": q.text, "context": q.context, "answers": [text for text, _ in q.answers]}

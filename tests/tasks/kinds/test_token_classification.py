@@ -290,6 +290,7 @@ def test_a_head_for_other_tags_is_refused(tuned: tuple[Any, Any], data: TaskData
         load("tiny-bart", data.task.head)
 
 
+@pytest.mark.slow
 def test_a_study_has_a_report(tmp_path: Path) -> None:
     write(tmp_path / "moods.jsonl", tagged(120))
     spec = StudySpec(
