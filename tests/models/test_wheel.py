@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_a_package_is_downloaded_once(home: Path) -> None:
     assert hashlib.sha256((folder / "kept").read_bytes()).hexdigest() == SIX.sha256
     assert left_in(home) == [folder, folder / "kept"]
     assert any("six" in description for description in descriptions)
+
+
+def test_another_revision_is_unpacked_anew(home: Path) -> None:
+    first, second = fetch(SIX, keep), fetch(replace(SIX, revision=2), keep)
+    assert first != second
+    assert set(home.iterdir()) == {first, second}
+    assert (second / "kept").read_bytes() == (first / "kept").read_bytes()
 
 
 def test_another_sha256_is_refused(home: Path) -> None:

@@ -18,6 +18,7 @@ from aerogel.models import (
     offline_names,
     prepare,
 )
+from aerogel.models.pooling import Pooling, pooling_of
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 
@@ -63,6 +64,10 @@ def test_minilm_has_trained_weights() -> None:
 
     cat, kitten, tax = map(meaning, ("The cat sleeps.", "A kitten is taking a nap.", "The tax office opens at nine."))
     assert torch.cosine_similarity(cat, kitten, dim=0) > torch.cosine_similarity(cat, tax, dim=0) + 0.2
+
+
+def test_minilm_has_its_pooling() -> None:
+    assert pooling_of(load_model("minilm")) == Pooling("mean", normalize=True)
 
 
 def test_minilm_with_a_head() -> None:

