@@ -300,6 +300,15 @@ def test_a_missing_tensor_of_the_body_is_named(tmp_path: Path, name: str, head: 
         load_model(str(tmp_path / "out"), head)
 
 
+def test_a_new_head_beside_a_body_that_is_no_module_of_its_own(tmp_path: Path) -> None:
+    save(ARCHITECTURES["t5"].build(), None, tmp_path / "out")
+    head = Head("question-answering")
+    assert head_kind(load_model(tmp_path / "out", head)) == "question-answering"
+    edit_tensors(tmp_path / "out", lambda tensors: tensors.pop("shared.weight"))
+    with pytest.raises(ModelError, match=r" lacks 3 .*decoder\.embed_tokens\.weight"):
+        load_model(tmp_path / "out", head)
+
+
 @pytest.mark.parametrize(
     ("name", "head"), [("bert", "cls.predictions.transform.dense.weight"), ("distilbert", "vocab_transform.weight")]
 )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from aerogel.errors import ModelError
 
@@ -97,13 +98,12 @@ class StoredDtypes:
 
 def check_whole(name: str | os.PathLike[str], model: PreTrainedModel, report: dict, new_head_allowed: bool) -> None:
     """Refuse a checkpoint with missing or mismatched tensors, which transformers would initialise at random."""
-    # T5 with a language-modelling head has no separate body
-    body = "" if model.base_model is model else f"{model.base_model_prefix}."
+    if not report["missing_keys"] and not report["mismatched_keys"]:
+        return
+    in_body = _body_tensors(model) if new_head_allowed else None
 
     def needed(key: str) -> bool:
-        if not new_head_allowed:
-            return True
-        return key.startswith(body) and not is_optional(key)
+        return in_body is None or (in_body(key) and not is_optional(key))
 
     missing = sorted(filter(needed, report["missing_keys"]))
     if missing:
@@ -112,6 +112,15 @@ def check_whole(name: str | os.PathLike[str], model: PreTrainedModel, report: di
         if needed(key):
             shapes = f"{_shape(stored)}, expected {_shape(expected)}"
             raise ModelError(f"{name}: its checkpoint does not match its config.json: {key} is {shapes}")
+
+
+def _body_tensors(model: PreTrainedModel) -> Callable[[str], bool]:
+    """Whether a tensor, by its name in the model, belongs to the body and not to the head."""
+    if model.base_model is not model:
+        return lambda key: key.startswith(f"{model.base_model_prefix}.")
+    with torch.device("meta"):  # T5 with a head has no separate body
+        names = AutoModel.from_config(copy.deepcopy(model.config)).state_dict().keys()
+    return lambda key: key in names
 
 
 def _shape(shape: Iterable[int]) -> str:
