@@ -57,7 +57,7 @@ REFUSED: dict[str, tuple[Callable[[PreTrainedModel, PreTrainedTokenizerBase], ob
     "GradualPruning(percent)": (lambda m, t: ag.GradualPruning(ag.PruneConfig(sparsity=90)), r"0\.9\?"),
     "SparsityCallback(text)": (lambda m, t: ag.SparsityCallback(sparsity="0.9"), r"str '0\.9'"),
     "SparsityCallback(0.9)": (lambda m, t: ag.SparsityCallback(0.9), r"float 0\.9"),
-    "SparsityCallback(texts)": (lambda m, t: ag.SparsityCallback(sparsity=0.9, calibration=TEXTS), "list"),
+    "SparsityCallback(numbers)": (lambda m, t: ag.SparsityCallback(sparsity=0.9, calibration=[3]), "list"),
     "SparsityCallback(score)": (lambda m, t: ag.SparsityCallback(sparsity=0.9, score=3), "3"),
     "SparsityCallback(values)": (lambda m, t: ag.SparsityCallback(values=8), "8.*int8"),
     "calibration(pairs)": (lambda m, t: ag.calibration([("a", "b")], t), "list"),

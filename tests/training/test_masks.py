@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from aerogel.errors import PruningError
 from aerogel.models import load, prunable_weights
 from aerogel.pruning import Calibration, PruneConfig, all_methods, prune
+from aerogel.pruning.calibration import calibration
 from aerogel.training import GradualPruning, SparsityCallback
 from aerogel.training.schedule import PRUNINGS
 from builders import ARCHITECTURES, batches, prose, text_data, train
@@ -222,6 +223,16 @@ def test_a_calibrated_step_prunes_as_one_shot_pruning_does(tmp_path: Path, setti
     schedule = callback.config.schedule_for(16)
     for index in range(schedule.prunings):
         prune(other, replace(callback.config.pruning, sparsity=schedule.sparsity_at(index)), text)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_texts_are_encoded_by_the_tokenizer_of_the_model(tmp_path: Path) -> None:
+    texts = prose(20).splitlines()
+    model, tokenizer = load("tiny-bert")
+    train(model, tmp_path, SparsityCallback(sparsity=0.6, score="wanda", calibration=texts), max_steps=16)
+    other, _ = load("tiny-bert")
+    text = calibration(texts, tokenizer)
+    train(other, tmp_path, SparsityCallback(sparsity=0.6, score="wanda", calibration=text), max_steps=16)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
 

@@ -15,6 +15,7 @@ from aerogel.pruning import ROUNDED_VALUES, RoundedValues, ScoreState, all_metho
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.calibration import CalibrationSource, as_calibration
 from aerogel.pruning.masking import plain_statistics
+from aerogel.pruning.texts import is_texts
 from aerogel.training.checkpoint import begin_run, load_state, save_state
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.quantization import QuantizedTraining, stop_rounding_inputs
@@ -76,7 +77,8 @@ class SparsityCallback(TrainerCallback):
                 "allocation"
             )
         self.config, self.values = config, values
-        self.calibration = None if calibration is None else as_calibration(calibration)
+        of_model = calibration is None or is_texts(calibration)  # texts are for the tokenizer of the model
+        self.calibration = calibration if of_model else as_calibration(calibration)
         self.zero_masks: dict[str, Tensor] = {}  # by weight name: (d_out, d_in), True at weights kept at zero
         self.score_states: dict[str, ScoreState] = {}
         self.weights: list[PrunableWeight] = []
@@ -102,6 +104,8 @@ class SparsityCallback(TrainerCallback):
         self.weights, self.step = prunable_weights(model, TARGETS), state.global_step
         if self.config:
             self.pruned, self.schedule = self.config.weights(model), self.config.schedule_for(state.max_steps)
+        if self.calibration is not None:
+            self.calibration = as_calibration(self.calibration, model)
         if state.global_step:
             self._restore(args, state)
         else:
