@@ -96,6 +96,8 @@ def test_labels_of_the_hub_are_numbers() -> None:
         ([["a", "b"], [["a"]]], (), "['a']"),
         ([["a", "b"], ["a", ""]], (), "''"),
         ([["a", "b"], [None]], (), "None"),
+        ([[0, 1], [1.0, 0.0, 1.0]], (), "[1.0, 0.0, 1.0]"),
+        ([[True, False], [True, True]], (), "[True, True]"),
     ],
 )
 def test_wrong_labels_are_refused_with_their_place(labels: list[Any], names: tuple[str, ...], wrong: str) -> None:

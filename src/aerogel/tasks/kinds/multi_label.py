@@ -15,6 +15,8 @@ from aerogel.tasks.predictions import Answers, Batch, Inputs, Predictions, Score
 from aerogel.tasks.read import class_number, in_order, label_name
 from aerogel.tasks.rows import Rows
 
+YES_OR_NO = {"0", "1"}, {"False", "True"}
+
 
 class MultiLabel(SentenceClassification):
     """Whether a text has a label is one prediction of two classes with the logits 0 and z, so the threshold is 0.5.
@@ -33,11 +35,19 @@ class MultiLabel(SentenceClassification):
 
     def with_labels(self, task: Task, rows: Rows) -> Task:
         names: set[str] = set()
+        repeating: list[int] = []
         for number, row in enumerate(rows):
             try:
-                names.update(_names(row["label"]))
+                labels = _names(row["label"])
             except ValueError as error:
                 raise rows.error(number, error, "label") from error
+            names.update(labels)
+            repeating += [number] * (len(set(labels)) < len(labels))
+        if repeating and any(names <= values for values in YES_OR_NO):
+            problem = (
+                f"{excerpt(rows[repeating[0]]['label'])} has a value for each label, expected the names or numbers"
+            )
+            raise rows.error(repeating[0], f"{problem} of those that the text has", "label")
         return replace(task, labels=in_order(names, rows), metrics=("micro_f1", "macro_f1", "subset_accuracy"))
 
     def label(self, task: Task, value: Any) -> tuple[float, ...]:
