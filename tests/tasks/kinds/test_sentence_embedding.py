@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
+from transformers import BertConfig, BertModel
 
 from aerogel.errors import DataError, ModelError
 from aerogel.evaluation import evaluate, score
@@ -157,6 +158,17 @@ def test_a_model_compared_with_itself_agrees() -> None:
     model, tokenizer = load("tiny-bert", HEAD)
     found = evaluate(model, tokenizer, pairs(), reference=copy.deepcopy(model))["mine"]
     assert (found["kl"], found["agreement"], found["flipped"]) == (0, 1, 0)
+
+
+def test_embeddings_of_another_width_are_refused() -> None:
+    model, tokenizer = load("tiny-bert", HEAD)
+    narrow = BertModel(BertConfig.from_dict({**model.config.to_dict(), "hidden_size": 64})).eval()
+    for compare in (
+        lambda: evaluate(narrow, tokenizer, pairs(), reference=model),
+        lambda: finetune(narrow, tokenizer, pairs(), TrainingConfig(epochs=1, limit=8), teacher=model),
+    ):
+        with pytest.raises(ModelError, match=r"64.*128"):
+            compare()
 
 
 def test_without_labels_the_teacher_self_is_the_given_model() -> None:

@@ -152,7 +152,11 @@ class SentenceEmbedding(SentenceClassification):
         return Score(task.name, metrics, counts, {}, tuple(values.tolist()), tuple(references.tolist()))
 
     def divergence(self, reference: Answers, answers: Answers) -> Tensor:
-        """1 − cosine, the KL divergence of two Gaussians with variance 1 at the embeddings: (texts)."""
+        """1 − cosine, the KL divergence of two Gaussians with variance 1 at the embeddings: (texts).
+
+        Raises `ModelError` for embeddings of different widths, as `distillation_loss` does.
+        """
+        _check_widths(answers, reference)
         return (reference.logits.double() - answers.logits.double()).square().sum(-1) / 2
 
     def distillation_loss(self, student: Answers, teacher: Answers, temperature: float) -> Tensor:
@@ -161,9 +165,19 @@ class SentenceEmbedding(SentenceClassification):
         Both are means over texts. The similarities of a text to the others are the softmax of cosines times 20.
         (Reimers & Gurevych 2020, arXiv:2004.09813, equation 1; Fang et al. 2021, arXiv:2101.04731, equation 5.)
         """
+        _check_widths(student, teacher)
         distance = (student.logits - teacher.logits).square().sum(-1).mean()
         ours, theirs = (_similarities(answers.logits) for answers in (student, teacher))
         return EMBEDDING * distance + SIMILARITY * kl_divergence(theirs, ours).mean()
+
+
+def _check_widths(answers: Answers, reference: Answers) -> None:
+    own, other = answers.logits.shape[-1], reference.logits.shape[-1]
+    if own != other:
+        raise ModelError(
+            f"the embeddings of the model have {own} numbers and those of its reference or teacher {other}, expected "
+            "the same: choose another reference or teacher"
+        )
 
 
 def _similarities(embeddings: Tensor) -> Tensor:
