@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from aerogel.errors import DataError, ModelError
 from aerogel.evaluation import score
@@ -95,8 +95,10 @@ def test_a_tokenizer_that_pads_on_the_left_changes_no_score(name: str, tmp_path:
     save(model, tokenizer, tmp_path / "left")
     settings = tmp_path / "left" / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"padding_side": "left"}))
-    found = score(*load(str(tmp_path / "left")), data)
-    assert found.predictions == pytest.approx(straight.predictions, abs=1e-5)
+    for left in (load_tokenizer(tmp_path / "left"), AutoTokenizer.from_pretrained(tmp_path / "left")):
+        found = score(model, left, data)
+        assert found.predictions == pytest.approx(straight.predictions, abs=1e-5)
+    assert left.padding_side == "left"
 
 
 # perplexity

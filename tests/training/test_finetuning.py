@@ -78,6 +78,17 @@ def test_language_models_learn_too(name: str) -> None:
         assert torch.equal(weight.matrix == 0, ~masks[weight.name])
 
 
+def test_a_tokenizer_that_pads_on_the_left_changes_no_weight() -> None:
+    weights = []
+    for side in ("right", "left"):
+        torch.manual_seed(0)
+        model, tokenizer = load("tiny-bert", moods(40).task.head)
+        tokenizer.padding_side = side
+        finetune(model, tokenizer, moods(40), SHORT)
+        weights.append(model.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
 def test_a_step_holds_as_many_tokens_of_text_as_of_sentences() -> None:
     model, tokenizer = load("tiny-gpt2", Head("language-modelling"))
     room = model.config.n_positions

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from aerogel import progress
 from aerogel.errors import DataError, ModelError, shown
 from aerogel.models import evaluating
+from aerogel.models.tokenizer import padding_right
 from aerogel.tasks import InputSettings, Metric, Score, Task, TaskData
 from aerogel.tasks.predictions import Answers, Inputs, Predictions, sums_by_row
 
@@ -82,7 +83,7 @@ def predict(
 ) -> Run:
     """The predictions for each row of the validation split, batch by batch: logits of all need too much memory."""
     kind = data.task.kind
-    inputs = kind.inputs(data.split("validation"), tokenizer, model.config, settings)
+    inputs = kind.inputs(data.split("validation"), padding_right(tokenizer), model.config, settings)
     models = [model] if reference is None else [model, reference]
     parts: list[list[Predictions]] = [[] for _ in models]
     divergences, answer_rows = [np.zeros(0)], [np.zeros(0, dtype=int)]

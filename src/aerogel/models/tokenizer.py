@@ -30,6 +30,16 @@ def set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.padding_side = "right"  # padding on the left, as for generation, would shift absolute positions
 
 
+def padding_right(tokenizer: Any) -> Any:
+    """The tokenizer, or a copy set up by `set_padding` if it pads on the left or has no padding token."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    if tokenizer.padding_side != "right" or tokenizer.pad_token is None:
+        tokenizer = copy.deepcopy(tokenizer)
+        set_padding(tokenizer)
+    return tokenizer
+
+
 def check_tokenizer(tokenizer: object, model: PreTrainedModel) -> None:
     """Raises `ModelError` unless it makes the model's inputs: a tokenizer, or an image processor in its place."""
     if model.main_input_name == "pixel_values":

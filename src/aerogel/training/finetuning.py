@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
-from aerogel.models.tokenizer import check_tokenizer
+from aerogel.models.tokenizer import check_tokenizer, padding_right
 from aerogel.pruning import Calibration, RoundedValues
 from aerogel.pruning.blocks import check_blocks
 from aerogel.tasks import InputSettings, Task, TaskData, TaskSource, load_for
@@ -81,6 +81,7 @@ def finetune(
     """
     optional = (config, TrainingConfig), (sparsity, GradualPruning), (distillation, DistillationConfig)
     _check_types(model, tokenizer, *optional, (teacher, PreTrainedModel))
+    tokenizer = padding_right(tokenizer)
     data = load_for(model, data).divided()
     data.task.check_head(model, "load the model with it, aerogel.load(name, data.task.head)")
     config = config or TrainingConfig()
