@@ -288,6 +288,13 @@ def test_sensitivity_as_json_and_chart(tmp_path: Path, story: Path, capsys: pyte
     assert "<svg" in (look / "sensitivity.svg").read_text()
 
 
+def test_sensitivity_on_a_few_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("text,label\n" + "".join(f"The ship number {row} sailed.,{row % 2}\n" for row in range(40)))
+    assert aerogel("inspect", "tiny-bert", "--sensitivity", few, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sensitivity"]["layers"]
+
+
 def test_bench_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--batch-size", 2, "--sequence-length", 8, "--rounds", 3, "--training-steps", 1)
     assert aerogel("bench", "tiny-bert", "tiny-gpt2", *small, "--json") == 0
@@ -343,6 +350,7 @@ BAD = [
     (["finetune", "tiny-bert", "--task", "sst2", "--output", "OUT"], "movie-reviews"),
     (["finetune", "tiny-bert", "--task", "moods", "--data", "nowhere", "--output", "OUT"], "nowhere"),
     (["finetune", "tiny-bert", "--task", "nowhere.tsv", "--output", "OUT"], "nowhere.tsv"),
+    (["finetune", "tiny-bert", "--task", "sentence_embed:x.tsv", "--output", "OUT"], "sentence_embedding"),
     (["finetune", "tiny-bert", "--task", "movie-reviews", "--score", "obs", "--output", "OUT"], "sparsity"),
     (["finetune", "tiny-bert", "--task", "movie-reviews", "--sparsity", "1", "--output", "OUT"], "sparsity 1 "),
     (["evaluate", "tiny-bert", "--tasks", "movie-reviews"], "fine-tune"),

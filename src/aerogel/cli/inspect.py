@@ -1,7 +1,7 @@
 """`aerogel inspect`."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -60,7 +60,7 @@ def inspect(
         report = inspect_model(loaded, model, ("blocks", *include))
         packed, parts = packed_types(loaded), None
         if text:
-            calibration = read_calibration(text, load_tokenizer(model), data, samples=16)
+            calibration = replace(read_calibration(text, load_tokenizer(model), data, samples=16), at_most=True)
             parts = sensitivity(loaded, calibration, model, method)
         if output:
             with files.new_folder(output) as folder:

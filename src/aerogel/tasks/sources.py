@@ -58,6 +58,9 @@ def check_task(source: str | os.PathLike[str], data: str | os.PathLike[str] | No
     path = Path(name)
     if path.is_file() and path.suffix not in FORMATS:
         raise DataError(f"{name}: expected a file {_either(FORMATS)}")
+    before, colon, _ = name.partition(":")
+    if colon and "/" not in before and not path.exists():
+        raise DataError(unknown_name("kind of task", before, names("aerogel.tasks.kinds")))
     if path.suffix in FORMATS and not path.is_file():
         raise DataError(f"{name}: no such file")
     if path.exists():
@@ -66,8 +69,6 @@ def check_task(source: str | os.PathLike[str], data: str | os.PathLike[str] | No
         return Location(name, kind, None)
     if "/" in name:
         raise DataError(f"{name}: no such file or folder")
-    if ":" in name:
-        raise DataError(unknown_name("kind of task", name.split(":")[0], names("aerogel.tasks.kinds")))
     known = [*TASKS, *(entry.name for entry in Path(folder).iterdir() if entry.is_dir())] if folder else TASKS
     raise DataError(
         f"{unknown_name('task', name, known)}; a user's own data is a file {_either(FORMATS)}, a folder, or user/name "
