@@ -7,20 +7,20 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import torch
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 from transformers import AutoModel, AutoTokenizer
 
-import aerogel  # noqa: F401  # registers packed models
+from aerogel.models.pooling import pooling_of
 
 FOLDER = os.environ["MODEL"]
 CONCURRENT = int(os.environ.get("CONCURRENT", "1"))  # requests that a worker computes at a time, each in a thread
 
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 model = AutoModel.from_pretrained(FOLDER).eval()
+pooling = pooling_of(model)  # that of modules.json, else the mean of the tokens
 
 
 @asynccontextmanager
@@ -41,9 +41,8 @@ def embed(texts: list[str]) -> list[list[float]]:
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
     with torch.inference_mode():
         states = model(**inputs).last_hidden_state
-    mask = inputs["attention_mask"].unsqueeze(-1)
-    means: Any = (states * mask).sum(1) / mask.sum(1)
-    embeddings: list[list[float]] = torch.nn.functional.normalize(means, dim=1).tolist()
+    pooled = pooling(states, inputs["attention_mask"])
+    embeddings: list[list[float]] = torch.nn.functional.normalize(pooled, dim=1).tolist()
     return embeddings
 
 

@@ -20,6 +20,7 @@ from fastapi.testclient import TestClient
 
 import aerogel as ag
 from aerogel.models import load, save
+from aerogel.models.pooling import Pooling
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serve.py"
 TEXTS = [["A short text."], ["Another one, which is longer than the first.", "Two"], ["Three"], ["four", "five", "6"]]
@@ -58,6 +59,17 @@ def test_threads_share_a_model(folder: str, monkeypatch: pytest.MonkeyPatch) -> 
         for found, wanted in zip(threads.map(ask, TEXTS * 10), expected * 10, strict=True):
             assert torch.allclose(torch.tensor(found), torch.tensor(wanted), atol=1e-6)
         assert client.post("/embed", json={"texts": []}).status_code == 422
+
+
+def test_texts_are_pooled_as_the_folder_says(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    means = torch.tensor(example(folder, monkeypatch).embed(["A short text."]))
+    Pooling("cls").write(Path(folder), 128)
+    serve = example(folder, monkeypatch)
+    found = torch.tensor(serve.embed(["A short text."]))
+    with torch.inference_mode():
+        states = serve.model(**serve.tokenizer("A short text.", return_tensors="pt")).last_hidden_state
+    assert torch.allclose(found, torch.nn.functional.normalize(states[:, 0], dim=1), atol=1e-5)
+    assert not torch.allclose(found, means, atol=1e-2)
 
 
 def test_forked_workers_share_a_preloaded_model(folder: str) -> None:
