@@ -114,6 +114,20 @@ def test_predicted_numbers_have_no_agreement(changed: Callable[..., Path]) -> No
     assert {row.agreement for row in collect(Store.open(changed(number))).scores} == {None}
 
 
+def test_names_without_the_prefix_of_the_report_are_of_its_layers(changed: Callable[..., Path]) -> None:
+    def shorten(connection: sqlite3.Connection) -> None:
+        for key, text in connection.execute("select key, result from trials").fetchall():
+            outcome = json.loads(text)
+            if "score" in outcome["result"]:
+                layers = outcome["result"]["layers"]
+                outcome["result"]["layers"] = {name.split(".", 1)[1]: share for name, share in layers.items()}
+                connection.execute("update trials set result = ? where key = ?", [json.dumps(outcome), key])
+
+    findings = collect(Store.open(changed(shorten)))
+    for row in findings.realised:
+        assert list(row.layers) == [layer.name for layer in findings.weights[row.model].layers]
+
+
 def test_a_head_that_one_task_alone_has_is_among_its_layers(changed: Callable[..., Path]) -> None:
     def add(connection: sqlite3.Connection) -> None:
         connection.execute(

@@ -123,6 +123,7 @@ def test_no_table_of_scores_holds_two_kinds_of_perplexity(findings: Findings) ->
 def test_realised_sparsity_has_every_layer_and_sparsity(findings: Findings) -> None:
     [table] = tables.realised(findings)
     rows = {(row["model"], row["weights"]): row for row in parsed(table)}
+    assert len(rows) == len(parsed(table))
     for realised in findings.realised:
         if realised.sparsity:
             shares = {"prunable": realised.prunable, "all": realised.whole, **realised.layers}

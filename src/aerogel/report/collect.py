@@ -211,16 +211,24 @@ def _mean_layers(runs: list[Run], report: WeightReport | None) -> dict[str, floa
 
 
 def _by_layer(matrices: dict[str, float], report: WeightReport) -> dict[str, float]:
-    """The share of zeros of each layer, from those of its matrices; with a head, a model's names may have a prefix."""
+    """The share of zeros of each layer, from those of its matrices.
+
+    With a head a model's names may have a prefix: those of the scored model, or those of the report.
+    """
     sizes = {matrix.name: matrix.count for matrix in report.matrices}
     zeros: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     for name, sparsity in matrices.items():
-        layer = next((layer.name for layer in report.layers if f".{layer.name}." in f".{name}."), name)
-        size = next((size for known, size in sizes.items() if f".{name}".endswith(f".{known}")), 1)
+        known = next((known for known in sizes if _same_matrix(name, known)), name)
+        layer = next((layer.name for layer in report.layers if f".{layer.name}." in f".{known}."), known)
+        size = sizes.get(known, 1)
         zeros[layer] += size * sparsity
         counts[layer] += size
     return {layer: zeros[layer] / counts[layer] for layer in zeros}
+
+
+def _same_matrix(name: str, other: str) -> bool:
+    return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
 
 
 def _machines(outcomes: Iterable[Outcome]) -> list[tuple[Machine, int]]:

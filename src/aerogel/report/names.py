@@ -5,6 +5,13 @@ from aerogel.study.variant import Variant
 
 METRIC_NAMES = {
     "f1": "F1",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "subset_accuracy": "subset accuracy",
+    "cosine_spearman": "Spearman correlation of cosines",
+    "cosine_pearson": "Pearson correlation of cosines",
+    "ndcg_at_10": "nDCG@10",
+    "recall_at_10": "recall@10",
     "combined": "combined score",
     "squad_f1": "F1 of words",
     "exact_match": "exact match",

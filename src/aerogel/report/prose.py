@@ -8,6 +8,7 @@ from aerogel.report.names import metric_name
 from aerogel.report.verdicts import TOLERANCE, Verdict, loss
 from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED
 from aerogel.tasks import METRICS
+from aerogel.tasks.metrics import perplexity
 
 
 def remarks(verdict: Verdict, wanted_seeds: int) -> str:
@@ -83,4 +84,6 @@ def _worse(share: float) -> str:
 def direction(metric: str) -> str:
     if METRICS[metric].higher_is_better:
         return "higher is better"
-    return "lower is better; counted in the model's own tokens, so do not compare models"
+    if METRICS[metric].function is perplexity:
+        return "lower is better; counted in the model's own tokens, so do not compare models"
+    return "lower is better"

@@ -206,7 +206,7 @@ def rounded(findings: Findings) -> list[Table]:
 def realised(findings: Findings) -> list[Table]:
     """A row for each model, variant and layer, a column for each sparsity."""
     series: dict[tuple[str, Variant], dict[float, Realised]] = defaultdict(dict)
-    for row in _in_order(findings, findings.realised):
+    for row in _in_order(findings, [row for row in findings.realised if row.sparsity]):
         series[row.model, row.variant][row.sparsity] = row
     items = [
         (rows, layer)
