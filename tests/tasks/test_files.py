@@ -92,6 +92,15 @@ def test_long_and_quoted_fields_of_a_csv(tmp_path: Path) -> None:
     assert csv.field_size_limit() == limit
 
 
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_empty_lines_are_left_out(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / ("a.csv" if separator == "," else "a.tsv")
+    path.write_text("\n\ntext,label\n\na,b\n\n".replace(",", separator))
+    rows = read_file(path)
+    assert list(rows) == [{"text": "a", "label": "b"}]
+    assert "line 5" in str(rows.error(0, "odd"))
+
+
 def test_quotation_marks_of_a_tsv_are_plain_characters(tmp_path: Path) -> None:
     rows = read_file(write(tmp_path / "a.tsv", 'text\tlabel\n"open\t1\n"closed"\t0\n'))
     assert [row["text"] for row in rows] == ['"open', '"closed"']

@@ -144,6 +144,33 @@ def test_columns_of_no_kind_are_refused_with_those_of_the_kinds(tmp_path: Path) 
         assert part in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([{"question": "q", "context": "a b", "answers": "c"}], "row 1, column answers: .*'c'"),
+        ([{"tokens": ["a", "b"], "tags": ["O", "B-x"]}, {"tokens": ["a"], "tags": []}], "row 2, column tags"),
+        ([{"source": "a", "target": "b"}, {"source": "c", "target": None}], "row 2, column target"),
+        ([{"image": "no.png", "label": 1}, {"image": "no.png", "label": 2}], r"row 1, column image: .*no\.png"),
+        ([{"text": "a", "score": 0.5}, {"text": "b", "score": 1}, {"text": "c", "score": "x"}], "row 3, column score"),
+        ([{"text": "a", "score": 0.5}, {"text": "b", "score": 1}, {"text": "c"}], "row 3, column score"),
+    ],
+)
+def test_values_that_do_not_fit_the_kind_of_the_columns_are_refused(rows: list[dict[str, Any]], named: str) -> None:
+    with pytest.raises(DataError, match=f"data in memory, {named}"):
+        load_task(rows)
+
+
+def test_a_value_that_is_the_same_everywhere_is_refused() -> None:
+    for kind in ("sentence_regression", "sentence_embedding"):
+        with pytest.raises(DataError, match=r"0\.5"):
+            load_task([{"sentence1": text, "sentence2": "b", "score": 0.5} for text in "acd"], kind=kind)
+
+
+def test_two_roles_with_one_column_are_refused() -> None:
+    with pytest.raises(DataError, match="text and label"):
+        load_task([{"text": "a"}, {"text": "b"}], columns={"text": "text", "label": "text"})
+
+
 def test_data_is_read_for_the_head_of_a_model() -> None:
     model, _ = load("tiny-gpt2")
     rows = [{"text": text, "label": label} for text, label in sentences(60)]

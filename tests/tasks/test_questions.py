@@ -30,6 +30,8 @@ def rows(answers: Any, question: Any = "Which colour?", context: Any = CONTEXT) 
         ({"text": ["boat"]}, [("boat", 8)]),
         ([{"text": "red", "answer_start": 17}, {"text": "blue", "answer_start": 43}], [("red", 17), ("blue", 43)]),
         ("blue", [("blue", 43)]),
+        ('{"text": ["red"], "answer_start": [17]}', [("red", 17)]),
+        ('["red", "blue"]', [("red", 17), ("blue", 43)]),
         (["red", "blue"], [("red", 17), ("blue", 43)]),
         ({"text": [" red"], "answer_start": [16]}, [("red", 17)]),
         *((nothing, []) for nothing in (None, "", [], float("nan"), {"text": [], "answer_start": []})),
@@ -42,6 +44,12 @@ def test_answers_have_several_forms(answers: Any, expected: list[tuple[str, int]
     assert question == Question("Which colour?", CONTEXT, tuple(expected))
     assert all(type(start) is int for _, start in question.answers)
     assert question.normalized_answers == (tuple(text for text, _ in expected) or ("",))
+
+
+@pytest.mark.parametrize("start", [16, "16", 16.0])
+def test_where_an_answer_starts_may_be_a_column(start: Any) -> None:
+    values = {"question": "Which?", "context": "red or black or red", "answers": "red", "answer_start": start}
+    assert read_question(Rows(tuple(values), [values], "colours.csv"), 0).answers == (("red", 16),)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
@@ -117,7 +118,7 @@ def test_a_text_is_a_text(text: Any) -> None:
         load_task([{"review": "a", "label": 0}, {"review": text, "label": 1}])
 
 
-@pytest.mark.parametrize("label", [None, float("nan"), "", " ", ["a"], {"name": "a"}])
+@pytest.mark.parametrize("label", [None, float("nan"), "", " ", ["a"], {"name": "a"}, np.arange(2)])
 def test_a_label_is_a_name_or_a_number(label: Any) -> None:
     with pytest.raises(DataError, match="data in memory, row 3, column label"):
         load_task([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}, {"text": "c", "label": label}])

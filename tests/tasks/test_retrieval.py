@@ -52,6 +52,11 @@ def test_equal_texts_count_once_and_any_pair_of_a_query_is_right() -> None:
     assert found.found[:3].tolist() == [0, 1, 0], "x is paired with a as well"
 
 
+def test_a_single_text_is_as_uniform_as_equal_ones() -> None:
+    kernels = Retrieval.of([("a",)], unit(1, 1, 5)).kernels
+    assert METRICS["uniformity"].function(kernels, np.ones(1)) == 0
+
+
 def test_texts_alone_are_searched_among_the_others() -> None:
     texts = [("a",), ("b",), ("a",), ("c",)]
     embeddings = unit(4, 1, 5)

@@ -21,6 +21,7 @@ ROLES = (
         (["label", "text"], {}, {"text": "text", "label": "label"}),
         (["Stars", "id", "REVIEW"], {}, {"text": "REVIEW", "label": "Stars"}),
         (["review", "sentence", "stars"], {}, {"text": "sentence", "label": "stars"}),
+        (["text", " Label "], {}, {"text": "text", "label": " Label "}),
         (["sentence2", "sentence", "label"], {}, {"text": "sentence", "text_pair": "sentence2", "label": "label"}),
         (["a", "b", "text"], {"text": "a", "label": "b"}, {"text": "a", "label": "b"}),
         (["text", "label", "stars"], {"label": "stars"}, {"text": "text", "label": "stars"}),
@@ -43,6 +44,7 @@ def test_the_order_of_the_columns_does_not_matter(columns: list[str]) -> None:
         (["text", "strs"], {}, ["did you mean strs", "label", "--columns label="]),
         (["text", "label"], {"txt": "text"}, ["'txt'", "did you mean text"]),
         (["text", "label"], {"text": "txet"}, ["'txet'", "did you mean text"]),
+        (["text", "label"], {"text": "text", "label": "text"}, ["own.csv", "'text'", "text and label"]),
     ],
 )
 def test_wrong_columns_are_refused_with_the_nearest(columns: list[str], chosen: Any, named: list[str]) -> None:

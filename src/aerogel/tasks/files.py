@@ -118,9 +118,9 @@ def _long_fields() -> Iterator[None]:
 
 def _rows_under_header(path: Path, records: Iterator[tuple[int, list[str]]], separators: str) -> Rows:
     """Rows of fields; empty lines are left out. Raises `DataError` for a row with more or fewer fields than columns."""
-    _, header = next(records)
+    line, header = next((record for record in records if record[1] != [""]), (1, [""]))
     if repeated := [name for index, name in enumerate(header) if name in header[:index]]:
-        raise DataError(f"{path}, line 1: two columns have the name {excerpt(repeated[0])}")
+        raise DataError(f"{path}, line {line}: two columns have the name {excerpt(repeated[0])}")
     values, numbers = [], []
     for number, fields in records:
         if fields == [""]:

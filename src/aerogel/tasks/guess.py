@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from aerogel.errors import DataError, expect, nearest, unknown_name
 from aerogel.tasks.kind import Task, TaskKind, all_kinds
-from aerogel.tasks.rows import Rows, match_columns
+from aerogel.tasks.rows import Rows, check_given, match_columns
 from aerogel.tasks.table import GUESSED_KINDS
 
 Columns = Mapping[str, str]
@@ -22,16 +23,15 @@ def checked_kind(kind: str) -> str:
 
 
 def guessed_kind(rows: Rows, given: Columns) -> str:
-    """The first of the `GUESSED_KINDS` that the data fits. Raises `DataError`."""
-    if kind := next(_fitting_kinds(rows, given), None):
+    """The first of the `GUESSED_KINDS` that the data fits, else the first whose columns it has. Raises `DataError`.
+
+    Reading the data as the second says which of its values is wrong.
+    """
+    if kind := next(_fitting_kinds(rows, given), None) or next(_matching_kinds(rows, given), (None,))[0]:
         return kind.name
     kinds = [all_kinds()[name] for name in GUESSED_KINDS]
     roles = list(dict.fromkeys(role.name for kind in kinds for role in kind.roles))
-    for role, column in given.items():
-        if role not in roles:
-            raise DataError(unknown_name("column role", role, roles))
-        if column not in rows.columns:
-            raise DataError(f"{rows.source}: {unknown_name('column', column, rows.columns)}")
+    check_given(given, roles, rows.columns, rows.source)
     known = [name for kind in kinds for role in kind.roles for name in (role.name, *role.names)]
     hints = [
         f"{column}: {hint}"
@@ -64,11 +64,12 @@ def role_columns(task: Task, rows: Rows, given: Columns) -> dict[str, str]:
 
 def _fitting_kinds(rows: Rows, given: Columns) -> Iterator[TaskKind]:
     """The guessed kinds whose columns the data has, and which can be of its values."""
+    return (kind for kind, columns in _matching_kinds(rows, given) if kind.fits(rows.renamed(columns)))
+
+
+def _matching_kinds(rows: Rows, given: Columns) -> Iterator[tuple[TaskKind, Columns]]:
+    """The guessed kinds whose columns the data has, and the column of each role."""
     for name in GUESSED_KINDS:
         kind = all_kinds()[name]
-        try:
-            columns = match_columns(kind.roles, rows.columns, given, rows.source)
-        except DataError:
-            continue
-        if kind.fits(rows.renamed(columns)):
-            yield kind
+        with suppress(DataError):
+            yield kind, match_columns(kind.roles, rows.columns, given, rows.source)

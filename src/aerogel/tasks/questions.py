@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from aerogel.errors import excerpt
 from aerogel.tasks.metrics import normalized_answer
-from aerogel.tasks.read import text_of
+from aerogel.tasks.read import from_json, label_name, number_of, text_of
 from aerogel.tasks.rows import Rows
 
 
@@ -41,36 +42,58 @@ class Questions:
 
 
 def read_question(rows: Rows, row: int) -> Question:
-    """The question of a row. Raises `DataError`, also for an answer that is not where it should be in the context."""
+    """The question of a row. Raises `DataError`, also for an answer that is not where it should be in the context.
+
+    The character at which an answer starts is in `answers`, as SQuAD has it, or in the column `answer_start`.
+    """
     question, context = (text_of(rows, row, column) for column in ("question", "context"))
     for column, text in (("question", question), ("context", context)):
         if not text.strip():
             raise rows.error(row, "expected text, found none", column)
     try:
-        given = [(text, start) for text, start in given_answers(rows[row]["answers"]) if str(text).strip()]
-        answers = tuple(_located(text, start, context) for text, start in given)
+        answers = rows[row]["answers"]
+        if "answer_start" in rows.columns and not isinstance(answers, Mapping):
+            answers = {"text": answers, "answer_start": _start(rows[row]["answer_start"])}
+        given = [(text, start) for text, start in given_answers(answers) if text is not None and str(text).strip()]
+        located = tuple(_located(text, start, context) for text, start in given)
     except ValueError as error:
         raise rows.error(row, error, "answers") from error
-    return Question(question, context, answers)
+    return Question(question, context, located)
 
 
 def given_answers(value: Any) -> Iterator[tuple[Any, Any]]:
     """Texts and where they start, `None` if unknown, from SQuAD's dictionary, a list of them, texts, or nothing."""
+    value = _parsed(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas has NaN for nothing
         return
-    if isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, list | tuple):
         for part in value:
             yield from given_answers(part)
     elif isinstance(value, Mapping) and "text" in value:
         texts, starts = (
-            part if isinstance(part, list | tuple | np.ndarray) else [part]
-            for part in (value["text"], value.get("answer_start"))
+            part if isinstance(part, list | tuple) else [part]
+            for part in (_parsed(value["text"]), _parsed(value.get("answer_start")))
         )
         if "answer_start" not in value:
             starts = [None] * len(texts)
         yield from zip(texts, starts, strict=True) if len(texts) == len(starts) else [(value, None)]
     else:
         yield value, None
+
+
+def _parsed(value: Any) -> Any:
+    """As `from_json`, except for an answer that begins with a bracket."""
+    with suppress(ValueError):
+        return from_json(value)
+    return value
+
+
+def _start(value: Any) -> Any:
+    """Where an answer starts, in a column of texts, or of floats if some rows have none."""
+    if not label_name(value):
+        return None
+    number = number_of(value)
+    return int(number) if number.is_integer() else value
 
 
 def _located(text: Any, start: Any, context: str) -> tuple[str, int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from aerogel.errors import DataError, excerpt, expect
@@ -71,6 +73,22 @@ def text_of(rows: Rows, row: int, column: str) -> str:
     return value
 
 
+def from_json(value: Any) -> Any:
+    """A list or a mapping, which a file of texts holds as JSON, and an array as a list; other values as they are.
+
+    Raises `ValueError` for a text that begins like one and is not JSON.
+
+    >>> from_json('["O", "B-person"]'), from_json("O B-person")
+    (['O', 'B-person'], 'O B-person')
+    """
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON: {excerpt(value)}") from error
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def read_examples(rows: Rows, columns: tuple[str, ...], label: Callable[[Any], Label]) -> Examples:
     """The rows as examples; `label` reads a label or raises `ValueError` with what is wrong."""
     examples = Examples([], [])
@@ -87,7 +105,7 @@ def labels_of(rows: Rows) -> tuple[str, ...]:
     """The names of the labels in a user's own data. Raises `DataError` for a row without one, and as `in_order`."""
     names = set()
     for number, row in enumerate(rows):
-        if isinstance(row["label"], list | dict):
+        if not isinstance(row["label"], str | Real | None):
             raise rows.error(number, f"expected one label, found {excerpt(row['label'])}", "label")
         name = label_name(row["label"])
         if not name:
@@ -121,6 +139,13 @@ def check_classes(numbers: Sequence[Label], labels: Sequence[str], source: str) 
     if not others and isinstance(first, int):
         label = excerpt(labels[first])
         raise DataError(f"{source}: all rows have the label {label}; expected at least two labels to train on")
+
+
+def check_values(values: Sequence[Any], source: str) -> None:
+    """Raises `DataError` if all values to predict are the same: no correlation with them is defined."""
+    first, *others = set(map(number_of, values))
+    if not others and math.isfinite(first):
+        raise DataError(f"{source}: all rows have the value {excerpt(values[0])}; expected at least two different ones")
 
 
 def label_name(value: Any) -> str:

@@ -85,4 +85,6 @@ def _search(queries: np.ndarray, candidates: np.ndarray, left_out: np.ndarray | 
             cosines[torch.arange(len(cosines)), torch.from_numpy(left_out[chunk])] = -torch.inf
         nearest.append(cosines.topk(min(RANKS, count)).indices)
         kernels.append((4 * cosines - 4).exp().sum(1) / count)  # ‖a − b‖² = 2 − 2 cos
+    if left_out is not None and len(candidates) == 1:  # a text alone covers no more of the sphere than equal ones
+        kernels = [torch.ones(len(queries))]
     return torch.cat(nearest).numpy(), torch.cat(kernels).double().numpy()

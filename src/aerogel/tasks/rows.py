@@ -79,25 +79,32 @@ class Role:
     optional: bool = False
 
 
+def check_given(given: Mapping[str, str], roles: Sequence[str], columns: Sequence[str], source: str) -> None:
+    """Raises `DataError` for a role or a column that does not exist, and for two roles with one column."""
+    for role, column in given.items():
+        if role not in roles:
+            raise DataError(unknown_name("column role", role, roles))
+        if column not in columns:
+            raise DataError(f"{source}: {unknown_name('column', column, columns)}")
+        if len(same := [name for name in given if given[name] == column]) > 1:
+            raise DataError(f"{source}: expected a column for each role, found {column!r} for {' and '.join(same)}")
+
+
 def match_columns(
     roles: Sequence[Role], columns: Sequence[str], given: Mapping[str, str] | None = None, source: str = "the data"
 ) -> dict[str, str]:
     """The column of each role: the one `given` for it, else the first whose name is usual for it.
 
-    Raises `DataError` for a given role or column that does not exist, and for a required role without a column.
+    Raises `DataError` as `check_given`, and for a required role without a column.
 
     >>> match_columns([Role("text", ("text", "sentence")), Role("label", ("label",))], ["id", "Sentence", "label"])
     {'text': 'Sentence', 'label': 'label'}
     """
     given = given or {}
-    for name, column in given.items():
-        if name not in (role.name for role in roles):
-            raise DataError(unknown_name("column role", name, [role.name for role in roles]))
-        if column not in columns:
-            raise DataError(f"{source}: {unknown_name('column', column, columns)}")
+    check_given(given, [role.name for role in roles], columns, source)
     found = dict(given)
     for role in roles:
-        free = {column.lower(): column for column in reversed(columns) if column not in found.values()}
+        free = {column.strip().lower(): column for column in reversed(columns) if column not in found.values()}
         usual = next((free[name] for name in (role.name, *role.names) if name in free), None)
         if role.name not in found and usual is not None:
             found[role.name] = usual

@@ -130,6 +130,12 @@ def test_wrong_rows_are_refused_with_their_place(row: dict[str, Any], wrong: lis
     assert all(part in str(error.value) for part in wrong)
 
 
+def test_an_empty_choice_is_refused() -> None:
+    row = {"premise": "p", "choice1": "a", "choice2": "b", "label": 1}
+    with pytest.raises(DataError, match="row 2, column choice2"):
+        read(row, row | {"choice2": " "})
+
+
 def test_rows_without_choices_are_refused() -> None:
     row = {"text": "q", "label": 1}
     assert not KIND.fits(rows_of(row))

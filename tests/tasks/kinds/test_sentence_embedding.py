@@ -88,6 +88,7 @@ def test_a_text_file_has_a_text_a_line() -> None:
         ({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [1, "much"]}, "row 2, column score.*much"),
         ({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [1, None]}, "row 2, column score"),
         ({"text": ["a", "b"], "negative": ["c", "d"]}, "text_pair"),
+        ({"text": [" \n "]}, "row 1, column text"),
         ({"sentence1": ["a", "b"], "sentence2": ["c", 4]}, "row 2, column sentence2"),
     ],
 )

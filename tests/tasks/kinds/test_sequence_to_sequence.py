@@ -69,6 +69,10 @@ class TestRead:
         with pytest.raises(DataError, match=r"row 2.*fr.*17"):
             KIND.read(Task("own", KIND.name), {"train": rows_of("en", "fr", ("a", "b"), ("c", 17))})
 
+    def test_targets_that_are_all_empty_are_refused(self) -> None:
+        with pytest.raises(DataError, match="targets"):
+            KIND.read(Task("own", KIND.name), {"train": rows_of("en", "fr", ("a", ""), ("b", " "))})
+
     def test_classes_and_numbers_are_not_targets(self) -> None:
         assert KIND.fits(rows_of("document", "target", ("a", "x y"), ("b", "y z"), ("c", "x y")))
         assert not KIND.fits(rows_of("document", "target", *(("a", "spam"), ("b", "ham")) * 3))

@@ -88,10 +88,15 @@ def test_a_file_becomes_a_task(data: TaskData) -> None:
 def test_tags_are_names_numbers_or_a_text() -> None:
     expected = read((["a", "b", "c"], ["O", "B-x", "O"]))
     assert read(("a b  c", "O B-x O")) == expected
+    assert read(('["a", "b", "c"]', '["O", "B-x", "O"]')) == expected
     assert read((np.array(["a", "b", "c"]), np.array(["O", "B-x", "O"]))) == expected
     assert read((["a", "b", "c"], [0, 1, 0]), labels=("O", "B-x"))[1] == expected[1]
     task, content = read((["a", "b"], [10, 2]), (["c"], [2]))
     assert (task.labels, task.metrics, content["train"].tags) == (("2", "10"), ("accuracy",), [[1, 0], [0]])
+
+
+def test_a_text_of_words_may_begin_with_a_bracket() -> None:
+    assert read(("[ 1 ]", "O B-x O"))[1]["train"].words == [["[", "1", "]"]]
 
 
 def test_a_data_set_declares_its_tags() -> None:
@@ -130,6 +135,8 @@ def test_other_tags_have_an_accuracy_alone() -> None:
     [
         ([(["a", "b"], ["O", "B-x"]), (["a", "b"], ["O"])], ["line 2", "ner_tags", "1 tag", "2 tokens"]),
         ([(["a"], ["B-x"]), (["a", "b"], ["O", "B_x"])], ["line 2", "ner_tags", "B_x"]),
+        ([("['a', 'b']", "['B-x', 'O']")], ["line 1", "ner_tags", "'B-x'"]),
+        ([(["a", "b"], ["B-x", -100])], ["line 1", "ner_tags", "-100"]),
         ([(["a", "b"], ["B-x", "I-"])], ["line 1", "ner_tags", "I-"]),
         ([(["a", "b"], ["B-x", "NOUN"])], ["line 1", "ner_tags", "NOUN"]),
         ([(["a", "b"], ["B-x", 3])], ["line 1", "ner_tags", "3"]),

@@ -1,9 +1,9 @@
 """Several labels, or none, for a sentence or a pair of sentences."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -12,7 +12,7 @@ from aerogel.tasks.kind import SEVERAL_LABELS, Task
 from aerogel.tasks.kinds.sentence_classification import SentenceClassification
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.predictions import Answers, Batch, Inputs, Predictions, Score
-from aerogel.tasks.read import class_number, in_order, label_name
+from aerogel.tasks.read import class_number, from_json, in_order, label_name
 from aerogel.tasks.rows import Rows
 
 YES_OR_NO = {"0", "1"}, {"False", "True"}
@@ -30,7 +30,7 @@ class MultiLabel(SentenceClassification):
 
     def fits(self, rows: Rows) -> bool:
         """Whether all labels are lists or nothing, and at least one is a list."""
-        values = [_plain(row["label"]) for row in rows]
+        values = [row["label"] for row in rows]
         return any(map(_is_list, values)) and all(_is_list(value) or not label_name(value) for value in values)
 
     def with_labels(self, task: Task, rows: Rows) -> Task:
@@ -68,22 +68,15 @@ class MultiLabel(SentenceClassification):
         return replace(score, metrics=metrics, counts={"examples": len(inputs.rows)}, baselines={})
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value  # an array
-
-
 def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple) or (isinstance(value, str) and value.lstrip().startswith("["))
+    return isinstance(value, list | tuple | np.ndarray) or (isinstance(value, str) and value.lstrip().startswith("["))
 
 
 def _names(value: Any) -> list[str]:
     """The labels of a row. Raises `ValueError`."""
-    value = _plain(value)
-    if _is_list(value):
-        try:
-            values = json.loads(value) if isinstance(value, str) else value
-        except ValueError as error:
-            raise ValueError(f"not a JSON list: {excerpt(value)}") from error
+    value = from_json(value)
+    if isinstance(value, list | tuple):
+        values = value
     elif isinstance(value, str):
         values = value.split(",") if value.strip() else []
     elif label_name(value):

@@ -1,6 +1,5 @@
 """Choosing the right one of several texts: endings of a sentence, answers to a question."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from string import ascii_uppercase
@@ -13,7 +12,7 @@ from aerogel.tasks.encode import encode_examples
 from aerogel.tasks.kind import Task
 from aerogel.tasks.kinds.sentence_classification import SentenceClassification
 from aerogel.tasks.predictions import Inputs, InputSettings
-from aerogel.tasks.read import Examples, label_name, text_of
+from aerogel.tasks.read import Examples, from_json, label_name, text_of
 from aerogel.tasks.rows import Role, Rows
 
 TEXT = Role("text", ("question", "premise", "context", "ctx", "sent1", "startphrase", "prompt", "goal", "sentence"))
@@ -44,7 +43,10 @@ class MultipleChoice(SentenceClassification):
         """Whether the rows have lists of choices, or at least two columns of them."""
         if "choices" not in rows.columns:
             return sum(column.startswith("choice") for column in rows.columns) > 1
-        return all(_is_list(_plain(row["choices"])) for row in rows)
+        try:
+            return all(_is_list(from_json(row["choices"])) for row in rows)
+        except ValueError:
+            return False
 
     def read(self, task: Task, splits: Mapping[str, Rows]) -> tuple[Task, dict[str, Examples]]:
         task = replace(task, metrics=task.metrics or ("accuracy",))
@@ -76,6 +78,9 @@ def _examples(rows: Rows) -> Examples:
             names, choices = _listed(rows, number)
         else:
             names, choices = (), [text_of(rows, number, column) for column in columns]
+            if not all(map(str.strip, choices)):
+                empty = next(column for column, choice in zip(columns, choices, strict=True) if not choice.strip())
+                raise rows.error(number, "the choice is empty; all rows need the same number of choices", empty)
         if examples.texts and len(choices) != len(examples.texts[0]) - 1:
             raise rows.error(
                 number, f"{len(choices)} choices, expected {len(examples.texts[0]) - 1} as in the first row", "choices"
@@ -87,27 +92,20 @@ def _examples(rows: Rows) -> Examples:
     return examples
 
 
-def _plain(value: Any) -> Any:
-    """Lists and mappings, also from JSON."""
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple) or (isinstance(value, Mapping) and {"text", "label"} <= value.keys())
 
 
 def _listed(rows: Rows, row: int) -> tuple[tuple[str, ...], list[str]]:
     """The names of the choices, if they have any, and their texts."""
-    value = _plain(rows[row]["choices"])
+    try:
+        value = from_json(rows[row]["choices"])
+    except ValueError as error:
+        raise rows.error(row, error, "choices") from error
     if not _is_list(value):
         raise rows.error(row, f"expected a list of choices, found {excerpt(value)}", "choices")
     is_named = isinstance(value, Mapping)
-    names, choices = (list(_plain(value[key])) for key in ("label", "text")) if is_named else ([], list(value))
+    names, choices = (list(from_json(value[key])) for key in ("label", "text")) if is_named else ([], list(value))
     if len(choices) < 2 or not all(isinstance(choice, str) for choice in choices):
         raise rows.error(row, f"expected two texts or more to choose from, found {excerpt(choices)}", "choices")
     if names and len(names) != len(choices):

@@ -54,6 +54,7 @@ class QuestionAnswering(TaskKind):
         Role("question", ("query",)),
         Role("context", ("passage", "paragraph", "document")),
         Role("answers", ("answer", "answer_text")),
+        Role("answer_start", ("answer_starts",), optional=True),
     )
 
     def fits(self, rows: Rows) -> bool:

@@ -23,7 +23,7 @@ from aerogel.tasks.kind import Task
 from aerogel.tasks.kinds.sentence_classification import SentenceClassification
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score, as_predictions
-from aerogel.tasks.read import Examples, number_of, text_of
+from aerogel.tasks.read import Examples, check_values, number_of, text_of
 from aerogel.tasks.retrieval import Retrieval
 from aerogel.tasks.rows import Role, Rows
 
@@ -103,9 +103,9 @@ class SentenceEmbedding(SentenceClassification):
     def loss(self, output: Any, batch: Batch, model: PreTrainedModel) -> Tensor:
         """Of pairs with scores CoSENT, of others the contrast with all other texts of the batch.
 
-        log(1 + Σ exp(20 · (cos_j − cos_i))) over all pairs i with a higher score than j (Li & Li 2023,
-        arXiv:2309.12871, equation 1), which depends on the order of the scores alone; or the cross-entropy of the text
-        that belongs to each, among those of all rows and the negatives (Henderson et al. 2017, arXiv:1705.00652,
+        log(1 + Σ exp(20 · (cos_j − cos_i))) over all pairs i with a higher score than j (as in Li & Li
+        2023, arXiv:2309.12871, section 3), which depends on the order of the scores alone; or the cross-entropy of the
+        text that belongs to each, among those of all rows and the negatives (Henderson et al. 2017, arXiv:1705.00652,
         section 4.4), with cosines times 20. Raises `DataError` for texts alone.
         """
         labels = batch["labels"]
@@ -163,7 +163,7 @@ class SentenceEmbedding(SentenceClassification):
         """The square distance of the embeddings, and the KL divergence of the similarities within the batch.
 
         Both are means over texts. The similarities of a text to the others are the softmax of cosines times 20.
-        (Reimers & Gurevych 2020, arXiv:2004.09813, equation 1; Fang et al. 2021, arXiv:2101.04731, equation 5.)
+        (Reimers & Gurevych 2020, arXiv:2004.09813; Fang et al. 2021, arXiv:2101.04731.)
         """
         _check_widths(student, teacher)
         distance = (student.logits - teacher.logits).square().sum(-1).mean()
@@ -203,7 +203,10 @@ def _read_examples(rows: Rows) -> Examples:
     if "negative" in columns and ("text_pair" not in columns or "label" in rows.columns):
         raise DataError(f"{rows.source}: negatives need the columns text and text_pair, without scores")
     if columns == ("text",) and len(rows) == 1:  # a text file
-        return _texts_alone([line.strip() for line in text_of(rows, 0, "text").splitlines() if line.strip()])
+        lines = [line.strip() for line in text_of(rows, 0, "text").splitlines() if line.strip()]
+        if not lines:
+            raise rows.error(0, "expected text, found none", "text")
+        return _texts_alone(lines)
     scored = "label" in rows.columns and "text_pair" in columns
     examples = Examples([], [])
     for number, row in enumerate(rows):
@@ -212,6 +215,8 @@ def _read_examples(rows: Rows) -> Examples:
             raise rows.error(number, f"score {excerpt(row['label'])} is not a number", "label")
         examples.texts.append(tuple(text_of(rows, number, column) for column in columns))
         examples.labels.append(score)
+    if scored and len(rows) > 1:
+        check_values(examples.labels, rows.source)
     return examples
 
 

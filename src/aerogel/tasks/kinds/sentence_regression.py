@@ -14,7 +14,7 @@ from aerogel.tasks.kind import Task
 from aerogel.tasks.kinds.sentence_classification import SentenceClassification
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.predictions import Answers, Inputs, Predictions, Score, as_predictions
-from aerogel.tasks.read import number_of
+from aerogel.tasks.read import check_values, number_of
 from aerogel.tasks.rows import Rows
 
 
@@ -25,17 +25,18 @@ class SentenceRegression(SentenceClassification):
     is_compared = False
 
     def fits(self, rows: Rows) -> bool:
-        """Whether all labels are numbers, some of them not whole."""
-        numbers = [number_of(row["label"]) for row in rows]
-        return all(map(math.isfinite, numbers)) and not all(map(float.is_integer, numbers))
+        """Whether most labels are numbers, some of them not whole: reading refuses the others by their lines."""
+        numbers = list(filter(math.isfinite, (number_of(row["label"]) for row in rows)))
+        return len(numbers) > len(rows) / 2 and not all(map(float.is_integer, numbers))
 
     def with_labels(self, task: Task, rows: Rows) -> Task:
+        check_values([row["label"] for row in rows], rows.source)
         return replace(task, labels=(rows.original["label"],), metrics=("correlation", "pearson", "spearman"))
 
     def label(self, task: Task, value: Any) -> float:
         if math.isfinite(number := number_of(value)):
             return number
-        raise ValueError(f"label {excerpt(value)} is not a number")
+        raise ValueError(f"label {excerpt(value)} is not a finite number")
 
     def predictions(self, answers: Answers) -> Predictions:
         values = answers.logits[:, 0].double()

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from aerogel.errors import AerogelWarning
+from aerogel.errors import AerogelWarning, DataError
 from aerogel.models import head_kind
 from aerogel.models.quiet import quiet_transformers
 from aerogel.tasks.encode import context_length, drawn_rows
@@ -110,7 +110,11 @@ class SequenceToSequence(TaskKind):
             column = next(iter(splits.values())).original.get("target", "target")
             is_summary = column.lower() in SUMMARIES
             task = replace(task, metrics=("rougeL", "rouge1", "rouge2") if is_summary else ("bleu", "chrf"))
-        return task, {split: _pairs(rows) for split, rows in splits.items()}
+        contents = {split: _pairs(rows) for split, rows in splits.items()}
+        for split, rows in splits.items():
+            if not any(map(str.strip, contents[split].targets)):
+                raise DataError(f"{rows.source}: all targets are empty; expected texts")
+        return task, contents
 
     def divide(self, content: TextPairs, source: str) -> dict[str, TextPairs]:
         """A fifth is held out by a hash of the source, so that the same row is always on the same side."""

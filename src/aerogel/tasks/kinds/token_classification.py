@@ -22,7 +22,7 @@ from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.noise import IGNORED
 from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score, most_likely
-from aerogel.tasks.read import check_limit, class_number, divided_rows, label_name
+from aerogel.tasks.read import check_limit, class_number, divided_rows, from_json, label_name
 from aerogel.tasks.rows import Role, Rows
 
 ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall", "accuracy")
@@ -54,7 +54,7 @@ class TokenClassification(TaskKind):
     A text longer than a model's input becomes several rows, which do not overlap, so that every word has its
     prediction. Tags in BIO (IOB1, IOB2) or BIOES (BILOU) mark entities, which are right if all their words and their
     type are; for other tags there is only the accuracy of the words. In a file of text columns, words and tags are
-    separated by spaces.
+    JSON lists, or are separated by spaces.
     """
 
     name = "token_classification"
@@ -226,12 +226,18 @@ def _read(rows: Rows, labels: tuple[str, ...]) -> TaggedTexts:
 
 
 def _items(rows: Rows, row: int, column: str) -> list[Any]:
-    """The words or tags of a row: a list, or a text with spaces between them. Raises `DataError`."""
+    """The words or tags of a row: a list, also as JSON, or a text with spaces between them. Raises `DataError`.
+
+    A text of words may begin with a bracket: it is JSON only if the tags are.
+    """
     value = rows[row][column]
+    try:
+        if column == "tags" or not isinstance(from_json(rows[row]["tags"]), str):
+            value = from_json(value)
+    except ValueError as error:
+        raise rows.error(row, error, column) from error
     if isinstance(value, str):
         return value.split()
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
     if not isinstance(value, list | tuple):
         raise rows.error(row, f"expected a list, found {excerpt(value)}", column)
     return list(value)
@@ -245,6 +251,10 @@ def _with_labels(task: Task, rows: Rows) -> Task:
             first_rows.setdefault(label_name(tag), row)
     if "" in first_rows:
         raise rows.error(first_rows[""], "a token has no tag", "tags")
+    if str(IGNORED) in first_rows:
+        raise rows.error(
+            first_rows[str(IGNORED)], f"expected the tags of words, found {IGNORED}, as pieces have", "tags"
+        )
     if not 2 <= len(first_rows) <= MOST_TAGS:
         shown = f", such as {excerpt(min(first_rows))}" if first_rows else ""
         raise DataError(f"{rows.source}: {len(first_rows)} different tags{shown}; expected 2 to {MOST_TAGS}")
