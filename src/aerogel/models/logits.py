@@ -55,7 +55,7 @@ def prediction_logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Te
         if _is_discriminator(model, batch, logits):
             logits, problem = logits[_positions(model, batch, logits)], "multi_label_classification"
         if problem == "multi_label_classification":
-            return torch.stack([torch.zeros_like(logits), logits], -1).view(-1, 2)
+            return two_class_logits(logits)
         return logits.reshape(-1, 1) if problem == "regression" else logits
     if "last_hidden_state" in fields:
         states = fields["last_hidden_state"]
@@ -68,6 +68,16 @@ def prediction_logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Te
         "measured on logits (batch, classes) or (batch, positions, classes), start_logits and end_logits, or "
         "last_hidden_state: use a method and an allocation that look at no predictions"
     )
+
+
+def two_class_logits(logits: Tensor) -> Tensor:
+    """A prediction of two classes, with the logits 0 and z, for each logit z of a label: (numbers, 2).
+
+    >>> two_class_logits(torch.tensor([[1.0, -2.0]]))
+    tensor([[ 0.,  1.],
+            [ 0., -2.]])
+    """
+    return torch.stack([torch.zeros_like(logits), logits], -1).view(-1, 2)
 
 
 def _positions(model: PreTrainedModel, batch: Mapping[str, Tensor], states: Tensor) -> Tensor:

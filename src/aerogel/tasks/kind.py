@@ -86,11 +86,8 @@ class Task:
             )
         found, needed = head_kind(model), self.kind.head
         if found != needed:
-            needs = (
-                "a model without a head"
-                if needed == "embedding"
-                else f"{'an' if needed[0] in 'aeiou' else 'a'} {needed} head"
-            )
+            article = "an" if needed[0] in "aeiou" else "a"
+            needs = "a model without a head" if needed == "embedding" else f"{article} {needed} head"
             has = {"embedding": "none", "other": "another"}.get(found, f"one for {found}")
             raise ModelError(f"task {self.name} needs {needs} and {type(model).__name__} has {has}: {advice}")
         for_several = model.config.problem_type == SEVERAL_LABELS

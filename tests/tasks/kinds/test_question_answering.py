@@ -22,12 +22,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aerogel.errors import DataError, ModelError
 from aerogel.evaluation import evaluate, score
 from aerogel.models import Head, load, prunable_weights, save
+from aerogel.models.logits import PADDING_LOGIT
 from aerogel.pruning import Calibration, PruneConfig, prune
 from aerogel.report import build_report
 from aerogel.study import parse_spec, run_study
 from aerogel.tasks import TASKS, InputSettings, TaskData, load_task
 from aerogel.tasks.kind import all_kinds
-from aerogel.tasks.kinds.question_answering import ANSWER_TOKENS, EXCLUDED, _best_span
+from aerogel.tasks.kinds.question_answering import ANSWER_TOKENS, _best_span
 from aerogel.tasks.predictions import Answers, Inputs, Predictions
 from aerogel.tasks.questions import Question, Questions
 from aerogel.tasks.rows import Rows, match_columns
@@ -224,7 +225,7 @@ def test_only_the_context_and_the_first_position_have_logits(name: str) -> None:
     for own, given_logits, row in zip(answers.logits, logits, [*inputs.rows, *inputs.rows], strict=True):
         allowed = [0, *range(*row["context"])]
         assert own[allowed].tolist() == given_logits[allowed].tolist()
-        assert (own == EXCLUDED).sum() == len(own) - len(set(allowed))
+        assert (own == PADDING_LOGIT).sum() == len(own) - len(set(allowed))
     expected = [cross_entropy(part, batch["labels"][:, side]) for side, part in enumerate(logits.chunk(2))]
     assert KIND.loss(output, batch, model).item() == pytest.approx(float(sum(expected)) / 2, rel=1e-5)
     assert torch.isfinite(

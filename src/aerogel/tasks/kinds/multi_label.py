@@ -8,6 +8,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from aerogel.errors import excerpt
+from aerogel.models.logits import two_class_logits
 from aerogel.tasks.kind import SEVERAL_LABELS, Task
 from aerogel.tasks.kinds.sentence_classification import SentenceClassification
 from aerogel.tasks.metrics import METRICS
@@ -56,9 +57,8 @@ class MultiLabel(SentenceClassification):
 
     def answers(self, output: Any, batch: Batch, model: PreTrainedModel) -> Answers:
         texts, labels = output.logits.shape
-        logits = torch.stack([torch.zeros_like(output.logits), output.logits], -1)
         rows = torch.arange(texts).repeat_interleave(labels)
-        return Answers(logits.flatten(0, 1), batch["labels"].flatten().long(), rows)
+        return Answers(two_class_logits(output.logits), batch["labels"].flatten().long(), rows)
 
     def score(self, task: Task, inputs: Inputs, predictions: Predictions, config: PretrainedConfig) -> Score:
         """Predictions and references are 0 or 1 for each label of the first text, then of the next."""

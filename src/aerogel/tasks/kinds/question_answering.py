@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.errors import DataError, ModelError
+from aerogel.models.logits import PADDING_LOGIT
 from aerogel.tasks.encode import context_length, drawn_rows
 from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS, normalized_answer
@@ -24,7 +25,6 @@ from aerogel.tasks.rows import Role, Rows
 
 ANSWER_TOKENS = 30  # of the longest predicted answer
 NO_ANSWER = 0  # the position that stands for it: of the first token, [CLS] where there is one
-EXCLUDED = -1e4  # the logit of a position that is neither in the context nor `NO_ANSWER`
 KEPT_CHARACTERS = 200  # of an answer in a score
 
 
@@ -118,7 +118,9 @@ class QuestionAnswering(TaskKind):
         positions = torch.arange(output.start_logits.shape[-1], device=output.start_logits.device)
         first, end = batch["context"][:, :, None].unbind(1)
         excluded = (positions != NO_ANSWER) & ((positions < first) | (positions >= end))
-        logits = torch.cat([part.masked_fill(excluded, EXCLUDED) for part in (output.start_logits, output.end_logits)])
+        logits = torch.cat(
+            [part.masked_fill(excluded, PADDING_LOGIT) for part in (output.start_logits, output.end_logits)]
+        )
         rows = torch.arange(len(first), device=positions.device)
         return Answers(logits, batch["labels"].T.flatten(), rows.repeat(2))
 
@@ -212,7 +214,7 @@ def _windows(
 
 
 def _shortened(text: str, tokenizer: PreTrainedTokenizerBase, most: int) -> str:
-    """The beginning of a text with at most so many tokens."""
+    """The beginning of a text, of at most `most` tokens."""
     plain = dict(add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
     while len(spans := tokenizer(text, **plain)["offset_mapping"]) > most:
         text = text[: min(spans[most - 1][1], len(text) - 1)]  # a part of a word can have more tokens than in the word

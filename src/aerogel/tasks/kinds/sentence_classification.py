@@ -1,8 +1,8 @@
 """Classes of sentences or of pairs of sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -11,7 +11,7 @@ from aerogel.tasks.augment import AugmentedExamples
 from aerogel.tasks.classification import Classification
 from aerogel.tasks.encode import drawn_rows, encode_examples
 from aerogel.tasks.kind import Task
-from aerogel.tasks.predictions import Inputs, InputSettings
+from aerogel.tasks.predictions import Batch, Inputs, InputSettings
 from aerogel.tasks.read import Examples, check_classes, divided_rows, read_examples
 from aerogel.tasks.rows import Role, Rows
 
@@ -45,12 +45,7 @@ class SentenceClassification(Classification):
     ) -> Inputs:
         examples = content.first(settings.limit)
         encode = partial(encode_examples, tokenizer=tokenizer, config=config, max_length=settings.max_length)
-        augmented = None
-        if settings.augmentation:
-            augmented = AugmentedExamples(examples, encode, settings.augmentation, settings.seed)
-        rows = augmented.encoded if augmented else encode(examples)
-        collate = DataCollatorWithPadding(tokenizer)
-        return Inputs(rows, settings.batch_size, collate, by_length=True, augmented=augmented)
+        return encoded_inputs(examples, encode, DataCollatorWithPadding(tokenizer), settings)
 
     def calibration_rows(
         self, content: Examples, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: InputSettings
@@ -62,6 +57,20 @@ class SentenceClassification(Classification):
             return [{name: values[0] for name, values in batch.items() if name != "labels"}]
 
         return drawn_rows(len(content), encoded, settings)
+
+
+def encoded_inputs(
+    examples: Examples,
+    encode: Callable[[Any], list[dict[str, Any]]],
+    collate: Callable[[list[dict[str, Any]]], Batch],
+    settings: InputSettings,
+) -> Inputs:
+    """Texts as a model's inputs; with augmentation, each epoch of a training has changed ones among them."""
+    augmented = None
+    if settings.augmentation:
+        augmented = AugmentedExamples(examples, encode, settings.augmentation, settings.seed)
+    rows = augmented.encoded if augmented else encode(examples)
+    return Inputs(rows, settings.batch_size, collate, by_length=True, augmented=augmented)
 
 
 KIND = SentenceClassification()

@@ -17,10 +17,9 @@ from aerogel.errors import DataError, ModelError, excerpt
 from aerogel.models import architecture
 from aerogel.models.logits import kl_divergence
 from aerogel.models.pooling import pooling_of
-from aerogel.tasks.augment import AugmentedExamples
 from aerogel.tasks.encode import encode_examples
 from aerogel.tasks.kind import Task
-from aerogel.tasks.kinds.sentence_classification import SentenceClassification
+from aerogel.tasks.kinds.sentence_classification import SentenceClassification, encoded_inputs
 from aerogel.tasks.metrics import METRICS
 from aerogel.tasks.predictions import Answers, Batch, Inputs, InputSettings, Predictions, Score, as_predictions
 from aerogel.tasks.read import Examples, check_values, number_of, text_of
@@ -79,12 +78,8 @@ class SentenceEmbedding(SentenceClassification):
             )
         examples = content.first(settings.limit)
         encode = partial(_encode, tokenizer=tokenizer, config=config, max_length=settings.max_length)
-        augmented = None
-        if settings.augmentation:
-            augmented = AugmentedExamples(examples, encode, settings.augmentation, settings.seed)
-        rows = augmented.encoded if augmented else encode(examples)
-        collate = partial(_collate, tokenizer=tokenizer)
-        return Inputs(rows, settings.batch_size, collate, by_length=True, augmented=augmented, examples=examples)
+        inputs = encoded_inputs(examples, encode, partial(_collate, tokenizer=tokenizer), settings)
+        return replace(inputs, examples=examples)
 
     def calibration_rows(
         self, content: Examples, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, settings: InputSettings
