@@ -42,6 +42,16 @@ struct Sequence {
   int64_t key_row;               // the first of keys in a tile; values follow
   bool pairs;                    // queries, keys, values and the softmax are pairs of bfloat16
 
+  // Normalises the queries of one tile, or its keys.
+  void normalise_queries(int64_t i) const { normalise_tile(layer.query_norm, layer.heads, own.tile(i), own.width); }
+  void normalise_keys(int64_t i) const {
+    normalise_tile(layer.key_norm, layer.key_heads, keys.tile(i) + key_row * keys.width, keys.width);
+  }
+  void normalise_tile(const Norm& norm, int64_t heads, float* head, int width) const {
+    for (int64_t h = 0; norm.weight && h < heads; h++, head += layer.head_size * width)
+      kernels().normalise(norm, head, nullptr, head, layer.head_size, width);
+  }
+
   // Rotates the queries and keys of one tile.
   void rotate_tile(int64_t i) const {
     const int64_t size = layer.head_size, offset = batch * sequences.rotary.batch_stride;
@@ -130,7 +140,7 @@ struct Sequence {
     float* sums = scratch(kY, features * width);
     multiply_tile(layer.out, input_of(heads, layer.heads * size, width, is_int8(layer.out)), sums, width);
     float* tile = own.source(i);
-    finish_tile(layer.after, tile, sums, features, width);
+    finish_tile(layer.branch, layer.after, tile, sums, features, width);
     if (next) {
       feed_forward_tile(*next, sums, tile, width);  // x is no longer needed
       std::swap(tile, sums);
@@ -149,6 +159,15 @@ bool may_share_tiles(int64_t batch, int64_t length, int width, int threads) {
 }
 
 }  // namespace
+
+void normalise_heads(const Norm& norm, const Heads& heads, float* x) {
+  for (int64_t t = 0; t < heads.batch * heads.length; t++, x += heads.features) {
+    for (int64_t h = 0; h < heads.count; h++) {
+      float* head = x + h * heads.size;
+      scalar_kernels.normalise(norm, head, nullptr, head, heads.size, 1);
+    }
+  }
+}
 
 void apply_rotary(const Rotary& rotary, const Heads& heads, float* x) {
   const int64_t half = heads.size / 2;
@@ -197,6 +216,8 @@ void attention(const Attention& layer, const FeedForward* next, const Sequences&
                             .keys = keys, .key_row = encoder ? 0 : layer.heads * layer.head_size, .pairs = pairs};
     parallel(own.count(), inner, [&](int64_t i) {
       own.compute(layer.before, i);
+      sequence.normalise_queries(i);
+      if (!encoder) sequence.normalise_keys(i);
       if (sequences.rotary.angles.cosine) sequence.rotate_tile(i);
       if (pairs) sequence.pair_queries(i);
       if (pairs && !encoder) sequence.pair_keys(i);
@@ -204,6 +225,7 @@ void attention(const Attention& layer, const FeedForward* next, const Sequences&
     if (encoder) {
       parallel(keys.count(), inner, [&](int64_t i) {
         keys.compute(Norm{}, i);
+        sequence.normalise_keys(i);
         if (pairs) sequence.pair_keys(i);
       });
     }

@@ -70,12 +70,13 @@ void bind_codec(nb::module_& m) {
 
 void bind_layers(nb::module_& m) {
   record<Linear, Matrix, const float*>(m, "Linear");
-  record<Norm, const float*, const float*, float, bool>(m, "Norm");
+  record<Norm, const float*, const float*, float, bool, float>(m, "Norm");
   nb::enum_<Activation>(m, "Activation")
       .value("relu", Activation::relu).value("gelu", Activation::gelu).value("gelu_tanh", Activation::gelu_tanh)
       .value("silu", Activation::silu);
   nb::class_<FeedForward>(m, "FeedForward")
-      .def(nb::init<>()).def_rw("before", &FeedForward::before).def_rw("after", &FeedForward::after)
+      .def(nb::init<>()).def_rw("before", &FeedForward::before).def_rw("branch", &FeedForward::branch)
+      .def_rw("after", &FeedForward::after)
       .def_rw("gate", &FeedForward::gate).def_rw("up", &FeedForward::up).def_rw("down", &FeedForward::down)
       .def_rw("activation", &FeedForward::activation);
   function(m, "project", project);
@@ -89,12 +90,15 @@ void bind_attention(nb::module_& m) {
   record<Mask, const float*, int64_t, int64_t>(m, "Mask");
   record<Sequences, const float*, int64_t, int64_t, const float*, int64_t, Mask, Rotary>(m, "Sequences");
   nb::class_<Attention>(m, "Attention")
-      .def(nb::init<>()).def_rw("before", &Attention::before).def_rw("after", &Attention::after)
+      .def(nb::init<>()).def_rw("before", &Attention::before).def_rw("branch", &Attention::branch)
+      .def_rw("after", &Attention::after).def_rw("query_norm", &Attention::query_norm)
+      .def_rw("key_norm", &Attention::key_norm)
       .def_rw("from_x", &Attention::from_x).def_rw("from_encoder", &Attention::from_encoder)
       .def_rw("out", &Attention::out).def_rw("heads", &Attention::heads).def_rw("key_heads", &Attention::key_heads)
       .def_rw("head_size", &Attention::head_size).def_rw("scale", &Attention::scale)
       .def_rw("causal", &Attention::causal);
   using nb::arg;
+  function(m, "normalise_heads", normalise_heads);
   function(m, "apply_rotary", apply_rotary);
   function(m, "attention", attention, arg("layer"), arg("next").none(), arg("sequences"), arg("y"), arg("threads"));
 }

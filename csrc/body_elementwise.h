@@ -184,7 +184,7 @@ void normalise(const Norm& norm, const float* x, const float* added, float* y, i
     for (int64_t f = 0; f < features; f++) {
       const Reg d = Vector::multiply(Vector::subtract(Vector::load(from + f * width + w), mean), scale);
       const Reg shift = Vector::set(norm.bias ? norm.bias[f] : 0.0f);
-      Vector::store(y + f * width + w, Vector::fma(d, Vector::set(norm.weight[f]), shift));
+      Vector::store(y + f * width + w, Vector::fma(d, Vector::set(norm.weight[f] + norm.offset), shift));
     }
   }
 }

@@ -86,6 +86,7 @@ struct Norm {
   const float* bias = nullptr;    // of a layer norm; may be null
   float epsilon = 0;
   bool centred = true;            // layer norm; false: root mean square norm
+  float offset = 0;               // added to the weight
 };
 
 // Activations [count][features], `stride` floats from one token to the next.

@@ -108,6 +108,7 @@ void feed_forward_one(const FeedForward& layer, const float* x, float* y, int th
   }
   float* sums = scratch(kY, out);
   multiply_one({&layer.down}, h, sums, threads);
+  if (layer.branch.weight) scalar_kernels.normalise(layer.branch, sums, nullptr, sums, out, 1);
   if (layer.after.weight) return scalar_kernels.normalise(layer.after, x, sums, y, out, 1);
   kernels().add(x, sums, out);
   std::memcpy(y, sums, out * sizeof(float));
@@ -182,7 +183,8 @@ const float* normed_tile(const Norm& before, const float* tile, int64_t features
   return normed;
 }
 
-void finish_tile(const Norm& after, const float* tile, float* sums, int64_t features, int width) {
+void finish_tile(const Norm& branch, const Norm& after, const float* tile, float* sums, int64_t features, int width) {
+  if (branch.weight) kernels().normalise(branch, sums, nullptr, sums, features, width);
   if (after.weight) return kernels().normalise(after, tile, sums, sums, features, width);
   kernels().add(tile, sums, features * width);
 }
@@ -213,7 +215,7 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
     for (int64_t q = 0; q < down.panels(); q++)
       multiply_group(layer.down, q, p, hidden, sums + q * kPanel * width, width);
   }
-  finish_tile(layer.after, tile, sums, down.rows, width);
+  finish_tile(layer.branch, layer.after, tile, sums, down.rows, width);
 }
 
 void project(const Norm& before, const std::vector<Linear>& layers, const float* x, int64_t tokens, float* y, int threads) {

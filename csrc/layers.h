@@ -12,9 +12,9 @@ void project(const Norm& before, const std::vector<Linear>& layers, const float*
 // y = W x for one token and a dense W: memory decides, and all threads read.
 void dense_vector(const float* weight, int64_t rows, int64_t columns, const float* x, float* y, int threads);
 
-// after(x + down(activation(gate(n)) * up(n))), n = before(x); without a gate: down(activation(up(n))).
+// after(x + branch(down(activation(gate(n)) * up(n)))), n = before(x); without a gate: down(activation(up(n))).
 struct FeedForward {
-  Norm before, after;
+  Norm before, branch, after;
   std::vector<Linear> gate;  // none or one
   Linear up, down;
   Activation activation;
@@ -33,7 +33,8 @@ struct Heads {
   int64_t batch = 0, length = 0, features = 0, count = 0, size = 0;
 };
 
-// Rotates each head of x in place.
+// Normalises, or rotates, each head of x in place.
+void normalise_heads(const Norm& norm, const Heads& heads, float* x);
 void apply_rotary(const Rotary& rotary, const Heads& heads, float* x);
 
 // Added to the scores: [batch][query][key], a stride of 0 where it is the same for all.
@@ -42,9 +43,10 @@ struct Mask {
   int64_t batch_stride = 0, query_stride = 0;
 };
 
-// after(x + out(softmax(scale q k^T + mask) v)), q, k, v from before(x), or k, v from the encoder's hidden states.
+// after(x + branch(out(softmax(scale q k^T + mask) v))), q, k, v from before(x), or k, v from the encoder's hidden states.
 struct Attention {
-  Norm before, after;
+  Norm before, branch, after;
+  Norm query_norm, key_norm;         // of each head, before it is rotated
   std::vector<Linear> from_x;        // their rows, one after another: queries, then keys and values unless from_encoder
   std::vector<Linear> from_encoder;  // keys, values
   Linear out;

@@ -41,8 +41,8 @@ void multiply_tile(const Linear& layer, const Input& x, float* y, int width);
 // before(tile), in a buffer of the thread, or the tile itself where there is no norm.
 const float* normed_tile(const Norm& before, const float* tile, int64_t features, int width);
 
-// sums = after(tile + sums).
-void finish_tile(const Norm& after, const float* tile, float* sums, int64_t features, int width);
+// sums = after(tile + branch(sums)).
+void finish_tile(const Norm& branch, const Norm& after, const float* tile, float* sums, int64_t features, int width);
 
 void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums, int width);
 

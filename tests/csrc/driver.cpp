@@ -301,17 +301,18 @@ struct Layer {
 };
 
 struct RandomNorm {
+  static constexpr float kOffset = 0.5f;
   std::vector<float> weight, bias;
 
   explicit RandomNorm(int64_t features) : weight(random_floats(features)), bias(random_floats(features)) {}
 
-  Norm norm() const { return {weight.data(), bias.data(), 1e-5f, true}; }
+  Norm norm() const { return {weight.data(), bias.data(), 1e-5f, true, kOffset}; }
 
   std::vector<double> of(std::vector<double> x) const {
     double mean = 0, square = 0;
     for (const double value : x) mean += value / x.size();
     for (const double value : x) square += (value - mean) * (value - mean) / x.size();
-    for (size_t i = 0; i < x.size(); i++) x[i] = (x[i] - mean) / std::sqrt(square + 1e-5) * weight[i] + bias[i];
+    for (size_t i = 0; i < x.size(); i++) x[i] = (x[i] - mean) / std::sqrt(square + 1e-5) * (weight[i] + kOffset) + bias[i];
     return x;
   }
 };
@@ -321,14 +322,14 @@ void run_block(ValueType type) {
   const bool is_int8 = type == ValueType::int8;
   const int64_t heads = draw(1, 4), key_heads = draw(0, 1) ? heads : 1, size = 2 * draw(2, 36), features = heads * size;
   const int64_t batch = draw(1, 5), length = draw(1, 70), hidden = draw(1, 900), encoder_features = draw(1, 300);
-  const bool has_encoder = draw(0, 2) == 0, is_gated = draw(0, 1), is_before = draw(0, 1);
+  const bool has_encoder = draw(0, 2) == 0, is_gated = draw(0, 1), is_before = draw(0, 1), is_inside = draw(0, 1);
   const int64_t keys = has_encoder ? draw(1, 70) : length;
   const int threads = static_cast<int>(draw(1, 3));
   const int64_t key_features = has_encoder ? encoder_features : features;
   const Layer query(features, features, type), key(key_heads * size, key_features, type),
       value(key_heads * size, key_features, type), out(features, features, type);
   const Layer gate(hidden, features, type), up(hidden, features, type), down(features, hidden, type);
-  const RandomNorm first(features), second(features);
+  const RandomNorm first(features), second(features), branch(features), head_norm(size);
   const std::vector<float> x = random_floats(batch * length * features), encoder = random_floats(batch * keys * encoder_features);
   const std::vector<float> cosine = random_floats(length * size), sine = random_floats(length * size);
   std::vector<float> mask = random_floats(batch * length * keys);
@@ -336,7 +337,10 @@ void run_block(ValueType type) {
     if (i % keys && draw(0, 3) == 0) mask[i] = -INFINITY;
 
   Attention attend{.before = is_before ? first.norm() : Norm{},
+                   .branch = is_inside ? branch.norm() : Norm{},
                    .after = is_before ? Norm{} : first.norm(),
+                   .query_norm = is_inside ? head_norm.norm() : Norm{},
+                   .key_norm = is_inside ? head_norm.norm() : Norm{},
                    .from_x = {query.linear()},
                    .from_encoder = {},
                    .out = out.linear(),
@@ -349,6 +353,7 @@ void run_block(ValueType type) {
   others.push_back(key.linear());
   others.push_back(value.linear());
   const FeedForward next{.before = is_before ? second.norm() : Norm{},
+                         .branch = is_inside ? branch.norm() : Norm{},
                          .after = is_before ? Norm{} : second.norm(),
                          .gate = is_gated ? std::vector<Linear>{gate.linear()} : std::vector<Linear>{},
                          .up = up.linear(),
@@ -385,6 +390,7 @@ void run_block(ValueType type) {
     inner[i] = is_gated ? swished * inner[i] : swished;
   }
   std::vector<double> result = down.times(inner);
+  if (is_inside) result = branch.of(result);
   for (int64_t i = 0; i < features; i++) result[i] += input[i];
   if (!is_before) result = second.of(result);
   const std::vector<float> expected(result.begin(), result.end());

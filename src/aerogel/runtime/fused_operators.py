@@ -27,9 +27,10 @@ SCHEMA_TYPES |= {kind: kind.__name__ for kind in (int, float, bool, str)}
 
 
 class FeedForwardArguments(NamedTuple):
-    """after(x + down(activation(gate n) * up n)), n = before(x); with an empty `gate`, down(activation(up n)).
+    """after(x + branch(down(activation(gate n) * up n))), n = before(x); with an empty `gate`, down(activation(up n)).
 
-    `blocks` are those of gate, up and down; `epsilon` and `centred` (the mean is subtracted) apply to both norms.
+    `blocks` are those of gate, up and down; `epsilon`, `centred` (the mean is subtracted) and `offset` (added to the
+    weight) apply to all norms.
     """
 
     gate: list[Tensor]
@@ -38,16 +39,19 @@ class FeedForwardArguments(NamedTuple):
     blocks: list[int]
     activation: str
     before: list[Tensor]
+    branch: list[Tensor]
     after: list[Tensor]
     epsilon: float
     centred: bool
+    offset: float
 
 
 class HeadsArguments(NamedTuple):
     """Queries, keys and values of before(x), x (batch, length, features), side by side.
 
     If `key` and `value` are empty, `query` has the rows of all three. `sizes` are (heads, key heads, head size);
-    `cosine` and `sine` (batch or 1, length, head size) rotate queries and keys.
+    `query_norm` and `key_norm` apply to each head; then `cosine` and `sine` (batch or 1, length, head size) rotate
+    queries and keys.
     """
 
     query: list[Tensor]
@@ -58,12 +62,15 @@ class HeadsArguments(NamedTuple):
     cosine: Tensor | None
     sine: Tensor | None
     before: list[Tensor]
+    query_norm: list[Tensor]
+    key_norm: list[Tensor]
     epsilon: float
     centred: bool
+    offset: float
 
 
 class AttentionArguments(NamedTuple):
-    """after(x + out(softmax(scale q kᵀ + mask) v)), where q, k, v are those of `HeadsArguments`.
+    """after(x + branch(out(softmax(scale q kᵀ + mask) v))), where q, k, v are those of `HeadsArguments`.
 
     With `encoder_hidden_states` (batch, keys, features), k and v are of these. `mask` (batch or 1, 1, length or 1,
     keys) is added, or if it is boolean is true for visible keys.
@@ -75,11 +82,13 @@ class AttentionArguments(NamedTuple):
     scale: float
     causal: bool
     mask: Tensor | None
+    branch: list[Tensor]
     after: list[Tensor]
 
 
 HEADS_END = len(HeadsArguments._fields)
 ATTENTION_END = HEADS_END + len(AttentionArguments._fields)
+NormKey = tuple[tuple[int, ...], float, bool, float]
 
 
 def _spread(what: str, tensor: Tensor, batch: int, *sizes: int) -> Tensor:
@@ -110,8 +119,8 @@ def _projection_keys(call: HeadsArguments, columns: int, key_columns: int) -> tu
     return tuple([layer_key(*weight) for weight in weights if weight[0]])
 
 
-def _norm_key(norm: list[Tensor], epsilon: float, centred: bool) -> tuple[Any, ...]:
-    return addresses(norm), epsilon, centred
+def _norm_key(norm: list[Tensor], call: HeadsArguments | FeedForwardArguments) -> NormKey:
+    return addresses(norm), call.epsilon, call.centred, call.offset
 
 
 @kept_records
@@ -132,11 +141,15 @@ def heads(x: Tensor, *arguments: Any) -> Tensor:
     """What a block computes before its cache of keys: `HeadsArguments`."""
     call = HeadsArguments(*arguments)
     layers, rows = _projections(_projection_keys(call, x.shape[-1], x.shape[-1]), tuple(call.sizes))
-    before = native_norm(*_norm_key(call.before, call.epsilon, call.centred))
-    result = project(x.to(torch.float32), layers, before, rows)
+    result = project(x.to(torch.float32), layers, native_norm(*_norm_key(call.before, call)), rows)
+    module, (count, key_count, size) = required(), call.sizes
+    keys = result[..., count * size :]
+    for norm, start, some in (call.query_norm, result, count), (call.key_norm, keys, key_count):
+        if norm:
+            normed = module.Heads(*result.shape, some, size)
+            module.normalise_heads(native_norm(*_norm_key(norm, call)), normed, start.data_ptr())
     if angles := _angles(x, call):
-        rotated = required().Heads(*result.shape, call.sizes[0] + call.sizes[1], call.sizes[2])
-        required().apply_rotary(_rotary(angles), rotated, result.data_ptr())
+        module.apply_rotary(_rotary(angles), module.Heads(*result.shape, count + key_count, size), result.data_ptr())
     return result.to(x.dtype)
 
 
@@ -159,8 +172,7 @@ def _feed_forward(columns: int, call: FeedForwardArguments) -> Any:
     gate_block, up_block, down_block = call.blocks
     up = layer_key(call.up, columns, up_block)
     return _native_feed_forward(
-        _norm_key(call.before, call.epsilon, call.centred),
-        _norm_key(call.after, call.epsilon, call.centred),
+        tuple([_norm_key(norm, call) for norm in (call.before, call.branch, call.after)]),
         layer_key(call.gate, columns, gate_block) if call.gate else None,
         up,
         layer_key(call.down, up.rows, down_block),
@@ -170,18 +182,15 @@ def _feed_forward(columns: int, call: FeedForwardArguments) -> Any:
 
 @kept_records
 def _native_feed_forward(
-    before: tuple[Any, ...],
-    after: tuple[Any, ...],
-    gate: LayerKey | None,
-    up: LayerKey,
-    down: LayerKey,
-    activation: str,
+    norms: tuple[NormKey, ...], gate: LayerKey | None, up: LayerKey, down: LayerKey, activation: str
 ) -> Any:
     module = required()
+    before, branch, after = [native_norm(*norm) for norm in norms]
     return fields(
         module.FeedForward(),
-        before=native_norm(*before),
-        after=native_norm(*after),
+        before=before,
+        branch=branch,
+        after=after,
         gate=[native_linear(gate)] if gate else [],
         up=native_linear(up),
         down=native_linear(down),
@@ -221,9 +230,9 @@ def _attention(heads: HeadsArguments, call: AttentionArguments, columns: int, ke
     count, _, size = heads.sizes
     keys = _projection_keys(heads, columns, key_columns)
     own = len(keys) if call.encoder_hidden_states is None else 1
+    norms = heads.before, heads.query_norm, heads.key_norm, call.branch, call.after
     return _native_attention(
-        _norm_key(heads.before, heads.epsilon, heads.centred),
-        _norm_key(call.after, heads.epsilon, heads.centred),
+        tuple([_norm_key(norm, heads) for norm in norms]),
         (keys, own),
         layer_key(call.out, count * size, call.out_block),
         tuple(heads.sizes),
@@ -233,8 +242,7 @@ def _attention(heads: HeadsArguments, call: AttentionArguments, columns: int, ke
 
 @kept_records
 def _native_attention(
-    before: tuple[Any, ...],
-    after: tuple[Any, ...],
+    norms: tuple[NormKey, ...],
     projections: tuple[tuple[LayerKey, ...], int],
     out: LayerKey,
     sizes: tuple[int, ...],
@@ -245,10 +253,14 @@ def _native_attention(
     layers, _ = _projections(keys, sizes)
     heads, key_heads, head_size = sizes
     scale, causal = settings
+    before, query_norm, key_norm, branch, after = [native_norm(*norm) for norm in norms]
     return fields(
         required().Attention(),
-        before=native_norm(*before),
-        after=native_norm(*after),
+        before=before,
+        query_norm=query_norm,
+        key_norm=key_norm,
+        branch=branch,
+        after=after,
         from_x=layers[:own],
         from_encoder=layers[own:],
         out=native_linear(out),

@@ -118,16 +118,16 @@ def native_linear(key: LayerKey) -> Any:
 
 
 @kept_records
-def native_norm(norm: tuple[int, ...], epsilon: float, centred: bool) -> Any:
+def native_norm(norm: tuple[int, ...], epsilon: float, centred: bool, offset: float) -> Any:
     weight, bias = (*norm, 0, 0)[:2]
-    return kernel.required().Norm(weight, bias, epsilon, centred)
+    return kernel.required().Norm(weight, bias, epsilon, centred, offset)
 
 
 def linear(x: Tensor, weight: list[Tensor], block: int) -> Tensor:
     if kernel.native() is None:
         return torch_linear(x.float(), *packed_weight(weight, x.shape[-1], block)).to(x.dtype)
     key = layer_key(weight, x.shape[-1], block)
-    return project(x, [native_linear(key)], native_norm((), 0, True), key.rows)
+    return project(x, [native_linear(key)], native_norm((), 0, True, 0), key.rows)
 
 
 def torch_linear(x: Tensor, packed: PackedWeight, bias: list[Tensor]) -> Tensor:

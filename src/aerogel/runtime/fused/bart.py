@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.models.bart.modeling_bart import BartDecoderLayer, BartEncoderLayer
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock
-from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, attention, can_attend, is_sparse
+from aerogel.runtime.fused.calls import ACTIVATIONS, AttentionNorms, FeedForward, attention, can_attend, is_sparse
 
 
 class _FusedBart(FusedBlock):
@@ -38,7 +38,7 @@ class _FusedBart(FusedBlock):
                 causal=core.is_causal and not crosses,
                 mask=mask,
                 encoder_hidden_states=encoder,
-                after=norm,
+                norms=AttentionNorms(after=norm),
                 feed_forward=feed_forward,
             )
         cache = self.cache_argument(call)

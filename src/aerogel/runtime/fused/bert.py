@@ -7,7 +7,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock, has_inner_hooks
-from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, attention, can_attend, is_sparse
+from aerogel.runtime.fused.calls import ACTIVATIONS, AttentionNorms, FeedForward, attention, can_attend, is_sparse
 
 
 class _FusedBert(FusedBlock):
@@ -28,7 +28,7 @@ class _FusedBert(FusedBlock):
             scale=core.scaling,
             causal=core.is_causal,
             mask=call.attention_mask,
-            after=out.LayerNorm,
+            norms=AttentionNorms(after=out.LayerNorm),
             feed_forward=layers,
         )
         return attended if layers else super().feed_forward_chunk(attended)  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
@@ -23,6 +23,7 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+ONE_PLUS_WEIGHT = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # norms that multiply by 1 + weight
 Angles = tuple[Tensor, Tensor] | tuple[None, None]  # cosine and sine
 
 
@@ -49,9 +50,12 @@ def _norm(norm: Any) -> list[Tensor]:
     return [as_float32(tensor) for tensor in (norm.weight, getattr(norm, "bias", None)) if tensor is not None]
 
 
-def _settings(norm: Any) -> tuple[float, bool]:
-    """The epsilon of a norm, and whether it subtracts the mean."""
-    return (norm.eps, True) if isinstance(norm, nn.LayerNorm) else (norm.variance_epsilon, False)
+def _settings(norm: Any) -> tuple[float, bool, float]:
+    """The epsilon of a norm, whether it subtracts the mean, and what it adds to its weight."""
+    if isinstance(norm, nn.LayerNorm):
+        return norm.eps, True, 0.0
+    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    return epsilon, False, 1.0 if type(norm).__name__ in ONE_PLUS_WEIGHT else 0.0
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,12 @@ class FeedForward:
     activation: str
     gate: Any = None
     before: Any = None
+    branch: Any = None
     after: Any = None
 
     @property
     def arguments(self) -> FeedForwardArguments:
-        epsilon, centred = _settings(self.before or self.after)
+        epsilon, centred, offset = _settings(self.before or self.after)
         return FeedForwardArguments(
             gate=_arrays(self.gate),
             up=self.up.arrays,
@@ -75,14 +80,26 @@ class FeedForward:
             blocks=_blocks(self.gate, self.up, self.down),
             activation=ACTIVATIONS[self.activation],
             before=_norm(self.before),
+            branch=_norm(self.branch),
             after=_norm(self.after),
             epsilon=epsilon,
             centred=centred,
+            offset=offset,
         )
 
     def __call__(self, x: Tensor) -> Tensor:
         self.up.check_input(x)
         return operate("feed_forward", x, *self.arguments)
+
+
+class AttentionNorms(NamedTuple):
+    """Norms of a block's attention: of x, of each head's queries and keys, of what is added to x, and of the sum."""
+
+    before: Any = None
+    query: Any = None
+    key: Any = None
+    branch: Any = None
+    after: Any = None
 
 
 def attention(
@@ -95,16 +112,15 @@ def attention(
     mask: Tensor | None = None,
     encoder_hidden_states: Tensor | None = None,
     angles: Angles = (None, None),
-    before: Any = None,
-    after: Any = None,
+    norms: AttentionNorms,
     feed_forward: FeedForward | None = None,
 ) -> Tensor:
-    """Attention by `layers` (query, key, value, out), and `feed_forward` of its result, in one operator."""
+    """x + attention by `layers` (query, key, value, out), and `feed_forward` of that, in one operator."""
     query, key, value, out = layers
     source = x if encoder_hidden_states is None else encoder_hidden_states
     query.check_input(x)
     (key or query).check_input(source)
-    heads = _heads((query, key, value), sizes, angles, before, after)
+    heads = _heads((query, key, value), sizes, angles, norms)
     arguments = AttentionArguments(
         encoder_hidden_states=encoder_hidden_states,
         out=out.arrays,
@@ -112,7 +128,8 @@ def attention(
         scale=scale,
         causal=causal and mask is None,  # a mask hides later tokens itself
         mask=None if mask is None else mask[..., : source.shape[1]],
-        after=_norm(after),
+        branch=_norm(norms.branch),
+        after=_norm(norms.after),
     )
     if feed_forward is None:
         return operate("attention", x, *heads, *arguments)
@@ -120,12 +137,25 @@ def attention(
 
 
 def _heads(
-    layers: tuple[Any, Any, Any], sizes: tuple[int, int, int], angles: Angles, before: Any, after: Any = None
+    layers: tuple[Any, Any, Any], sizes: tuple[int, int, int], angles: Angles, norms: AttentionNorms
 ) -> HeadsArguments:
     query, key, value = map(_arrays, layers)
-    cosine, sine = angles
-    settings = _settings(before or after)
-    return HeadsArguments(query, key, value, _blocks(*layers), list(sizes), cosine, sine, _norm(before), *settings)
+    epsilon, centred, offset = _settings(norms.before or norms.after)
+    return HeadsArguments(
+        query=query,
+        key=key,
+        value=value,
+        blocks=_blocks(*layers),
+        sizes=list(sizes),
+        cosine=angles[0],
+        sine=angles[1],
+        before=_norm(norms.before),
+        query_norm=_norm(norms.query),
+        key_norm=_norm(norms.key),
+        epsilon=epsilon,
+        centred=centred,
+        offset=offset,
+    )
 
 
 def causal_attention(
@@ -134,7 +164,7 @@ def causal_attention(
     layers: Sequence[Any],
     *,
     sizes: tuple[int, int, int],
-    before: Any,
+    norms: AttentionNorms,
     feed_forward: FeedForward | None,
 ) -> Tensor:
     """x + attention of each token to earlier ones and to those in the call's cache; then `feed_forward` of that.
@@ -143,15 +173,16 @@ def causal_attention(
     """
     x, mask, angles = call.hidden_states, call.attention_mask, call.position_embeddings or (None, None)
     if call.cache is None:
-        settings = dict(sizes=sizes, scale=core.scaling, causal=True, mask=mask, angles=angles, before=before)
+        settings = dict(sizes=sizes, scale=core.scaling, causal=core.is_causal, mask=mask, angles=angles, norms=norms)
         return attention(x, layers, **settings, feed_forward=feed_forward)
     query, key, value, out = layers
     query.check_input(x)
-    arguments = _heads((query, key, value), sizes, angles, before)
+    arguments = _heads((query, key, value), sizes, angles, norms)
     heads = operate("heads", x, *arguments).view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
     queries, keys, values = heads.split([sizes[0], sizes[1], sizes[1]], dim=1)
     cache = call.cache.self_attention_cache if isinstance(call.cache, EncoderDecoderCache) else call.cache
     keys, values = cache.update(keys, values, core.layer_idx)
     attended, _ = sdpa_attention_forward(core, queries, keys, values, mask, scaling=core.scaling)
-    x = x + out(attended.reshape(*x.shape[:2], -1))
+    added = out(attended.reshape(*x.shape[:2], -1))
+    x = x + (norms.branch(added) if norms.branch else added)
     return feed_forward(x) if feed_forward else x

@@ -6,7 +6,14 @@ from torch import Tensor
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock
-from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, can_attend, causal_attention, is_sparse
+from aerogel.runtime.fused.calls import (
+    ACTIVATIONS,
+    AttentionNorms,
+    FeedForward,
+    can_attend,
+    causal_attention,
+    is_sparse,
+)
 
 
 class FusedGPT2Block(FusedBlock, GPT2Block):
@@ -22,7 +29,7 @@ class FusedGPT2Block(FusedBlock, GPT2Block):
                 core,
                 (core.c_attn, None, None, core.c_proj),
                 sizes=(core.num_heads, core.num_heads, core.head_dim),
-                before=self.ln_1,
+                norms=AttentionNorms(self.ln_1),
                 feed_forward=layers,
             )
         normed, cache = self.ln_1(call.hidden_states), self.cache_argument(call)

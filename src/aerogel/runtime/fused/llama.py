@@ -6,7 +6,14 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock
-from aerogel.runtime.fused.calls import ACTIVATIONS, FeedForward, can_attend, causal_attention, is_sparse
+from aerogel.runtime.fused.calls import (
+    ACTIVATIONS,
+    AttentionNorms,
+    FeedForward,
+    can_attend,
+    causal_attention,
+    is_sparse,
+)
 
 
 class FusedLlamaDecoderLayer(FusedBlock, LlamaDecoderLayer):
@@ -22,7 +29,7 @@ class FusedLlamaDecoderLayer(FusedBlock, LlamaDecoderLayer):
                 core,
                 projections,
                 sizes=(config.num_attention_heads, config.num_key_value_heads, core.head_dim),
-                before=self.input_layernorm,
+                norms=AttentionNorms(self.input_layernorm),
                 feed_forward=layers,
             )
             return x if layers else x + mlp(norm(x))
