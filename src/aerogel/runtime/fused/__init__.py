@@ -22,7 +22,13 @@ FAMILIES = {
     "BartEncoderLayer": "bart",
     "BertLayer": "bert",
     "GPT2Block": "gpt2",
+    "Gemma2DecoderLayer": "gemma2",
+    "Gemma3DecoderLayer": "gemma3",
+    "GemmaDecoderLayer": "gemma",
     "LlamaDecoderLayer": "llama",
+    "MistralDecoderLayer": "mistral",
+    "Qwen2DecoderLayer": "qwen2",
+    "Qwen3DecoderLayer": "qwen3",
     "RobertaLayer": "bert",
 }
 

@@ -1,8 +1,8 @@
-"""Llama."""
+"""Llama, and what the blocks of many decoders share with it."""
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock
@@ -16,23 +16,30 @@ from aerogel.runtime.fused.calls import (
 )
 
 
-class FusedLlamaDecoderLayer(FusedBlock, LlamaDecoderLayer):
+class LlamaLike(FusedBlock):
+    """Llama's block and those like it: causal attention with rotary positions, then gated feed-forward layers."""
+
+    def attention_norms(self: Any) -> AttentionNorms:
+        return AttentionNorms(before=self.input_layernorm)
+
+    def feed_forward_norms(self: Any) -> tuple[nn.Module, nn.Module | None]:
+        """Of the layers' input, and of what they add to it."""
+        return self.post_attention_layernorm, None
+
     def fused(self: Any, call: BlockArguments) -> Tensor | None:
-        core, mlp, config = self.self_attn, self.mlp, self.self_attn.config
-        norm, layers = self.post_attention_layernorm, None
-        if is_sparse(mlp.gate_proj, mlp.up_proj, mlp.down_proj) and config.hidden_act in ACTIVATIONS:
-            layers = FeedForward(mlp.up_proj, mlp.down_proj, config.hidden_act, gate=mlp.gate_proj, before=norm)
+        core, norms, layers = self.self_attn, self.attention_norms(), self._sparse_layers()
         projections = core.q_proj, core.k_proj, core.v_proj, core.o_proj
-        if is_sparse(*projections) and can_attend(config, call.attention_mask) and call.position_embeddings:
+        attends = can_attend(core.config, call.attention_mask) and not getattr(core, "attn_logit_softcapping", None)
+        if attends and is_sparse(*projections) and call.position_embeddings:
             x = causal_attention(
                 call,
                 core,
                 projections,
-                sizes=(config.num_attention_heads, config.num_key_value_heads, core.head_dim),
-                norms=AttentionNorms(self.input_layernorm),
+                sizes=(core.config.num_attention_heads, core.config.num_key_value_heads, core.head_dim),
+                norms=norms,
                 feed_forward=layers,
             )
-            return x if layers else x + mlp(norm(x))
+            return x if layers else self._dense_layers(x)
         if not layers:
             return None
         attended, _ = core(
@@ -42,4 +49,21 @@ class FusedLlamaDecoderLayer(FusedBlock, LlamaDecoderLayer):
             **self.cache_argument(call),
             **call.others,
         )
-        return layers(attended + call.hidden_states)
+        return layers(call.hidden_states + (norms.branch(attended) if norms.branch else attended))
+
+    def _sparse_layers(self: Any) -> FeedForward | None:
+        mlp, config = self.mlp, self.self_attn.config
+        activation = getattr(config, "hidden_activation", None) or config.hidden_act
+        if not is_sparse(mlp.gate_proj, mlp.up_proj, mlp.down_proj) or activation not in ACTIVATIONS:
+            return None
+        before, branch = self.feed_forward_norms()
+        return FeedForward(mlp.up_proj, mlp.down_proj, activation, gate=mlp.gate_proj, before=before, branch=branch)
+
+    def _dense_layers(self: Any, x: Tensor) -> Tensor:
+        before, branch = self.feed_forward_norms()
+        added = self.mlp(before(x))
+        return x + (branch(added) if branch else added)
+
+
+class FusedLlamaDecoderLayer(LlamaLike, LlamaDecoderLayer):
+    pass
