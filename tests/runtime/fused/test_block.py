@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, StaticCache
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 import aerogel as ag
@@ -50,6 +51,7 @@ GENERATORS: dict[str, Callable[[], PreTrainedModel]] = {
         transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**HEADS, **WINDOW, query_pre_attn_scalar=20))
     ),
 }
+DECODERS = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]  # without an encoder
 NOT_FUSED: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma4": lambda: _pruned(transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**HEADS, **WINDOW))),
     "smollm3": lambda: _pruned(transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(**HEADS))),
@@ -81,6 +83,12 @@ def both(family: str) -> tuple[Any, Any]:
     return dense, packed
 
 
+def cache_argument(model: PreTrainedModel) -> str:
+    name = cache_name(tuple(inspect.signature(model.forward).parameters))
+    assert name
+    return name
+
+
 def close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).norm() <= 1e-4 * expected.norm())
 
@@ -107,8 +115,7 @@ def test_generated_tokens_are_the_dense_models(family: str, search: str) -> None
 @pytest.mark.parametrize("family", GENERATORS)
 def test_text_may_come_in_pieces_of_any_length(family: str) -> None:
     dense, packed = both(family)
-    name = cache_name(tuple(inspect.signature(packed.forward).parameters))
-    assert name
+    name = cache_argument(packed)
     tokens = torch.randint(3, 100, (2, 9))
     results = []
     for model in (dense, packed):
@@ -123,6 +130,72 @@ def test_text_may_come_in_pieces_of_any_length(family: str) -> None:
             outputs.append(output.logits)
         results.append(torch.cat(outputs, dim=1))
     assert close(results[1], results[0])
+
+
+def outcome(model: Any, **call: Any) -> Tensor | str:
+    """The logits, or the error where the call is refused."""
+    try:
+        with torch.inference_mode():
+            return model(**call).logits
+    except (IndexError, RuntimeError) as error:
+        return repr(error)
+
+
+def assert_alike(found: Tensor | str, expected: Tensor | str) -> None:
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        assert close(found, expected)
+    else:
+        assert found == expected
+
+
+def new_cache(kind: str, config: Any) -> Cache:
+    return StaticCache(config=config, max_cache_len=12) if kind == "static" else DynamicCache(config=config)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_texts_beyond_the_models_positions_count_as_in_a_dense_model(family: str) -> None:
+    """A table of positions has no more rows; rotary angles have no end."""
+    found, expected = (outcome(model, input_ids=torch.ones(1, 1100).long()) for model in reversed(both(family)))
+    assert isinstance(expected, Tensor) == (family == "llama")
+    assert_alike(found, expected)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_texts_beyond_a_static_cache_count_as_in_a_dense_model(family: str) -> None:
+    outcomes = []
+    for model in both(family):
+        call = {cache_argument(model): new_cache("static", model.config), "use_cache": True}
+        pieces = torch.arange(3, 18)[None].split(8, dim=1)
+        outcomes.append([outcome(model, input_ids=piece, **call) for piece in pieces])
+    for expected, found in zip(*outcomes, strict=True):
+        assert_alike(found, expected)
+
+
+@pytest.mark.parametrize("family", GENERATORS)
+def test_a_text_of_padding_alone_does_not_change_the_others(family: str) -> None:
+    dense, packed = both(family)
+    tokens = torch.randint(3, 100, (3, 8))
+    mask = torch.ones_like(tokens)
+    mask[1] = 0
+    call = dict(max_new_tokens=6, do_sample=False, pad_token_id=0, attention_mask=mask)
+    expected, found = (model.generate(tokens, **call) for model in (dense, packed))
+    assert torch.equal(found, expected)
+    alone = packed.generate(tokens[2:], **call | {"attention_mask": mask[2:]})
+    assert torch.equal(found[2:, : alone.shape[1]], alone)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_model_may_be_converted_between_two_steps(family: str, kind: str) -> None:
+    dense, _ = both(family)
+    model, tokens = copy.deepcopy(dense), torch.randint(3, 100, (2, 12))
+    call = {cache_argument(model): new_cache(kind, model.config), "use_cache": True}
+    found = []
+    with torch.inference_mode():
+        for piece in tokens.split([4, 3, 1, 1, 3], dim=1):
+            found.append(model(piece, **call).logits)
+            (ag.compress if len(found) % 2 else ag.decompress)(model)
+        assert close(torch.cat(found, dim=1), dense(tokens).logits)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
