@@ -209,6 +209,14 @@ def test_an_unknown_argument_leaves_the_call_to_the_familys_code(family: str) ->
         assert close(packed(tokens, is_causal=False).logits, ahead)
 
 
+def test_scores_that_are_capped_are_left_to_the_familys_code() -> None:
+    """Which refuses the attention function that the fused operators replace."""
+    for model in both("gemma2"):
+        model.config._attn_implementation = "sdpa"
+        with pytest.raises(ValueError, match="softcap"), torch.inference_mode():
+            model(torch.randint(3, 100, (2, 9)))
+
+
 @pytest.mark.parametrize("family", ["bert", "bart", "llama"])
 def test_hooks_inside_a_block_are_called(family: str) -> None:
     _, packed = both(family)
