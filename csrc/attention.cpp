@@ -1,6 +1,6 @@
 #include <limits>
 
-#include "tiles.h"
+#include "relative.h"
 
 namespace aerogel {
 namespace {
@@ -37,6 +37,7 @@ struct Sequence {
   const Attention& layer;
   const FeedForward* next;
   const Sequences& sequences;
+  const RelativeTiles& relative;
   int64_t batch;
   const Projection &own, &keys;  // keys and values are from `own` where there is no encoder
   int64_t key_row;               // the first of keys in a tile; values follow
@@ -93,14 +94,28 @@ struct Sequence {
     return out;
   }
 
+  // What is added to the scores of one head, [key][query]: the bias of positions, and the mask of these keys.
+  const float* bias_tile(int64_t head, const HeadTile& q, const HeadTile& k, const float* mask) const {
+    const PositionBias& bias = sequences.position_bias;
+    if (!bias.values) return mask;
+    const int64_t row = head * own.tokens + q.first;
+    const float* from = bias.values + batch * bias.batch_stride + row * keys.tokens + k.first;
+    float* out = scratch(kBias, keys.width * own.width);
+    kernels().load_tile({.x = from, .stride = keys.tokens, .count = q.count, .features = k.count}, own.width, out);
+    if (mask) kernels().add(mask, out, k.count * own.width);
+    return out;
+  }
+
   // One head of one tile of queries over the first `visible` keys. The result [head_size][width] replaces the queries.
-  void attend_head(int64_t head, float* queries, const float* mask, int64_t visible) const {
+  void attend_head(int64_t head, int64_t tile, const float* mask, int64_t visible) const {
     const Kernels& use = kernels();
     const int64_t size = layer.head_size, key_head = head / (layer.heads / layer.key_heads);
     const int width = own.width, key_width = keys.width;
+    const int64_t first = tile * width, count = std::min<int64_t>(width, own.tokens - first);
+    float* queries = own.tile(tile) + head * size * width;
+    const HeadTile head_queries{.x = queries, .first = first, .count = count, .width = width};
     float* scores = scratch(kScores, key_width * width);
     float* out = scratch(kHead, size * width);
-    float* head_queries = queries + head * size * width;
     float* largest = scratch(kColumns, 3 * width);
     float *total = largest + width, *correction = total + width;
     std::fill(largest, largest + width, -kInfinity);
@@ -110,10 +125,14 @@ struct Sequence {
       const float* k = keys.tile(j) + (key_row + key_head * size) * key_width;
       const float* v = k + layer.key_heads * size * key_width;
       const int64_t each = pairs ? 2 : 1, even = ceil_div(some, 2) * 2;
+      const HeadTile head_keys{.x = k, .first = j * key_width, .count = some, .width = key_width};
+      if (relative.any()) relative_scores(relative, head, head_queries, head_keys, scores);
       use.product({.pairs = pairs, .rows = some, .depth = size / each, .a = k, .row_stride = 1, .depth_stride = key_width,
-                   .b = head_queries, .out = scores, .width = width, .accumulate = false});
+                   .b = queries, .b_stride = width, .out = scores, .out_stride = width, .width = width,
+                   .accumulate = relative.any()});
+      const float* key_mask = mask ? mask + j * key_width * width : nullptr;
       use.softmax_step({.scores = scores, .keys = some, .scale = layer.scale,
-                        .mask = mask ? mask + j * key_width * width : nullptr,
+                        .mask = bias_tile(head, head_queries, head_keys, key_mask),
                         .largest = largest, .total = total, .correction = correction, .width = width});
       if (j > 0) use.scale_columns(out, out, size, correction, width, false);
       if (pairs) {
@@ -121,11 +140,12 @@ struct Sequence {
         use.pair_rows(scores, even, width);
       }
       use.product({.pairs = pairs, .rows = size, .depth = pairs ? even / 2 : some, .a = v, .row_stride = key_width / each,
-                   .depth_stride = 1, .b = scores, .out = out, .width = width, .accumulate = j > 0});
+                   .depth_stride = 1, .b = scores, .b_stride = width, .out = out, .out_stride = width, .width = width,
+                   .accumulate = j > 0});
     }
     for (int w = 0; w < width; w++)
       if (largest[w] == -kInfinity) total[w] = kInfinity;  // no key is visible: zeros, as torch's attention gives
-    use.scale_columns(out, head_queries, size, total, width, true);
+    use.scale_columns(out, queries, size, total, width, true);
   }
 
   void attend(int64_t i, float* y) const {
@@ -136,7 +156,7 @@ struct Sequence {
     const int64_t visible = layer.causal ? std::min(keys.tokens, start + x.count) : keys.tokens;
     const float* mask = mask_tile(start, x.count);
     float* heads = own.tile(i);
-    for (int64_t h = 0; h < layer.heads; h++) attend_head(h, heads, mask, visible);
+    for (int64_t h = 0; h < layer.heads; h++) attend_head(h, i, mask, visible);
     float* sums = scratch(kY, features * width);
     multiply_tile(layer.out, input_of(heads, layer.heads * size, width, is_int8(layer.out)), sums, width);
     float* tile = own.source(i);
@@ -207,12 +227,13 @@ void attention(const Attention& layer, const FeedForward* next, const Sequences&
   const FeedForward* at_once = next && may_share_tiles(batch, length, width_for(length), threads) ? next : nullptr;
   // values of int8 ask for less than float32
   const bool pairs = is_int8(layer.out) && kernels().has_pairs && layer.head_size % 2 == 0;
+  const RelativeTiles relative = relative_tiles(layer, sequences, pairs);
   parallel(batch, outer, [&](int64_t b) {
     const float* encoder = sequences.encoder_hidden_states;
     const Projection own = projection(layer.from_x, sequences.x, b, length, kProjected);
     const Projection keys =
         encoder ? projection(layer.from_encoder, encoder, b, sequences.encoder_length, kEncoder) : own;
-    const Sequence sequence{.layer = layer, .next = at_once, .sequences = sequences, .batch = b, .own = own,
+    const Sequence sequence{.layer = layer, .next = at_once, .sequences = sequences, .relative = relative, .batch = b, .own = own,
                             .keys = keys, .key_row = encoder ? 0 : layer.heads * layer.head_size, .pairs = pairs};
     parallel(own.count(), inner, [&](int64_t i) {
       own.compute(layer.before, i);

@@ -78,7 +78,7 @@ void bind_layers(nb::module_& m) {
       .def(nb::init<>()).def_rw("before", &FeedForward::before).def_rw("branch", &FeedForward::branch)
       .def_rw("after", &FeedForward::after)
       .def_rw("gate", &FeedForward::gate).def_rw("up", &FeedForward::up).def_rw("down", &FeedForward::down)
-      .def_rw("activation", &FeedForward::activation);
+      .def_rw("activation", &FeedForward::activation).def_rw("joined", &FeedForward::joined);
   function(m, "project", project);
   function(m, "dense_vector", dense_vector);
   function(m, "feed_forward", feed_forward);
@@ -88,7 +88,10 @@ void bind_attention(nb::module_& m) {
   record<Rotary, const float*, const float*, int64_t>(m, "Rotary");
   record<Heads, int64_t, int64_t, int64_t, int64_t, int64_t>(m, "Heads");
   record<Mask, const float*, int64_t, int64_t>(m, "Mask");
-  record<Sequences, const float*, int64_t, int64_t, const float*, int64_t, Mask, Rotary>(m, "Sequences");
+  record<PositionBias, const float*, int64_t>(m, "PositionBias");
+  record<RelativePositions, const float*, const float*>(m, "RelativePositions");
+  record<Sequences, const float*, int64_t, int64_t, const float*, int64_t, Mask, Rotary, PositionBias, RelativePositions>(
+      m, "Sequences");
   nb::class_<Attention>(m, "Attention")
       .def(nb::init<>()).def_rw("before", &Attention::before).def_rw("branch", &Attention::branch)
       .def_rw("after", &Attention::after).def_rw("query_norm", &Attention::query_norm)

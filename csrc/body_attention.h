@@ -3,14 +3,15 @@
 // V is `Vector`: a name that only some instruction sets have may stand in a template alone.
 template <bool kPairs, int kRows, int kRegs, class V = Vector>
 inline void product_block(const Product& task, int64_t first_row, int first_column) {
-  const auto [pairs, rows, depth, left, row_stride, depth_stride, right, result, width, accumulate] = task;
+  const auto [pairs, rows, depth, left, row_stride, depth_stride, right, b_stride, result, out_stride, width, accumulate] =
+      task;
   const float *a = left + first_row * row_stride, *b = right + first_column;
-  float* out = result + first_row * width + first_column;
+  float* out = result + first_row * out_stride + first_column;
   Reg sum[kRows][kRegs];
   for (int r = 0; r < kRows; r++)
     for (int k = 0; k < kRegs; k++)
-      sum[r][k] = accumulate ? Vector::load(out + r * width + k * kLanes) : Vector::set(0.0f);
-  for (int64_t d = 0; d < depth; d++, a += depth_stride, b += width) {
+      sum[r][k] = accumulate ? Vector::load(out + r * out_stride + k * kLanes) : Vector::set(0.0f);
+  for (int64_t d = 0; d < depth; d++, a += depth_stride, b += b_stride) {
     Reg column[kRegs];
     for (int k = 0; k < kRegs; k++) column[k] = Vector::load(b + k * kLanes);
     for (int r = 0; r < kRows; r++) {
@@ -24,7 +25,7 @@ inline void product_block(const Product& task, int64_t first_row, int first_colu
     }
   }
   for (int r = 0; r < kRows; r++)
-    for (int k = 0; k < kRegs; k++) Vector::store(out + r * width + k * kLanes, sum[r][k]);
+    for (int k = 0; k < kRegs; k++) Vector::store(out + r * out_stride + k * kLanes, sum[r][k]);
 }
 
 // The columns from `first_column` on, `kRegs` registers at a time, and what is left over half as many at a time.

@@ -128,15 +128,17 @@ struct GroupProduct {
   int width;
 };
 
-// out[r][w] (+)= sum_d a[r * row_stride + d * depth_stride] b[d][w]. With `pairs`, each element of a and b is a pair of
-// bfloat16, and two products are summed for each d.
+// out[r * out_stride + w] (+)= sum_d a[r * row_stride + d * depth_stride] b[d * b_stride + w]. With `pairs`, each element of
+// a and b is a pair of bfloat16, and two products are summed for each d.
 struct Product {
   bool pairs;
   int64_t rows, depth;
   const float* a;
   int64_t row_stride, depth_stride;
   const float* b;
+  int64_t b_stride;
   float* out;
+  int64_t out_stride;
   int width;
   bool accumulate;
 };

@@ -94,12 +94,13 @@ const float* normed_vector(const Norm& before, const float* x, int64_t features)
 }
 
 void feed_forward_one(const FeedForward& layer, const float* x, float* y, int threads) {
-  const int64_t hidden = layer.up.matrix.cells.rows, out = layer.down.matrix.cells.rows;
+  const int64_t hidden = layer.hidden(), out = layer.down.matrix.cells.rows;
   const float* normed = normed_vector(layer.before, x, layer.up.matrix.cells.columns);
   float* h = scratch(kHidden, 2 * hidden);
   if (layer.gate.empty()) {
     multiply_one({&layer.up}, normed, h, threads);
     kernels().activate(layer.activation, h, hidden, is_int8(layer.down));
+    if (layer.joined) kernels().times(h + hidden, h, hidden);
   } else {
     float* g = h + hidden;
     multiply_one({&layer.up, &layer.gate[0]}, normed, h, threads);
@@ -189,13 +190,31 @@ void finish_tile(const Norm& branch, const Norm& after, const float* tile, float
   kernels().add(tile, sums, features * width);
 }
 
+namespace {
+
+// The panels of the two halves do not match, so the hidden layer is computed as a whole.
+void joined_tile(const FeedForward& layer, const Input& x, float* sums, int width) {
+  const int64_t hidden = layer.hidden(), count = hidden * width;
+  float* h = scratch(kHidden, 2 * count);
+  multiply_tile(layer.up, x, h, width);
+  kernels().activate(layer.activation, h, count, is_int8(layer.down));
+  kernels().times(h + count, h, count);
+  multiply_tile(layer.down, input_of(h, hidden, width, is_int8(layer.down), kHiddenQuads), sums, width);
+}
+
+}  // namespace
+
 void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums, int width) {
   const Kernels& use = kernels();
   const Cells &up = layer.up.matrix.cells, &down = layer.down.matrix.cells;
-  float* h = scratch(kHidden, kPanel * width);
-  float* g = layer.gate.empty() ? nullptr : scratch(kGate, kPanel * width);
   const bool quantized = is_int8(layer.up) || any_int8(layer.gate), for_bytes = is_int8(layer.down);
   const Input x = input_of(normed_tile(layer.before, tile, up.columns, width), up.columns, width, quantized);
+  if (layer.joined) {
+    joined_tile(layer, x, sums, width);
+    return finish_tile(layer.branch, layer.after, tile, sums, down.rows, width);
+  }
+  float* h = scratch(kHidden, kPanel * width);
+  float* g = layer.gate.empty() ? nullptr : scratch(kGate, kPanel * width);
   // a panel of the hidden layer is input of one group of columns of `down`, and then no longer needed
   for (int64_t p = 0; p < up.panels(); p++) {
     const int64_t rows = up.panel_rows(p), count = rows * width;

@@ -18,6 +18,9 @@ struct FeedForward {
   std::vector<Linear> gate;  // none or one
   Linear up, down;
   Activation activation;
+  bool joined = false;  // `up` has the rows of both: the first half is the gate's
+
+  int64_t hidden() const { return up.matrix.cells.rows / (joined ? 2 : 1); }
 };
 
 void feed_forward(const FeedForward& layer, const float* x, int64_t tokens, float* y, int threads);
@@ -43,6 +46,18 @@ struct Mask {
   int64_t batch_stride = 0, query_stride = 0;
 };
 
+// Added to the scores of each head: [batch][head][query][key], a stride of 0 where it is the same for all sequences.
+struct PositionBias {
+  const float* values = nullptr;
+  int64_t batch_stride = 0;
+};
+
+// Disentangled attention: scores of a query and a key get q . keys[n - 1 + key - query] + queries[n - 1 + query - key] . k,
+// of n tokens. Both are [2 n - 1][heads x head_size], or null.
+struct RelativePositions {
+  const float *keys = nullptr, *queries = nullptr;
+};
+
 // after(x + branch(out(softmax(scale q k^T + mask) v))), q, k, v from before(x), or k, v from the encoder's hidden states.
 struct Attention {
   Norm before, branch, after;
@@ -63,6 +78,8 @@ struct Sequences {
   int64_t encoder_length = 0;
   Mask mask{};
   Rotary rotary{};
+  PositionBias position_bias{};
+  RelativePositions relative{};
 };
 
 // `next`, unless it is null, is applied to the result, mostly tile by tile while that is in the cache.

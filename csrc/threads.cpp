@@ -121,8 +121,9 @@ float* scratch(int slot, size_t count) {
     std::unique_ptr<float[], Free> floats;
     size_t count = 0;
   };
-  static thread_local std::vector<Buffer> buffers(16);
-  Buffer& buffer = buffers.at(slot);
+  static thread_local std::vector<Buffer> buffers;
+  if (static_cast<size_t>(slot) >= buffers.size()) buffers.resize(slot + 1);
+  Buffer& buffer = buffers[slot];
   if (buffer.count < count) {
     buffer.floats.reset();
     buffer.floats.reset(static_cast<float*>(operator new[](count * sizeof(float), std::align_val_t(64))));

@@ -323,16 +323,20 @@ void run_block(ValueType type) {
   const int64_t heads = draw(1, 4), key_heads = draw(0, 1) ? heads : 1, size = 2 * draw(2, 36), features = heads * size;
   const int64_t batch = draw(1, 5), length = draw(1, 70), hidden = draw(1, 900), encoder_features = draw(1, 300);
   const bool has_encoder = draw(0, 2) == 0, is_gated = draw(0, 1), is_before = draw(0, 1), is_inside = draw(0, 1);
+  const bool is_joined = !is_gated && draw(0, 1);
   const int64_t keys = has_encoder ? draw(1, 70) : length;
   const int threads = static_cast<int>(draw(1, 3));
   const int64_t key_features = has_encoder ? encoder_features : features;
   const Layer query(features, features, type), key(key_heads * size, key_features, type),
       value(key_heads * size, key_features, type), out(features, features, type);
-  const Layer gate(hidden, features, type), up(hidden, features, type), down(features, hidden, type);
+  const Layer gate(hidden, features, type), up(hidden * (is_joined ? 2 : 1), features, type), down(features, hidden, type);
   const RandomNorm first(features), second(features), branch(features), head_norm(size);
   const std::vector<float> x = random_floats(batch * length * features), encoder = random_floats(batch * keys * encoder_features);
   const std::vector<float> cosine = random_floats(length * size), sine = random_floats(length * size);
   std::vector<float> mask = random_floats(batch * length * keys);
+  const std::vector<float> position_bias = random_floats(batch * heads * length * keys),
+                           relative_keys = random_floats((2 * length - 1) * features),
+                           relative_queries = random_floats((2 * length - 1) * features);
   for (size_t i = 0; i < mask.size(); i++)
     if (i % keys && draw(0, 3) == 0) mask[i] = -INFINITY;
 
@@ -358,7 +362,8 @@ void run_block(ValueType type) {
                          .gate = is_gated ? std::vector<Linear>{gate.linear()} : std::vector<Linear>{},
                          .up = up.linear(),
                          .down = down.linear(),
-                         .activation = Activation::silu};
+                         .activation = Activation::silu,
+                         .joined = is_joined};
 
   std::vector<float> attended(x.size()), both(x.size()), at_once(x.size());
   Sequences sequences{.x = x.data(), .batch = batch, .length = length,
@@ -366,6 +371,10 @@ void run_block(ValueType type) {
   if (!attend.causal && draw(0, 1))
     sequences.mask = {.values = mask.data(), .batch_stride = length * keys, .query_stride = keys};
   if (!has_encoder && draw(0, 1)) sequences.rotary.angles = {.cosine = cosine.data(), .sine = sine.data()};
+  if (draw(0, 1))
+    sequences.position_bias = {.values = position_bias.data(), .batch_stride = draw(0, 1) ? heads * length * keys : 0};
+  if (!has_encoder && draw(0, 1)) sequences.relative.keys = relative_keys.data();
+  if (!has_encoder && draw(0, 1)) sequences.relative.queries = relative_queries.data();
   attention(attend, nullptr, sequences, attended.data(), threads);
   feed_forward(next, attended.data(), batch * length, both.data(), threads);
   attention(attend, &next, sequences, at_once.data(), threads);
@@ -385,9 +394,10 @@ void run_block(ValueType type) {
   const std::vector<double> normed = is_before ? second.of(input) : input;
   std::vector<double> inner = up.times(normed);
   const std::vector<double> gated = is_gated ? gate.times(normed) : inner;
+  if (is_joined) inner.erase(inner.begin(), inner.begin() + hidden);
   for (size_t i = 0; i < inner.size(); i++) {
     const double swished = gated[i] / (1 + std::exp(-gated[i]));
-    inner[i] = is_gated ? swished * inner[i] : swished;
+    inner[i] = is_gated || is_joined ? swished * inner[i] : swished;
   }
   std::vector<double> result = down.times(inner);
   if (is_inside) result = branch.of(result);

@@ -29,14 +29,15 @@ SCHEMA_TYPES |= {kind: kind.__name__ for kind in (int, float, bool, str)}
 class FeedForwardArguments(NamedTuple):
     """after(x + branch(down(activation(gate n) * up n))), n = before(x); with an empty `gate`, down(activation(up n)).
 
-    `blocks` are those of gate, up and down; `epsilon`, `centred` (the mean is subtracted) and `offset` (added to the
-    weight) apply to all norms.
+    If they are `joined`, `up` has the rows of both, and those of the gate first. `blocks` are those of gate, up and
+    down; `epsilon`, `centred` (the mean is subtracted) and `offset` (added to the weight) apply to all norms.
     """
 
     gate: list[Tensor]
     up: list[Tensor]
     down: list[Tensor]
     blocks: list[int]
+    joined: bool
     activation: str
     before: list[Tensor]
     branch: list[Tensor]
@@ -73,7 +74,12 @@ class AttentionArguments(NamedTuple):
     """after(x + branch(out(softmax(scale q kᵀ + mask) v))), where q, k, v are those of `HeadsArguments`.
 
     With `encoder_hidden_states` (batch, keys, features), k and v are of these. `mask` (batch or 1, 1, length or 1,
-    keys) is added, or if it is boolean is true for visible keys.
+    keys) is added, or if it is boolean is true for visible keys. `position_bias` (batch or 1, heads, length, keys) is
+    added too.
+
+    Disentangled attention (DeBERTa, https://arxiv.org/abs/2006.03654, equation 4) adds the products of queries with
+    `relative_keys`, and of keys with `relative_queries`, before the scale. Both are (2 length - 1, heads * head size):
+    the rows for key - query, and for query - key, from 1 - length to length - 1.
     """
 
     encoder_hidden_states: Tensor | None
@@ -82,6 +88,9 @@ class AttentionArguments(NamedTuple):
     scale: float
     causal: bool
     mask: Tensor | None
+    position_bias: Tensor | None
+    relative_keys: Tensor | None
+    relative_queries: Tensor | None
     branch: list[Tensor]
     after: list[Tensor]
 
@@ -171,20 +180,21 @@ def feed_forward(x: Tensor, *arguments: Any) -> Tensor:
 def _feed_forward(columns: int, call: FeedForwardArguments) -> Any:
     gate_block, up_block, down_block = call.blocks
     up = layer_key(call.up, columns, up_block)
+    hidden = up.rows // 2 if call.joined else up.rows
     return _native_feed_forward(
         tuple([_norm_key(norm, call) for norm in (call.before, call.branch, call.after)]),
         layer_key(call.gate, columns, gate_block) if call.gate else None,
         up,
-        layer_key(call.down, up.rows, down_block),
-        call.activation,
+        layer_key(call.down, hidden, down_block),
+        (call.activation, call.joined),
     )
 
 
 @kept_records
 def _native_feed_forward(
-    norms: tuple[NormKey, ...], gate: LayerKey | None, up: LayerKey, down: LayerKey, activation: str
+    norms: tuple[NormKey, ...], gate: LayerKey | None, up: LayerKey, down: LayerKey, settings: tuple[str, bool]
 ) -> Any:
-    module = required()
+    module, (activation, joined) = required(), settings
     before, branch, after = [native_norm(*norm) for norm in norms]
     return fields(
         module.FeedForward(),
@@ -195,6 +205,7 @@ def _native_feed_forward(
         up=native_linear(up),
         down=native_linear(down),
         activation=getattr(module.Activation, activation),
+        joined=joined,
     )
 
 
@@ -210,20 +221,53 @@ def attention(x: Tensor, *arguments: Any) -> Tensor:
         raise ModelError(f"attention needs tokens, and was given {length} queries and {keys} keys")
     if encoder is not None:
         source = _spread("the encoder's states", source, batch, *source.shape[1:]).expand(batch, -1, -1).contiguous()
-    mask, angles = None, _angles(x, heads)  # kept alive while the kernels read them
-    native_mask, rotary = module.Mask(0, 0, 0), _rotary(angles) if angles else module.Rotary(0, 0, 0)
-    if call.mask is not None:
-        queries = length if call.mask.shape[-2] > 1 else 1
-        mask = _spread("an attention mask", _additive(call.mask), batch, 1, queries, keys)
-        batch_stride = 0 if len(mask) == 1 else queries * keys
-        native_mask = module.Mask(mask.data_ptr(), batch_stride, 0 if queries == 1 else keys)
+    angles = _angles(x, heads)
+    rotary = _rotary(angles) if angles else module.Rotary(0, 0, 0)
+    terms = _terms(call, heads.sizes, (batch, length, keys))  # kept alive while the kernels read them, like the angles
     encoder_address = 0 if encoder is None else source.data_ptr()
-    sequences = module.Sequences(x32.data_ptr(), batch, length, encoder_address, keys, native_mask, rotary)
+    records = _mask(terms[0]), rotary, _position_bias(terms[1]), _relative_positions(*terms[2:])
+    sequences = module.Sequences(x32.data_ptr(), batch, length, encoder_address, keys, *records)
     layer = _attention(heads, call, x.shape[-1], source.shape[-1])
     rest = arguments[ATTENTION_END:]
     next_layer = _feed_forward(x.shape[-1], FeedForwardArguments(*rest)) if rest else None
     module.attention(layer, next_layer, sequences, result.data_ptr(), torch.get_num_threads())
     return result.to(x.dtype)
+
+
+def _terms(call: AttentionArguments, sizes: list[int], shape: tuple[int, int, int]) -> list[Tensor | None]:
+    """What is added to the scores: the mask, the bias of positions, and the keys and queries of relative positions."""
+    (heads, _, size), (batch, length, keys) = sizes, shape
+    mask = bias = None
+    if call.mask is not None:
+        queries = length if call.mask.shape[-2] > 1 else 1
+        mask = _spread("an attention mask", _additive(call.mask), batch, 1, queries, keys)
+    if call.position_bias is not None:
+        bias = _spread("a position bias", call.position_bias.to(torch.float32), batch, heads, length, keys)
+    relative: list[Tensor | None] = []
+    for table in (call.relative_keys, call.relative_queries):
+        if table is not None:
+            if call.encoder_hidden_states is not None:
+                raise ModelError("relative positions of a text and an encoder's states are not defined")
+            table = _spread("relative positions", table.to(torch.float32)[None], 1, 2 * length - 1, heads * size)
+        relative.append(table)
+    return [mask, bias, *relative]
+
+
+def _mask(mask: Tensor | None) -> Any:
+    if mask is None:
+        return required().Mask(0, 0, 0)
+    batch, _, queries, keys = mask.shape
+    return required().Mask(mask.data_ptr(), 0 if batch == 1 else queries * keys, 0 if queries == 1 else keys)
+
+
+def _position_bias(bias: Tensor | None) -> Any:
+    if bias is None:
+        return required().PositionBias(0, 0)
+    return required().PositionBias(bias.data_ptr(), 0 if len(bias) == 1 else bias[0].numel())
+
+
+def _relative_positions(keys: Tensor | None, queries: Tensor | None) -> Any:
+    return required().RelativePositions(*(0 if table is None else table.data_ptr() for table in (keys, queries)))
 
 
 def _attention(heads: HeadsArguments, call: AttentionArguments, columns: int, key_columns: int) -> Any:

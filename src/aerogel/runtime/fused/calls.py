@@ -52,6 +52,8 @@ def _norm(norm: Any) -> list[Tensor]:
 
 def _settings(norm: Any) -> tuple[float, bool, float]:
     """The epsilon of a norm, whether it subtracts the mean, and what it adds to its weight."""
+    if norm is None:
+        return 0.0, True, 0.0
     if isinstance(norm, nn.LayerNorm):
         return norm.eps, True, 0.0
     epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
@@ -66,6 +68,7 @@ class FeedForward:
     down: Any
     activation: str
     gate: Any = None
+    joined: bool = False  # `up` has the rows of both, and those of the gate first
     before: Any = None
     branch: Any = None
     after: Any = None
@@ -78,6 +81,7 @@ class FeedForward:
             up=self.up.arrays,
             down=self.down.arrays,
             blocks=_blocks(self.gate, self.up, self.down),
+            joined=self.joined,
             activation=ACTIVATIONS[self.activation],
             before=_norm(self.before),
             branch=_norm(self.branch),
@@ -110,12 +114,17 @@ def attention(
     scale: float,
     causal: bool = False,
     mask: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    relative: tuple[Tensor | None, Tensor | None] = (None, None),
     encoder_hidden_states: Tensor | None = None,
     angles: Angles = (None, None),
     norms: AttentionNorms,
     feed_forward: FeedForward | None = None,
 ) -> Tensor:
-    """x + attention by `layers` (query, key, value, out), and `feed_forward` of that, in one operator."""
+    """x + attention by `layers` (query, key, value, out), and `feed_forward` of that, in one operator.
+
+    `relative` are the keys and the queries of relative positions in `AttentionArguments`.
+    """
     query, key, value, out = layers
     source = x if encoder_hidden_states is None else encoder_hidden_states
     query.check_input(x)
@@ -128,6 +137,9 @@ def attention(
         scale=scale,
         causal=causal and mask is None,  # a mask hides later tokens itself
         mask=None if mask is None else mask[..., : source.shape[1]],
+        position_bias=position_bias,
+        relative_keys=relative[0],
+        relative_queries=relative[1],
         branch=_norm(norms.branch),
         after=_norm(norms.after),
     )
