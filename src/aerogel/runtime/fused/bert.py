@@ -1,10 +1,12 @@
-"""BERT, RoBERTa."""
+"""BERT, RoBERTa, XLM-R, ELECTRA."""
 
 from typing import Any
 
 from torch import Tensor
 from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.electra.modeling_electra import ElectraLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock, has_inner_hooks
 from aerogel.runtime.fused.calls import ACTIVATIONS, AttentionNorms, FeedForward, attention, can_attend, is_sparse
@@ -50,4 +52,12 @@ class FusedBertLayer(_FusedBert, BertLayer):
 
 
 class FusedRobertaLayer(_FusedBert, RobertaLayer):
+    pass
+
+
+class FusedXLMRobertaLayer(_FusedBert, XLMRobertaLayer):
+    pass
+
+
+class FusedElectraLayer(_FusedBert, ElectraLayer):
     pass

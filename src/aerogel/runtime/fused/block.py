@@ -26,6 +26,8 @@ class BlockArguments:
         encoder_hidden_states: (batch, encoder length, features), with `encoder_attention_mask` like `attention_mask`.
         cache: keys and values of earlier calls, to be extended.
         position_embeddings: cosine and sine of rotary positions, each (batch or 1, length, head size).
+        position_bias: (batch or 1, heads, length, keys), added to the scores; `encoder_decoder_position_bias` likewise.
+        relative_pos: (1, length, length), the bucket of query - key, an index of `rel_embeddings` (buckets, features).
         others: arguments without effect, under their original names, for the family's own modules.
     """
 
@@ -35,6 +37,10 @@ class BlockArguments:
     encoder_attention_mask: Tensor | None = None
     cache: Cache | None = None
     position_embeddings: tuple[Tensor, Tensor] | None = None
+    position_bias: Tensor | None = None
+    encoder_decoder_position_bias: Tensor | None = None
+    relative_pos: Tensor | None = None
+    rel_embeddings: Tensor | None = None
     others: dict[str, Any] = field(default_factory=dict)
 
 
@@ -64,8 +70,8 @@ class FusedBlock(nn.Module):
         output = None if call is None else self.fused(call)
         return super().forward(*arguments, **keywords) if output is None else output
 
-    def fused(self, call: BlockArguments) -> Tensor | None:
-        """The block's output, or `None` where the fused operators can't compute it."""
+    def fused(self, call: BlockArguments) -> Any:
+        """What the family's own forward returns, or `None` where the fused operators can't compute it."""
         raise NotImplementedError
 
     def cache_argument(self, call: BlockArguments) -> dict[str, Cache]:
@@ -81,7 +87,7 @@ class FusedBlock(nn.Module):
         for name, value in (*zip(self.parameter_names, arguments, strict=False), *keywords.items()):
             if name == self.cache_name:
                 known["cache"] = value
-            elif name in NAMES:
+            elif name in NAMES and name in self.parameter_names:
                 known[name] = value
             elif name in WITHOUT_EFFECT or (name == "output_attentions" and not value):
                 others[name] = value

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -24,6 +26,7 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 ONE_PLUS_WEIGHT = ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm")  # norms that multiply by 1 + weight
+NAMES_OF_ACTIVATIONS = {type(ACT2FN[name]): name for name in ACTIVATIONS}
 Angles = tuple[Tensor, Tensor] | tuple[None, None]  # cosine and sine
 
 
@@ -33,7 +36,21 @@ def is_sparse(*layers: nn.Module) -> bool:
 
 def can_attend(config: Any, mask: Tensor | None) -> bool:
     """Whether the fused attention can replace the family's: no attention weights, one mask for all heads."""
-    return attention_implementation(config) == "sdpa" and (mask is None or (mask.dim() == 4 and mask.shape[1] == 1))
+    return attention_implementation(config) == "sdpa" and is_for_all_heads(mask)
+
+
+def is_for_all_heads(mask: Tensor | None) -> bool:
+    return mask is None or (mask.dim() == 4 and mask.shape[1] == 1)
+
+
+def lowest_where_hidden(mask: Tensor | None) -> Tensor | None:
+    """An additive mask of the lowest number in place of a boolean one.
+
+    A query without visible keys then gets the mean of all values, as families give that mask their scores this way.
+    """
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
 
 
 def _arrays(layer: Any) -> list[Tensor]:
@@ -104,6 +121,16 @@ class AttentionNorms(NamedTuple):
     key: Any = None
     branch: Any = None
     after: Any = None
+
+
+def sparse_feed_forward(up: nn.Module, down: nn.Module, activation: Any, **others: Any) -> FeedForward | None:
+    """The feed-forward layers, or `None` unless they are sparse, with an activation that the kernels have.
+
+    `activation` is its name in transformers or its module; `others` are the other fields of `FeedForward`.
+    """
+    name = activation if isinstance(activation, str) else NAMES_OF_ACTIVATIONS.get(type(activation))
+    gate = others.get("gate") or up
+    return FeedForward(up, down, name, **others) if is_sparse(up, down, gate) and name in ACTIVATIONS else None
 
 
 def attention(

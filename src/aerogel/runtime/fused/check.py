@@ -3,7 +3,7 @@
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -134,23 +134,33 @@ class _Comparison:
 
 @torch.no_grad()
 def _run(owner: PreTrainedModel) -> None:
-    """One pass over random states, and if the model has a cache a second one over one more token."""
+    """One pass over random states or images, and if the model has a cache a second one over one more token."""
     generator = torch.Generator().manual_seed(0)
     parameters = tuple(inspect.signature(owner.forward).parameters)
     cache, config = cache_name(parameters), owner.config
 
-    def states(length: int) -> Tensor:
-        return torch.randn(BATCH, length, config.hidden_size, generator=generator).to(owner.dtype)
+    def states(*shape: int) -> Tensor:
+        return torch.randn(BATCH, *shape, generator=generator).to(owner.dtype)
 
+    if owner.main_input_name == "pixel_values":
+        sizes = config.image_size if isinstance(config.image_size, Sequence) else [config.image_size] * 2
+        with evaluating(owner):
+            owner(states(config.num_channels, *sizes))
+        return
+    embedding: Any = owner.get_input_embeddings()
+    width = embedding.weight.shape[-1]  # not always that of the blocks
     mask = torch.ones(BATCH, LENGTH + 1, dtype=torch.long)
     mask[0, :PADDING] = 0
     crossing: dict[str, Any] = {}
     crosses = config.is_encoder_decoder or getattr(config, "add_cross_attention", False)  # not all have it
     if crosses and "encoder_hidden_states" in parameters:
-        crossing = {"encoder_hidden_states": states(LENGTH), "encoder_attention_mask": mask[:, :LENGTH]}
-    caching: dict[str, Any] = {"use_cache": True} if cache else {}
+        crossing = {
+            "encoder_hidden_states": states(LENGTH, config.hidden_size),
+            "encoder_attention_mask": mask[:, :LENGTH],
+        }
+    caching: dict[str, Any] = {"use_cache": True} if cache and getattr(owner, "is_decoder", True) else {}
     with evaluating(owner):
-        first = owner(inputs_embeds=states(LENGTH), attention_mask=mask[:, :LENGTH], **crossing, **caching)
+        first = owner(inputs_embeds=states(LENGTH, width), attention_mask=mask[:, :LENGTH], **crossing, **caching)
         if cache and getattr(first, cache, None) is not None:
             caching |= {cache: getattr(first, cache)}
-            owner(inputs_embeds=states(1), attention_mask=mask, **crossing, **caching)
+            owner(inputs_embeds=states(1, width), attention_mask=mask, **crossing, **caching)
