@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aerogel.errors import ModelError
+from aerogel.runtime.attention_inputs import attention_mask, position_bias, relative_positions, rotary, spread
 from aerogel.runtime.kernel import fields, required
 from aerogel.runtime.operators import (
     LayerKey,
@@ -100,29 +101,6 @@ ATTENTION_END = HEADS_END + len(AttentionArguments._fields)
 NormKey = tuple[tuple[int, ...], float, bool, float]
 
 
-def _spread(what: str, tensor: Tensor, batch: int, *sizes: int) -> Tensor:
-    """Expands a tensor of shape (batch or 1, *sizes), where any size may be 1, to all sizes but the batch.
-
-    The kernels compute addresses from these sizes, so another shape raises `ModelError`.
-    """
-    fits = tensor.dim() == 1 + len(sizes) and len(tensor) in (1, batch)
-    if not fits or any(length not in (1, size) for length, size in zip(tensor.shape[1:], sizes, strict=True)):
-        raise ModelError(f"{what} of shape {tuple(tensor.shape)}, expected {(batch, *sizes)}")
-    return tensor.expand(-1, *sizes).contiguous()
-
-
-def _angles(x: Tensor, call: HeadsArguments) -> list[Tensor]:
-    """Cosine and sine, (batch or 1, length, head size); none without rotary positions."""
-    both = [angle.to(torch.float32) for angle in (call.cosine, call.sine) if angle is not None]
-    return [_spread("rotary angles", angle, *x.shape[:2], call.sizes[2]) for angle in both]
-
-
-def _rotary(angles: list[Tensor]) -> Any:
-    cosine, sine = angles
-    batch_stride = 0 if cosine.shape[0] == 1 else cosine.shape[1] * cosine.shape[2]
-    return required().Rotary(cosine.data_ptr(), sine.data_ptr(), batch_stride)
-
-
 def _projection_keys(call: HeadsArguments, columns: int, key_columns: int) -> tuple[LayerKey, ...]:
     weights = zip((call.query, call.key, call.value), (columns, key_columns, key_columns), call.blocks, strict=True)
     return tuple([layer_key(*weight) for weight in weights if weight[0]])
@@ -157,8 +135,9 @@ def heads(x: Tensor, *arguments: Any) -> Tensor:
         if norm:
             normed = module.Heads(*result.shape, some, size)
             module.normalise_heads(native_norm(*_norm_key(norm, call)), normed, start.data_ptr())
-    if angles := _angles(x, call):
-        module.apply_rotary(_rotary(angles), module.Heads(*result.shape, count + key_count, size), result.data_ptr())
+    record, angles = rotary((call.cosine, call.sine), x.shape[0], x.shape[1], size)
+    if angles:
+        module.apply_rotary(record, module.Heads(*result.shape, count + key_count, size), result.data_ptr())
     return result.to(x.dtype)
 
 
@@ -220,54 +199,25 @@ def attention(x: Tensor, *arguments: Any) -> Tensor:
     if not length or not keys:
         raise ModelError(f"attention needs tokens, and was given {length} queries and {keys} keys")
     if encoder is not None:
-        source = _spread("the encoder's states", source, batch, *source.shape[1:]).expand(batch, -1, -1).contiguous()
-    angles = _angles(x, heads)
-    rotary = _rotary(angles) if angles else module.Rotary(0, 0, 0)
-    terms = _terms(call, heads.sizes, (batch, length, keys))  # kept alive while the kernels read them, like the angles
+        source = spread("the encoder's states", source, batch, *source.shape[1:]).expand(batch, -1, -1).contiguous()
+    count, _, size = heads.sizes
+    tables = call.relative_keys, call.relative_queries
+    if encoder is not None and any(table is not None for table in tables):
+        raise ModelError("relative positions of a text and an encoder's states are not defined")
+    inputs = [
+        attention_mask(call.mask, batch, length, keys),
+        rotary((heads.cosine, heads.sine), batch, length, size),
+        position_bias(call.position_bias, batch, count, length, keys),
+        relative_positions(tables, 2 * length - 1, count * size),
+    ]  # with the tensors, which live until the kernels return
     encoder_address = 0 if encoder is None else source.data_ptr()
-    records = _mask(terms[0]), rotary, _position_bias(terms[1]), _relative_positions(*terms[2:])
+    records = [record for record, _ in inputs]
     sequences = module.Sequences(x32.data_ptr(), batch, length, encoder_address, keys, *records)
     layer = _attention(heads, call, x.shape[-1], source.shape[-1])
     rest = arguments[ATTENTION_END:]
     next_layer = _feed_forward(x.shape[-1], FeedForwardArguments(*rest)) if rest else None
     module.attention(layer, next_layer, sequences, result.data_ptr(), torch.get_num_threads())
     return result.to(x.dtype)
-
-
-def _terms(call: AttentionArguments, sizes: list[int], shape: tuple[int, int, int]) -> list[Tensor | None]:
-    """What is added to the scores: the mask, the bias of positions, and the keys and queries of relative positions."""
-    (heads, _, size), (batch, length, keys) = sizes, shape
-    mask = bias = None
-    if call.mask is not None:
-        queries = length if call.mask.shape[-2] > 1 else 1
-        mask = _spread("an attention mask", _additive(call.mask), batch, 1, queries, keys)
-    if call.position_bias is not None:
-        bias = _spread("a position bias", call.position_bias.to(torch.float32), batch, heads, length, keys)
-    relative: list[Tensor | None] = []
-    for table in (call.relative_keys, call.relative_queries):
-        if table is not None:
-            if call.encoder_hidden_states is not None:
-                raise ModelError("relative positions of a text and an encoder's states are not defined")
-            table = _spread("relative positions", table.to(torch.float32)[None], 1, 2 * length - 1, heads * size)
-        relative.append(table)
-    return [mask, bias, *relative]
-
-
-def _mask(mask: Tensor | None) -> Any:
-    if mask is None:
-        return required().Mask(0, 0, 0)
-    batch, _, queries, keys = mask.shape
-    return required().Mask(mask.data_ptr(), 0 if batch == 1 else queries * keys, 0 if queries == 1 else keys)
-
-
-def _position_bias(bias: Tensor | None) -> Any:
-    if bias is None:
-        return required().PositionBias(0, 0)
-    return required().PositionBias(bias.data_ptr(), 0 if len(bias) == 1 else bias[0].numel())
-
-
-def _relative_positions(keys: Tensor | None, queries: Tensor | None) -> Any:
-    return required().RelativePositions(*(0 if table is None else table.data_ptr() for table in (keys, queries)))
 
 
 def _attention(heads: HeadsArguments, call: AttentionArguments, columns: int, key_columns: int) -> Any:
@@ -314,12 +264,6 @@ def _native_attention(
         scale=scale,
         causal=causal,
     )
-
-
-def _additive(mask: Tensor) -> Tensor:
-    if mask.dtype == torch.bool:
-        return torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, -torch.inf)
-    return mask.to(torch.float32)
 
 
 def _same_shape(x: Tensor, *others: Any) -> Tensor:
