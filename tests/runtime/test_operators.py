@@ -151,7 +151,7 @@ def test_gate_up_and_down_have_blocks_of_their_own(zeros: tuple[float, float, fl
         x = torch.randn(tokens, 300)
         with torch.inference_mode():
             arrays = [layer.arrays for layer in (gate, up, down)]
-            found = torch.ops.aerogel.feed_forward(x, *arrays, blocks, "silu", [], [], [norm], 1e-5, True, 0.0)
+            found = torch.ops.aerogel.feed_forward(x, *arrays, blocks, False, "silu", [], [], [norm], 1e-5, True, 0.0)
             expected = x + layers[2](nn.functional.silu(layers[0](x)) * layers[1](x))
             expected = nn.functional.layer_norm(expected, (300,), norm)
         assert (found - expected).norm() <= 1e-5 * expected.norm()
@@ -174,16 +174,40 @@ def test_operators_are_sound(name: str) -> None:
     check(ops.dense_linear.default, (x[:1, :1], torch.randn(70, 96)))
     check(ops.dense_linear.default, (x, torch.randn(70, 96)))
     hidden = layer(200, 96), layer(96, 200)
-    check(ops.feed_forward.default, (x, [], *hidden, [0, block, block], "gelu", [], norm, norm, 1e-5, True, 0.5))
+    check(ops.feed_forward.default, (x, [], *hidden, [0, block, block], False, "gelu", [], norm, norm, 1e-5, True, 0.5))
     four = [layer(96, 96) for _ in range(4)]
     sizes = [4, 4, 24]
     mask = torch.rand(2, 1, 9, 9) > 0.3
     heads = (*four[:3], [block] * 3, sizes)
     normed = (*heads, angles, angles, norm, head_norm, head_norm, 1e-5, False, 0.5)
-    check(ops.attention.default, (x, *normed, None, four[3], block, 0.2, False, mask, norm, []))
+    check(
+        ops.attention.default,
+        (x, *normed, None, four[3], block, 0.2, False, mask, torch.rand(1, 4, 9, 9), *torch.rand(2, 17, 96), norm, []),
+    )
     check(ops.heads.default, (x, *normed))
-    attention = (*heads, None, None, [], [], [], 1e-5, True, 0.0, None, four[3], block, 0.2, True, None, [], norm)
-    layers = ([], *hidden, [0, block, block], "gelu", norm, [], [], 1e-5, False, 0.0)
+    attention = (
+        *heads,
+        None,
+        None,
+        [],
+        [],
+        [],
+        1e-5,
+        True,
+        0.0,
+        None,
+        four[3],
+        block,
+        0.2,
+        True,
+        None,
+        None,
+        None,
+        None,
+        [],
+        norm,
+    )
+    layers = ([], *hidden, [0, block, block], False, "gelu", norm, [], [], 1e-5, False, 0.0)
     check(ops.block.default, (x, *attention, *layers))
     for shape in ((1, 1), (1, 2), (1, 40), (2, 64), (3, 64), (4, 64), (4, 130), (30, 5)):  # tiles shared, and not
         x = torch.randn(*shape, 96)
