@@ -38,6 +38,13 @@ GENERATORS: dict[str, Callable[[], PreTrainedModel]] = {
             transformers.BartConfig(**BART, decoder_ffn_dim=200, forced_eos_token_id=None)
         )
     ),
+    "t5": lambda: _pruned(
+        transformers.T5ForConditionalGeneration(
+            transformers.T5Config(
+                d_model=96, d_kv=24, d_ff=200, num_layers=2, num_heads=4, vocab_size=100, decoder_start_token_id=0
+            )
+        )
+    ),
     "mistral": lambda: _pruned(transformers.MistralForCausalLM(transformers.MistralConfig(**HEADS, sliding_window=6))),
     "qwen2": lambda: _pruned(
         transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**HEADS, **WINDOW, use_sliding_window=True))
@@ -51,6 +58,7 @@ GENERATORS: dict[str, Callable[[], PreTrainedModel]] = {
         transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**HEADS, **WINDOW, query_pre_attn_scalar=20))
     ),
 }
+ENCODER_DECODERS = ["bart", "t5"]
 DECODERS = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]  # without an encoder
 NOT_FUSED: dict[str, Callable[[], PreTrainedModel]] = {
     "gemma4": lambda: _pruned(transformers.Gemma4ForCausalLM(transformers.Gemma4TextConfig(**HEADS, **WINDOW))),
@@ -121,9 +129,10 @@ def test_text_may_come_in_pieces_of_any_length(family: str) -> None:
     for model in (dense, packed):
         cache, outputs, seen = None, [], 0
         for length in (3, 1, 4, 1):
-            ids = "decoder_input_ids" if family == "bart" else "input_ids"
+            crosses = family in ENCODER_DECODERS
+            ids = "decoder_input_ids" if crosses else "input_ids"
             call: dict[str, Any] = {ids: tokens[:, seen : seen + length], name: cache, "use_cache": True}
-            call |= {"encoder_outputs": (torch.ones(2, 5, 96),)} if family == "bart" else {}
+            call |= {"encoder_outputs": (torch.ones(2, 5, 96),)} if crosses else {}
             with torch.inference_mode():
                 output = model(**call)
             cache, seen = getattr(output, name), seen + length

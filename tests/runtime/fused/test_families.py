@@ -21,7 +21,7 @@ import aerogel as ag
 from aerogel.runtime.fused import FAMILIES as CLASSES, unfuse
 from aerogel.runtime.fused.block import CACHE_NAMES, FusedBlock
 from aerogel.runtime.kernel import native
-from builders import BART, SMALL, WIDE
+from builders import BART, SMALL, SPECIAL, WIDE
 
 pytestmark = pytest.mark.skipif(native() is None, reason="blocks are fused where the kernels are")
 BATCH, LENGTH, HEADS, WIDTH = 2, 9, 4, 96
@@ -29,6 +29,8 @@ BERT: dict[str, Any] = SMALL | WIDE | {"max_position_embeddings": 160}
 T5: dict[str, Any] = dict(d_model=96, d_kv=24, d_ff=200, num_layers=2, num_heads=4, vocab_size=100)
 DEBERTA: dict[str, Any] = BERT | dict(relative_attention=True, type_vocab_size=0, pos_att_type=["p2c", "c2p"])
 V3: dict[str, Any] = dict(position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True)
+DECODER: dict[str, Any] = SMALL | WIDE | SPECIAL | dict(num_key_value_heads=2, head_dim=32)
+WINDOW: dict[str, Any] = dict(sliding_window=6, layer_types=["sliding_attention", "full_attention"])
 IMAGES: dict[str, Any] = SMALL | WIDE | dict(image_size=20, patch_size=5)
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: transformers.BertModel(transformers.BertConfig(**BERT)),
@@ -60,6 +62,14 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
         transformers.GPT2Config(n_embd=96, n_layer=2, n_head=4, vocab_size=100, initializer_range=0.2)
     ),
     "llama": lambda: transformers.LlamaModel(transformers.LlamaConfig(num_key_value_heads=2, **SMALL, **WIDE)),
+    "mistral": lambda: transformers.MistralModel(transformers.MistralConfig(**DECODER, sliding_window=6)),
+    "qwen2": lambda: transformers.Qwen2Model(transformers.Qwen2Config(**DECODER, **WINDOW, use_sliding_window=True)),
+    "qwen3": lambda: transformers.Qwen3Model(transformers.Qwen3Config(**DECODER, **WINDOW, use_sliding_window=True)),
+    "gemma": lambda: transformers.GemmaModel(transformers.GemmaConfig(**DECODER)),
+    "gemma2": lambda: transformers.Gemma2Model(transformers.Gemma2Config(**DECODER, **WINDOW)),
+    "gemma3": lambda: transformers.Gemma3TextModel(
+        transformers.Gemma3TextConfig(**DECODER, **WINDOW, query_pre_attn_scalar=20)
+    ),
     "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**IMAGES)),
     "deit": lambda: transformers.DeiTModel(transformers.DeiTConfig(**IMAGES)),
 }
