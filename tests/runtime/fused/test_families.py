@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
+import sys
 from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,6 +28,7 @@ from aerogel.runtime.kernel import native
 from builders import BART, SMALL, SPECIAL, WIDE
 
 pytestmark = pytest.mark.skipif(native() is None, reason="blocks are fused where the kernels are")
+GUIDE = Path(__file__).parents[3] / "docs" / "fuse-a-family.md"
 BATCH, LENGTH, HEADS, WIDTH = 2, 9, 4, 96
 BERT: dict[str, Any] = SMALL | WIDE | {"max_position_embeddings": 160}
 T5: dict[str, Any] = dict(d_model=96, d_kv=24, d_ff=200, num_layers=2, num_heads=4, vocab_size=100)
@@ -233,6 +238,7 @@ OTHERS: dict[str, Callable[[Tensor], Any]] = {
     "cache_position": lambda states: torch.arange(states.shape[1]),
     "use_cache": lambda states: True,
 }
+WITH_CACHE = {"t5", "bart", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"}
 NOT_FUSED = {"absent", "of each head", "of any kind", "of each text", "given", "empty"}
 
 
@@ -255,3 +261,34 @@ def test_every_argument_of_a_block_counts(family: str) -> None:
                 and not isinstance(expected, type)
             ):
                 assert was_fused, case
+
+
+@pytest.fixture
+def siglip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family in the guide, which the package does not have."""
+    module = ModuleType("aerogel.runtime.fused.siglip")
+    exec(re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)[0], vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(CLASSES, "SiglipEncoderLayer", "siglip")
+    config = transformers.SiglipTextConfig(**SMALL, max_position_embeddings=160)
+    monkeypatch.setitem(FAMILIES, "siglip", lambda: transformers.SiglipTextModel(config))
+
+
+@pytest.mark.usefixtures("siglip")
+@pytest.mark.parametrize("form", FORMS)
+def test_the_family_of_the_guide_does_too(form: str) -> None:
+    test_models_give_what_they_give_with_their_own_blocks("siglip", form)
+
+
+@pytest.mark.usefixtures("siglip")
+def test_every_argument_of_the_guides_block_counts() -> None:
+    test_every_argument_of_a_block_counts("siglip")
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in WITH_CACHE])
+def test_models_compile_as_a_whole(family: str) -> None:
+    fused, own = models(family)
+    call = inputs(fused, LENGTH, PADDINGS["left"])
+    with torch.no_grad():
+        found = torch.compile(fused, backend="aot_eager", fullgraph=True)(**call).last_hidden_state
+        assert close(found, own(**call).last_hidden_state, 1e-5)

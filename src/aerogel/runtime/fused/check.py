@@ -142,25 +142,28 @@ def _run(owner: PreTrainedModel) -> None:
     def states(*shape: int) -> Tensor:
         return torch.randn(BATCH, *shape, generator=generator).to(owner.dtype)
 
+    def text(length: int) -> dict[str, Tensor]:
+        if "inputs_embeds" not in parameters:
+            return {"input_ids": torch.randint(config.vocab_size, (BATCH, length), generator=generator)}
+        embedding: Any = owner.get_input_embeddings()
+        return {"inputs_embeds": states(length, embedding.weight.shape[-1])}  # not always the width of the blocks
+
     if owner.main_input_name == "pixel_values":
         sizes = config.image_size if isinstance(config.image_size, Sequence) else [config.image_size] * 2
         with evaluating(owner):
             owner(states(config.num_channels, *sizes))
         return
-    embedding: Any = owner.get_input_embeddings()
-    width = embedding.weight.shape[-1]  # not always that of the blocks
     mask = torch.ones(BATCH, LENGTH + 1, dtype=torch.long)
     mask[0, :PADDING] = 0
     crossing: dict[str, Any] = {}
     crosses = config.is_encoder_decoder or getattr(config, "add_cross_attention", False)  # not all have it
     if crosses and "encoder_hidden_states" in parameters:
-        crossing = {
-            "encoder_hidden_states": states(LENGTH, config.hidden_size),
-            "encoder_attention_mask": mask[:, :LENGTH],
-        }
+        encoder = states(LENGTH, config.hidden_size)
+        crossing = {"encoder_hidden_states": encoder, "encoder_attention_mask": mask[:, :LENGTH]}
+    # the encoder of T5 has the argument for a cache, but refuses one
     caching: dict[str, Any] = {"use_cache": True} if cache and getattr(owner, "is_decoder", True) else {}
     with evaluating(owner):
-        first = owner(inputs_embeds=states(LENGTH, width), attention_mask=mask[:, :LENGTH], **crossing, **caching)
+        first = owner(**text(LENGTH), attention_mask=mask[:, :LENGTH], **crossing, **caching)
         if cache and getattr(first, cache, None) is not None:
             caching |= {cache: getattr(first, cache)}
-            owner(inputs_embeds=states(1, width), attention_mask=mask, **crossing, **caching)
+            owner(**text(1), attention_mask=mask, **crossing, **caching)
