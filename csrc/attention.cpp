@@ -103,6 +103,11 @@ struct Sequence {
     float* out = scratch(kBias, keys.width * own.width);
     kernels().load_tile({.x = from, .stride = keys.tokens, .count = q.count, .features = k.count}, own.width, out);
     if (mask) kernels().add(mask, out, k.count * own.width);
+    // that of the next head comes from memory while this one is computed
+    for (int64_t i = 0; head + 1 < layer.heads && i < q.count; i++) {
+      const float* next = from + (own.tokens + i) * keys.tokens;
+      for (int64_t j = 0; j < k.count; j += 16) __builtin_prefetch(next + j);
+    }
     return out;
   }
 
