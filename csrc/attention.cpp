@@ -1,5 +1,7 @@
 #include <limits>
+#include <optional>
 
+#include "bitmask.h"
 #include "relative.h"
 
 namespace aerogel {
@@ -213,7 +215,9 @@ void apply_rotary(const Rotary& rotary, const Heads& heads, float* x) {
   }
 }
 
-void attention(const Attention& layer, const FeedForward* next, const Sequences& sequences, float* y, int threads) {
+void attention(const Attention& packed, const FeedForward* next, const Sequences& sequences, float* y, int threads) {
+  Expanded expanded(threads);
+  const Attention layer = expanded(packed);
   const int64_t batch = sequences.batch, length = sequences.length;
   // enough sequences keep every thread in its own cache; a few are cut into tiles that all threads share
   const int outer = batch >= threads ? threads : 1, inner = batch >= threads ? 1 : threads;
@@ -229,7 +233,9 @@ void attention(const Attention& layer, const FeedForward* next, const Sequences&
     return Projection{.layers = layers, .x = x + sequence * tokens * features, .tokens = tokens, .rows = rows,
                       .width = width, .tiles = tiles};
   };
-  const FeedForward* at_once = next && may_share_tiles(batch, length, width_for(length), threads) ? next : nullptr;
+  std::optional<FeedForward> next_expanded;
+  if (next && may_share_tiles(batch, length, width_for(length), threads)) next_expanded = expanded(*next);
+  const FeedForward* at_once = next_expanded ? &*next_expanded : nullptr;
   // values of int8 ask for less than float32
   const bool pairs = is_int8(layer.out) && kernels().has_pairs && layer.head_size % 2 == 0;
   const RelativeTiles relative = relative_tiles(layer, sequences, pairs);

@@ -11,6 +11,8 @@
 namespace aerogel {
 namespace AEROGEL_SET {
 
+#include "expand_x86.h"
+
 struct Vector {
   using Reg = __m256;
   static constexpr int kSums = 8;  // of a product, in registers
@@ -46,12 +48,18 @@ struct Vector {
   static Reg zero_where_below(Reg a, Reg x, float limit) {
     return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_LT_OQ), a);
   }
-  static constexpr bool kHasPairs = false;
+  static constexpr bool kHasPairs = false, kCompresses = false;
   using Int = __m256i;
   static constexpr int kOffset = 0;
   static Int load_int(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static void store_int(void* p, Int a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
   static Int set_int(int32_t a) { return _mm256_set1_epi32(a); }
+  static Int add_int(Int a, Int b) { return _mm256_add_epi32(a, b); }
+  static int32_t total(Int a) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(two) + _mm_extract_epi32(two, 1);
+  }
   static Int subtract_int(Int a, Int b) { return _mm256_sub_epi32(a, b); }
   static Int multiply_int(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
   static Int to_int(Reg a) { return _mm256_cvtps_epi32(a); }
@@ -72,6 +80,9 @@ struct Vector {
   static Int gather_quads(const uint8_t* x, const uint8_t* index) {
     const Int lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(index)));
     return _mm256_i32gather_epi32(reinterpret_cast<const int*>(x), lanes, 4);
+  }
+  static Int expand(uint64_t bits, uint64_t before, const int8_t* p, int part) {
+    return _mm256_set_m128i(expand_sixteen(bits, before, p, 2 * part + 1), expand_sixteen(bits, before, p, 2 * part));
   }
 #ifdef __AVXVNNI__
   using Factors = Int;

@@ -1,5 +1,5 @@
-// x86 with AVX-512F and AVX-512BW: compiled with these flags, run only where the CPU has them. avx512_vnni.cpp compiles it
-// once more with AVX-512 VNNI.
+// x86 with AVX-512F and AVX-512BW: compiled with these flags, run only where the CPU has them. avx512_vnni.cpp and others
+// compile it once more with further extensions.
 #include <immintrin.h>
 
 #include "kernel.h"
@@ -10,6 +10,8 @@
 
 namespace aerogel {
 namespace AEROGEL_SET {
+
+#include "expand_x86.h"
 
 struct Vector {
   using Reg = __m512;
@@ -47,6 +49,8 @@ struct Vector {
   static Int load_int(const int32_t* p) { return _mm512_loadu_si512(p); }
   static void store_int(int32_t* p, Int a) { _mm512_storeu_si512(p, a); }
   static Int set_int(int32_t a) { return _mm512_set1_epi32(a); }
+  static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
+  static int32_t total(Int a) { return _mm512_reduce_add_epi32(a); }
   static Int subtract_int(Int a, Int b) { return _mm512_sub_epi32(a, b); }
   static Int multiply_int(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
   static Int to_int(Reg a) { return _mm512_cvtps_epi32(a); }
@@ -64,6 +68,25 @@ struct Vector {
   static Int load_quads(const void* p) { return _mm512_loadu_si512(p); }
   static Int gather_quads(const uint8_t* x, const uint8_t* index) {
     return _mm512_i32gather_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))), x, 4);
+  }
+  static Int expand(uint64_t bits, [[maybe_unused]] uint64_t before, const int8_t* p, int) {
+#ifdef __AVX512VBMI2__
+    return _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(p));
+#else
+    Int all = _mm512_castsi128_si512(expand_sixteen(bits, before, p, 0));
+    all = _mm512_inserti32x4(all, expand_sixteen(bits, before, p, 1), 1);
+    all = _mm512_inserti32x4(all, expand_sixteen(bits, before, p, 2), 2);
+    return _mm512_inserti32x4(all, expand_sixteen(bits, before, p, 3), 3);
+#endif
+  }
+  static constexpr bool kCompresses = true;
+  static int store_used(uint64_t bits, Int quads, int first, int8_t* to, uint8_t* units) {
+    const Int columns = _mm512_movm_epi8(bits);
+    const __mmask16 used = _mm512_test_epi32_mask(columns, columns);
+    const Int lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(used, quads));
+    store_low_bytes(units, _mm512_maskz_compress_epi32(used, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
+    return std::popcount(used);
   }
 #ifdef __AVX512VNNI__
   using Factors = Int;

@@ -32,13 +32,15 @@ template <class F>
 
 #include "body_elementwise.h"
 #include "body_int8.h"
+#include "body_bitmask.h"
 #include "body_linear.h"
 #include "body_attention.h"
 
 constexpr Kernels table(const char* name) {
   return {.name = name, .load_tile = load_tile, .store_tile = store_tile,
           .quantize = quantize, .quantize_activated = quantize_activated, .quantize_token = quantize_token,
-          .multiply_group = multiply_group, .multiply_vector = multiply_vector, .dense_vector = dense_vector,
+          .multiply_group = multiply_group, .multiply_vector = multiply_vector,
+          .multiply_masked = multiply_masked, .count_mask = count_mask, .expand_quads = expand_quads, .dense_vector = dense_vector,
           .finite = finite, .activate = activate, .add = add, .times = times, .normalise = normalise,
           .apply_rotary = apply_rotary, .has_pairs = Vector::kHasPairs, .product = product, .pair_rows = pair_rows<>,
           .pair_columns = pair_columns<>, .softmax_step = softmax_step, .scale_columns = scale_columns};

@@ -252,10 +252,7 @@ void multiply_vector_quads(const int8_t* values, const uint8_t* index, const Row
       std::memcpy(columns, index + j, count - j);
       accumulate(weights, columns);
     }
-    int32_t sums[kLanes], sum = 0;
-    Vector::store_int(sums, lanes);
-    for (const int32_t lane : sums) sum += lane;
-    y[order->row] += *x.steps * static_cast<float>(sum);
+    y[order->row] += *x.steps * static_cast<float>(Vector::total(lanes));
     values += 4 * count;
     index += count;
   }

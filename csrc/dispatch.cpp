@@ -15,7 +15,10 @@ std::vector<const Kernels*> available() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) {
     if (__builtin_cpu_supports("avx512vnni")) {
-      if (__builtin_cpu_supports("avx512bf16")) sets.push_back(&avx512_bf16_kernels);
+      if (__builtin_cpu_supports("avx512vbmi2")) {
+        if (__builtin_cpu_supports("avx512bf16")) sets.push_back(&avx512_bf16_kernels);
+        sets.push_back(&avx512_vbmi2_kernels);
+      }
       sets.push_back(&avx512_vnni_kernels);
     }
     sets.push_back(&avx512_kernels);

@@ -4,6 +4,7 @@
 
 // those that body.h needs, which is included inside a namespace
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -64,14 +65,25 @@ struct Cells {
 
 struct Values {
   ValueType type;
-  const void* data;                // [non-zeros][unit], in the order of the cells
+  const void* data;                // [non-zeros][unit], in the order of the cells; or [non-zeros] of a bit mask
   const float* scales = nullptr;   // of int8: [rows]
   const int32_t* sums = nullptr;   // of int8: [groups][rows], the sum of a row's integers in each group of columns
 };
 
+// A layout of int8 for one token at a time, whose time is that of reading memory: a bit for each weight, and the integers
+// of those that are not 0, row after row. Many tokens need quads, see `Expanded`.
+struct Bitmask {
+  const uint64_t* bits = nullptr;   // [rows][words], a word for 64 columns, from the lowest bit up; null: there are cells
+  const int64_t* starts = nullptr;  // [chunks + 1], where the integers of each kGroup rows start
+};
+
 struct Matrix {
-  Cells cells;
+  Cells cells;  // of a bit mask only the shape, and the block of its quads
   Values values;
+  Bitmask mask{};
+
+  int64_t words() const { return (cells.columns + 63) / 64; }  // of a row of the bit mask
+  int64_t chunks() const { return (cells.rows + kGroup - 1) / kGroup; }
 };
 
 struct Linear {
@@ -128,6 +140,30 @@ struct GroupProduct {
   int width;
 };
 
+// Integers under a bit mask, from the next to the last of the matrix.
+struct MaskedIntegers {
+  const int8_t *next, *end;
+
+  static MaskedIntegers from(const Matrix& matrix, int64_t at) {
+    const auto* data = static_cast<const int8_t*>(matrix.values.data);
+    return {.next = data + at, .end = data + matrix.mask.starts[matrix.chunks()]};
+  }
+};
+
+// The integers under some words of a bit mask, and the quads that are not all zeros.
+struct MaskCount {
+  int64_t integers, quads;
+};
+
+// y = some rows of W times one token, plus bias.
+struct MaskedProduct {
+  const Linear& layer;
+  Range chunks;   // of kGroup rows
+  Quads x;
+  int32_t* sums;  // memory for kGroup integers a group of columns
+  float* y;       // from the layer's first row on
+};
+
 // out[r * out_stride + w] (+)= sum_d a[r * row_stride + d * depth_stride] b[d * b_stride + w]. With `pairs`, each element of
 // a and b is a pair of bfloat16, and two products are summed for each d.
 struct Product {
@@ -178,6 +214,11 @@ struct Kernels {
   // Non-zeros times one token, added to y[rows]. Rows are whole: one belongs to the range of its first non-zero. Of int8 the
   // sums are without the zero points and the scales of rows.
   void (*multiply_vector)(const Matrix& matrix, Range range, const Input& x, float* y);
+  void (*multiply_masked)(const MaskedProduct& task);
+  MaskCount (*count_mask)(const uint64_t* bits, int64_t words);
+  // Fills the quads of up to kPanel columns of a row that are not all zeros, and their units from the first word on. Writes
+  // up to kGroup more.
+  void (*expand_quads)(const uint64_t* bits, int64_t words, MaskedIntegers integers, int8_t* quads, uint8_t* index);
   // y[rows] = W[rows][columns] x, dense.
   void (*dense_vector)(const float* weight, int64_t rows, int64_t columns, const float* x, float* y);
 
@@ -203,7 +244,8 @@ struct Kernels {
 
 extern const Kernels scalar_kernels;
 #ifdef AEROGEL_X86
-extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels, avx512_vnni_kernels, avx512_bf16_kernels;
+extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels, avx512_vnni_kernels, avx512_vbmi2_kernels,
+    avx512_bf16_kernels;
 #endif
 #ifdef AEROGEL_ARM64
 extern const Kernels neon_kernels, neon_dotprod_kernels, neon_i8mm_kernels;

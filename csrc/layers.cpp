@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "bitmask.h"
 #include "tiles.h"
 
 namespace aerogel {
@@ -46,42 +47,50 @@ void scale_rows(const Matrix& matrix, const Quads& x, float* y) {
   for (int64_t r = 0; r < rows; r++) y[r] *= matrix.values.scales[r];
 }
 
-// One token through layers that share it, y their rows one after another. The non-zeros are divided evenly, inside
-// cells too; each thread sums into an array of its own, since a row's cells may belong to several.
+// One token through layers that share it, y their rows one after another. What is read is divided evenly. A part of the
+// cells sums into an array of its own, since a row's cells may belong to several; under a bit mask rows are whole.
 void multiply_one(const std::vector<const Linear*>& layers, const float* x, float* y, int threads) {
   int64_t rows = 0, all = 0;
   for (const Linear* layer : layers) {
     rows += layer->matrix.cells.rows;
-    all += layer->matrix.cells.non_zeros();
+    all += reads(layer->matrix);
   }
-  const int64_t columns = layers[0]->matrix.cells.columns;
+  const int64_t columns = layers[0]->matrix.cells.columns, groups = layers[0]->matrix.cells.groups();
   const bool quantized = std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_int8(*layer); });
   const Input input = input_of(x, columns, 1, quantized);
   constexpr int64_t kWorthAThread = 8192;
   const int parts = static_cast<int>(std::clamp<int64_t>(all / kWorthAThread, 1, threads));
   float* partial = scratch(kPartial, parts * rows);
   parallel(parts, parts, [&](int64_t part) {
-    float* sums = partial + part * rows;
+    float *sums = partial + part * rows, *result = y;
     std::memset(sums, 0, rows * sizeof(float));
+    auto* integers = reinterpret_cast<int32_t*>(scratch(kSums, groups * kGroup));
     int64_t first = all * part / parts, last = all * (part + 1) / parts;
     for (const Linear* layer : layers) {
-      const int64_t own = layer->matrix.cells.non_zeros();
+      const Matrix& matrix = layer->matrix;
+      const int64_t own = reads(matrix);
       const Range range{.first = std::max<int64_t>(first, 0), .last = last};
-      if (first < own && last > 0) kernels().multiply_vector(layer->matrix, range, input, sums);
-      first -= own;
-      last -= own;
-      sums += layer->matrix.cells.rows;
+      if (matrix.mask.bits)
+        kernels().multiply_masked({.layer = *layer, .chunks = chunks_in(matrix, range), .x = input.quads, .sums = integers,
+                                   .y = result});
+      else if (first < own && last > 0)
+        kernels().multiply_vector(matrix, range, input, sums);
+      first -= own, last -= own;
+      sums += matrix.cells.rows, result += matrix.cells.rows;
     }
   });
-  for (int part = 1; part < parts; part++) kernels().add(partial + part * rows, partial, rows);
-  std::memcpy(y, partial, rows * sizeof(float));
   const bool is_finite = kernels().finite(x, columns);
   for (const Linear* layer : layers) {
     const Cells& cells = layer->matrix.cells;
-    if (is_int8(*layer)) scale_rows(layer->matrix, input.quads, y);
-    if (layer->bias) kernels().add(layer->bias, y, cells.rows);
-    const bool carries = !is_finite && !is_int8(*layer);  // int8: every output of that token is NaN
-    for (int64_t p = 0; carries && p < cells.panels(); p++) carry_non_finite(cells, p, {x, 1}, {y + p * kPanel, 1});
+    if (!layer->matrix.mask.bits) {
+      std::memcpy(y, partial, cells.rows * sizeof(float));
+      for (int part = 1; part < parts; part++) kernels().add(partial + part * rows, y, cells.rows);
+      if (is_int8(*layer)) scale_rows(layer->matrix, input.quads, y);
+      if (layer->bias) kernels().add(layer->bias, y, cells.rows);
+      const bool carries = !is_finite && !is_int8(*layer);  // int8: every output of that token is NaN
+      for (int64_t p = 0; carries && p < cells.panels(); p++) carry_non_finite(cells, p, {x, 1}, {y + p * kPanel, 1});
+    }
+    partial += cells.rows;
     y += cells.rows;
   }
 }
@@ -237,15 +246,17 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
   finish_tile(layer.branch, layer.after, tile, sums, down.rows, width);
 }
 
-void project(const Norm& before, const std::vector<Linear>& layers, const float* x, int64_t tokens, float* y, int threads) {
-  const int64_t features = layers[0].matrix.cells.columns, rows = rows_of(layers);
+void project(const Norm& before, const std::vector<Linear>& packed, const float* x, int64_t tokens, float* y, int threads) {
+  const int64_t features = packed[0].matrix.cells.columns, rows = rows_of(packed);
   if (is_vector(tokens)) {
     std::vector<const Linear*> all;
-    for (const Linear& layer : layers) all.push_back(&layer);
+    for (const Linear& layer : packed) all.push_back(&layer);
     for (int64_t t = 0; t < tokens; t++)
       multiply_one(all, normed_vector(before, x + t * features, features), y + t * rows, threads);
     return;
   }
+  Expanded expanded(threads);
+  const std::vector<Linear> layers = expanded(packed);
   struct Panel {
     const Linear* layer;
     int64_t number, first_row;
@@ -288,12 +299,14 @@ void dense_vector(const float* weight, int64_t rows, int64_t columns, const floa
   });
 }
 
-void feed_forward(const FeedForward& layer, const float* x, int64_t tokens, float* y, int threads) {
-  const int64_t features = layer.up.matrix.cells.columns, rows = layer.down.matrix.cells.rows;
+void feed_forward(const FeedForward& packed, const float* x, int64_t tokens, float* y, int threads) {
+  const int64_t features = packed.up.matrix.cells.columns, rows = packed.down.matrix.cells.rows;
   if (is_vector(tokens)) {
-    for (int64_t t = 0; t < tokens; t++) feed_forward_one(layer, x + t * features, y + t * rows, threads);
+    for (int64_t t = 0; t < tokens; t++) feed_forward_one(packed, x + t * features, y + t * rows, threads);
     return;
   }
+  Expanded expanded(threads);
+  const FeedForward layer = expanded(packed);
   const int width = tile_width(tokens, threads);
   parallel(ceil_div(tokens, width), threads, [&](int64_t i) {
     float* tile = scratch(kX, features * width);

@@ -42,11 +42,13 @@ struct Vector {
   static Reg zero_where_below(Reg a, Reg x, float limit) {
     return vbslq_f32(vcltq_f32(x, vdupq_n_f32(limit)), vdupq_n_f32(0.0f), a);
   }
-  static constexpr bool kHasPairs = false;
+  static constexpr bool kHasPairs = false, kCompresses = false;
   using Int = int32x4_t;
   static Int load_int(const int32_t* p) { return vld1q_s32(p); }
   static void store_int(int32_t* p, Int a) { vst1q_s32(p, a); }
   static Int set_int(int32_t a) { return vdupq_n_s32(a); }
+  static Int add_int(Int a, Int b) { return vaddq_s32(a, b); }
+  static int32_t total(Int a) { return vaddvq_s32(a); }
   static Int subtract_int(Int a, Int b) { return vsubq_s32(a, b); }
   static Int multiply_int(Int a, Int b) { return vmulq_s32(a, b); }
   static Int to_int(Reg a) { return vcvtnq_s32_f32(a); }
@@ -68,6 +70,13 @@ struct Vector {
     int32_t quads[4];
     for (int i = 0; i < 4; i++) std::memcpy(quads + i, x + 4 * index[i], 4);
     return vld1q_s32(quads);
+  }
+  static Int expand(uint64_t bits, uint64_t before, const int8_t* p, int part) {
+    const auto eight = [&](int byte) {
+      const uint8x8_t places = vcreate_u8(kPlaces[bits >> 8 * byte & 255]);
+      return vtbl1_u8(vld1_u8(reinterpret_cast<const uint8_t*>(p) + (before >> 8 * byte & 255)), places);
+    };
+    return vreinterpretq_s32_u8(vcombine_u8(eight(2 * part), eight(2 * part + 1)));
   }
   using Factors = int8x16_t;
   static Factors factors(Int quads) { return vreinterpretq_s8_s32(quads); }

@@ -38,12 +38,14 @@ struct Vector {
   static Reg zero_where_below(Reg a, Reg x, float limit) { return x < limit ? 0.0f : a; }
   static void transpose(Reg (&)[1]) {}
 
-  static constexpr bool kHasPairs = false;
+  static constexpr bool kHasPairs = false, kCompresses = false;
   using Int = int32_t;
   static constexpr int kOffset = 0;
   static Int load_int(const int32_t* p) { return *p; }
   static void store_int(int32_t* p, Int a) { *p = a; }
   static Int set_int(int32_t a) { return a; }
+  static Int add_int(Int a, Int b) { return a + b; }
+  static int32_t total(Int a) { return a; }
   static Int subtract_int(Int a, Int b) { return a - b; }
   // wraps around, as the others do: the zero point of a token that is not finite means nothing
   static Int multiply_int(Int a, Int b) { return static_cast<Int>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
@@ -60,6 +62,13 @@ struct Vector {
     return quad;
   }
   static Int gather_quads(const uint8_t* x, const uint8_t* index) { return load_quads(x + 4 * *index); }
+  static Int expand(uint64_t bits, uint64_t, const int8_t* p, int part) {
+    p += std::popcount(bits & ((uint64_t{1} << 4 * part) - 1));
+    uint32_t quad = 0;
+    for (int i = 0; i < 4; i++)
+      if (bits >> (4 * part + i) & 1) quad |= uint32_t{static_cast<uint8_t>(*p++)} << 8 * i;
+    return std::bit_cast<Int>(quad);
+  }
   using Factors = Int;
   static Factors factors(Int quads) { return quads; }
   static Int dot(Int sum, Int x, Factors w) {

@@ -3,6 +3,7 @@
 // src/aerogel/runtime/values.py.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstdint>
 
@@ -40,6 +41,15 @@ struct Int8 {  // an integer, times the scale of its row; the dot product of fou
   [[gnu::always_inline]] static float decode(Stored value) { return value; }
   [[gnu::always_inline]] static Stored encode(float value) { return static_cast<Stored>(value); }
 };
+
+// Eight bits: for each that is set how many are set below, for the others 128. With these, table look-ups of bytes expand
+// integers under a bit mask, and put 0 between them.
+inline constexpr auto kPlaces = [] {
+  std::array<uint64_t, 256> places{};
+  for (uint64_t bits = 0; bits < 256; bits++)
+    for (uint64_t i = 0, place = 0; i < 8; i++) places[bits] |= (bits >> i & 1 ? place++ : 128) << 8 * i;
+  return places;
+}();
 
 // Calls f with the trait of a float type that kernels read.
 template <class F>

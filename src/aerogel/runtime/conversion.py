@@ -71,7 +71,7 @@ def compress(model: Model, values: ValueChoice | None = None) -> Model:
     without_zeros = []
     for weight in weights:
         layer = SparseLinear.of(weight.module, value_type)
-        sparsity = 1 - layer.packed.density
+        sparsity = 1 - layer.density
         if sparsity >= LEAST_SPARSITY or (value_type and not value_type.is_float):
             put_layer(inner, weight.name, layer)
         elif sparsity < WITHOUT_ZEROS:

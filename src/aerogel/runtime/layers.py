@@ -6,25 +6,28 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from aerogel.errors import AerogelWarning, ModelError
 from aerogel.models import PackedLayer
+from aerogel.runtime.bitmask import Bitmask, smallest
 from aerogel.runtime.cells import Cells
 from aerogel.runtime.codec import decode, encode
 from aerogel.runtime.operators import as_float32, not_exported, not_on, operate
+from aerogel.runtime.packable import runs_token_by_token
 from aerogel.runtime.packed import BY_DTYPE, PackedWeight, pack
 from aerogel.runtime.placeholder import WeightPlaceholder
 from aerogel.runtime.torch_private import present_buffers, with_buffer
 from aerogel.runtime.values import FLOATS, Values, ValueType, value_type_of
 
 REMEDY = "dense after aerogel.decompress(model)"  # shown by libraries that can't adapt the layer, such as peft
-ARRAYS = ("values", "index", "order", "offsets", "scales", "sums")  # the last two of integers alone
+# of `Cells` and of `Bitmask`, which has no index, order or offsets; the last two of integers alone
+ARRAYS = ("values", "index", "order", "offsets", "bits", "starts", "scales", "sums")
 
 
 class SparseLinear(PackedLayer):
@@ -35,9 +38,11 @@ class SparseLinear(PackedLayer):
     """
 
     values: Tensor
-    index: Tensor
-    order: Tensor
-    offsets: Tensor
+    index: Tensor | None
+    order: Tensor | None
+    offsets: Tensor | None
+    bits: Tensor | None
+    starts: Tensor | None
     scales: Tensor | None
     sums: Tensor | None
 
@@ -46,15 +51,22 @@ class SparseLinear(PackedLayer):
         self.out_features, self.in_features = packed.shape
         self.dense_class = dense_class
         self.name = ""  # in its model, for messages
-        for name in ARRAYS:
-            self.register_buffer(name, None, persistent=False)
+        self.one_token = False  # it runs for one token at a time, mostly, and has the layout that is read fastest
         self._set_weight(packed)
         self.bias = bias
 
     def _set_weight(self, packed: PackedWeight) -> None:
         self.block, self.dtype = packed.cells.block, packed.dtype
-        for name, tensor in zip_longest(ARRAYS, packed.tensors):
-            setattr(self, name, tensor)
+        weight = smallest(packed) if self.one_token else packed
+        unused = ("index", "order", "offsets") if isinstance(weight, Bitmask) else ("bits", "starts")
+        names = [name for name in ARRAYS if name not in unused]
+        tensors = dict(zip(names, weight.tensors, strict=False))
+        for name in sorted(
+            ARRAYS, key=lambda name: name not in tensors
+        ):  # torch.export needs those without a tensor last
+            if hasattr(self, name):
+                delattr(self, name)
+            self.register_buffer(name, tensors.get(name), persistent=False)
 
     @classmethod
     def of(cls, module: nn.Module, value_type: ValueType | None = None) -> Self:
@@ -67,10 +79,30 @@ class SparseLinear(PackedLayer):
         """Rounds the values to this type, in place."""
         self._set_weight(self.packed.rounded(value_type))
 
+    def set_one_token(self) -> None:
+        """Chooses the layout for one token at a time."""
+        packed, self.one_token = self.packed, True
+        self._set_weight(packed)
+
+    @property
+    def density(self) -> float:
+        """The share of weights that are not 0."""
+        return torch.count_nonzero(self.values).item() / (self.out_features * self.in_features)
+
+    @property
+    def bitmask(self) -> Bitmask | None:
+        """The weight, if that is its layout."""
+        if self.bits is None:
+            return None
+        return Bitmask(self.in_features, self.block, *present_buffers(self, ARRAYS))
+
     @property
     def packed(self) -> PackedWeight:
+        if bitmask := self.bitmask:
+            return bitmask.to_packed(self.dtype)
         shape, value_type = (self.out_features, self.in_features), BY_DTYPE[self.values.dtype]
-        cells = Cells(shape, self.block, value_type.unit, self.order, self.offsets, self.index)
+        _, index, order, offsets, *_ = present_buffers(self, ARRAYS)
+        cells = Cells(shape, self.block, value_type.unit, order, offsets, index)
         return PackedWeight(self.dtype, cells, Values(value_type, self.values, self.scales))
 
     @property
@@ -121,7 +153,8 @@ class SparseLinear(PackedLayer):
 
     @property
     def matrix(self) -> Tensor:
-        return self.packed.to_dense()
+        bitmask = self.bitmask
+        return bitmask.to_dense(self.dtype) if bitmask else self.packed.to_dense()
 
     @property
     def arrays(self) -> list[Tensor]:
@@ -131,7 +164,7 @@ class SparseLinear(PackedLayer):
 
     def to_dense(self) -> nn.Module:
         """The dense layer, with its weight restored bit for bit, or from integers times their scales."""
-        weight = self.packed.to_dense()
+        weight = self.matrix
         if self.dense_class is Conv1D:
             with torch.device("meta"):
                 dense: nn.Module = Conv1D(self.out_features, self.in_features)
@@ -160,7 +193,7 @@ class SparseLinear(PackedLayer):
     def extra_repr(self) -> str:
         size = f"in_features={self.in_features}, out_features={self.out_features}"
         values = BY_DTYPE[self.values.dtype].name
-        return f"{size}, sparsity={1 - self.packed.density:.3f}, values={values}, {REMEDY}"
+        return f"{size}, sparsity={1 - self.density:.3f}, values={values}, {REMEDY}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         dense = fn(torch.empty(0, dtype=self.dtype, device="cpu"))  # what the dense weight would become
@@ -177,12 +210,15 @@ class SparseLinear(PackedLayer):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.order is None:
+            return self.__dict__
         # pickle can't write torch's unsigned 16-bit integers
         return with_buffer(self.__dict__, "order", self.order.view(torch.int16))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.order = self.order.view(torch.uint16)
+        if self.order is not None:
+            self.order = self.order.view(torch.uint16)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -197,7 +233,8 @@ class SparseLinear(PackedLayer):
         if key in state_dict:
             value_type = BY_DTYPE[self.values.dtype]
             rounding = None if value_type == value_type_of(self.dtype).in_memory else value_type
-            self._set_weight(decode_layer(prefix[:-1], state_dict[key], self.packed.shape, self.dtype, rounding))
+            shape = self.out_features, self.in_features
+            self._set_weight(decode_layer(prefix[:-1], state_dict[key], shape, self.dtype, rounding))
         elif strict:
             missing_keys.append(key)
 
@@ -211,10 +248,12 @@ def packed_types(model: nn.Module) -> dict[str, int]:
     return dict(Counter(BY_DTYPE[layer.values.dtype].name for _, layer in sparse_layers(model)))
 
 
-def put_layer(model: nn.Module, name: str, layer: SparseLinear) -> None:
-    """Replaces the layer of that name by a sparse layer."""
+def put_layer(model: PreTrainedModel, name: str, layer: SparseLinear) -> None:
+    """Replaces the layer of that name by a sparse layer, in the layout that its use asks for."""
     layer.name = name
     model.set_submodule(name, layer)
+    if runs_token_by_token(model, name):
+        layer.set_one_token()
 
 
 def decode_layer(

@@ -1,9 +1,9 @@
 """The operators that sparse layers call, registered with torch, so that models compile and export.
 
-A packed weight is passed as the list of its tensors, followed by its bias if it has one; the dtype of the first, the
-values, says whether scales and sums of integers are among them. Activations are (..., features) of any floating type;
-results are computed in float32, or in integers with activations quantized by `token_integers`, returned in the type of
-the activations, and deterministic for a number of threads.
+A packed weight is passed as the list of its tensors, followed by its bias if it has one. The first, the values, tells
+the layout: integers in one dimension are those of a `Bitmask`, others are in `Cells`; integers have scales and sums.
+Activations are (..., features) of any floating type; results are computed in float32, or in integers with activations
+quantized by `token_integers`, returned in the type of the activations, and deterministic for a number of threads.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from torch.nn import functional
 from aerogel.errors import ModelError
 from aerogel.models.int8 import token_integers
 from aerogel.runtime import kernel
+from aerogel.runtime.bitmask import Bitmask
 from aerogel.runtime.cells import Cells, blocks_in_row
 from aerogel.runtime.packed import BY_DTYPE, PackedWeight
 from aerogel.runtime.torch_private import needs_dispatcher
@@ -69,12 +70,21 @@ def operate(name: str, x: Tensor, *arguments: Any) -> Tensor:
     return result
 
 
+def is_masked(weight: list[Tensor]) -> bool:
+    """Whether the tensors are those of a `Bitmask`."""
+    return weight[0].dtype == torch.int8 and weight[0].dim() == 1
+
+
 def weight_shape(weight: list[Tensor], columns: int, block: int) -> tuple[int, int]:
+    if is_masked(weight):
+        return weight[1].shape[0], columns
     return weight[2].shape[0] // blocks_in_row(columns, block, BY_DTYPE[weight[0].dtype].unit), columns
 
 
 def packed_weight(weight: list[Tensor], columns: int, block: int) -> tuple[PackedWeight, list[Tensor]]:
     """The weight, as one of float32, and its bias if it has one."""
+    if is_masked(weight):
+        return Bitmask(columns, block, *weight[:5]).to_packed(torch.float32), weight[5:]
     (values, index, order, offsets, *rest), value_type = weight, BY_DTYPE[weight[0].dtype]
     scales, rest = (None, rest) if value_type.is_float else (rest[0], rest[2:])
     cells = Cells(weight_shape(weight, columns, block), block, value_type.unit, order, offsets, index)
@@ -85,6 +95,7 @@ class LayerKey(NamedTuple):
     """All that the kernels are told of a layer: where its arrays are, and their sizes."""
 
     dtype: torch.dtype
+    is_masked: bool
     rows: int
     columns: int
     block: int
@@ -97,7 +108,8 @@ def as_float32(tensor: Tensor) -> Tensor:
 
 
 def layer_key(weight: list[Tensor], columns: int, block: int) -> LayerKey:
-    return LayerKey(weight[0].dtype, *weight_shape(weight, columns, block), block, addresses(weight))
+    shape = weight_shape(weight, columns, block)
+    return LayerKey(weight[0].dtype, is_masked(weight), *shape, block, addresses(weight))
 
 
 def addresses(tensors: list[Tensor]) -> tuple[int, ...]:
@@ -111,10 +123,16 @@ kept_records = lru_cache(maxsize=4096)
 
 @kept_records
 def native_linear(key: LayerKey) -> Any:
-    module, value_type, (values, index, order, offsets, *rest) = kernel.required(), BY_DTYPE[key.dtype], key.addresses
+    module, value_type, (values, *rest) = kernel.required(), BY_DTYPE[key.dtype], key.addresses
+    index = order = offsets = bits = starts = 0
+    if key.is_masked:
+        bits, starts, *rest = rest
+    else:
+        index, order, offsets, *rest = rest
     scales, sums, *bias = [0, 0, *rest] if value_type.is_float else rest
     cells = module.Cells(key.rows, key.columns, key.block, value_type.unit, order, offsets, index)
-    return module.Linear(module.Matrix(cells, module.Values(value_type.number, values, scales, sums)), *bias or [0])
+    integers = module.Values(value_type.number, values, scales, sums)
+    return module.Linear(module.Matrix(cells, integers, module.Bitmask(bits, starts)), *bias or [0])
 
 
 @kept_records

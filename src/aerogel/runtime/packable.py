@@ -1,8 +1,14 @@
 """Which linear layers a sparse layer can replace, for packing and for loading alike."""
 
+from __future__ import annotations
+
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # subclasses of `nn.Linear` in transformers whose own forward computes x Wᵀ + b too
 SAME_FORWARD = ("FalconLinear",)
@@ -20,6 +26,15 @@ def packable_layers(model: nn.Module) -> set[str]:
     # without duplicates, so that a layer that is called several times (ALBERT) counts once
     holders = Counter(id(tensor) for module in model.modules() for tensor in module.parameters(recurse=False))
     return {name for name, module in layers if f"{name}.weight" not in shared and holders[id(module.weight)] == 1}
+
+
+def runs_token_by_token(model: PreTrainedModel, name: str) -> bool:
+    """Whether generation calls this layer for each token: it is in the decoder of a generating model, or its head."""
+    if not model.can_generate():
+        return False
+    parts = name.split(".")
+    path = [model.get_submodule(".".join(parts[:end])) for end in range(len(parts) + 1)]
+    return path[-1] is model.get_output_embeddings() or any(module is model.get_decoder() for module in path)
 
 
 def _is_plain(module: nn.Module) -> bool:

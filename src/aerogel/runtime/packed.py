@@ -44,7 +44,8 @@ class PackedWeight:
         """For the kernels, which read the tensors as long as these are there; without the sums of integers."""
         values, module = self.values, kernel.required()
         scales = 0 if values.scales is None else values.scales.data_ptr()
-        return module.Matrix(self.cells.native(), module.Values(values.type.number, values.data.data_ptr(), scales, 0))
+        native = module.Values(values.type.number, values.data.data_ptr(), scales, 0)
+        return module.Matrix(self.cells.native(), native, module.Bitmask(0, 0))
 
     def to_dense(self) -> Tensor:
         """The (d_out, d_in) matrix in `dtype`; zeros are +0."""
@@ -137,10 +138,15 @@ def pack(matrix: Tensor, value_type: ValueType | None = None) -> PackedWeight:
     check_packable(matrix, value_type)
     if value_type and not value_type.is_float:
         integers, scales = quantize_rows(matrix)
-        return replace(_pack(integers.float(), value_type, scales), dtype=matrix.dtype)
+        return pack_integers(integers.float(), scales, matrix.dtype)
     packed = _pack(matrix.detach().float(), value_type_of(matrix.dtype).in_memory)
     packed = replace(packed, dtype=matrix.dtype)
     return packed.rounded(value_type) if value_type else packed
+
+
+def pack_integers(integers: Tensor, scales: Tensor, dtype: torch.dtype) -> PackedWeight:
+    """The weight `integers` (d_out, d_in) times `scales` (d_out,), both float32, of a dense weight in `dtype`."""
+    return replace(_pack(integers, VALUE_TYPES["int8"], scales), dtype=dtype)
 
 
 def _pack(dense: Tensor, value_type: ValueType, scales: Tensor | None = None) -> PackedWeight:

@@ -1,0 +1,3 @@
+// x86 with AVX-512 VNNI and VBMI2, which expands bytes under a mask.
+#define AEROGEL_SET avx512_vbmi2
+#include "avx512.cpp"
