@@ -1,7 +1,6 @@
 #include "bitmask.h"
 
 #include "pack.h"
-#include "threads.h"
 
 namespace aerogel {
 namespace {
@@ -21,12 +20,19 @@ Range words_of(const Matrix& matrix, const Cells& cells, int64_t block) {
 
 }  // namespace
 
+bool is_one_by_one(const std::vector<const Linear*>& layers, int64_t tokens) {
+  const bool all = std::all_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_masked(*layer); });
+  return is_vector(tokens) || (all && tokens <= 5);
+}
+
 int64_t reads(const Matrix& matrix) {
   return matrix.mask.bits ? reads_before(matrix, matrix.chunks()) : matrix.cells.non_zeros();
 }
 
-Range chunks_in(const Matrix& matrix, Range reads) {
-  const auto first_from = [&](int64_t read) {
+void multiply_range(const Linear& layer, Range range, const Input& x, float* y) {
+  const Matrix& matrix = layer.matrix;
+  if (!is_masked(layer)) return kernels().multiply_vector(matrix, range, x, y);
+  const auto chunk_from = [&](int64_t read) {
     int64_t first = 0, last = matrix.chunks();
     while (first < last) {
       const int64_t middle = (first + last) / 2;
@@ -34,7 +40,9 @@ Range chunks_in(const Matrix& matrix, Range reads) {
     }
     return first;
   };
-  return {.first = first_from(reads.first), .last = first_from(reads.last)};
+  auto* sums = reinterpret_cast<int32_t*>(scratch(kSums, matrix.cells.groups() * kGroup));
+  kernels().multiply_masked({.layer = layer, .chunks = {.first = chunk_from(range.first), .last = chunk_from(range.last)},
+                             .x = x.quads, .sums = sums, .y = y});
 }
 
 template <class T>
@@ -45,7 +53,7 @@ T* Expanded::memory(int64_t count) {
 
 Linear Expanded::operator()(const Linear& layer) {
   const Matrix& matrix = layer.matrix;
-  if (!matrix.mask.bits) return layer;
+  if (!is_masked(layer)) return layer;
   Cells cells = matrix.cells;
   const int64_t blocks = cells.blocks(), words = matrix.words();
   // of each row's blocks: the number of quads, and where their integers start

@@ -3,14 +3,19 @@
 
 #include <memory>
 
-#include "layers.h"
+#include "tiles.h"
 
 namespace aerogel {
 
-// The time to read a weight, in that of reading a non-zero of cells.
+inline bool is_masked(const Linear& layer) { return layer.matrix.mask.bits; }
+
+// Whether so few tokens are multiplied one by one: under a bit mask up to those whose quads would take as long to expand.
+bool is_one_by_one(const std::vector<const Linear*>& layers, int64_t tokens);
+
+// What is read of a weight for one token, in non-zeros of cells.
 int64_t reads(const Matrix& matrix);
-// The chunks of a bit mask whose first read is in this range of `reads`.
-Range chunks_in(const Matrix& matrix, Range reads);
+// One token times the rows whose first read is in this range; rows under a bit mask are finished, see `multiply_vector`.
+void multiply_range(const Linear& layer, Range range, const Input& x, float* y);
 
 // Layers with quads in place of bit masks, as long as this exists: others stay what they are.
 class Expanded {

@@ -25,7 +25,7 @@ struct ReadableIntegers {
   explicit ReadableIntegers(const MaskedIntegers& from) : next(from.next) {
     const int64_t left = from.end - from.next;
     if (left >= kPanel + 64) return;
-    std::memcpy(copy, from.next, left);
+    if (left > 0) std::memcpy(copy, from.next, left);
     next = copy;
   }
 };

@@ -3,7 +3,6 @@
 #include <limits>
 
 #include "bitmask.h"
-#include "tiles.h"
 
 namespace aerogel {
 namespace {
@@ -37,61 +36,55 @@ void carry_non_finite(const Cells& cells, int64_t panel, Column<const float> x, 
     if (used[row] < bad_columns) y[row] = std::numeric_limits<float>::quiet_NaN();
 }
 
-// What `multiply_vector` leaves to do for int8: y = scales (y - steps zeros sums).
-void scale_rows(const Matrix& matrix, const Quads& x, float* y) {
-  const int64_t rows = matrix.cells.rows, groups = matrix.cells.groups();
-  for (int64_t g = 0; g < groups; g++) {
-    const float zero = x.steps[g] * static_cast<float>(x.zeros[g]);
-    for (int64_t r = 0; r < rows; r++) y[r] -= zero * static_cast<float>(matrix.values.sums[g * rows + r]);
+// What `multiply_vector` leaves to do for one token; of int8: y = scales (y - steps zeros sums) + bias.
+void finish_rows(const Linear& layer, const Input& x, bool is_finite, float* y) {
+  const Cells& cells = layer.matrix.cells;
+  if (is_int8(layer)) {
+    const Values& values = layer.matrix.values;
+    for (int64_t g = 0; g < cells.groups(); g++) {
+      const float zero = x.quads.steps[g] * static_cast<float>(x.quads.zeros[g]);
+      for (int64_t r = 0; r < cells.rows; r++) y[r] -= zero * static_cast<float>(values.sums[g * cells.rows + r]);
+    }
+    for (int64_t r = 0; r < cells.rows; r++) y[r] *= values.scales[r];
   }
-  for (int64_t r = 0; r < rows; r++) y[r] *= matrix.values.scales[r];
+  if (layer.bias) kernels().add(layer.bias, y, cells.rows);
+  const bool carries = !is_finite && !is_int8(layer);  // int8: every output of that token is NaN
+  for (int64_t p = 0; carries && p < cells.panels(); p++) carry_non_finite(cells, p, {x.floats, 1}, {y + p * kPanel, 1});
 }
 
-// One token through layers that share it, y their rows one after another. What is read is divided evenly. A part of the
-// cells sums into an array of its own, since a row's cells may belong to several; under a bit mask rows are whole.
+// One token through layers that share it, y their rows one after another. What is read is divided evenly, inside cells too;
+// each thread sums into an array of its own, since a row's cells may belong to several. Rows under a bit mask are whole.
 void multiply_one(const std::vector<const Linear*>& layers, const float* x, float* y, int threads) {
   int64_t rows = 0, all = 0;
   for (const Linear* layer : layers) {
     rows += layer->matrix.cells.rows;
     all += reads(layer->matrix);
   }
-  const int64_t columns = layers[0]->matrix.cells.columns, groups = layers[0]->matrix.cells.groups();
+  const int64_t columns = layers[0]->matrix.cells.columns;
   const bool quantized = std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_int8(*layer); });
   const Input input = input_of(x, columns, 1, quantized);
   constexpr int64_t kWorthAThread = 8192;
   const int parts = static_cast<int>(std::clamp<int64_t>(all / kWorthAThread, 1, threads));
   float* partial = scratch(kPartial, parts * rows);
   parallel(parts, parts, [&](int64_t part) {
-    float *sums = partial + part * rows, *result = y;
+    float* sums = partial + part * rows;
     std::memset(sums, 0, rows * sizeof(float));
-    auto* integers = reinterpret_cast<int32_t*>(scratch(kSums, groups * kGroup));
     int64_t first = all * part / parts, last = all * (part + 1) / parts;
     for (const Linear* layer : layers) {
-      const Matrix& matrix = layer->matrix;
-      const int64_t own = reads(matrix);
+      const int64_t own = reads(layer->matrix);
       const Range range{.first = std::max<int64_t>(first, 0), .last = last};
-      if (matrix.mask.bits)
-        kernels().multiply_masked({.layer = *layer, .chunks = chunks_in(matrix, range), .x = input.quads, .sums = integers,
-                                   .y = result});
-      else if (first < own && last > 0)
-        kernels().multiply_vector(matrix, range, input, sums);
-      first -= own, last -= own;
-      sums += matrix.cells.rows, result += matrix.cells.rows;
+      if (first < own && last > 0) multiply_range(*layer, range, input, sums);
+      first -= own;
+      last -= own;
+      sums += layer->matrix.cells.rows;
     }
   });
+  for (int part = 1; part < parts; part++) kernels().add(partial + part * rows, partial, rows);
+  std::memcpy(y, partial, rows * sizeof(float));
   const bool is_finite = kernels().finite(x, columns);
   for (const Linear* layer : layers) {
-    const Cells& cells = layer->matrix.cells;
-    if (!layer->matrix.mask.bits) {
-      std::memcpy(y, partial, cells.rows * sizeof(float));
-      for (int part = 1; part < parts; part++) kernels().add(partial + part * rows, y, cells.rows);
-      if (is_int8(*layer)) scale_rows(layer->matrix, input.quads, y);
-      if (layer->bias) kernels().add(layer->bias, y, cells.rows);
-      const bool carries = !is_finite && !is_int8(*layer);  // int8: every output of that token is NaN
-      for (int64_t p = 0; carries && p < cells.panels(); p++) carry_non_finite(cells, p, {x, 1}, {y + p * kPanel, 1});
-    }
-    partial += cells.rows;
-    y += cells.rows;
+    if (!is_masked(*layer)) finish_rows(*layer, input, is_finite, y);
+    y += layer->matrix.cells.rows;
   }
 }
 
@@ -248,9 +241,9 @@ void feed_forward_tile(const FeedForward& layer, const float* tile, float* sums,
 
 void project(const Norm& before, const std::vector<Linear>& packed, const float* x, int64_t tokens, float* y, int threads) {
   const int64_t features = packed[0].matrix.cells.columns, rows = rows_of(packed);
-  if (is_vector(tokens)) {
-    std::vector<const Linear*> all;
-    for (const Linear& layer : packed) all.push_back(&layer);
+  std::vector<const Linear*> all;
+  for (const Linear& layer : packed) all.push_back(&layer);
+  if (is_one_by_one(all, tokens)) {
     for (int64_t t = 0; t < tokens; t++)
       multiply_one(all, normed_vector(before, x + t * features, features), y + t * rows, threads);
     return;
@@ -301,7 +294,9 @@ void dense_vector(const float* weight, int64_t rows, int64_t columns, const floa
 
 void feed_forward(const FeedForward& packed, const float* x, int64_t tokens, float* y, int threads) {
   const int64_t features = packed.up.matrix.cells.columns, rows = packed.down.matrix.cells.rows;
-  if (is_vector(tokens)) {
+  std::vector<const Linear*> all{&packed.up, &packed.down};
+  for (const Linear& gate : packed.gate) all.push_back(&gate);
+  if (is_one_by_one(all, tokens)) {
     for (int64_t t = 0; t < tokens; t++) feed_forward_one(packed, x + t * features, y + t * rows, threads);
     return;
   }

@@ -35,18 +35,17 @@ class Bitmask:
     def of(cls, packed: PackedWeight) -> Self:
         """The same weight as `packed`, of int8 in quads."""
         assert packed.values.scales is not None
-        dense = packed.unscaled()
-        kept = dense != 0
-        padded = np.zeros((packed.shape[0], -(-packed.shape[1] // WORD) * WORD // 8), np.uint8)
-        bits = np.packbits(kept.numpy(), axis=1, bitorder="little")
-        padded[:, : bits.shape[1]] = bits
-        starts = np.zeros(-(-len(dense) // CHUNK) + 1, np.int64)
-        np.add.reduceat(kept.sum(1).numpy(), np.arange(0, len(dense), CHUNK), out=starts[1:])
+        (rows, columns), integers = packed.shape, packed.unscaled().to(torch.int8).numpy()
+        kept = integers != 0
+        bits = np.zeros((rows, -(-columns // WORD) * WORD // 8), np.uint8)
+        bits[:, : -(-columns // 8)] = np.packbits(kept, axis=1, bitorder="little")
+        starts = np.zeros(-(-rows // CHUNK) + 1, np.int64)
+        np.add.reduceat(np.count_nonzero(kept, axis=1), np.arange(0, rows, CHUNK), out=starts[1:])
         return cls(
-            columns=packed.shape[1],
+            columns=columns,
             block=packed.cells.block,
-            values=dense[kept].to(torch.int8),
-            bits=torch.from_numpy(padded.view(np.int64)),
+            values=torch.from_numpy(integers[kept]),
+            bits=torch.from_numpy(bits.view(np.int64)),
             starts=torch.from_numpy(starts.cumsum()),
             scales=packed.values.scales,
             sums=packed.sums(),
