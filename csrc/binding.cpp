@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "codec.h"
+#include "decoding.h"
 #include "layers.h"
 #include "threads.h"
 
@@ -107,6 +108,13 @@ void bind_attention(nb::module_& m) {
   function(m, "attention", attention, arg("layer"), arg("next").none(), arg("sequences"), arg("y"), arg("threads"));
 }
 
+void bind_decoding(nb::module_& m) {
+  record<DecoderBlock, Attention, FeedForward>(m, "DecoderBlock");
+  record<Cache, float*, float*, int64_t>(m, "Cache");
+  record<NextTokens, const float*, int64_t, int64_t, Mask, Rotary>(m, "NextTokens");
+  function(m, "decode", decode);
+}
+
 }  // namespace
 
 NB_MODULE(native, m) {
@@ -115,6 +123,7 @@ NB_MODULE(native, m) {
   bind_codec(m);
   bind_layers(m);
   bind_attention(m);
+  bind_decoding(m);
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
     for (const Kernels* set : available()) names.push_back(set->name);

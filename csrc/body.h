@@ -43,5 +43,6 @@ constexpr Kernels table(const char* name) {
           .multiply_masked = multiply_masked, .count_mask = count_mask, .expand_quads = expand_quads, .dense_vector = dense_vector,
           .finite = finite, .activate = activate, .add = add, .times = times, .normalise = normalise,
           .apply_rotary = apply_rotary, .has_pairs = Vector::kHasPairs, .product = product, .pair_rows = pair_rows<>,
-          .pair_columns = pair_columns<>, .softmax_step = softmax_step, .scale_columns = scale_columns};
+          .pair_columns = pair_columns<>, .softmax_step = softmax_step, .attend_token = attend_token,
+          .scale_columns = scale_columns};
 }

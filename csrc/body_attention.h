@@ -94,3 +94,50 @@ void softmax_step(const SoftmaxStep& step) {
     Vector::store(correction + w, shrink);
   }
 }
+
+// `kRegs` registers of the weighted sum of values, from this feature on.
+template <int kRegs>
+inline void add_values(const TokenAttention& task, int64_t feature, float factor) {
+  Reg sum[kRegs];
+  for (auto& s : sum) s = Vector::set(0.0f);
+  const float* from = task.values + feature;
+  for (int64_t k = 0; k < task.count; k++, from += task.size) {
+    const Reg weight = Vector::set(task.scores[k]);
+    for (int r = 0; r < kRegs; r++) sum[r] = Vector::fma(weight, Vector::load(from + r * kLanes), sum[r]);
+  }
+  for (int r = 0; r < kRegs; r++)
+    Vector::store(task.out + feature + r * kLanes, Vector::multiply(sum[r], Vector::set(factor)));
+}
+
+void attend_token(const TokenAttention& task) {
+  const auto [query, keys, values, mask, count, size, scale, scores, out] = task;
+  dense_vector(keys, count, size, query, scores);
+  float largest = -std::numeric_limits<float>::infinity(), total = 0;
+  for (int64_t k = 0; k < count; k++) {
+    scores[k] = scores[k] * scale + (mask ? mask[k] : 0.0f);
+    largest = scores[k] > largest || std::isnan(scores[k]) ? scores[k] : largest;
+  }
+  if (largest == -std::numeric_limits<float>::infinity()) {  // no key is visible: zeros, as torch's attention gives
+    std::memset(out, 0, size * sizeof(float));
+    return;
+  }
+  const Reg origin = Vector::set(largest);
+  for (int64_t k = count; k % kLanes; k++) scores[k] = -std::numeric_limits<float>::infinity();
+  Reg sums = Vector::set(0.0f);
+  for (int64_t k = 0; k < count; k += kLanes) {
+    const Reg value = exponential(Vector::subtract(Vector::load(scores + k), origin));
+    Vector::store(scores + k, value);
+    sums = Vector::add(sums, value);
+  }
+  float lanes[kLanes];
+  Vector::store(lanes, sums);
+  for (const float lane : lanes) total += lane;
+  int64_t f = 0;
+  for (; f + 4 * kLanes <= size; f += 4 * kLanes) add_values<4>(task, f, 1 / total);
+  for (; f + kLanes <= size; f += kLanes) add_values<1>(task, f, 1 / total);
+  for (; f < size; f++) {
+    float sum = 0;
+    for (int64_t k = 0; k < count; k++) sum += scores[k] * values[k * size + f];
+    out[f] = sum / total;
+  }
+}

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <iterator>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -191,6 +192,16 @@ struct SoftmaxStep {
   int width;
 };
 
+// out[size] = softmax(scale query keys^T + mask) values, for one query.
+struct TokenAttention {
+  const float *query, *keys, *values;  // keys and values [count][size]
+  const float* mask;                   // [count], or null
+  int64_t count, size;
+  float scale;
+  float* scores;  // memory for `count` floats, rounded up to 64
+  float* out;
+};
+
 // Rotary angles of each feature and token.
 struct Angles {
   const float *cosine, *sine;
@@ -238,6 +249,7 @@ struct Kernels {
   void (*pair_rows)(float* x, int64_t rows, int width);
   void (*pair_columns)(float* x, int64_t rows, int width);
   void (*softmax_step)(const SoftmaxStep& step);
+  void (*attend_token)(const TokenAttention& task);
   // y[feature][w] = x[feature][w] by[w], or x[feature][w] / by[w].
   void (*scale_columns)(const float* x, float* y, int64_t features, const float* by, int width, bool divide);
 };

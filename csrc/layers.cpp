@@ -52,40 +52,22 @@ void finish_rows(const Linear& layer, const Input& x, bool is_finite, float* y) 
   for (int64_t p = 0; carries && p < cells.panels(); p++) carry_non_finite(cells, p, {x.floats, 1}, {y + p * kPanel, 1});
 }
 
-// One token through layers that share it, y their rows one after another. What is read is divided evenly, inside cells too;
-// each thread sums into an array of its own, since a row's cells may belong to several. Rows under a bit mask are whole.
-void multiply_one(const std::vector<const Linear*>& layers, const float* x, float* y, int threads) {
-  int64_t rows = 0, all = 0;
-  for (const Linear* layer : layers) {
-    rows += layer->matrix.cells.rows;
-    all += reads(layer->matrix);
-  }
-  const int64_t columns = layers[0]->matrix.cells.columns;
+int64_t total_reads(const Layers& layers) {
+  int64_t all = 0;
+  for (const Linear* layer : layers) all += reads(layer->matrix);
+  return all;
+}
+
+// One token through layers that share it, y their rows one after another.
+void multiply_one(const Layers& layers, const float* x, float* y, int threads) {
+  const int64_t rows = total_rows(layers), columns = layers[0]->matrix.cells.columns;
   const bool quantized = std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_int8(*layer); });
   const Input input = input_of(x, columns, 1, quantized);
   constexpr int64_t kWorthAThread = 8192;
-  const int parts = static_cast<int>(std::clamp<int64_t>(all / kWorthAThread, 1, threads));
+  const int parts = static_cast<int>(std::clamp<int64_t>(total_reads(layers) / kWorthAThread, 1, threads));
   float* partial = scratch(kPartial, parts * rows);
-  parallel(parts, parts, [&](int64_t part) {
-    float* sums = partial + part * rows;
-    std::memset(sums, 0, rows * sizeof(float));
-    int64_t first = all * part / parts, last = all * (part + 1) / parts;
-    for (const Linear* layer : layers) {
-      const int64_t own = reads(layer->matrix);
-      const Range range{.first = std::max<int64_t>(first, 0), .last = last};
-      if (first < own && last > 0) multiply_range(*layer, range, input, sums);
-      first -= own;
-      last -= own;
-      sums += layer->matrix.cells.rows;
-    }
-  });
-  for (int part = 1; part < parts; part++) kernels().add(partial + part * rows, partial, rows);
-  std::memcpy(y, partial, rows * sizeof(float));
-  const bool is_finite = kernels().finite(x, columns);
-  for (const Linear* layer : layers) {
-    if (!is_masked(*layer)) finish_rows(*layer, input, is_finite, y);
-    y += layer->matrix.cells.rows;
-  }
+  parallel(parts, parts, [&](int64_t part) { multiply_part(layers, input, part, parts, partial + part * rows); });
+  add_parts(layers, input, partial, parts, rows, y);
 }
 
 const float* normed_vector(const Norm& before, const float* x, int64_t features) {
@@ -137,23 +119,49 @@ int64_t rows_of(const std::vector<Linear>& layers) {
   return rows;
 }
 
-namespace {
+int64_t total_rows(const Layers& layers) {
+  int64_t rows = 0;
+  for (const Linear* layer : layers) rows += layer->matrix.cells.rows;
+  return rows;
+}
 
-// Memory for the quantized form of a tile.
-Input room_for(const float* tile, int64_t features, int width, Slot slot) {
+void multiply_part(const Layers& layers, const Input& input, int64_t part, int64_t parts, float* sums) {
+  std::memset(sums, 0, total_rows(layers) * sizeof(float));
+  const int64_t all = total_reads(layers);
+  int64_t first = all * part / parts, last = all * (part + 1) / parts;
+  for (const Linear* layer : layers) {
+    const int64_t own = reads(layer->matrix);
+    const Range range{.first = std::max<int64_t>(first, 0), .last = last};
+    if (first < own && last > 0) multiply_range(*layer, range, input, sums);
+    first -= own;
+    last -= own;
+    sums += layer->matrix.cells.rows;
+  }
+}
+
+void add_parts(const Layers& layers, const Input& input, const float* partial, int64_t parts, int64_t stride, float* y) {
+  std::memcpy(y, partial, total_rows(layers) * sizeof(float));
+  for (int64_t part = 1; part < parts; part++) kernels().add(partial + part * stride, y, total_rows(layers));
+  const bool is_finite = kernels().finite(input.floats, layers[0]->matrix.cells.columns);
+  for (const Linear* layer : layers) {
+    if (!is_masked(*layer)) finish_rows(*layer, input, is_finite, y);
+    y += layer->matrix.cells.rows;
+  }
+}
+
+int64_t room_size(int64_t features, int width) {
+  return ceil_div(features, 64) * 16 * width + 2 * ceil_div(features, kPanel) * width;
+}
+
+Input room_at(float* memory, const float* tile, int64_t features, int width) {
   const int64_t padded = ceil_div(features, 64) * 16 * width;  // floats: one token is written a register at a time
   const int64_t groups = ceil_div(features, kPanel);
-  float* memory = scratch(slot, padded + 2 * groups * width);
   return {.floats = tile,
           .quads = {.data = reinterpret_cast<uint8_t*>(memory), .steps = memory + padded,
                     .zeros = reinterpret_cast<int32_t*>(memory + padded + groups * width)}};
 }
 
-}  // namespace
-
-Input input_of(const float* tile, int64_t features, int width, bool quantized, Slot slot) {
-  if (!quantized) return {.floats = tile, .quads = {}};
-  const Input input = room_for(tile, features, width, slot);
+void quantize_input(const Input& input, int64_t features, int width) {
   for (int64_t f = 0; f < features; f += kPanel) {
     const Input group = input.at(f, width);
     const int64_t some = std::min(kPanel, features - f);
@@ -162,6 +170,20 @@ Input input_of(const float* tile, int64_t features, int width, bool quantized, S
     else
       kernels().quantize(group.floats, some, width, group.quads);
   }
+}
+
+namespace {
+
+Input room_for(const float* tile, int64_t features, int width, Slot slot) {
+  return room_at(scratch(slot, room_size(features, width)), tile, features, width);
+}
+
+}  // namespace
+
+Input input_of(const float* tile, int64_t features, int width, bool quantized, Slot slot) {
+  if (!quantized) return {.floats = tile, .quads = {}};
+  const Input input = room_for(tile, features, width, slot);
+  quantize_input(input, features, width);
   return input;
 }
 

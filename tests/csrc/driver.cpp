@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "codec.h"
+#include "decoding.h"
 #include "kernel.h"
 #include "layers.h"
 #include "pack.h"
@@ -358,6 +359,37 @@ struct RandomNorm {
   }
 };
 
+// Each sequence token by token through two blocks, beside all tokens at once.
+void decode_block(DecoderBlock block, Sequences sequences, int threads, double rounding) {
+  const int64_t batch = sequences.batch, length = sequences.length, features = block.attention.out.matrix.cells.rows;
+  const int64_t room = batch * block.attention.key_heads * length * block.attention.head_size;
+  block.attention.causal = true;
+  sequences.mask = {};
+  sequences.position_bias = {};
+  sequences.relative = {};
+  std::vector<float> once(batch * length * features), expected(once.size());
+  attention(block.attention, &block.feed_forward, sequences, once.data(), threads);
+  const float* x = sequences.x;
+  sequences.x = once.data();
+  attention(block.attention, &block.feed_forward, sequences, expected.data(), threads);
+  std::vector<std::vector<float>> rooms(4, std::vector<float>(room));
+  const std::vector<Cache> caches = {{rooms[0].data(), rooms[1].data(), length}, {rooms[2].data(), rooms[3].data(), length}};
+  std::vector<float> token(batch * features), found(batch * features), right(batch * features);
+  for (int64_t t = 0; t < length; t++) {
+    for (int64_t b = 0; b < batch; b++) {
+      std::copy_n(x + (b * length + t) * features, features, token.begin() + b * features);
+      std::copy_n(expected.begin() + (b * length + t) * features, features, right.begin() + b * features);
+    }
+    NextTokens next{.x = token.data(), .batch = batch, .position = t};
+    const Angles angles = sequences.rotary.angles;
+    if (angles.cosine)
+      next.rotary.angles = {.cosine = angles.cosine + t * block.attention.head_size,
+                            .sine = angles.sine + t * block.attention.head_size};
+    decode({block, block}, caches, next, found.data(), threads);
+    require(distance(found, right) < rounding, "decoding differs from all tokens at once");
+  }
+}
+
 // Attention and feed-forward layers of random shape: in one call, in two calls, and the latter in plain loops.
 void run_block(ValueType type) {
   const bool is_int8 = type == ValueType::int8;
@@ -421,6 +453,8 @@ void run_block(ValueType type) {
   attention(attend, &next, sequences, at_once.data(), threads);
   const double rounding = is_int8 ? 0.3 : 1e-4;  // of int8: in narrow layers with weights of all sizes
   require(distance(at_once, both) < rounding, "a block differs from its two halves");
+
+  if (!has_encoder) decode_block({attend, next}, sequences, threads, rounding);
 
   if (is_int8) {
     const char* set = kernels().name;

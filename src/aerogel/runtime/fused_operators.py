@@ -23,6 +23,7 @@ from aerogel.runtime.operators import (
     project,
 )
 
+Angles = tuple[Tensor, Tensor]
 SCHEMA_TYPES: dict[Any, str] = {Tensor | None: "Tensor?", list[Tensor]: "Tensor[]", list[int]: "int[]"}
 SCHEMA_TYPES |= {kind: kind.__name__ for kind in (int, float, bool, str)}
 
@@ -264,6 +265,37 @@ def _native_attention(
         scale=scale,
         causal=causal,
     )
+
+
+def decoder_block(
+    heads: HeadsArguments, attention: AttentionArguments, feed_forward: FeedForwardArguments, columns: int
+) -> Any:
+    """The record of a block for `decode`; it holds addresses, so its tensors must be kept."""
+    return required().DecoderBlock(_attention(heads, attention, columns, columns), _feed_forward(columns, feed_forward))
+
+
+def decode(
+    x: Tensor,
+    blocks: list[Any],
+    caches: list[Any],
+    position: int,
+    mask: Tensor | None,
+    angles: Angles | None,
+    size: int,
+) -> Tensor:
+    """The output of the last block for x (batch, 1, features), a token of each text at this position.
+
+    Keys and values of the token are written into the caches, which hold `position` tokens. `angles`, if there are any,
+    are cosine and sine, (batch or 1, 1, head size).
+    """
+    x = x.contiguous()
+    result = torch.empty_like(x)
+    native_mask, kept = attention_mask(mask, len(x), 1, position + 1)
+    native_rotary, kept_angles = rotary(angles or (None, None), len(x), 1, size)
+    tokens = required().NextTokens(x.data_ptr(), len(x), position, native_mask, native_rotary)
+    required().decode(blocks, caches, tokens, result.data_ptr(), torch.get_num_threads())
+    del kept, kept_angles  # read until here
+    return result
 
 
 def _same_shape(x: Tensor, *others: Any) -> Tensor:

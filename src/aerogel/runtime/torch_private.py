@@ -3,7 +3,7 @@
 Besides, `SparseLinear` overrides `_apply`, `_save_to_state_dict` and `_load_from_state_dict` of `nn.Module`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -60,3 +60,10 @@ def changes_call(module: nn.Module) -> bool:
 
 def forward_hooks(module: nn.Module) -> dict[int, Any]:
     return module._forward_hooks
+
+
+def remove_hooks(module: nn.Module, which: Callable[[Any], bool]) -> None:
+    """Removes the hooks before and after the module's forward for which this is true."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for number in [number for number, hook in hooks.items() if which(hook)]:
+            del hooks[number]

@@ -11,7 +11,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from aerogel.runtime.fused.block import BlockArguments
-from aerogel.runtime.fused.calls import AttentionNorms, FeedForward, attention, causal_attention
+from aerogel.runtime.fused.calls import AttentionNorms, DecoderLayers, FeedForward, attention, causal_attention
 from aerogel.runtime.kernel import native
 from aerogel.runtime.layers import SparseLinear
 from builders import instruction_set
@@ -114,6 +114,7 @@ def test_norms_of_heads_and_branches_are_torchs(name: str, kind: type[nn.Module]
     norms = AttentionNorms(norm(kind, features), norm(kind, SIZE), norm(kind, SIZE), norm(kind, features))
     before, branch = norm(kind, features), norm(kind, features)
     layers = FeedForward(up, down, "gelu", gate=gate, before=before, branch=branch)
+    block = DecoderLayers(Core(), (query, key, value, out), (queries, HEADS, SIZE), norms, layers)
     for length in (1, 2, 7, 70):
         x, angles = torch.randn(2, length, features), (torch.randn(2, length, SIZE), torch.randn(2, length, SIZE))
         heads = [layer(norms.before(x)).view(2, length, -1, SIZE) for layer in (query, key, value)]
@@ -125,12 +126,5 @@ def test_norms_of_heads_and_branches_are_torchs(name: str, kind: type[nn.Module]
         expected = expected + layers.branch(down(gelu(gate(normed)) * up(normed)))
         for cache in (None, DynamicCache()):
             with instruction_set(name):
-                found = causal_attention(
-                    BlockArguments(x, cache=cache, position_embeddings=angles),
-                    Core(),
-                    (query, key, value, out),
-                    sizes=(queries, HEADS, SIZE),
-                    norms=norms,
-                    feed_forward=layers,
-                )
+                found = causal_attention(BlockArguments(x, cache=cache, position_embeddings=angles), block)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, msg=f"{length} tokens")

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from aerogel.runtime import kernel
 from aerogel.runtime.fused.block import FusedBlock
 from aerogel.runtime.fused.check import check_blocks, unfuse_blocks
+from aerogel.runtime.fused.stack import unstack_blocks
 from aerogel.runtime.operators import operate
 
 # class of transformers -> module here with its fused subclass, imported when a model has such a block
@@ -81,5 +82,6 @@ def unfuse(model: nn.Module) -> None:
     """The inverse of `fuse`."""
     unfuse_blocks([module for module in model.modules() if isinstance(module, FusedBlock)])
     for module in model.modules():
+        unstack_blocks(module)
         if type(module) is FusedHead:
             module.__class__ = nn.Linear  # type: ignore[assignment]

@@ -1,9 +1,11 @@
 """The base class of fused blocks: it finds the arguments of a call under the names of any version of transformers."""
 
 import inspect
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
@@ -47,6 +49,18 @@ class BlockArguments:
 NAMES = set(BlockArguments.__dataclass_fields__) - {"cache", "others"}
 
 
+class BlocksTogether(Protocol):
+    """One forward pass of a model whose blocks may be computed together, by the first of them: see stack.py."""
+
+    result: Tensor | None
+
+    def output(self, block: "FusedBlock", call: BlockArguments) -> Tensor | None:
+        """The output of the last block, or `None` where `block` has to compute its own."""
+
+
+CURRENT_PASS: ContextVar[BlocksTogether | None] = ContextVar("current_pass", default=None)
+
+
 class FusedBlock(nn.Module):
     """A mixin for a block of transformers: `fused` computes the calls that it can, the family's own code all others.
 
@@ -66,8 +80,13 @@ class FusedBlock(nn.Module):
         cls.cache_name = cache_name(cls.parameter_names)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        stack = None if torch.compiler.is_compiling() else CURRENT_PASS.get()
+        if stack and stack.result is not None and (arguments or (keywords.get("hidden_states"),))[0] is stack.result:
+            return stack.result
         call = None if self.training or has_inner_hooks(self) else self.read_arguments(arguments, keywords)
-        output = None if call is None else self.fused(call)
+        output = None if call is None or stack is None else stack.output(self, call)
+        if call is not None and output is None:
+            output = self.fused(call)
         return super().forward(*arguments, **keywords) if output is None else output
 
     def fused(self, call: BlockArguments) -> Any:

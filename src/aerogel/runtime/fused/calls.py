@@ -11,7 +11,12 @@ from transformers.cache_utils import EncoderDecoderCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from aerogel.runtime.fused.block import BlockArguments
-from aerogel.runtime.fused_operators import AttentionArguments, FeedForwardArguments, HeadsArguments
+from aerogel.runtime.fused_operators import (
+    AttentionArguments,
+    FeedForwardArguments,
+    HeadsArguments,
+    decoder_block,
+)
 from aerogel.runtime.layers import SparseLinear
 from aerogel.runtime.operators import as_float32, operate
 from aerogel.runtime.transformers_private import attention_implementation
@@ -197,27 +202,60 @@ def _heads(
     )
 
 
-def causal_attention(
-    call: BlockArguments,
-    core: Any,
-    layers: Sequence[Any],
-    *,
-    sizes: tuple[int, int, int],
-    norms: AttentionNorms,
-    feed_forward: FeedForward | None,
-) -> Tensor:
-    """x + attention of each token to earlier ones and to those in the call's cache; then `feed_forward` of that.
+@dataclass(frozen=True)
+class DecoderLayers:
+    """The layers of a decoder block: causal attention, then feed-forward layers.
 
-    `core` is the attention module of the family, and `layers` are those of `attention`.
+    Attributes:
+        core: the family's attention module.
+        projections: query, key, value, out; or query with the rows of all three, None, None, out.
+        sizes: heads, key heads, head size.
     """
+
+    core: Any
+    projections: tuple[Any, Any, Any, Any]
+    sizes: tuple[int, int, int]
+    norms: AttentionNorms
+    feed_forward: FeedForward | None
+
+    def heads(self, angles: Angles = (None, None)) -> HeadsArguments:
+        return _heads(self.projections[:3], self.sizes, angles, self.norms)
+
+
+def native_block(layers: DecoderLayers) -> Any:
+    """The record of the kernels."""
+    heads, out, norms = layers.heads(), layers.projections[3], layers.norms
+    assert layers.feed_forward
+    return decoder_block(
+        heads,
+        AttentionArguments(
+            encoder_hidden_states=None,
+            out=out.arrays,
+            out_block=out.block,
+            scale=layers.core.scaling,
+            causal=True,
+            mask=None,
+            position_bias=None,
+            relative_keys=None,
+            relative_queries=None,
+            branch=_norm(norms.branch),
+            after=_norm(norms.after),
+        ),
+        layers.feed_forward.arguments,
+        layers.projections[0].in_features,
+    )
+
+
+def causal_attention(call: BlockArguments, layers: DecoderLayers) -> Tensor:
+    """x + attention of each token to earlier ones and to those in the call's cache; then the feed-forward layers."""
+    core, sizes, norms, feed_forward = layers.core, layers.sizes, layers.norms, layers.feed_forward
     x, mask, angles = call.hidden_states, call.attention_mask, call.position_embeddings or (None, None)
     if call.cache is None:
         settings = dict(sizes=sizes, scale=core.scaling, causal=core.is_causal, mask=mask, angles=angles, norms=norms)
-        return attention(x, layers, **settings, feed_forward=feed_forward)
-    query, key, value, out = layers
+        return attention(x, layers.projections, **settings, feed_forward=feed_forward)
+    query, *_, out = layers.projections
     query.check_input(x)
-    arguments = _heads((query, key, value), sizes, angles, norms)
-    heads = operate("heads", x, *arguments).view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
+    heads = operate("heads", x, *layers.heads(angles)).view(*x.shape[:2], -1, sizes[2]).transpose(1, 2)
     queries, keys, values = heads.split([sizes[0], sizes[1], sizes[1]], dim=1)
     cache = call.cache.self_attention_cache if isinstance(call.cache, EncoderDecoderCache) else call.cache
     keys, values = cache.update(keys, values, core.layer_idx)

@@ -16,7 +16,8 @@ from transformers.cache_utils import Cache
 
 from aerogel.errors import AerogelWarning, ModelError, first_line
 from aerogel.models import evaluating
-from aerogel.runtime.fused.block import FusedBlock, cache_name
+from aerogel.runtime.fused.block import CURRENT_PASS, FusedBlock, cache_name
+from aerogel.runtime.fused.stack import DecoderStack, StackPass, stack_blocks, stack_of
 from aerogel.runtime.layers import sparse_layers
 
 BATCH, LENGTH, PADDING = 2, 5, 2  # sequences, tokens, and the padding tokens that the first sequence begins with
@@ -45,6 +46,8 @@ def check_blocks(model: nn.Module) -> None:
                 AerogelWarning,
                 stacklevel=4,
             )
+        elif blocks:
+            stack_blocks(owner, blocks)
 
 
 def unfuse_blocks(blocks: list[FusedBlock]) -> None:
@@ -83,7 +86,7 @@ def _one_thread() -> Iterator[None]:
 
 def _difference(owner: PreTrainedModel, blocks: list[FusedBlock]) -> str:
     """The largest error of the fused blocks in words, or an empty text."""
-    comparison = _Comparison()
+    comparison = _Comparison(owner)
     try:
         for block in blocks:
             block.forward = partial(comparison.forward, block)  # type: ignore[method-assign]
@@ -100,36 +103,53 @@ def _difference(owner: PreTrainedModel, blocks: list[FusedBlock]) -> str:
 
 
 class _Comparison:
-    """Computes blocks both ways; the fused ones have a cache of their own."""
+    """Computes blocks in each way; those that are not their family's own have caches of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: PreTrainedModel) -> None:
+        self.owner = owner
         self.error = 0.0
-        self.caches: dict[int, Cache] = {}  # copies, by the id of the model's
+        self.caches: dict[Any, Cache] = {}  # copies, by the way and the id of the model's
 
     def forward(self, block: FusedBlock, *arguments: Any, **keywords: Any) -> Any:
         """In place of a block's forward: the output of its family's own code."""
-        kind: Any = type(block)
-        fused = kind.forward(
-            block, *map(self._own_cache, arguments), **{k: self._own_cache(v) for k, v in keywords.items()}
-        )
-        own = kind.__bases__[-1].forward(block, *arguments, **keywords)
-        if isinstance(own, tuple) != isinstance(fused, tuple):
-            raise ModelError(f"{kind.__name__} returns {type(fused).__name__}, not {type(own).__name__}")
-        ours, theirs = (output[0] if isinstance(output, tuple) else output for output in (fused, own))
+        replaced = vars(block).pop("forward")
+        stack = stack_of(self.owner, [block])
+        found = [self._fused(stack, block, arguments, keywords) for stack in {None, stack}]
+        family: Any = type(block).__bases__[-1]
+        own = family.forward(block, *arguments, **keywords)
+        vars(block)["forward"] = replaced
         states = arguments[0] if arguments else keywords["hidden_states"]
-        residual = RESIDUAL.get(theirs.dtype, 1.0)
-        ours, theirs, states = (torch.nan_to_num(x.float(), 0, 0, 0) for x in (ours, theirs, states))
-        added = (theirs - states).norm(dim=-1) + residual * theirs.norm(dim=-1)
-        errors = (ours - theirs).norm(dim=-1) / added.clamp_min(1e-30)
-        if errors.shape[1] == LENGTH:
-            errors[0, :PADDING] = 0
-        self.error = max(self.error, float(errors.max()))
+        self.error = max(self.error, *[_error(fused, own, states) for fused in found])
         return own
 
-    def _own_cache(self, argument: Any) -> Any:
-        if not isinstance(argument, Cache):
-            return argument
-        return self.caches.setdefault(id(argument), copy.deepcopy(argument))
+    def _fused(self, stack: DecoderStack | None, block: FusedBlock, arguments: Any, keywords: Any) -> Any:
+        """The block's output, as one of a stack of this block alone or by itself."""
+
+        def with_own_cache(argument: Any) -> Any:
+            if not isinstance(argument, Cache):
+                return argument
+            return self.caches.setdefault((bool(stack), id(argument)), copy.deepcopy(argument))
+
+        keywords = {name: with_own_cache(value) for name, value in keywords.items()}
+        token = CURRENT_PASS.set(StackPass(stack) if stack else None)
+        try:
+            return type(block).forward(block, *map(with_own_cache, arguments), **keywords)
+        finally:
+            CURRENT_PASS.reset(token)
+
+
+def _error(fused: Any, own: Any, states: Tensor) -> float:
+    """The largest difference of a token's outputs, relative to what the block adds to its states."""
+    if isinstance(own, tuple) != isinstance(fused, tuple):
+        raise ModelError(f"a fused block returns {type(fused).__name__}, not {type(own).__name__}")
+    ours, theirs = (output[0] if isinstance(output, tuple) else output for output in (fused, own))
+    residual = RESIDUAL.get(theirs.dtype, 1.0)
+    ours, theirs, states = (torch.nan_to_num(x.float(), 0, 0, 0) for x in (ours, theirs, states))
+    added = (theirs - states).norm(dim=-1) + residual * theirs.norm(dim=-1)
+    errors = (ours - theirs).norm(dim=-1) / added.clamp_min(1e-30)
+    if errors.shape[1] == LENGTH:
+        errors[0, :PADDING] = 0
+    return float(errors.max())
 
 
 @torch.no_grad()

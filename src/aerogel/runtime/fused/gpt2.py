@@ -7,31 +7,35 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock
 from aerogel.runtime.fused.calls import (
-    ACTIVATIONS,
     AttentionNorms,
+    DecoderLayers,
     FeedForward,
     can_attend,
     causal_attention,
     is_sparse,
+    sparse_feed_forward,
 )
 
 
 class FusedGPT2Block(FusedBlock, GPT2Block):
-    def fused(self: Any, call: BlockArguments) -> Tensor | None:
-        core, config = self.attn, self.attn.config
-        up, down, activation = self.mlp.c_fc, self.mlp.c_proj, config.activation_function
-        if call.encoder_hidden_states is not None or not is_sparse(up, down) or activation not in ACTIVATIONS:
+    def decoder_layers(self: Any) -> DecoderLayers | None:
+        core, layers = self.attn, self._sparse_layers()
+        if not layers or not is_sparse(core.c_attn, core.c_proj):
             return None
-        layers = FeedForward(up, down, activation, before=self.ln_2)
-        if is_sparse(core.c_attn, core.c_proj) and can_attend(config, call.attention_mask):
-            return causal_attention(
-                call,
-                core,
-                (core.c_attn, None, None, core.c_proj),
-                sizes=(core.num_heads, core.num_heads, core.head_dim),
-                norms=AttentionNorms(self.ln_1),
-                feed_forward=layers,
-            )
+        projections, sizes = (core.c_attn, None, None, core.c_proj), (core.num_heads, core.num_heads, core.head_dim)
+        return DecoderLayers(core, projections, sizes, AttentionNorms(self.ln_1), layers)
+
+    def fused(self: Any, call: BlockArguments) -> Tensor | None:
+        core, layers = self.attn, self._sparse_layers()
+        if call.encoder_hidden_states is not None or not layers:
+            return None
+        attention = self.decoder_layers()
+        if attention and can_attend(core.config, call.attention_mask):
+            return causal_attention(call, attention)
         normed, cache = self.ln_1(call.hidden_states), self.cache_argument(call)
         attended, _ = core(normed, attention_mask=call.attention_mask, **cache, **call.others)
         return layers(attended + call.hidden_states)
+
+    def _sparse_layers(self: Any) -> FeedForward | None:
+        activation = self.attn.config.activation_function
+        return sparse_feed_forward(self.mlp.c_fc, self.mlp.c_proj, activation, before=self.ln_2)

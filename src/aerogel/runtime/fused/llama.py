@@ -9,6 +9,7 @@ from aerogel.runtime.fused.block import BlockArguments, FusedBlock
 from aerogel.runtime.fused.calls import (
     ACTIVATIONS,
     AttentionNorms,
+    DecoderLayers,
     FeedForward,
     can_attend,
     causal_attention,
@@ -26,20 +27,20 @@ class LlamaLike(FusedBlock):
         """Of the layers' input, and of what they add to it."""
         return self.post_attention_layernorm, None
 
-    def fused(self: Any, call: BlockArguments) -> Tensor | None:
-        core, norms, layers = self.self_attn, self.attention_norms(), self._sparse_layers()
+    def decoder_layers(self: Any) -> DecoderLayers | None:
+        core = self.self_attn
         projections = core.q_proj, core.k_proj, core.v_proj, core.o_proj
-        attends = can_attend(core.config, call.attention_mask) and not getattr(core, "attn_logit_softcapping", None)
-        if attends and is_sparse(*projections) and call.position_embeddings:
-            x = causal_attention(
-                call,
-                core,
-                projections,
-                sizes=(core.config.num_attention_heads, core.config.num_key_value_heads, core.head_dim),
-                norms=norms,
-                feed_forward=layers,
-            )
-            return x if layers else self._dense_layers(x)
+        if not is_sparse(*projections) or getattr(core, "attn_logit_softcapping", None):
+            return None
+        sizes = core.config.num_attention_heads, core.config.num_key_value_heads, core.head_dim
+        return DecoderLayers(core, projections, sizes, self.attention_norms(), self._sparse_layers())
+
+    def fused(self: Any, call: BlockArguments) -> Tensor | None:
+        core, attention = self.self_attn, self.decoder_layers()
+        if attention and can_attend(core.config, call.attention_mask) and call.position_embeddings:
+            x = causal_attention(call, attention)
+            return x if attention.feed_forward else self._dense_layers(x)
+        norms, layers = self.attention_norms(), self._sparse_layers()
         if not layers:
             return None
         attended, _ = core(
