@@ -34,7 +34,8 @@ def compress(model: Model, values: ValueChoice | None = None) -> Model:
     scale for each output, see `aerogel.models.int8`; weights that are on such a grid stay what they are. Activations
     are rounded to 8 bits for each token when the model runs: results are close to those of the dense model, but not
     within float32 rounding. Four neighbouring inputs of an output are stored and multiplied together, so the pattern
-    "block:1x4" is the fastest and smallest.
+    "block:1x4" is the fastest and smallest. Layers that generate token by token are stored in memory as single integers
+    under a bit mask, where that is smaller.
 
     Args:
         model: a transformers model, or a `SentenceTransformer` or `CrossEncoder`, with its weights on the CPU.
