@@ -61,11 +61,15 @@ neon: $(READY)  ## the same for 64-bit ARM, emulated (on Debian: apt install g++
 	$(BIN)/cmake --build build/neon --parallel
 	qemu-aarch64 -cpu max build/neon/driver
 
-# DeepSparse needs Python 3.11 or earlier and gets its own environment; without one, the tables say so
+# DeepSparse needs Python 3.11 or earlier, and llama.cpp is built from source for this processor: each has its own
+# environment; without one, the tables say so
 bench: $(READY)  ## compare speed and memory with other runtimes (hours; benchmarks/*.py --help for a part)
 	$(PIP) install --constraint constraints.txt --requirement benchmarks/requirements.txt
 	-test -e $(VENV)/deepsparse/ready || { $(PYTHON311) -m venv $(VENV)/deepsparse \
 		&& $(VENV)/deepsparse/bin/python -m pip install deepsparse==1.8.0 && touch $(VENV)/deepsparse/ready; }
+	-test -e $(VENV)/llama-cpp/ready || { $(PYTHON) -m venv $(VENV)/llama-cpp \
+		&& $(VENV)/llama-cpp/bin/python -m pip install --no-binary llama-cpp-python llama-cpp-python==0.3.36 \
+		&& touch $(VENV)/llama-cpp/ready; }
 	$(BIN)/python benchmarks/encoders.py
 	$(BIN)/python benchmarks/decoding.py
 

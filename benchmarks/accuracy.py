@@ -68,7 +68,7 @@ def main(
                 say(f"{task}, {form}: compressing and exporting")
                 place = Path(scratch, form)
                 place.mkdir()
-                spec = {"model": str(source), "decoder": False, "sparsity": 0.0, "batches": [BATCH], "threads": threads}
+                spec = {"model": str(source), "sparsity": 0.0, "batches": [BATCH], "threads": threads}
                 spec |= {"task": task, "data": str(data), "length": LENGTHS[task], "folder": str(place)}
                 prepared(spec | {"files": files_of(runtimes)})
                 jobs |= {f"{name}, {form}": (name, place) for name in runtimes}

@@ -60,7 +60,7 @@ def main(
     }
     for model in models:
         with tempfile.TemporaryDirectory(prefix="aerogel-bench-") as scratch:
-            spec = {"model": model, "decoder": False, "batches": batches, "threads": threads}
+            spec = {"model": model, "batches": batches, "threads": threads}
             dense = prepare(spec, 0.0, {"": ""}, runtimes, Path(scratch), report)
             for sparsity in sorted(sparsities) if dense else ():
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:

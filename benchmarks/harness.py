@@ -23,6 +23,7 @@ from aerogel.benchmark import environment
 
 HERE = Path(__file__).parent
 DEEPSPARSE = Path(sys.prefix, "deepsparse", "bin", "python")  # needs Python 3.11 and an old numpy
+LLAMA_CPP = Path(sys.prefix, "llama-cpp", "bin", "python")  # is built for this processor
 
 results = Console()
 if not results.is_terminal:
@@ -37,9 +38,9 @@ def say(text: str) -> None:
     _progress.print(text, style="dim", highlight=False)
 
 
-def prepared(spec: Facts, script: str = "subjects.py") -> Facts:
+def prepared(spec: Facts, script: str = "subjects.py", python: Path = Path(sys.executable)) -> Facts:
     """Prepare a model in its own process, which ends before anything is measured."""
-    process = PausedProcess([sys.executable, str(HERE / script)], spec, spec["threads"])
+    process = PausedProcess([str(python), str(HERE / script)], spec, spec["threads"])
     process.stop()
     return process.facts
 
@@ -130,8 +131,9 @@ def surroundings(threads: int) -> Facts:
             facts["versions"][name] = version(name)
         except PackageNotFoundError:
             facts["versions"][name] = None
-    packages = DEEPSPARSE.parents[1].glob("lib/python*/site-packages/deepsparse-*.dist-info")
-    facts["versions"]["deepsparse"] = next((path.stem.partition("-")[2] for path in packages), None)
+    for name, python in (("deepsparse", DEEPSPARSE), ("llama_cpp_python", LLAMA_CPP)):
+        packages = python.parents[1].glob(f"lib/python*/site-packages/{name}-*.dist-info")
+        facts["versions"][name] = next((path.stem.partition("-")[2] for path in packages), None)
     return facts
 
 

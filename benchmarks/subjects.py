@@ -31,7 +31,6 @@ from transformers import (
     BertConfig,
     BertModel,
     GPT2Config,
-    GPT2LMHeadModel,
     GPT2Model,
     PreTrainedModel,
 )
@@ -59,10 +58,6 @@ RANDOM: dict[str, Callable[[], PreTrainedModel]] = {
     "bart": lambda: BartModel(BART_BASE),
 }
 ENCODERS = (*RANDOM, "minilm")
-DECODERS: dict[str, Callable[[], PreTrainedModel]] = {
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config()),
-    "smollm2": lambda: ag.load("smollm2")[0],
-}
 
 
 def prepare(spec: Facts) -> Facts:
@@ -75,13 +70,11 @@ def prepare(spec: Facts) -> Facts:
     weights = ag.prunable_weights(model)
     kept = sum(int(weight.matrix.count_nonzero()) for weight in weights)
     facts["sparsity"] = 1 - kept / sum(weight.matrix.numel() for weight in weights)
-    facts["prunable"] = [weight.name for weight in weights]
     model.save_pretrained(folder / "dense")
-    if "batches" in spec:
-        batches, examples = _inputs(model, spec)
-        for name, array in examples.items():
-            np.savez(folder / f"examples-{name}.npz", **array)  # type: ignore[arg-type]
-        _write_batches(model, folder, batches, spec)
+    batches, examples = _inputs(model, spec)
+    for name, array in examples.items():
+        np.savez(folder / f"examples-{name}.npz", **array)  # type: ignore[arg-type]
+    _write_batches(model, folder, batches, spec)
     forms: dict[str, Any] = {"packed": None, "packed-int8": "int8"}
     facts["compress"] = {form: _compress(folder, form, forms[form]) for form in spec["files"] if form in forms}
     return facts
@@ -95,8 +88,6 @@ def file_bytes(path: Path) -> int:
 
 
 def _model(spec: Facts) -> PreTrainedModel:
-    if spec["decoder"]:
-        return DECODERS[spec["model"]]()
     if spec["model"] in RANDOM:
         return RANDOM[spec["model"]]()
     return decompress(load_model(spec["model"]))
