@@ -3,7 +3,8 @@
 SmolLM2-135M (pretrained) and GPT-2 (random weights) generate 64 tokens after a prompt of 16, greedily, with batch size
 1, and the first token after a prompt of 512. PyTorch and aerogel do so by `model.generate`. llama.cpp runs the dense
 model in float32 and quantized by its own tool, aerogel the pruned one (`decoders.py`). Nothing was trained to recover
-from pruning or quantization. Each runs in a fresh process, with interleaved rounds (`paused.py`).
+from pruning or quantization. The zoo's SmolLM2 was stored in 4 bits (Q4_1), so other 4-bit formats round it a second
+time. Each runs in a fresh process, with interleaved rounds (`paused.py`).
 
 Columns: `tokens/s` at the median time, including the prompt of 16; `/ F32` and `/ Q8_0`, how many times as fast as
 llama.cpp with that file, the median of the ratios within a round; the same for the `prompt` of 512; `file`, the size of
@@ -26,7 +27,7 @@ import click
 import numpy as np
 from decoders import DECODERS, FORMS, RANDOM
 from harness import HERE, LLAMA_CPP, prepared, print_table, results, say, side_by_side, surroundings, write
-from paused import Facts
+from paused import Facts, ProcessError
 from subjects import file_bytes
 
 from aerogel.tasks.encode import WINDOW
@@ -74,7 +75,7 @@ def main(
     folder: Path,
     output: Path,
 ) -> None:
-    report: Facts = {"environment": surroundings(threads), "rounds": rounds, "groups": []}
+    report: Facts = {"environment": surroundings(threads), "rounds": rounds, "groups": [], "failures": {}}
     for model in models:
         dense = written(folder / model / "dense", {"model": model, "threads": threads})
         variants = dense_variants(dense, threads)
@@ -82,14 +83,20 @@ def main(
             for pattern in patterns:
                 spec = {"model": model, "threads": threads, "dense": str(dense / "float32")}
                 spec |= {"sparsity": sparsity, "pattern": pattern}
-                pruned = written(folder / model / f"{sparsity:g}-{pattern.replace(':', '-')}", spec)
+                try:
+                    pruned = written(folder / model / f"{sparsity:g}-{pattern.replace(':', '-')}", spec)
+                except ProcessError as error:
+                    report["failures"][f"{model}, {sparsity:.0%} {pattern}"] = str(error)
+                    say(f"{model} at {sparsity:.0%} {pattern} failed: {error}")
+                    continue
                 for form in FORMS:
                     name = f"aerogel {form}, " if pattern == "unstructured" else f"aerogel {form} {pattern}, "
                     variants[f"{name}{sparsity:.0%}"] = Variant(pruned / form, pruned / "dense", sparsity, True)
         facts = measured(model, variants, dense / "windows.npy", rounds, threads)
         report["groups"].append({"model": model, "runtimes": facts})
         write(report, output)
-        print_table(f"{model}, {threads} threads", COLUMNS, rows(facts), facts)
+        title = f"{model}, pruned or quantized without recovery, {threads} threads"
+        print_table(title, COLUMNS, rows(facts), facts)
         for sentence in equal_perplexities(facts):
             results.print(sentence, highlight=False)
 

@@ -25,6 +25,8 @@ def write_gguf(model: PreTrainedModel, path: Path) -> None:
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue  # llama.cpp uses the embeddings
         translated = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if translated is None:
+            raise ValueError(f"{name}: GGUF has no name for this tensor of a {config.model_type}")
         writer.add_tensor(translated, _converted(name, tensor, config).contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

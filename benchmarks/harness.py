@@ -27,7 +27,7 @@ LLAMA_CPP = Path(sys.prefix, "llama-cpp", "bin", "python")  # is built for this 
 
 results = Console()
 if not results.is_terminal:
-    results.width = 120  # in a file or pipe
+    results.width = 140  # in a file or pipe
 _progress = Console(stderr=True)
 
 # sent by `timeout` and job schedulers: exit as after Ctrl-C, ending processes and removing folders
@@ -85,7 +85,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     """Print a table whose first column is text, with the failures beneath."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
     for row in rows:
         table.add_row(*row)
     table.caption = "\n".join(f"{name}: {facts['failed']}" for name, facts in failed.items() if "failed" in facts)
