@@ -30,8 +30,10 @@ struct ReadableIntegers {
   }
 };
 
-// Up to kPanel columns of a row times one token. Sums of their own, since each would wait for the product before it.
-inline int32_t multiply_words(const uint64_t* bits, int64_t words, MaskedIntegers& integers, const uint8_t* x) {
+// Up to kPanel columns of a row times one token. Sums of their own, since each would wait for the product before it. Rows
+// are short: a call for each takes 15% longer.
+[[gnu::always_inline]] inline int32_t multiply_words(const uint64_t* bits, int64_t words, MaskedIntegers& integers,
+                                                     const uint8_t* x) {
   constexpr int kRow = 4, kUnrolled = std::max(1, kRow / kParts), kAhead = 1024;
   const ReadableIntegers readable(integers);
   const int8_t* next = readable.next;
