@@ -1,7 +1,7 @@
 #include "decoding.h"
 
+#include "one_token.h"
 #include "team.h"
-#include "tiles.h"
 
 namespace aerogel {
 namespace {

@@ -28,15 +28,6 @@ int tile_width(int64_t tokens, int threads);
 // The rows of all layers.
 int64_t rows_of(const std::vector<Linear>& layers);
 
-// Layers with the same input, their rows one after another.
-using Layers = std::vector<const Linear*>;
-int64_t total_rows(const Layers& layers);
-
-// One token through layers, cut into parts that read equally much, inside cells too. Each part sums into an array of its own,
-// since a row's cells may belong to several; `add_parts` makes y of them all.
-void multiply_part(const Layers& layers, const Input& input, int64_t part, int64_t parts, float* sums);
-void add_parts(const Layers& layers, const Input& input, const float* partial, int64_t parts, int64_t stride, float* y);
-
 inline bool is_int8(const Linear& layer) { return layer.matrix.values.type == ValueType::int8; }
 inline bool any_int8(const std::vector<Linear>& layers) { return std::any_of(layers.begin(), layers.end(), is_int8); }
 

@@ -1,0 +1,38 @@
+// One token through layers: memory decides, and the threads share what is read.
+#pragma once
+
+#include "tiles.h"
+
+namespace aerogel {
+
+// Layers with the same input, their rows one after another.
+using Layers = std::vector<const Linear*>;
+int64_t total_rows(const Layers& layers);
+
+// One token through layers, cut into parts that read equally much, inside cells too. Each part sums into an array of its own,
+// since a row's cells may belong to several; `add_parts` makes y of them all.
+void multiply_part(const Layers& layers, const Input& input, int64_t part, int64_t parts, float* sums);
+void add_parts(const Layers& layers, const Input& input, const float* partial, int64_t parts, int64_t stride, float* y);
+
+// y = the layers' results for x.
+void multiply_one(const Layers& layers, const float* x, float* y, int threads);
+
+// before(x), in a buffer of the thread, or x itself where there is no norm.
+const float* normed_vector(const Norm& before, const float* x, int64_t features);
+
+void feed_forward_one(const FeedForward& layer, const float* x, float* y, int threads);
+
+// The features of one token in a tile.
+template <class T>
+struct Column {
+  T* start;
+  int64_t step;
+
+  T& operator[](int64_t i) const { return start[i * step]; }
+};
+
+// A dense product has 0 x inf and 0 x NaN in every row whose weight is 0 there, and is NaN then; the sparse one skips
+// them. Corrects one token of one panel.
+void carry_non_finite(const Cells& cells, int64_t panel, Column<const float> x, Column<float> y);
+
+}  // namespace aerogel
