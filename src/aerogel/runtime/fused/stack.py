@@ -130,7 +130,7 @@ def _records(layers: nn.ModuleList, blocks: list[Any]) -> "_Records | None":
     if len(found) < len(blocks):
         return None
     records = _Records([part.core.layer_idx for part in found])
-    records.watch([layers, *blocks])
+    records.watch([layers] if [*layers] == blocks else blocks)
     # norms and biases of another type would be converted to tensors that nobody keeps
     if records.are_right() and all(parameter.dtype == torch.float32 for parameter in records.parameters):
         records.native = [native_block(part) for part in found]
