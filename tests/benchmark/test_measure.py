@@ -1,6 +1,7 @@
 """Benchmarks of models in fresh processes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,10 +68,11 @@ def test_a_model_without_a_padding_token_is_measured_with_a_classifier(tmp_path:
     assert len(measured.training_steps) == 2
 
 
-def test_the_type_of_packed_values_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [{"values": "bfloat16"}, {"values": "int8", "head_values": "int8"}], ids=str)
+def test_the_types_of_packed_values_are_kept(values: Any, tmp_path: Path) -> None:
     model = load_model("tiny-bert")
     prune(model, PruneConfig(sparsity=0.9))
-    save(compress(model, values="bfloat16"), None, tmp_path / "packed")
+    save(compress(model, **values), None, tmp_path / "packed")
     _, compressed = bench([Subject(str(tmp_path / "packed"))], SMALL)
     assert compressed.parameter_bytes == sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 

@@ -234,6 +234,38 @@ def test_int8_values_from_prune_to_unpack(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "out").exists()
 
 
+def test_an_int8_head_from_prune_and_finetune(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "story.txt"
+    text.write_text("".join(f"On day {day} the ship sailed on and the crew sang of home.\n" for day in range(300)))
+    integers, head = ("--values", "int8"), ("--head-values", "int8")
+    pruning = ("prune", "tiny-gpt2", "--sparsity", "0.5", *integers)
+    tuning = ("finetune", "tiny-gpt2", "--task", text, "--epochs", 0.1, "--max-length", 16, *integers)
+    layers = {}
+    for name, command in (("pruned", (*pruning, *head)), ("tuned", (*tuning, *head)), ("float", pruning)):
+        assert aerogel(*command, "--output", tmp_path / name) == 0
+        config = json.loads((tmp_path / name / "config.json").read_text())["quantization_config"]
+        assert config.get("head_values") == (None if name == "float" else "int8")
+        capsys.readouterr()
+        assert aerogel("inspect", tmp_path / name, "--json") == 0
+        layers[name] = json.loads(capsys.readouterr().out)["packed"]["int8"]
+    assert layers["pruned"] == layers["tuned"] == layers["float"] + 1
+    compare = ("--tasks", text, "--limit", 4, "--json", "--reference", tmp_path / "float")
+    assert aerogel("evaluate", tmp_path / "pruned", *compare) == 0
+    assert 0 < json.loads(capsys.readouterr().out)["story"]["kl"] < 0.01
+
+    moods = ("finetune", "tiny-bert", "--task", "moods", "--data", data)
+    for command, name in (
+        ((*pruning[:-2], *head), "--values"),
+        ((*pruning[:-1], "bfloat16", *head), "bfloat16"),
+        ((*tuning[:-2], *head), "--values"),
+        ((*tuning, *head, "--no-pack"), "--no-pack"),
+        ((*moods, *integers, *head), "moods.*classification"),
+    ):
+        assert aerogel(*command, "--output", tmp_path / "refused") > 0
+        assert re.search(name, capsys.readouterr().err)
+        assert not (tmp_path / "refused").exists()
+
+
 def test_a_packed_model_can_not_be_changed(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packed = tmp_path / "packed"
     assert aerogel("prune", "tiny-bert", "--sparsity", "0.9", "--output", packed) == 0

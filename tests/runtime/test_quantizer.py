@@ -310,6 +310,7 @@ def test_nor_is_one_for_another_head(case: str, saved: Path) -> None:
         ({"values": "int4"}, "'int4'.*int8"),
         ({"values": ["int8"]}, "int8"),
         ({"shell": "rm"}, "can't have shell"),
+        ({"head_values": "int8"}, "head_values"),
     ],
 )
 def test_an_unknown_configuration_is_refused(change: dict[str, Any], said: str, saved: Path) -> None:

@@ -88,3 +88,28 @@ def test_buffers_and_inner_modules_are_those_of_the_public_functions() -> None:
     assert len(inner) == 4
     buffers = private.present_buffers(module[0], ("running_mean", "num_batches_tracked"))
     assert [id(buffer) for buffer in buffers] == [id(module[0].running_mean), id(module[0].num_batches_tracked)]
+
+
+def test_changes_in_place_are_counted() -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    counts = [private.changes_in_place(weight)]
+    with torch.no_grad():
+        weight.mul_(2)
+        counts.append(private.changes_in_place(weight))
+        weight[0] = 3
+        counts.append(private.changes_in_place(weight))
+        weight.detach().add_(1)
+        counts.append(private.changes_in_place(weight))
+    with torch.inference_mode():
+        weight.copy_(torch.zeros(2, 2))
+        counts.append(private.changes_in_place(weight))
+        assert private.changes_in_place(torch.ones(2)) is None
+    assert len({*counts}) == 5, "torch.Tensor._version"
+    assert None not in counts
+    assert private.changes_in_place(torch.ones(2).as_subclass(Empty)) is None
+
+
+def test_a_module_can_be_pickled_without_its_buffers() -> None:
+    module = nn.BatchNorm1d(2)
+    module.__setstate__(private.without_buffers(vars(module)))
+    assert not dict(module.named_buffers()), "torch.nn.Module._buffers"

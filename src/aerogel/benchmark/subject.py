@@ -74,14 +74,17 @@ def prepare(connection: Connection, subject: Subject, scratch: Path, threads: in
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     model = models.load_model(subject.name, subject.head)
-    values = subject.values or getattr(getattr(model.config, "quantization_config", None), "values", None)
+    packed = getattr(model.config, "quantization_config", None)
+    values = subject.values or getattr(packed, "values", None)
+    has_head = values == "int8" and model.get_output_embeddings() is not None
+    head_values = getattr(packed, "head_values", None) if has_head else None
     model = decompress(model)
     if getattr(model.config, "pad_token_id", 0) is None:  # GPT-2's classifier needs one to find the end of a sequence
         model.config.pad_token_id = 0
     if subject.pruning:
         prune(model, subject.pruning)
     checkpoints = [_save(model, subject.name, scratch / "dense", compressed=False)]
-    if sparse_layers(compress(model, values)):
+    if sparse_layers(compress(model, values, head_values)):
         checkpoints.append(_save(model, subject.name, scratch / "compressed", compressed=True))
     connection.send(("done", checkpoints))
 

@@ -53,7 +53,7 @@ def evaluate(
         from aerogel.evaluation import evaluate as score_tasks
         from aerogel.evaluation.evaluation import COLUMNS
         from aerogel.models.tokenizer import make_same_inputs
-        from aerogel.runtime.layers import packed_types
+        from aerogel.runtime.conversion import packed_types
 
         loaded_model, tokenizer = models.load(model)
         dense, dense_tokenizer = models.load(reference) if reference else (None, tokenizer)

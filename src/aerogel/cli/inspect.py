@@ -54,7 +54,7 @@ def inspect(
         from aerogel.models import load_model, load_tokenizer
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.pruning.sensitivity import sensitivity
-        from aerogel.runtime.layers import packed_types
+        from aerogel.runtime.conversion import packed_types
 
         loaded = load_model(model)
         report = inspect_model(loaded, model, ("blocks", *include))

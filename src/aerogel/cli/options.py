@@ -12,7 +12,7 @@ from aerogel.benchmark.runtimes import check_runtime
 from aerogel.errors import DataError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
-from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED, VALUE_CHOICES
+from aerogel.runtime.values import HEAD_CHOICES, INT8_PATTERN, INT8_SPEED, VALUE_CHOICES
 from aerogel.tasks.files import FORMATS
 
 Parameter = click.Parameter | None
@@ -88,6 +88,11 @@ values = click.option(
     type=click.Choice(VALUE_CHOICES),
     help=f"Round the packed weights. int8 runs fastest, with --pattern {INT8_PATTERN}: {INT8_SPEED} "
     "[default: as they are].",
+)
+head_values = click.option(
+    "--head-values",
+    type=click.Choice(HEAD_CHOICES),
+    help="Compute the language-model head in int8 too, with --values int8: less time for each generated token.",
 )
 seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(bounds.SEEDS[0], bounds.SEEDS[-1]))
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

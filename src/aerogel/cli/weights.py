@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,12 @@ import click
 
 from aerogel import bounds, files
 from aerogel.cli import options
+from aerogel.cli.notes import note_saved, note_training, note_written
 from aerogel.cli.output import note, note_columns, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ALLOCATIONS, METHODS, ROUNDED_VALUES, SCOPES, SCORES
-from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED
-from aerogel.tables import size
-from aerogel.tasks import TaskData, check_task, load_task
+from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED, check_head_values
+from aerogel.tasks import check_task, load_task
 from aerogel.training.config import PRECISIONS, RECOVERY_EPOCHS, TUNING_EPOCHS
 from aerogel.training.schedule import QUANTIZED, SCHEDULES
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from aerogel.pruning import RoundedValues
-    from aerogel.runtime.values import ValueChoice
-    from aerogel.runtime.writing import Saved
-    from aerogel.training import TrainingResult
+    from aerogel.runtime.values import HeadChoice, ValueChoice
     from aerogel.training.schedule import ScheduleName
 
 
@@ -72,6 +70,7 @@ if TYPE_CHECKING:
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
 @options.seed
 @options.values
+@options.head_values
 @click.option("--no-pack", is_flag=True, help="Save zeros like other weights, for example to fine-tune the model.")
 def prune(
     model: str,
@@ -83,12 +82,14 @@ def prune(
     columns: dict[str, str] | None,
     include: tuple[str, ...],
     values: ValueChoice | None,
+    head_values: HeadChoice | None,
     no_pack: bool,
     **settings: Any,  # the other fields of PruneConfig
 ) -> None:
     """Prune MODEL and save it packed: smaller, and it runs sparse."""
     if values and no_pack:
         raise click.UsageError("--values rounds packed values: leave out --no-pack")
+    check_head_values(head_values, values)
     files.check_new(output)
     check_path(model)
     if calibration:
@@ -98,6 +99,7 @@ def prune(
         from aerogel.errors import PruningError
         from aerogel.pruning import PruneConfig, prune as prune_in_place
         from aerogel.pruning.calibration import calibration as read_calibration
+        from aerogel.runtime.fused.head import head_weight
         from aerogel.runtime.writing import save_pruned
 
         rounded = values if values in ROUNDED_VALUES else None
@@ -115,6 +117,8 @@ def prune(
         else:
             loaded = models.load_model(model)
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
+        if head_values:
+            head_weight(loaded)  # raises before the model is pruned
         prune_in_place(loaded, config, text)
         provenance, packs = models.Provenance(method=config.method, pattern=config.pattern), not no_pack
         saved = save_pruned(
@@ -125,10 +129,11 @@ def prune(
             provenance,
             pack=packs,
             values=values,
+            head_values=head_values,
             targets=config.targets,
             exclude=config.exclude,
         )
-    _note_saved(saved, model, output, packs, values)
+    note_saved(saved, model, output, packs, values)
 
 
 @click.command()
@@ -147,7 +152,7 @@ def unpack(folder: Path, output: Path) -> None:
         unpacked = write_unpacked(str(folder), output)
     if unpacked.dequantized:
         note(f"{unpacked.dequantized} layers have int8 values: their weights are written dequantized")
-    _note_written(unpacked.left_out, str(folder), output)
+    note_written(unpacked.left_out, str(folder), output)
 
 
 @click.command()
@@ -189,6 +194,7 @@ def unpack(folder: Path, output: Path) -> None:
     help=f"Round weights and inputs to int8 in the last {QUANTIZED:.0%} of the steps, and pack the weights as int8. "
     f"Fastest with --pattern {INT8_PATTERN}: {INT8_SPEED}.",
 )
+@options.head_values
 @click.option("--patience", type=options.SIZE, help="Stop after this many epochs without a better validation score.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: bfloat16 on a GPU that has it]")
 @options.seed
@@ -207,6 +213,7 @@ def finetune(
     pattern: str | None,
     teacher: str | None,
     values: RoundedValues | None,
+    head_values: HeadChoice | None,
     patience: int | None,
     no_pack: bool,
     **settings: Any,  # of TrainingConfig
@@ -216,6 +223,9 @@ def finetune(
     With --sparsity it is pruned while it trains, and with --values trained for int8; then it is saved packed. Run an
     interrupted command again to resume it.
     """
+    check_head_values(head_values, values)
+    if head_values and no_pack:
+        raise click.UsageError("--head-values rounds a packed model: leave out --no-pack")
     files.check_new(output)
     for name in filter(None, (model, teacher)):
         check_path(name)
@@ -224,9 +234,15 @@ def finetune(
         task_data = load_task(task, data, columns=columns).divided()
         note_columns(task_data)
         from aerogel import models, training
+        from aerogel.errors import ModelError
         from aerogel.evaluation import score as score_task
         from aerogel.runtime.writing import save_pruned
 
+        if head_values and task_data.task.head.kind != "language-modelling":
+            raise ModelError(
+                f"{task}: a model of this task has no language-model head but one of {task_data.task.head.kind}: leave "
+                "out --head-values"
+            )
         pruning: dict[str, Any] = {"sparsity": sparsity, "schedule": schedule, "score": score, "pattern": pattern}
         pruning = {name: value for name, value in pruning.items() if value is not None}
         config = training.TrainingConfig(**settings)
@@ -246,37 +262,16 @@ def finetune(
             metrics=recovered.training.kept,
         )
         packs = (gradual is not None or values is not None) and not no_pack
-        saved = save_pruned(recovered.model, recovered.tokenizer, output, model, provenance, pack=packs, values=values)
-        recovered.remove_checkpoints()
-    _note_training(recovered.training, task_data)
-    _note_saved(saved, model, output, packs, values)
-
-
-def _note_training(result: TrainingResult, data: TaskData) -> None:
-    last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
-    note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {data.source}")
-    for name, value in list(result.kept.items())[: len(data.task.metrics) or 1]:
-        note(f"{name} {value:.4f} on the validation split")
-
-
-def _note_saved(saved: Saved, model: str, output: Path, packs: bool, values: str | None) -> None:
-    from aerogel.runtime.conversion import LEAST_SPARSITY
-
-    note(str(saved.zeros))
-    rounded = saved.is_packed and values is not None
-    if rounded:
-        note(f"packed weights are saved in {values}")
-    if saved.dtype != "float32":
-        note(f"{'other ' if rounded else ''}weights are saved in {saved.dtype}, as {model} has them")
-    if packs and not saved.is_packed:
-        note(
-            f"saved dense: no layer that can be packed has at least {LEAST_SPARSITY:.0%} zeros, where packing pays off"
+        saved = save_pruned(
+            recovered.model,
+            recovered.tokenizer,
+            output,
+            model,
+            provenance,
+            pack=packs,
+            values=values,
+            head_values=head_values,
         )
-    _note_written(saved.left_out, model, output)
-
-
-def _note_written(left_out: Sequence[str], model: str, output: Path) -> None:
-    for name in left_out:
-        note(f"{name} of {model} was not copied: too large, not readable, or a link that leads out of the folder")
-    weights = sum(file.stat().st_size for file in files.resolved(output).glob("*.safetensors"))
-    note(f"wrote {output}, {size(weights)} of weights")
+        recovered.remove_checkpoints()
+    note_training(recovered.training, task_data)
+    note_saved(saved, model, output, packs, values)

@@ -6,11 +6,16 @@ from typing import Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from aerogel.models.int8 import quantize_rows
+from aerogel.runtime.cells import PANEL, block_for
 from aerogel.runtime.packed import PackedWeight, pack_integers
+from aerogel.runtime.values import VALUE_TYPES
 
 WORD = 64  # columns
 CHUNK = 16  # rows; kGroup in csrc/kernel.h
+ROWS = 256 * CHUNK  # that are rounded at a time
 
 
 @dataclass(frozen=True)
@@ -35,20 +40,42 @@ class Bitmask:
     def of(cls, packed: PackedWeight) -> Self:
         """The same weight as `packed`, of int8 in quads."""
         assert packed.values.scales is not None
-        (rows, columns), integers = packed.shape, packed.unscaled().to(torch.int8).numpy()
+        return cls._of(packed.unscaled().to(torch.int8), packed.values.scales, packed.cells.block)
+
+    @classmethod
+    def quantized(cls, matrix: Tensor) -> Self:
+        """A dense (d_out, d_in) matrix, rounded by `quantize_rows`, in little more memory than the result takes."""
+        block = block_for(1, VALUE_TYPES["int8"].unit)
+        parts = [cls._of(*quantize_rows(rows), block) for rows in matrix.detach().split(ROWS)]
+        counts = torch.cat([part.starts.diff() for part in parts])
+        return cls(
+            columns=matrix.shape[1],
+            block=block,
+            values=torch.cat([part.values for part in parts]),
+            bits=torch.cat([part.bits for part in parts]),
+            starts=functional.pad(counts.cumsum(0), (1, 0)),
+            scales=torch.cat([part.scales for part in parts]),
+            sums=torch.cat([part.sums for part in parts], dim=1),
+        )
+
+    @classmethod
+    def _of(cls, matrix: Tensor, scales: Tensor, block: int) -> Self:
+        """Of integers, int8 (d_out, d_in)."""
+        (rows, columns), integers = matrix.shape, matrix.numpy()
         kept = integers != 0
         bits = np.zeros((rows, -(-columns // WORD) * WORD // 8), np.uint8)
         bits[:, : -(-columns // 8)] = np.packbits(kept, axis=1, bitorder="little")
         starts = np.zeros(-(-rows // CHUNK) + 1, np.int64)
         np.add.reduceat(np.count_nonzero(kept, axis=1), np.arange(0, rows, CHUNK), out=starts[1:])
+        groups = [group.sum(1, dtype=torch.int32) for group in matrix.split(PANEL, dim=1)]
         return cls(
             columns=columns,
-            block=packed.cells.block,
+            block=block,
             values=torch.from_numpy(integers[kept]),
             bits=torch.from_numpy(bits.view(np.int64)),
             starts=torch.from_numpy(starts.cumsum()),
-            scales=packed.values.scales,
-            sums=packed.sums(),
+            scales=scales,
+            sums=torch.stack(groups),
         )
 
     @property

@@ -1,6 +1,7 @@
 """Replaces a model's pruned layers by sparse ones, and back."""
 
 import warnings
+from collections import Counter
 from typing import TypeVar
 
 from torch import nn
@@ -9,11 +10,12 @@ from transformers import PreTrainedModel
 from aerogel.errors import TRANSFORMERS_MODEL, AerogelWarning, ModelError, expect
 from aerogel.models import inner_model, prunable_weights
 from aerogel.runtime.fused import fuse
+from aerogel.runtime.fused.head import Int8Head, head_weight
 from aerogel.runtime.layers import SparseLinear, in_layer, put_layer, sparse_layers
 from aerogel.runtime.packable import packable_layers
-from aerogel.runtime.packed import check_packable, check_roundable
+from aerogel.runtime.packed import BY_DTYPE, check_packable, check_roundable
 from aerogel.runtime.quantizer import mark, restore_dense, unmark
-from aerogel.runtime.values import ValueChoice, chosen_type
+from aerogel.runtime.values import HeadChoice, ValueChoice, check_head_values, chosen_type
 
 # Below this share of zeros the dense product is as fast: per weight that is not zero, the sparse kernel is slower.
 LEAST_SPARSITY = 0.4
@@ -23,7 +25,7 @@ WITHOUT_ZEROS = 0.01  # below this share of zeros a matrix was not pruned, or ha
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def compress(model: Model, values: ValueChoice | None = None) -> Model:
+def compress(model: Model, values: ValueChoice | None = None, head_values: HeadChoice | None = None) -> Model:
     """Packs every prunable layer with enough zeros, in place, and returns the model, ready to run sparse.
 
     Layers under `LEAST_SPARSITY` stay dense, since packing would not speed them up. Results agree with those of the
@@ -37,12 +39,18 @@ def compress(model: Model, values: ValueChoice | None = None) -> Model:
     "block:1x4" is the fastest and smallest. Layers that generate token by token are stored in memory as single integers
     under a bit mask, where that is smaller.
 
+    With head_values="int8" as well, the language-model head is computed in int8 too: small models with a large
+    vocabulary spend much of their time there. A head that is tied to the embedding gets a copy in memory, and the
+    weight itself stays as it is, also in checkpoints; a head of its own is packed like other layers.
+
     Args:
         model: a transformers model, or a `SentenceTransformer` or `CrossEncoder`, with its weights on the CPU.
         values: "bfloat16" or "int8" rounds the weights to that, also in layers that are already packed.
+        head_values: "int8" rounds the language-model head, together with values="int8".
 
-    Raises `ModelError`, before it changes anything, for other `values`, for weights that can't be packed (for int8 also
-    infinite or NaN ones), and for a model without prunable weights. Warns with an `AerogelWarning` of matrices without
+    Raises `ModelError`, before it changes anything, for other `values` and `head_values`, for weights that can't be
+    packed (for int8 also infinite or NaN ones), for a model without prunable weights, and for `head_values` of a model
+    without a language-model head. Warns with an `AerogelWarning` of matrices without
     zeros that stay dense in a model that has others with zeros, and of blocks that can't be fused with these versions
     of transformers and torch.
 
@@ -59,13 +67,17 @@ def compress(model: Model, values: ValueChoice | None = None) -> Model:
     packable = packable_layers(inner)
     weights = [weight for weight in prunable_weights(inner, to_read=True) if weight.name in packable]
     value_type = None if values is None else chosen_type(values)
-    for weight in weights:
+    check_head_values(head_values, values)
+    head = head_weight(inner) if head_values else None
+    if head and head.name in packable:
+        weights.append(head)
+    for weight in [*weights, head] if head else weights:
         with in_layer(weight.name):
             check_packable(weight.matrix, value_type)
     for layer in before:
         with in_layer(layer.name):
             check_roundable(layer.values, value_type)
-    mark(inner, values)
+    mark(inner, values, head_values)
     if value_type:
         for layer in before:
             layer.round_values(value_type)
@@ -87,7 +99,7 @@ def compress(model: Model, values: ValueChoice | None = None) -> Model:
             AerogelWarning,
             stacklevel=2,
         )
-    fuse(inner)
+    fuse(inner, head_values)
     return model
 
 
@@ -107,3 +119,12 @@ def decompress(model: Model) -> Model:
     expect(inner, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     restore_dense(inner)
     return model
+
+
+def packed_types(model: nn.Module) -> dict[str, int]:
+    """The number of layers by the type of their packed values: {"int8": 12}; empty for a dense model.
+
+    A head with a copy in int8 counts as well.
+    """
+    packed = [BY_DTYPE[layer.values.dtype].name for _, layer in sparse_layers(model)]
+    return dict(Counter(packed + ["int8" for module in model.modules() if isinstance(module, Int8Head)]))

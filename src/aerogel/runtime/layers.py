@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -241,11 +240,6 @@ class SparseLinear(PackedLayer):
 
 def sparse_layers(model: nn.Module) -> list[tuple[str, SparseLinear]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, SparseLinear)]
-
-
-def packed_types(model: nn.Module) -> dict[str, int]:
-    """The number of sparse layers by the type of their values: {"int8": 12}; empty for a dense model."""
-    return dict(Counter(BY_DTYPE[layer.values.dtype].name for _, layer in sparse_layers(model)))
 
 
 def put_layer(model: PreTrainedModel, name: str, layer: SparseLinear) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# subclasses of `nn.Linear` in transformers whose own forward computes x Wᵀ + b too
-SAME_FORWARD = ("FalconLinear",)
+# subclasses of `nn.Linear` in transformers and here whose own forward computes x Wᵀ + b too
+SAME_FORWARD = ("FalconLinear", "FusedHead")
 
 
 def packable_layers(model: nn.Module) -> set[str]:
@@ -41,10 +41,10 @@ def _is_plain(module: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     kind = type(module)
-    of_transformers = kind.__module__.partition(".")[0] == "transformers"
+    is_known = kind.__module__.partition(".")[0] in ("aerogel", "transformers")
     plain = kind is Conv1D or (
         isinstance(module, nn.Linear)
-        and (kind.forward is nn.Linear.forward or (kind.__name__ in SAME_FORWARD and of_transformers))
+        and (kind.forward is nn.Linear.forward or (kind.__name__ in SAME_FORWARD and is_known))
     )
     tensors = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
     return plain and "forward" not in vars(module) and "weight" in tensors and tensors <= {"weight", "bias"}

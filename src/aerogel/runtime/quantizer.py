@@ -24,7 +24,16 @@ from aerogel.errors import ModelError, first_line
 from aerogel.runtime import transformers_private as private
 from aerogel.runtime.checkpoint import Checkpoint
 from aerogel.runtime.packable import packable_layers
-from aerogel.runtime.values import FLOATS, VALUE_CHOICES, VALUE_TYPES, ValueChoice, chosen_type
+from aerogel.runtime.values import (
+    FLOATS,
+    HEAD_CHOICES,
+    VALUE_CHOICES,
+    VALUE_TYPES,
+    HeadChoice,
+    ValueChoice,
+    check_head_values,
+    chosen_type,
+)
 
 METHOD, VERSION = "aerogel", 3
 READABLE = (2, VERSION)  # in version 2 no values are integers
@@ -35,13 +44,18 @@ HINT = "the weights are packed, so `import aerogel` (pip install aerogel) before
 
 @register_quantization_config(METHOD)
 class PackedConfig(QuantizationConfigMixin):
-    """`quantization_config` of a packed checkpoint: its version, and `values` if they were rounded.
+    """`quantization_config` of a packed checkpoint: its version, and `values` and `head_values` if they were rounded.
 
     Raises `ModelError` for anything else.
     """
 
     def __init__(
-        self, quant_method: str = METHOD, version: int = VERSION, values: ValueChoice | None = None, **unknown: Any
+        self,
+        quant_method: str = METHOD,
+        version: int = VERSION,
+        values: ValueChoice | None = None,
+        head_values: HeadChoice | None = None,
+        **unknown: Any,
     ) -> None:
         if version not in READABLE or isinstance(version, bool):
             readable = " and ".join(map(str, READABLE))
@@ -50,14 +64,17 @@ class PackedConfig(QuantizationConfigMixin):
             wrong = sorted(unknown) or [repr(quant_method)]
             raise ModelError(
                 f"the quantization_config of a packed checkpoint can't have {wrong[0]}: expected {METHOD!r}, a version "
-                f"and optional values, one of {', '.join(VALUE_CHOICES)}"
+                f"and optional values, one of {', '.join(VALUE_CHOICES)}, and head_values, {', '.join(HEAD_CHOICES)}"
             )
         if values is not None:
             chosen_type(values)
+        check_head_values(head_values, values)
         self.quant_method: Any = quant_method
         self.version = VERSION  # in which the checkpoint will be written again
         if values:
             self.values = values
+        if head_values:
+            self.head_values = head_values
 
 
 @register_quantizer(METHOD)
@@ -170,13 +187,13 @@ class PackedQuantizer(HfQuantizer):
         self.layers = {}
         model.is_quantized = False  # transformers refuses `half` and `float` for quantized models; sparse layers follow
         _adapt(model)
-        fuse(model)
+        fuse(model, getattr(self.quantization_config, "head_values", None))
         return model
 
 
-def mark(model: Any, values: ValueChoice | None = None) -> None:
-    """Makes `save_pretrained` write a packed checkpoint. Raises `ModelError` for unknown `values`."""
-    model.hf_quantizer = PackedQuantizer(PackedConfig(values=values))
+def mark(model: Any, values: ValueChoice | None = None, head_values: HeadChoice | None = None) -> None:
+    """Makes `save_pretrained` write a packed checkpoint. Raises `ModelError` for unknown values."""
+    model.hf_quantizer = PackedQuantizer(PackedConfig(values=values, head_values=head_values))
     model.config.quantization_config = model.hf_quantizer.quantization_config
     _adapt(model)
 
@@ -195,7 +212,7 @@ def restore_dense(model: Any) -> Any:
 
 def unmark(model: Any) -> None:
     """The inverse of `mark`."""
-    for name in ("num_parameters", "save_pretrained"):
+    for name in ("num_parameters", "save_pretrained", "set_output_embeddings"):
         vars(model).pop(name, None)
     if isinstance(getattr(model, "hf_quantizer", None), PackedQuantizer):
         model.hf_quantizer.remove_quantization_config(model)
@@ -205,6 +222,7 @@ def _adapt(model: Any) -> None:
     """Replaces methods of transformers that ignore packed weights, by partials: they copy and pickle with a model."""
     model.num_parameters = partial(num_parameters, model)
     model.save_pretrained = partial(save_pretrained, model)
+    model.set_output_embeddings = partial(set_output_embeddings, model)
 
 
 def save_pretrained(model: Any, save_directory: str | os.PathLike[str], **options: Any) -> None:
@@ -214,6 +232,14 @@ def save_pretrained(model: Any, save_directory: str | os.PathLike[str], **option
     if path.is_file():
         config = json.loads(path.read_text(encoding="utf-8")) | {HINT_FIELD: HINT}
         files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def set_output_embeddings(model: Any, new_embeddings: nn.Module) -> None:
+    """As in transformers, which also replaces the head when it resizes embeddings, with `head_values` as before."""
+    from aerogel.runtime.fused.head import set_head
+
+    type(model).set_output_embeddings(model, new_embeddings)
+    set_head(model, getattr(model.hf_quantizer.quantization_config, "head_values", None))
 
 
 def num_parameters(model: Any, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:

@@ -67,3 +67,17 @@ def remove_hooks(module: nn.Module, which: Callable[[Any], bool]) -> None:
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for number in [number for number, hook in hooks.items() if which(hook)]:
             del hooks[number]
+
+
+def changes_in_place(tensor: Tensor) -> int | None:
+    """How often a plain tensor or parameter was changed in place, but for changes of `tensor.data`.
+
+    `None` for one that does not count: a tensor made in inference mode, and subclasses.
+    """
+    counts = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference()
+    return tensor._version if counts else None
+
+
+def without_buffers(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a module, as pickled, without its buffers."""
+    return state | {"_buffers": {}}

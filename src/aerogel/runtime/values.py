@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ValueChoice = Literal["bfloat16", "int8"]  # the types that values can be rounded to on request
 VALUE_CHOICES: tuple[str, ...] = get_args(ValueChoice)
+HeadChoice = Literal["int8"]  # the type that a language-model head can be rounded to on request
+HEAD_CHOICES: tuple[str, ...] = get_args(HeadChoice)
 # for help texts and reports: the pattern that int8 kernels multiply fastest, and a measurement
 INT8_PATTERN = "block:1x4"
 INT8_SPEED = "59 ms for BERT-base at 90%, unstructured 119 (batch 16, 64 tokens, two threads of Zen 4)"
@@ -72,6 +74,18 @@ def chosen_type(name: object) -> ValueType:
     if name not in VALUE_CHOICES:
         raise ModelError(unknown_name("value type", name, VALUE_CHOICES))
     return VALUE_TYPES[str(name)]
+
+
+def check_head_values(head_values: object, values: object) -> None:
+    """Raises `ModelError` unless it is `None`, or a type in `HEAD_CHOICES` that the other `values` have too."""
+    if head_values is None:
+        return
+    if head_values not in HEAD_CHOICES:
+        raise ModelError(unknown_name("value type of a head", head_values, HEAD_CHOICES))
+    if head_values != values:
+        raise ModelError(
+            f"head_values {head_values!r} (--head-values) need values {head_values!r} (--values) too, found {values!r}"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from aerogel import models
 from aerogel.errors import ModelError
 from aerogel.runtime.conversion import compress, decompress
 from aerogel.runtime.layers import sparse_layers
-from aerogel.runtime.values import ValueChoice
+from aerogel.runtime.values import HeadChoice, ValueChoice
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,14 @@ def save_pruned(
     *,
     pack: bool,
     values: ValueChoice | None = None,
+    head_values: HeadChoice | None = None,
     targets: Sequence[str] = ("blocks",),
     exclude: Sequence[str] = (),
 ) -> Saved:
     """Saves a pruned model with weights of the types that its `source` has, packed unless `pack` is false.
 
-    Packed values are rounded to the type `values`, see `compress`. The `sparsity` of `provenance` becomes that of the
-    weights that `targets` and `exclude` name.
+    Packed values are rounded to the type `values`, and the head to `head_values`, see `compress`. The `sparsity` of
+    `provenance` becomes that of the weights that `targets` and `exclude` name.
     """
     stored = models.stored_dtypes(source)
     casts_last = pack and values == "int8"  # weights on a grid of integers would leave it in 16 bits
@@ -81,7 +82,7 @@ def save_pruned(
         sum(int(mask.sum()) for mask in masks), sum(mask.numel() for mask in masks), models.parameter_count(model)
     )
     if pack:
-        compress(model, values)
+        compress(model, values, head_values)
     if casts_last:
         stored.apply(model)
     left_out = models.save(model, tokenizer, output, source, replace(provenance, sparsity=zeros.sparsity))

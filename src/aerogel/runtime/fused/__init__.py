@@ -7,15 +7,15 @@ another attention implementation, a layer that stayed dense.
 
 import importlib
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from aerogel.runtime import kernel
 from aerogel.runtime.fused.block import FusedBlock
 from aerogel.runtime.fused.check import check_blocks, unfuse_blocks
+from aerogel.runtime.fused.head import set_head, unfuse_head
 from aerogel.runtime.fused.stack import unstack_blocks
-from aerogel.runtime.operators import operate
+from aerogel.runtime.values import HeadChoice
 
 # class of transformers -> module here with its fused subclass, imported when a model has such a block
 FAMILIES = {
@@ -43,22 +43,13 @@ FAMILIES = {
 }
 
 
-class FusedHead(nn.Linear):
-    """The language-model head, which stays dense and dominates the time of a token."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        plain = self.bias is None and x.dtype == self.weight.dtype == torch.float32 and self.weight.is_contiguous()
-        if self.training or not plain or x.device.type != "cpu":
-            return super().forward(x)
-        return operate("dense_linear", x, self.weight)
-
-
-def fuse(model: PreTrainedModel) -> None:
+def fuse(model: PreTrainedModel, head_values: HeadChoice | None = None) -> None:
     """Fuses the blocks of known families, and the language-model head, in place.
 
-    The results are compared with those of the families' own code; where they differ the blocks stay as they are, with a
-    warning.
+    A dense head gets a copy in `head_values`, unless that is `None`. The results of blocks are compared with those of
+    the families' own code; where they differ the blocks stay as they are, with a warning.
     """
+    set_head(model, head_values)
     if kernel.native() is None:
         return
     for module in model.modules():
@@ -68,9 +59,6 @@ def fuse(model: PreTrainedModel) -> None:
             if issubclass(fused, type(module)) and all(map(_has_known_forward, module.modules())):
                 module.__class__ = fused
     check_blocks(model)
-    head = model.get_output_embeddings()
-    if type(head) is nn.Linear:
-        head.__class__ = FusedHead
 
 
 def _has_known_forward(module: nn.Module) -> bool:
@@ -83,5 +71,4 @@ def unfuse(model: nn.Module) -> None:
     unfuse_blocks([module for module in model.modules() if isinstance(module, FusedBlock)])
     for module in model.modules():
         unstack_blocks(module)
-        if type(module) is FusedHead:
-            module.__class__ = nn.Linear  # type: ignore[assignment]
+        unfuse_head(module)

@@ -1,0 +1,46 @@
+"""What commands that write models say of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aerogel import files
+from aerogel.cli.output import note
+from aerogel.tables import size
+
+if TYPE_CHECKING:
+    from aerogel.runtime.writing import Saved
+    from aerogel.tasks import TaskData
+    from aerogel.training import TrainingResult
+
+
+def note_training(result: TrainingResult, data: TaskData) -> None:
+    last = f", loss {result.losses[-1]:.3f}" if result.losses else ""
+    note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {data.source}")
+    for name, value in list(result.kept.items())[: len(data.task.metrics) or 1]:
+        note(f"{name} {value:.4f} on the validation split")
+
+
+def note_saved(saved: Saved, model: str, output: Path, packs: bool, values: str | None) -> None:
+    from aerogel.runtime.conversion import LEAST_SPARSITY
+
+    note(str(saved.zeros))
+    rounded = saved.is_packed and values is not None
+    if rounded:
+        note(f"packed weights are saved in {values}")
+    if saved.dtype != "float32":
+        note(f"{'other ' if rounded else ''}weights are saved in {saved.dtype}, as {model} has them")
+    if packs and not saved.is_packed:
+        note(
+            f"saved dense: no layer that can be packed has at least {LEAST_SPARSITY:.0%} zeros, where packing pays off"
+        )
+    note_written(saved.left_out, model, output)
+
+
+def note_written(left_out: Sequence[str], model: str, output: Path) -> None:
+    for name in left_out:
+        note(f"{name} of {model} was not copied: too large, not readable, or a link that leads out of the folder")
+    weights = sum(file.stat().st_size for file in files.resolved(output).glob("*.safetensors"))
+    note(f"wrote {output}, {size(weights)} of weights")
