@@ -12,6 +12,7 @@ or, with a sparsity, of the pruned one:
     dense/          an ordinary checkpoint
     float32/        the same, compressed by aerogel
     int8/           the same with int8 values
+    int8, head too/ the same with the language-model head in int8
 
 SmolLM2 is pruned by `best`, and rounded, with calibration text and without any training afterwards. GPT-2 has random
 weights and is pruned by magnitude.
@@ -42,7 +43,11 @@ DECODERS: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config()),
 }
 RANDOM = ("gpt2",)
-FORMS: dict[str, dict[str, Any]] = {"float32": {}, "int8": {"values": "int8"}}  # arguments of `ag.compress`
+FORMS: dict[str, dict[str, Any]] = {  # arguments of `ag.compress`
+    "float32": {},
+    "int8": {"values": "int8"},
+    "int8, head too": {"values": "int8", "head_values": "int8"},
+}
 
 
 def prepare(spec: Facts) -> Facts:

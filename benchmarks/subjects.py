@@ -30,9 +30,23 @@ from transformers import (
     BartModel,
     BertConfig,
     BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
     GPT2Config,
     GPT2Model,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
     PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
 )
 
 import aerogel as ag
@@ -52,10 +66,32 @@ BART_BASE = BartConfig(
     decoder_ffn_dim=3072,
     use_cache=False,
 )
+DEBERTA_V3_BASE = DebertaV2Config(
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    intermediate_size=3072,
+    relative_attention=True,
+    position_buckets=256,
+    pos_att_type=["p2c", "c2p"],
+    share_att_key=True,
+    norm_rel_ebd="layer_norm",
+    position_biased_input=False,
+    type_vocab_size=0,
+)
 RANDOM: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: BertModel(BertConfig()),
     "gpt2": lambda: GPT2Model(GPT2Config(use_cache=False)),
     "bart": lambda: BartModel(BART_BASE),
+    "distilbert": lambda: DistilBertModel(DistilBertConfig()),
+    "electra": lambda: ElectraModel(
+        ElectraConfig(embedding_size=768, hidden_size=768, num_attention_heads=12, intermediate_size=3072)
+    ),
+    "mpnet": lambda: MPNetModel(MPNetConfig()),
+    "xlm-r": lambda: XLMRobertaModel(XLMRobertaConfig()),
+    "modernbert": lambda: ModernBertModel(ModernBertConfig()),
+    "deberta-v3": lambda: DebertaV2Model(DEBERTA_V3_BASE),
+    "t5": lambda: T5EncoderModel(T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12)),
 }
 ENCODERS = (*RANDOM, "minilm")
 
