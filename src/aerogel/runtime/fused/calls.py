@@ -210,6 +210,7 @@ class DecoderLayers:
         core: the family's attention module.
         projections: query, key, value, out; or query with the rows of all three, None, None, out.
         sizes: heads, key heads, head size.
+        rotary: whether queries and keys are rotated by their positions.
     """
 
     core: Any
@@ -217,6 +218,7 @@ class DecoderLayers:
     sizes: tuple[int, int, int]
     norms: AttentionNorms
     feed_forward: FeedForward | None
+    rotary: bool = True
 
     def heads(self, angles: Angles = (None, None)) -> HeadsArguments:
         return _heads(self.projections[:3], self.sizes, angles, self.norms)

@@ -23,7 +23,7 @@ class FusedGPT2Block(FusedBlock, GPT2Block):
         if not layers or not is_sparse(core.c_attn, core.c_proj):
             return None
         projections, sizes = (core.c_attn, None, None, core.c_proj), (core.num_heads, core.num_heads, core.head_dim)
-        return DecoderLayers(core, projections, sizes, AttentionNorms(self.ln_1), layers)
+        return DecoderLayers(core, projections, sizes, AttentionNorms(self.ln_1), layers, rotary=False)
 
     def fused(self: Any, call: BlockArguments) -> Tensor | None:
         core, layers = self.attn, self._sparse_layers()

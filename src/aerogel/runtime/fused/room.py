@@ -36,7 +36,11 @@ class Room:
 
 def rooms(cache: Cache, numbers: list[int], batch: int) -> list[Room] | None:
     """A room with space for one more token for each of these layers, or `None` if the cache is of another kind."""
-    if type(cache) not in (DynamicCache, StaticCache) or cache.offloading or max(numbers) >= len(cache.layers):
+    if (
+        type(cache) not in (DynamicCache, StaticCache)
+        or getattr(cache, "offloading", True)
+        or max(numbers) >= len(cache.layers)
+    ):
         return None
     found: list[Room] = []
     for number in numbers:

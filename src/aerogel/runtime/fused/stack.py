@@ -66,9 +66,11 @@ class DecoderStack:
         assert self.records
         numbers = self.records.cache_layers
         places = rooms(cache, numbers, len(x))
-        if not places:
+        if not places or bool(call.position_embeddings) != self.records.rotary:
             return None
         position, mask = places[0].length, call.attention_mask
+        if mask is not None and (mask.shape[2] != 1 or mask.shape[3] <= position):
+            return None
         result = decode(
             x,
             self.records.native,
@@ -129,7 +131,7 @@ def _records(layers: nn.ModuleList, blocks: list[Any]) -> "_Records | None":
     found = [part for part in parts if part and part.feed_forward]
     if len(found) < len(blocks):
         return None
-    records = _Records([part.core.layer_idx for part in found])
+    records = _Records([part.core.layer_idx for part in found], found[0].rotary)
     records.watch([layers] if [*layers] == blocks else blocks)
     # norms and biases of another type would be converted to tensors that nobody keeps
     if records.are_right() and all(parameter.dtype == torch.float32 for parameter in records.parameters):
@@ -143,6 +145,7 @@ class _Records:
     """What the kernels are told of the blocks, and what it depends on."""
 
     cache_layers: list[int]
+    rotary: bool
     native: list[Any] = field(default_factory=list)
     members: list[dict[str, Any]] = field(default_factory=list)  # with its name and value, each at the same place
     names: list[str] = field(default_factory=list)
