@@ -234,15 +234,11 @@ def finetune(
         task_data = load_task(task, data, columns=columns).divided()
         note_columns(task_data)
         from aerogel import models, training
-        from aerogel.errors import ModelError
         from aerogel.evaluation import score as score_task
         from aerogel.runtime.writing import save_pruned
 
-        if head_values and task_data.task.head.kind != "language-modelling":
-            raise ModelError(
-                f"{task}: a model of this task has no language-model head but one of {task_data.task.head.kind}: leave "
-                "out --head-values"
-            )
+        if head_values and (kind := task_data.task.head.kind) != "language-modelling":
+            raise click.UsageError(f"--head-values needs a language-model head, and task {task} has one of {kind}")
         pruning: dict[str, Any] = {"sparsity": sparsity, "schedule": schedule, "score": score, "pattern": pattern}
         pruning = {name: value for name, value in pruning.items() if value is not None}
         config = training.TrainingConfig(**settings)
