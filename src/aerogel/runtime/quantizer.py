@@ -212,7 +212,7 @@ def restore_dense(model: Any) -> Any:
 
 def unmark(model: Any) -> None:
     """The inverse of `mark`."""
-    for name in ("num_parameters", "save_pretrained", "set_output_embeddings"):
+    for name in ("num_parameters", "save_pretrained", "set_output_embeddings", "resize_token_embeddings"):
         vars(model).pop(name, None)
     if isinstance(getattr(model, "hf_quantizer", None), PackedQuantizer):
         model.hf_quantizer.remove_quantization_config(model)
@@ -223,6 +223,7 @@ def _adapt(model: Any) -> None:
     model.num_parameters = partial(num_parameters, model)
     model.save_pretrained = partial(save_pretrained, model)
     model.set_output_embeddings = partial(set_output_embeddings, model)
+    model.resize_token_embeddings = partial(resize_token_embeddings, model)
 
 
 def save_pretrained(model: Any, save_directory: str | os.PathLike[str], **options: Any) -> None:
@@ -240,6 +241,20 @@ def set_output_embeddings(model: Any, new_embeddings: nn.Module) -> None:
 
     type(model).set_output_embeddings(model, new_embeddings)
     set_head(model, getattr(model.hf_quantizer.quantization_config, "head_values", None))
+
+
+def resize_token_embeddings(model: Any, *arguments: Any, **options: Any) -> nn.Module:
+    """As in transformers. Raises `ModelError`, before anything is changed, if the head is packed."""
+    from aerogel.runtime.layers import SparseLinear
+
+    head = model.get_output_embeddings()
+    if isinstance(head, SparseLinear) and (arguments or options):
+        raise ModelError(
+            f"the head {head.name} is packed and can't be resized: call aerogel.decompress(model) first, and compress "
+            "the model again"
+        )
+    embeddings: nn.Module = type(model).resize_token_embeddings(model, *arguments, **options)
+    return embeddings
 
 
 def num_parameters(model: Any, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:

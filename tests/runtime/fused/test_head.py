@@ -355,3 +355,14 @@ def test_a_weight_that_became_nan_is_refused_where_it_is_used() -> None:
         head(model).weight[0, 0] = torch.nan
     with pytest.raises(ModelError, match="row 0"):
         logits(model)
+
+
+def test_a_packed_head_is_not_resized() -> None:
+    model = int8("llama", tie_word_embeddings=False)
+    expected = logits(model)
+    with pytest.raises(ModelError, match="lm_head"):
+        model.resize_token_embeddings(130)
+    assert torch.equal(logits(model), expected)
+    assert model.resize_token_embeddings() is model.get_input_embeddings()
+    ag.decompress(model).resize_token_embeddings(130, mean_resizing=False)
+    assert logits(model).shape[-1] == 130
