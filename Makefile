@@ -25,7 +25,7 @@ test: $(READY)  ## run the tests
 newest: $(VENV)-newest  ## run the tests that depend on other libraries, with the newest versions
 lowest: $(VENV)-lowest  ## the same with the lowest allowed versions
 newest lowest:
-	$</bin/python -m pip --disable-pip-version-check install --quiet --no-deps .
+	$</bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet --no-deps .
 	$</bin/python tools/versions.py installed
 	$</bin/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(DEPENDENT) \
 		--override-ini filterwarnings= --pythonwarnings error::aerogel.errors.AerogelWarning
@@ -34,13 +34,13 @@ newest lowest:
 # also beyond the ranges, to find incompatibilities early
 $(VENV)-newest: .FORCE
 	$(PYTHON) -m venv --clear $@
-	$@/bin/python -m pip --disable-pip-version-check install --quiet --upgrade $$($(PYTHON) tools/versions.py names) $(TOOLS)
+	$@/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet --upgrade $$($(PYTHON) tools/versions.py names) $(TOOLS)
 
 $(VENV)-lowest: .FORCE
 	$(PYTHON) -m venv --clear $@
-	$@/bin/python -m pip --disable-pip-version-check install --quiet uv
+	$@/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet uv
 	$@/bin/uv pip install --quiet --python $@/bin/python --resolution lowest-direct --requirement pyproject.toml
-	$@/bin/python -m pip --disable-pip-version-check install --quiet $(TOOLS)
+	$@/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet $(TOOLS)
 
 .FORCE:
 
