@@ -11,7 +11,8 @@ from torch import nn
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode, and each module back in its own mode at the end."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:  # setting the mode of every module takes as long as running a small model
+        model.eval()
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.models import PrunableWeight
 from aerogel.models.logits import prediction_logits
-from aerogel.models.mode import frozen
+from aerogel.models.mode import evaluating, frozen
 from aerogel.pruning.batches import Batch, subsample
 
 
@@ -73,7 +73,7 @@ def _accumulated_gradients(
         if isinstance(module, nn.Embedding)
     ]
     try:
-        with frozen(model):
+        with evaluating(model), frozen(model):
             yield
     finally:
         for handle in handles:
