@@ -15,9 +15,17 @@ import psutil
 import torch
 import transformers
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import aerogel as ag
+from aerogel.models import Head, load
 from aerogel.runtime.kernel import native
 from aerogel.tasks import Examples, Task, TaskData
 
@@ -260,6 +268,14 @@ def write_tsv(path: Path, rows: list[tuple[Any, ...]], header: tuple[str, ...] =
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join("\t".join(map(str, row)) + "\n" for row in [header, *rows]), encoding="utf-8")
     return path
+
+
+def one_block_bert(head: Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """tiny-bert with the first of its blocks alone, which calibrated methods prune in a second."""
+    model, tokenizer = load("tiny-bert", head)
+    del model.base_model.encoder.layer[1:]
+    model.config.num_hidden_layers = 1
+    return model, tokenizer
 
 
 def prose(lines: int, seed: int = 0) -> str:

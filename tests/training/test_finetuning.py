@@ -5,6 +5,7 @@ import math
 import re
 import resource
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from aerogel.runtime import compress
 from aerogel.tasks import Metric, Task, TaskData, load_task
 from aerogel.training import GradualPruning, TrainingConfig, TrainingResult, checkpoint, finetune
 from aerogel.training.distillation import DistillationConfig
-from builders import ARCHITECTURES, prose, sentence_data, sentences, write_tsv
+from builders import ARCHITECTURES, one_block_bert, prose, sentence_data, sentences, write_tsv
 
 TINY = ["tiny-bert", "tiny-gpt2", "tiny-bart"]
 SHORT = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-3, max_length=16, limit=32)
@@ -169,25 +170,33 @@ def test_a_head_that_does_not_fit_is_refused_with_what_to_do(name: str) -> None:
 GRADUAL = GradualPruning(PruneConfig(sparsity=0.8))
 
 
-def tuned(name: str, data: TaskData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+@cache
+def trained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    data = moods()
     torch.manual_seed(0)
-    model, tokenizer = load(name, data.task.head)
+    model, tokenizer = one_block_bert(data.task.head) if name == "one block" else load(name, data.task.head)
     finetune(model, tokenizer, data, TrainingConfig(epochs=3, batch_size=16, learning_rate=1e-3, max_length=16))
     return model, tokenizer
+
+
+def tuned(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model that classifies `moods`, for the caller to change."""
+    model, tokenizer = trained(name)
+    return copy.deepcopy(model), tokenizer
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_gradual_pruning_with_a_teacher_ends_sparse_and_accurate(name: str) -> None:
     data = moods()
-    teacher, tokenizer = tuned(name, data)
+    teacher, tokenizer = tuned(name)
     model = copy.deepcopy(teacher)
-    config = TrainingConfig(epochs=4, batch_size=16, learning_rate=1e-3, max_length=16)
+    config = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, max_length=16)
     result = finetune(model, tokenizer, data, config, sparsity=GRADUAL, teacher=teacher)
     weights = prunable_weights(model)
     assert sum(int((weight.matrix == 0).sum()) for weight in weights) == pytest.approx(
         0.8 * sum(weight.matrix.numel() for weight in weights), abs=1
     )
-    assert result.steps == 4 * 13
+    assert result.steps == 2 * 13
     assert score(model, tokenizer, data).metrics["accuracy"] > 0.9
     assert all(not (weight.matrix == 0).any() for weight in prunable_weights(teacher))
 
@@ -195,10 +204,10 @@ def test_gradual_pruning_with_a_teacher_ends_sparse_and_accurate(name: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "block:4x1"])
 def test_a_calibrated_method_may_choose_the_weights(pattern: str) -> None:
-    data = moods()
-    teacher, tokenizer = tuned("tiny-bert", data)
+    data = moods(64)
+    teacher, tokenizer = tuned("one block")
     model = copy.deepcopy(teacher)
-    config = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, max_length=16)
+    config = TrainingConfig(epochs=3, batch_size=8, learning_rate=1e-3, max_length=16)
     sparsity = GradualPruning(PruneConfig("best", None if pattern == "2:4" else 0.8, pattern))
     levels: list[str] = []
     with progress.listening(lambda doing, done, total: levels.append(doing.rpartition(", ")[2])):
@@ -221,7 +230,7 @@ def test_language_models_recover_too(name: str) -> None:
     data = story()
     teacher, tokenizer = load(name, data.task.head)
     model, _ = load(name, data.task.head)
-    config = TrainingConfig(epochs=10, batch_size=4, learning_rate=1e-3, limit=8)
+    config = TrainingConfig(epochs=6, batch_size=4, learning_rate=1e-3, limit=8)
     finetune(model, tokenizer, data, config, sparsity=GRADUAL, teacher=teacher)
     one_shot, _ = load(name, data.task.head)
     prune(one_shot, sparsity=0.8, scope="global")
@@ -235,7 +244,7 @@ class InterruptError(Exception):
 @pytest.mark.parametrize(
     ("name", "when", "by"),
     [
-        ("tiny-bert", "in the middle", "best"),
+        ("one block", "in the middle", "best"),
         ("tiny-gpt2", "while saving", "movement"),
         ("tiny-bart", "in the middle", "movement"),
     ],
@@ -243,8 +252,8 @@ class InterruptError(Exception):
 def test_an_interrupted_training_resumes_bit_exactly(
     name: str, when: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = moods()
-    teacher, tokenizer = tuned(name, data)
+    data = moods(64)
+    teacher, tokenizer = tuned(name)
     config = TrainingConfig(epochs=4, batch_size=16, learning_rate=1e-3, max_length=16)
 
     def train(model: PreTrainedModel, checkpoints: Path | None) -> TrainingResult:
@@ -280,7 +289,7 @@ def test_an_interrupted_training_resumes_bit_exactly(
         else:
 
             def stop(doing: str, done: int, total: int) -> None:
-                if done == 31 and doing.startswith("fine-tuning"):
+                if done == 10 and doing.startswith("fine-tuning"):
                     raise InterruptError
 
             def broken(model: PreTrainedModel, checkpoints: Path | None) -> TrainingResult:
@@ -400,7 +409,7 @@ def test_another_precision_is_refused() -> None:
 
 def test_after_an_error_the_model_is_in_evaluation_mode() -> None:
     data = moods(64)
-    model, tokenizer = tuned("tiny-bert", data)
+    model, tokenizer = tuned("one block")
 
     def fail(model: PreTrainedModel) -> dict[str, float]:
         raise KeyError("no metric")
@@ -440,8 +449,8 @@ def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["best", "magnitude"])
 def test_a_sparse_model_never_becomes_denser(by: str) -> None:
-    data = moods()
-    model, tokenizer = tuned("tiny-bert", data)
+    data = moods(64)
+    model, tokenizer = one_block_bert(data.task.head)
     prune(model, sparsity=0.7)
     shares: list[float] = []
 
@@ -450,7 +459,7 @@ def test_a_sparse_model_never_becomes_denser(by: str) -> None:
             matrices = [weight.matrix for weight in prunable_weights(model)]
             shares.append(sum(int((matrix == 0).sum()) for matrix in matrices) / sum(map(torch.numel, matrices)))
 
-    config = TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, max_length=16)
+    config = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, max_length=16)
     with progress.listening(count):
         finetune(model, tokenizer, data, config, sparsity=GradualPruning(PruneConfig(by, 0.8)))
     assert shares == sorted(shares)
@@ -481,9 +490,9 @@ def test_a_packed_model_may_teach(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_single_words_are_enough_to_learn_from_a_teacher() -> None:
-    rows = [(word, place % 2) for place, word in enumerate(prose(40).split()[:200])]
+    rows = [(word, place % 2) for place, word in enumerate(prose(16).split()[:80])]
     data = sentence_data(rows)
-    model, tokenizer = load("tiny-bert", data.task.head)
+    model, tokenizer = one_block_bert(data.task.head)
     config = TrainingConfig(epochs=1, batch_size=8, max_length=16)
     finetune(model, tokenizer, data, config, sparsity=GradualPruning.of(sparsity=0.5), teacher=copy.deepcopy(model))
     weights = prunable_weights(model)
@@ -498,8 +507,8 @@ def interrupt(now: bool) -> None:
 
 
 def test_patience_keeps_the_best_epoch_of_those_that_are_sparse() -> None:
-    data = moods()
-    model, tokenizer = tuned("tiny-bert", data)
+    data = moods(64)
+    model, tokenizer = tuned("one block")
     accuracies = iter([0.9, 0.8, 0.5, 0.7, 0.6, 0.4, 0.3, 0.2])
     seen: list[dict[str, torch.Tensor]] = []
 
@@ -535,7 +544,7 @@ def test_products_in_bfloat16_keep_weights_in_float32() -> None:
 
 def test_at_no_sparsity_nothing_is_pruned() -> None:
     data = moods(64)
-    teacher, tokenizer = tuned("tiny-bert", data)
+    teacher, tokenizer = one_block_bert(data.task.head)
     plain, made = copy.deepcopy(teacher), copy.deepcopy(teacher)
     for model, by in ((plain, "magnitude"), (made, "best")):
         finetune(model, tokenizer, data, replace(SHORT, epochs=2), sparsity=GradualPruning(PruneConfig(by, 0.0)))

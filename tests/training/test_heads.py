@@ -17,7 +17,7 @@ from aerogel.pruning.batches import decoder_inputs
 from aerogel.training import SparsityCallback
 from heads import MODELS, inputs
 
-COUNT = 24
+COUNT = 12
 
 
 def labels(model: PreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -51,10 +51,12 @@ class MatchHiddenStates(Trainer):
         return (loss, None) if return_outputs else loss
 
 
-def train(model: PreTrainedModel, folder: Path, callback: SparsityCallback, rows: list[dict[str, Tensor]]) -> None:
+def train(
+    model: PreTrainedModel, folder: Path, callback: SparsityCallback, rows: list[dict[str, Tensor]], steps: int
+) -> None:
     arguments = TrainingArguments(
         str(folder),
-        max_steps=30,
+        max_steps=steps,
         learning_rate=1e-3,
         per_device_train_batch_size=4,
         report_to="none",
@@ -99,7 +101,7 @@ def test_any_model_is_pruned_while_it_trains(tmp_path: Path, name: str, score: s
     _, rows = data(model)
     loader = DataLoader(rows, batch_size=4, collate_fn=default_data_collator)
     callback = SparsityCallback(sparsity=0.8, score=score, calibration=loader if score == "best" else None)
-    train(model, tmp_path, callback, rows)
+    train(model, tmp_path, callback, rows, 16)
     zeros = {weight.name: weight.zeros for weight in prunable_weights(model)}
     count = sum(int(mask.sum()) for mask in zeros.values())
     assert count == pytest.approx(0.8 * sum(mask.numel() for mask in zeros.values()), rel=1e-3)
@@ -116,7 +118,7 @@ def test_training_on_hidden_states_recovers_an_encoder_without_a_head(tmp_path: 
     dense, one_shot = copy.deepcopy(model), copy.deepcopy(model)
     batch, rows = data(model)
     settings: dict[str, Any] = dict(sparsity=0.8, calibration=BatchCalibration([batch]))
-    train(model, tmp_path, SparsityCallback(score="best", schedule="constant", **settings), rows)
+    train(model, tmp_path, SparsityCallback(score="best", schedule="constant", **settings), rows, 30)
     prune(one_shot, method="best", **settings)
 
     def kl(pruned: PreTrainedModel) -> float:

@@ -113,7 +113,7 @@ def test_the_sparsity_rises_step_by_step(tmp_path: Path, score: str, pattern: st
     sparsity = None if pattern == "2:4" else 0.8
     callback = SparsityCallback(sparsity=sparsity, score=score, pattern=pattern)
     counting = Counting()
-    train(model, tmp_path, callback, counting, max_steps=32, learning_rate=1e-3)
+    train(model, tmp_path, callback, counting, max_steps=16, learning_rate=1e-3)
     assert callback.is_final
     goal = sparsity or 0.5
     assert callback.sparsity == pytest.approx(goal, abs=1e-3)
@@ -229,10 +229,10 @@ def test_a_calibrated_step_prunes_as_one_shot_pruning_does(tmp_path: Path, setti
 def test_texts_are_encoded_by_the_tokenizer_of_the_model(tmp_path: Path) -> None:
     texts = prose(20).splitlines()
     model, tokenizer = load("tiny-bert")
-    train(model, tmp_path, SparsityCallback(sparsity=0.6, score="wanda", calibration=texts), max_steps=16)
+    settings: dict[str, Any] = dict(sparsity=0.6, score="wanda", schedule="constant")
+    train(model, tmp_path, SparsityCallback(calibration=texts, **settings))
     other, _ = load("tiny-bert")
-    text = calibration(texts, tokenizer)
-    train(other, tmp_path, SparsityCallback(sparsity=0.6, score="wanda", calibration=text), max_steps=16)
+    train(other, tmp_path, SparsityCallback(calibration=calibration(texts, tokenizer), **settings))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
 

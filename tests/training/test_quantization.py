@@ -22,6 +22,8 @@ from aerogel.training.quantization import QuantizedTraining
 from aerogel.training.schedule import quantized_from
 from builders import ARCHITECTURES, batches, sentence_data, sentences, train
 
+PRUNED: dict[str, Any] = dict(sparsity=0.9, score="movement")
+
 
 def on_grid(matrix: Tensor) -> bool:
     return torch.allclose(round_to_grid(matrix), matrix, rtol=1e-6, atol=0)
@@ -154,9 +156,12 @@ def test_a_training_of_any_length_is_in_int8_after_its_last_pruning(steps: int) 
         assert gradual.schedule_for(steps).times[-1] <= quantized_from(steps)
 
 
-@pytest.mark.parametrize("stop", [11, 12, 13])
-@pytest.mark.parametrize("settings", [{}, dict(sparsity=0.9, score="movement")], ids=["dense", "pruned"])
+@pytest.mark.parametrize(
+    ("stop", "settings"), [(11, PRUNED), (12, PRUNED), (13, {})], ids=["pruned-11", "pruned-12", "dense-13"]
+)
 def test_training_resumes_bit_exactly(tmp_path: Path, stop: int, settings: dict[str, Any]) -> None:
+    """Interrupted before the steps in int8, which begin with the 12th, at their beginning and among them."""
+
     class InterruptError(Exception):
         pass
 
