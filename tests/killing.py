@@ -28,19 +28,19 @@ sensitivity = "movie-reviews"
 recoveries = ["none", "finetune", "gradual"]
 processes = 2
 [training]
-epochs = 2
+epochs = 1
 batch_size = 4
-limit = 80
+limit = 40
 max_length = 24
 [recovery]
-epochs = 2
+epochs = 1
 score = "magnitude"
 [evaluation]
-limit = 64
+limit = 16
 [benchmark]
 batch_size = 2
 sequence_length = 8
-rounds = 3
+rounds = 1
 training_steps = 1
 """
 TRIALS = 16  # two analyses, two seeds of three recoveries at two sparsities, two benchmarks

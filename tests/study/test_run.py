@@ -184,8 +184,8 @@ def test_an_interrupt_loses_the_trial_under_way_and_nothing_else(
     spec = tmp_path / "spec.toml"
     spec.write_text(
         'name = "cut"\nprocesses = 2\nmodels = ["tiny-gpt2"]\ntasks = ["movie-reviews"]\nsparsities = [0, 0.9]\n'
-        "[training]\nepochs = 1\nlimit = 100\nmax_length = 32\n[benchmark]\nbatch_size = 2\nsequence_length = 8\n"
-        "rounds = 2\ntraining_steps = 1\n"
+        "[training]\nepochs = 1\nlimit = 32\nmax_length = 32\n[evaluation]\nlimit = 16\n[benchmark]\n"
+        "batch_size = 2\nsequence_length = 8\nrounds = 1\ntraining_steps = 1\n"
     )
     output = tmp_path / "out"
     command = [

@@ -188,8 +188,8 @@ def test_pruning_while_training_for_int8(data: TaskData, trained: tuple[Any, Any
         model,
         tokenizer,
         data,
-        TrainingConfig(epochs=4, batch_size=8, learning_rate=5e-4),
-        sparsity=GradualPruning(PruneConfig("best", 0.6)),
+        TrainingConfig(epochs=2, batch_size=8, learning_rate=5e-4),
+        sparsity=GradualPruning(PruneConfig("best", 0.6), "constant"),
         teacher=trained[0],
         values="int8",
     )

@@ -327,7 +327,7 @@ def test_it_is_trained_pruned_distilled_compared_and_rounded(name: str) -> None:
 def test_a_study_compares_answers(tmp_path: Path) -> None:
     rows = [
         {"question": q.text, "context": q.context, "answers": [text for text, _ in q.answers]}
-        for q in questions(80, 0.3).questions
+        for q in questions(40, 0.3).questions
     ]
     file = tmp_path / "colours.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -338,7 +338,7 @@ def test_a_study_compares_answers(tmp_path: Path) -> None:
             "tasks": [str(file)],
             "sparsities": [0, 0.8],
             "seeds": [0],
-            "training": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3},
+            "training": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3},
             "benchmark": None,
         }
     )

@@ -227,15 +227,17 @@ class TestPruned:
         packed = predict(*load(tmp_path / "packed"), data(), SHORT)
         assert packed.predictions.values.tolist() == run.predictions.values.tolist()
 
-    @pytest.mark.parametrize("values", [None, "int8"])
-    def test_gradually(self, trained: tuple[PreTrainedModel, PreTrainedTokenizerBase], values: str | None) -> None:
+    @pytest.mark.parametrize(("by", "values"), [("best", None), ("magnitude", "int8")])
+    def test_while_training(
+        self, trained: tuple[PreTrainedModel, PreTrainedTokenizerBase], by: str, values: str | None
+    ) -> None:
         sparse, tokenizer = copy.deepcopy(trained[0]), trained[1]
         finetune(
             sparse,
             tokenizer,
             data(),
             TrainingConfig(epochs=4, batch_size=8, learning_rate=1e-3, max_length=24),
-            sparsity=GradualPruning.of(sparsity=0.5),
+            sparsity=GradualPruning.of(sparsity=0.5, score=by, schedule="constant"),
             teacher=trained[0],
             values=values,
         )

@@ -299,7 +299,7 @@ def test_a_head_for_other_tags_is_refused(tuned: tuple[Any, Any], data: TaskData
 
 @pytest.mark.slow
 def test_a_study_has_a_report(tmp_path: Path) -> None:
-    write(tmp_path / "moods.jsonl", tagged(120))
+    write(tmp_path / "moods.jsonl", tagged(60))
     spec = StudySpec(
         name="tags",
         models=["tiny-bert"],
@@ -308,7 +308,7 @@ def test_a_study_has_a_report(tmp_path: Path) -> None:
         sparsities=[0, 0.5],
         seeds=[0],
         benchmark=None,
-        training={"epochs": 2, "learning_rate": 1e-3},
+        training={"epochs": 1, "learning_rate": 1e-3},
     )
     run_study(spec, tmp_path / "run")
     build_report(tmp_path / "run")
