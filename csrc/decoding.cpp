@@ -34,15 +34,15 @@ class Decoder {
     }
     widest_ = widest;
     const int64_t a_row = 4 * widest + room_size(widest, 1);
-    memory_ = scratch(kPartial, tokens.batch * (a_row + threads * widest));
+    float* memory = scratch(kPartial, tokens.batch * (a_row + threads * widest));
     for (int64_t s = 0; s < tokens.batch; s++) {
-      float* at = memory_ + s * a_row;
+      float* at = memory + s * a_row;
       rows_.push_back({.x = at, .normed = at + widest, .sums = at + 2 * widest, .attended = at + 3 * widest,
                        .quads = at + 4 * widest});
       std::memcpy(at, tokens.x + s * features(), features() * sizeof(float));
       begin_block(rows_[s], 0);
     }
-    partial_ = memory_ + tokens.batch * a_row;
+    partial_ = memory + tokens.batch * a_row;
   }
 
   void run(Team::Member& member) {
@@ -55,12 +55,16 @@ class Decoder {
                     for (Row& row : rows_) use_as_input(row, row.attended, layers.out);
                   });
       multiply(member, layers.out, [&](int64_t s) {
-        add_to_x(rows_[s], attention.branch, attention.after);
-        use_as_input(rows_[s], normed(rows_[s], next.before), layers.up);
+        Row& row = rows_[s];
+        finish_one(attention.branch, attention.after, row.x, row.sums, row.x, features());
+        use_as_input(row, normed_vector(next.before, row.x, features(), row.normed), layers.up);
       });
-      multiply(member, layers.up, [&](int64_t s) { activate(next, rows_[s], layers.down); });
+      multiply(member, layers.up, [&](int64_t s) {
+        activate_one(next, rows_[s].sums);
+        use_as_input(rows_[s], rows_[s].sums, layers.down);
+      });
       multiply(member, layers.down, [&](int64_t s) {
-        add_to_x(rows_[s], next.branch, next.after);
+        finish_one(next.branch, next.after, rows_[s].x, rows_[s].sums, rows_[s].x, features());
         begin_block(rows_[s], b + 1);
       });
     }
@@ -91,26 +95,14 @@ class Decoder {
   void use_as_input(Row& row, const float* x, const Layers& layers) const {
     const int64_t features = layers[0]->matrix.cells.columns;
     row.input = {.floats = x, .quads = {}};
-    if (std::none_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_int8(*layer); })) return;
+    if (!any_int8(layers)) return;
     row.input = room_at(row.quads, x, features, 1);
     quantize_input(row.input, features, 1);
   }
 
-  const float* normed(Row& row, const Norm& norm) const {
-    if (!norm.weight) return row.x;
-    scalar_kernels.normalise(norm, row.x, nullptr, row.normed, features(), 1);
-    return row.normed;
-  }
-
   void begin_block(Row& row, size_t b) const {
-    if (b < blocks_.size()) use_as_input(row, normed(row, blocks_[b].attention.before), products_[b].heads);
-  }
-
-  // x = after(x + branch(sums)).
-  void add_to_x(Row& row, const Norm& branch, const Norm& after) const {
-    if (branch.weight) scalar_kernels.normalise(branch, row.sums, nullptr, row.sums, features(), 1);
-    if (after.weight) return scalar_kernels.normalise(after, row.x, row.sums, row.x, features(), 1);
-    kernels().add(row.sums, row.x, features());
+    if (b == blocks_.size()) return;
+    use_as_input(row, normed_vector(blocks_[b].attention.before, row.x, features(), row.normed), products_[b].heads);
   }
 
   // Normalises and rotates queries and keys, and stores keys and values at the token's place in the cache.
@@ -148,16 +140,6 @@ class Decoder {
                             .out = rows_[s].attended + head * size});
   }
 
-  void activate(const FeedForward& layer, Row& row, const Layers& down) const {
-    const int64_t hidden = layer.hidden();
-    const bool gated = layer.joined || !layer.gate.empty();
-    float *first = row.sums, *second = first + hidden;
-    float* activated = gated && !layer.joined ? second : first;  // the rows of a gate of its own come after those of `up`
-    kernels().activate(layer.activation, activated, hidden, is_int8(layer.down));
-    if (gated) kernels().times(second, first, hidden);
-    use_as_input(row, first, down);
-  }
-
   const std::vector<DecoderBlock>& blocks_;
   const std::vector<Cache>& caches_;
   const NextTokens& tokens_;
@@ -165,7 +147,7 @@ class Decoder {
   std::vector<Products> products_;
   std::vector<Row> rows_;
   int64_t widest_;
-  float *memory_, *partial_;
+  float* partial_;
 };
 
 }  // namespace

@@ -17,7 +17,7 @@ struct Cache {
   int64_t capacity;
 };
 
-// The next token of each sequence, all at the same position: so many are in the caches.
+// The next token of each sequence. `position` is the number of tokens that each cache already has.
 struct NextTokens {
   const float* x;  // [batch][features]
   int64_t batch, position;

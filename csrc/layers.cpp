@@ -28,16 +28,22 @@ int64_t rows_of(const std::vector<Linear>& layers) {
   return rows;
 }
 
+namespace {
+
+// Floats that hold a byte a feature: those of one token are written a register at a time.
+int64_t room_of_bytes(int64_t features, int width) { return ceil_div(features, 64) * 16 * width; }
+
+}  // namespace
+
 int64_t room_size(int64_t features, int width) {
-  return ceil_div(features, 64) * 16 * width + 2 * ceil_div(features, kPanel) * width;
+  return room_of_bytes(features, width) + 2 * ceil_div(features, kPanel) * width;
 }
 
 Input room_at(float* memory, const float* tile, int64_t features, int width) {
-  const int64_t padded = ceil_div(features, 64) * 16 * width;  // floats: one token is written a register at a time
-  const int64_t groups = ceil_div(features, kPanel);
+  float* steps = memory + room_of_bytes(features, width);
+  float* zeros = steps + ceil_div(features, kPanel) * width;
   return {.floats = tile,
-          .quads = {.data = reinterpret_cast<uint8_t*>(memory), .steps = memory + padded,
-                    .zeros = reinterpret_cast<int32_t*>(memory + padded + groups * width)}};
+          .quads = {.data = reinterpret_cast<uint8_t*>(memory), .steps = steps, .zeros = reinterpret_cast<int32_t*>(zeros)}};
 }
 
 void quantize_input(const Input& input, int64_t features, int width) {

@@ -79,8 +79,7 @@ void add_parts(const Layers& layers, const Input& input, const float* partial, i
 
 void multiply_one(const Layers& layers, const float* x, float* y, int threads) {
   const int64_t rows = total_rows(layers), columns = layers[0]->matrix.cells.columns;
-  const bool quantized = std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_int8(*layer); });
-  const Input input = input_of(x, columns, 1, quantized);
+  const Input input = input_of(x, columns, 1, any_int8(layers));
   constexpr int64_t kWorthAThread = 8192;
   const int parts = static_cast<int>(std::clamp<int64_t>(total_reads(layers) / kWorthAThread, 1, threads));
   float* partial = scratch(kPartial, parts * rows);
@@ -88,33 +87,43 @@ void multiply_one(const Layers& layers, const float* x, float* y, int threads) {
   add_parts(layers, input, partial, parts, rows, y);
 }
 
-const float* normed_vector(const Norm& before, const float* x, int64_t features) {
+bool any_int8(const Layers& layers) {
+  return std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_int8(*layer); });
+}
+
+const float* normed_vector(const Norm& before, const float* x, int64_t features, float* memory) {
   if (!before.weight) return x;
-  float* normed = scratch(kNormed, features);
+  float* normed = memory ? memory : scratch(kNormed, features);
   scalar_kernels.normalise(before, x, nullptr, normed, features, 1);  // only its tiles may be one token wide
   return normed;
 }
 
+void activate_one(const FeedForward& layer, float* sums) {
+  const int64_t hidden = layer.hidden();
+  const bool has_gate = !layer.gate.empty();
+  // the rows of a gate of its own come after those of `up`
+  kernels().activate(layer.activation, has_gate ? sums + hidden : sums, hidden, is_int8(layer.down));
+  if (has_gate || layer.joined) kernels().times(sums + hidden, sums, hidden);
+}
+
+void finish_one(const Norm& branch, const Norm& after, const float* x, float* sums, float* y, int64_t features) {
+  if (branch.weight) scalar_kernels.normalise(branch, sums, nullptr, sums, features, 1);
+  if (after.weight) return scalar_kernels.normalise(after, x, sums, y, features, 1);
+  kernels().add(x, sums, features);
+  std::memcpy(y, sums, features * sizeof(float));
+}
+
 void feed_forward_one(const FeedForward& layer, const float* x, float* y, int threads) {
-  const int64_t hidden = layer.hidden(), out = layer.down.matrix.cells.rows;
+  const int64_t out = layer.down.matrix.cells.rows;
   const float* normed = normed_vector(layer.before, x, layer.up.matrix.cells.columns);
-  float* h = scratch(kHidden, 2 * hidden);
-  if (layer.gate.empty()) {
-    multiply_one({&layer.up}, normed, h, threads);
-    kernels().activate(layer.activation, h, hidden, is_int8(layer.down));
-    if (layer.joined) kernels().times(h + hidden, h, hidden);
-  } else {
-    float* g = h + hidden;
-    multiply_one({&layer.up, &layer.gate[0]}, normed, h, threads);
-    kernels().activate(layer.activation, g, hidden, is_int8(layer.down));
-    kernels().times(g, h, hidden);
-  }
+  Layers up = {&layer.up};
+  for (const Linear& gate : layer.gate) up.push_back(&gate);
+  float* hidden = scratch(kHidden, 2 * layer.hidden());
+  multiply_one(up, normed, hidden, threads);
+  activate_one(layer, hidden);
   float* sums = scratch(kY, out);
-  multiply_one({&layer.down}, h, sums, threads);
-  if (layer.branch.weight) scalar_kernels.normalise(layer.branch, sums, nullptr, sums, out, 1);
-  if (layer.after.weight) return scalar_kernels.normalise(layer.after, x, sums, y, out, 1);
-  kernels().add(x, sums, out);
-  std::memcpy(y, sums, out * sizeof(float));
+  multiply_one({&layer.down}, hidden, sums, threads);
+  finish_one(layer.branch, layer.after, x, sums, y, out);
 }
 
 }  // namespace aerogel

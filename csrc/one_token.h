@@ -17,8 +17,16 @@ void add_parts(const Layers& layers, const Input& input, const float* partial, i
 // y = the layers' results for x.
 void multiply_one(const Layers& layers, const float* x, float* y, int threads);
 
-// before(x), in a buffer of the thread, or x itself where there is no norm.
-const float* normed_vector(const Norm& before, const float* x, int64_t features);
+bool any_int8(const Layers& layers);
+
+// before(x), in a buffer of the thread or in `memory`, or x itself where there is no norm.
+const float* normed_vector(const Norm& before, const float* x, int64_t features, float* memory = nullptr);
+
+// The activated hidden layer from the sums of `up`, or of `up` and `gate`; they begin with it afterwards.
+void activate_one(const FeedForward& layer, float* sums);
+
+// y = after(x + branch(sums)); y may be x.
+void finish_one(const Norm& branch, const Norm& after, const float* x, float* sums, float* y, int64_t features);
 
 void feed_forward_one(const FeedForward& layer, const float* x, float* y, int threads);
 

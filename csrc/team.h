@@ -48,7 +48,7 @@ class Team {
     int64_t number_ = 0;
   };
 
-  // Runs `body(member)` on the threads; it has so many steps.
+  // Runs `body(member)` on the threads. `steps` is how often it calls `each`.
   template <class F>
   static void run(int64_t steps, int threads, F&& body) {
     Team team(steps);

@@ -162,22 +162,36 @@ def attention(
     query.check_input(x)
     (key or query).check_input(source)
     heads = _heads((query, key, value), sizes, angles, norms)
-    arguments = AttentionArguments(
+    arguments = _attention_arguments(
+        out, norms, scale
+    )._replace(
         encoder_hidden_states=encoder_hidden_states,
-        out=out.arrays,
-        out_block=out.block,
-        scale=scale,
         causal=causal and mask is None,  # a mask hides later tokens itself
         mask=None if mask is None else mask[..., : source.shape[1]],
         position_bias=position_bias,
         relative_keys=relative[0],
         relative_queries=relative[1],
-        branch=_norm(norms.branch),
-        after=_norm(norms.after),
     )
     if feed_forward is None:
         return operate("attention", x, *heads, *arguments)
     return operate("block", x, *heads, *arguments, *feed_forward.arguments)
+
+
+def _attention_arguments(out: Any, norms: AttentionNorms, scale: float) -> AttentionArguments:
+    """Causal attention of x to itself, without anything else added to the scores."""
+    return AttentionArguments(
+        encoder_hidden_states=None,
+        out=out.arrays,
+        out_block=out.block,
+        scale=scale,
+        causal=True,
+        mask=None,
+        position_bias=None,
+        relative_keys=None,
+        relative_queries=None,
+        branch=_norm(norms.branch),
+        after=_norm(norms.after),
+    )
 
 
 def _heads(
@@ -226,26 +240,9 @@ class DecoderLayers:
 
 def native_block(layers: DecoderLayers) -> Any:
     """The record of the kernels."""
-    heads, out, norms = layers.heads(), layers.projections[3], layers.norms
     assert layers.feed_forward
-    return decoder_block(
-        heads,
-        AttentionArguments(
-            encoder_hidden_states=None,
-            out=out.arrays,
-            out_block=out.block,
-            scale=layers.core.scaling,
-            causal=True,
-            mask=None,
-            position_bias=None,
-            relative_keys=None,
-            relative_queries=None,
-            branch=_norm(norms.branch),
-            after=_norm(norms.after),
-        ),
-        layers.feed_forward.arguments,
-        layers.projections[0].in_features,
-    )
+    attention = _attention_arguments(layers.projections[3], layers.norms, layers.core.scaling)
+    return decoder_block(layers.heads(), attention, layers.feed_forward.arguments, layers.projections[0].in_features)
 
 
 def causal_attention(call: BlockArguments, layers: DecoderLayers) -> Tensor:

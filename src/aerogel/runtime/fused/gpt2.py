@@ -26,12 +26,14 @@ class FusedGPT2Block(FusedBlock, GPT2Block):
         return DecoderLayers(core, projections, sizes, AttentionNorms(self.ln_1), layers, rotary=False)
 
     def fused(self: Any, call: BlockArguments) -> Tensor | None:
-        core, layers = self.attn, self._sparse_layers()
-        if call.encoder_hidden_states is not None or not layers:
+        if call.encoder_hidden_states is not None:
             return None
-        attention = self.decoder_layers()
+        core, attention = self.attn, self.decoder_layers()
         if attention and can_attend(core.config, call.attention_mask):
             return causal_attention(call, attention)
+        layers = self._sparse_layers()
+        if not layers:
+            return None
         normed, cache = self.ln_1(call.hidden_states), self.cache_argument(call)
         attended, _ = core(normed, attention_mask=call.attention_mask, **cache, **call.others)
         return layers(attended + call.hidden_states)

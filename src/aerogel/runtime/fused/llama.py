@@ -7,13 +7,13 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock
 from aerogel.runtime.fused.calls import (
-    ACTIVATIONS,
     AttentionNorms,
     DecoderLayers,
     FeedForward,
     can_attend,
     causal_attention,
     is_sparse,
+    sparse_feed_forward,
 )
 
 
@@ -55,10 +55,10 @@ class LlamaLike(FusedBlock):
     def _sparse_layers(self: Any) -> FeedForward | None:
         mlp, config = self.mlp, self.self_attn.config
         activation = getattr(config, "hidden_activation", None) or config.hidden_act
-        if not is_sparse(mlp.gate_proj, mlp.up_proj, mlp.down_proj) or activation not in ACTIVATIONS:
-            return None
         before, branch = self.feed_forward_norms()
-        return FeedForward(mlp.up_proj, mlp.down_proj, activation, gate=mlp.gate_proj, before=before, branch=branch)
+        return sparse_feed_forward(
+            mlp.up_proj, mlp.down_proj, activation, gate=mlp.gate_proj, before=before, branch=branch
+        )
 
     def _dense_layers(self: Any, x: Tensor) -> Tensor:
         before, branch = self.feed_forward_norms()

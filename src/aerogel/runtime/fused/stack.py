@@ -161,18 +161,18 @@ class _Records:
                 state = module.__dict__
                 self.hooks += [state["_forward_hooks"], state["_forward_pre_hooks"]]
                 self.attributes.append(state)
-                # a packed weight is replaced as a whole
-                buffers = {"values": module.values} if isinstance(module, SparseLinear) else {}
-                for members, some in (
-                    (state["_modules"],) * 2,
-                    (state["_parameters"],) * 2,
-                    (state["_buffers"], buffers),
-                ):
-                    self.members += [members] * len(some)
-                    self.names += some.keys()
-                    self.values += some.values()
+                for members in (state["_modules"], state["_parameters"]):
+                    self._watch_members(members, members)
+                if isinstance(module, SparseLinear):  # a packed weight is replaced as a whole
+                    self._watch_members(state["_buffers"], ["values"])
         self.parameters = [value for value in self.values if isinstance(value, nn.Parameter)]
         self.addresses = list(map(Tensor.data_ptr, self.parameters))
+
+    def _watch_members(self, members: dict[str, Any], names: Iterable[str]) -> None:
+        for name in names:
+            self.members.append(members)
+            self.names.append(name)
+            self.values.append(members[name])
 
     def are_right(self) -> bool:
         return (
