@@ -16,6 +16,7 @@ from aerogel import models
 from aerogel.benchmark.machine import peak_memory
 from aerogel.errors import ModelError, expect
 from aerogel.models import Head
+from aerogel.models.marking import marked_config
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress, decompress
@@ -74,10 +75,10 @@ def prepare(connection: Connection, subject: Subject, scratch: Path, threads: in
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     model = models.load_model(subject.name, subject.head)
-    packed = getattr(model.config, "quantization_config", None)
-    values = subject.values or getattr(packed, "values", None)
+    packed = marked_config(model)
+    values = subject.values or packed.get("values")
     has_head = values == "int8" and model.get_output_embeddings() is not None
-    head_values = getattr(packed, "head_values", None) if has_head else None
+    head_values = packed.get("head_values") if has_head else None
     model = decompress(model)
     if getattr(model.config, "pad_token_id", 0) is None:  # GPT-2's classifier needs one to find the end of a sequence
         model.config.pad_token_id = 0

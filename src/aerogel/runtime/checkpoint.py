@@ -1,15 +1,19 @@
 """The files of a packed checkpoint, compared with the model that they are loaded into."""
 
 import os
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from aerogel.errors import ModelError, first_line
 from aerogel.runtime import transformers_private as private
+from aerogel.structure.plan import Plan, base_name
+
+BLOCK = re.compile(r".*?\.\d+(?=\.)")  # the name of a block at the beginning of that of a module
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,13 @@ class Checkpoint:
 
     Attributes:
         files: the file of each tensor.
+        shapes: the shape of each tensor.
         packed: those that are packed weights: rows of bytes.
         names: the names that each tensor gets in the model.
     """
 
     files: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
     packed: list[str]
     names: dict[str, set[str]]
 
@@ -32,6 +38,7 @@ class Checkpoint:
         from aerogel.models.checkpoint import file_tensors
 
         file_of: dict[str, str] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         packed = []
         for file in files:
             try:
@@ -41,8 +48,9 @@ class Checkpoint:
             if repeated := file_of.keys() & tensors.keys():
                 raise ModelError(f"tensor {min(repeated)} is in two files of the checkpoint")
             file_of |= dict.fromkeys(tensors, file)
+            shapes |= {key: tensor.shape for key, tensor in tensors.items()}
             packed += [k for k, t in tensors.items() if k.endswith(".weight") and t.dtype == "U8" and len(t.shape) == 1]
-        return cls(file_of, packed, private.names_in_model(model, file_of, state))
+        return cls(file_of, shapes, packed, private.names_in_model(model, file_of, state))
 
     def check(self, model: Any, state: Collection[str]) -> None:
         """Raises `ModelError` if tensors are missing or unexpected, or if the model needs too much memory.
@@ -50,14 +58,32 @@ class Checkpoint:
         A model of another class than the saved one may have a new head, or lack the old one; its body must be the same.
         A bare body may have been saved without its optional parts, which transformers then initialises, and reports.
         """
-        from aerogel.models.bounds import Contents
-
         if missing := self._missing(model, state):
             raise ModelError(f"the checkpoint lacks {len(missing)} tensors of the model, the first is {missing[0]}")
         if unexpected := self._unexpected(model, state):
             raise ModelError(
                 f"the checkpoint has {len(unexpected)} tensors that the model lacks, the first is {unexpected[0]}"
             )
+        self.check_memory(model)
+
+    def check_structure(self, model: Any, state: Mapping[str, Tensor], plan: Plan) -> None:
+        """Raises `ModelError` unless the files have the tensors of all blocks in the sizes of a shrunk model."""
+        blocks = tuple({f"{match.group()}." for name in plan.entries if (match := BLOCK.match(name))})
+        stored = {name: key for key, names in self.names.items() for name in names}
+        for name, tensor in state.items():
+            if not base_name(model, name).startswith(blocks) or stored.get(name) in self.packed:
+                continue
+            found = self.shapes[stored[name]] if name in stored else "none"
+            if found != tuple(tensor.shape):
+                raise ModelError(
+                    f"the structure in config.json does not fit the checkpoint: {name} has the shape {found}, expected "
+                    f"{tuple(tensor.shape)}"
+                )
+
+    def check_memory(self, model: Any) -> None:
+        """Raises `ModelError` if the model needs far more memory than the files have bytes."""
+        from aerogel.models.bounds import Contents
+
         packed = {name for key in self.packed for name in self.names[key]}
         shapes = {}
         for name, parameter in model.named_parameters():

@@ -5,8 +5,6 @@ imported while transformers is, so it imports transformers' models and layers, a
 """
 
 import contextlib
-import json
-import os
 import re
 from functools import partial
 from pathlib import Path
@@ -19,8 +17,8 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from aerogel import files
 from aerogel.errors import ModelError, first_line
+from aerogel.models.marking import HINT, HINT_FIELD, METHOD, VERSION, save_pretrained
 from aerogel.runtime import transformers_private as private
 from aerogel.runtime.checkpoint import Checkpoint
 from aerogel.runtime.packable import packable_layers
@@ -34,19 +32,17 @@ from aerogel.runtime.values import (
     check_head_values,
     chosen_type,
 )
+from aerogel.structure.plan import Plan, read_plan, write_plan
 
-METHOD, VERSION = "aerogel", 3
 READABLE = (2, VERSION)  # in version 2 no values are integers
-# transformers quotes this field of config.json, and no other, in its error for a weight file that is not found
-HINT_FIELD = "transformers_weights"
-HINT = "the weights are packed, so `import aerogel` (pip install aerogel) before loading the model"
 
 
 @register_quantization_config(METHOD)
 class PackedConfig(QuantizationConfigMixin):
-    """`quantization_config` of a packed checkpoint: its version, and `values` and `head_values` if they were rounded.
+    """`quantization_config` of a checkpoint that is packed, or whose layers differ in size, or both.
 
-    Raises `ModelError` for anything else.
+    It has a version, `values` and `head_values` if they were rounded, the `structure` (see `Plan`) if heads or neurons
+    were removed, and `packed`, false if that is all. Raises `ModelError` for anything else.
     """
 
     def __init__(
@@ -55,6 +51,8 @@ class PackedConfig(QuantizationConfigMixin):
         version: int = VERSION,
         values: ValueChoice | None = None,
         head_values: HeadChoice | None = None,
+        structure: dict[str, Any] | None = None,
+        packed: bool = True,
         **unknown: Any,
     ) -> None:
         if version not in READABLE or isinstance(version, bool):
@@ -64,30 +62,54 @@ class PackedConfig(QuantizationConfigMixin):
             wrong = sorted(unknown) or [repr(quant_method)]
             raise ModelError(
                 f"the quantization_config of a packed checkpoint can't have {wrong[0]}: expected {METHOD!r}, a version "
-                f"and optional values, one of {', '.join(VALUE_CHOICES)}, and head_values, {', '.join(HEAD_CHOICES)}"
+                f"and optional values, one of {', '.join(VALUE_CHOICES)}, head_values, {', '.join(HEAD_CHOICES)}, "
+                "structure, and packed"
             )
         if values is not None:
             chosen_type(values)
         check_head_values(head_values, values)
+        if not isinstance(packed, bool) or not (packed or (structure and not values)):
+            raise ModelError(
+                f"packed in config.json is {packed!r}: expected false only where structure is given and values are not"
+            )
         self.quant_method: Any = quant_method
         self.version = VERSION  # in which the checkpoint will be written again
         if values:
             self.values = values
         if head_values:
             self.head_values = head_values
+        if structure is not None:
+            self.structure = Plan.of(structure).content()
+        if not packed:
+            self.packed = False
+
+    @property
+    def is_packed(self) -> bool:
+        return getattr(self, "packed", True)
+
+    @property
+    def plan(self) -> Plan | None:
+        content = getattr(self, "structure", None)
+        return None if content is None else Plan.of(content)
 
 
 @register_quantizer(METHOD)
 class PackedQuantizer(HfQuantizer):
-    """Loads packed weights directly into sparse layers, one at a time, without ever building the dense model."""
+    """Loads packed weights directly into sparse layers, one at a time, without ever building the dense model.
+
+    If heads or neurons were removed, the model is shrunk before it has weights.
+    """
 
     is_compileable = True
-    is_trainable = False
 
     def __init__(self, quantization_config: PackedConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         # of each layer to load: its file, its key there, its dtype
         self.layers: dict[str, tuple[str, str, torch.dtype]] = {}
+
+    @property
+    def is_trainable(self) -> bool:
+        return not self.quantization_config.is_packed
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         if not self.pre_quantized:
@@ -128,12 +150,14 @@ class PackedQuantizer(HfQuantizer):
         return super().update_attn_implementation(config)
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        if str(dtype).removeprefix("torch.") not in FLOATS:
+        if self.quantization_config.is_packed and str(dtype).removeprefix("torch.") not in FLOATS:
             raise ModelError(f"a packed checkpoint can't be loaded in {dtype}: choose one of {', '.join(FLOATS)}")
         return dtype
 
     def update_device_map(self, device_map: Any) -> Any:
-        """The CPU, also for "auto" and similar values. Raises `ModelError` for another device."""
+        """The CPU for packed weights, also for "auto" and the like. Raises `ModelError` for another device."""
+        if not self.quantization_config.is_packed:
+            return device_map
         if isinstance(device_map, str):
             return {"": torch.device("cpu")}
         if others := {str(device) for device in (device_map or {}).values()} - {"cpu"}:
@@ -143,11 +167,32 @@ class PackedQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: Any, checkpoint_files: list[str] | None = None, dtype: torch.dtype | None = None, **kwargs: Any
     ) -> None:
-        """Finds the packed layers in the files, checks that no tensor is missing, and hides the weights to unpack."""
-        if not checkpoint_files:
+        """Shrinks the model to its structure, then hides the packed weights among the tensors of the files.
+
+        Raises `ModelError` if the structure does not fit the model, and for files that do not fit it then.
+        """
+        plan, is_packed = self.quantization_config.plan, self.quantization_config.is_packed
+        if plan:
+            from aerogel.structure.empty import OutputBias
+            from aerogel.structure.shrink import shrink_as_planned
+
+            plan = shrink_as_planned(model, plan)
+            for module in model.modules():
+                if any(isinstance(part, OutputBias) for part in module.children()):
+                    private.keep_uninitialized(module)  # which would look for the matrices that it had
+            self.quantization_config.structure = plan.content()
+        files = checkpoint_files or []
+        if not is_packed and not all(file.endswith(".safetensors") for file in files):
+            return  # transformers compares sizes
+        if is_packed and not files:
             raise ModelError("a packed checkpoint is loaded from its files, not from a state_dict")
         state = model.state_dict()
-        checkpoint = Checkpoint.of(model, checkpoint_files, state)
+        checkpoint = Checkpoint.of(model, files, state)
+        if files and plan:
+            checkpoint.check_structure(model, state, plan)
+        if not is_packed:
+            checkpoint.check_memory(model)
+            return
         checkpoint.check(model, state)
         precise, packable = private.float32_layers(model, dtype), packable_layers(model)
         for key in checkpoint.packed:
@@ -171,6 +216,9 @@ class PackedQuantizer(HfQuantizer):
         from aerogel.runtime.fused import fuse
         from aerogel.runtime.layers import SparseLinear, decode_layer, put_layer
 
+        if not self.quantization_config.is_packed:
+            unmark(model)
+            return model
         private.unhide_keys(model)
         rounding = VALUE_TYPES.get(getattr(self.quantization_config, "values", ""))
         with contextlib.ExitStack() as stack:
@@ -193,7 +241,9 @@ class PackedQuantizer(HfQuantizer):
 
 def mark(model: Any, values: ValueChoice | None = None, head_values: HeadChoice | None = None) -> None:
     """Makes `save_pretrained` write a packed checkpoint. Raises `ModelError` for unknown values."""
-    model.hf_quantizer = PackedQuantizer(PackedConfig(values=values, head_values=head_values))
+    plan = read_plan(model)
+    structure = plan.content() if plan else None
+    model.hf_quantizer = PackedQuantizer(PackedConfig(values=values, head_values=head_values, structure=structure))
     model.config.quantization_config = model.hf_quantizer.quantization_config
     _adapt(model)
 
@@ -211,11 +261,14 @@ def restore_dense(model: Any) -> Any:
 
 
 def unmark(model: Any) -> None:
-    """The inverse of `mark`."""
+    """The inverse of `mark`: what is left is a mark of the structure, if heads or neurons were removed."""
+    plan = read_plan(model)
     for name in ("num_parameters", "save_pretrained", "set_output_embeddings", "resize_token_embeddings"):
         vars(model).pop(name, None)
     if isinstance(getattr(model, "hf_quantizer", None), PackedQuantizer):
         model.hf_quantizer.remove_quantization_config(model)
+    if plan:
+        write_plan(model, plan)
 
 
 def _adapt(model: Any) -> None:
@@ -224,15 +277,6 @@ def _adapt(model: Any) -> None:
     model.save_pretrained = partial(save_pretrained, model)
     model.set_output_embeddings = partial(set_output_embeddings, model)
     model.resize_token_embeddings = partial(resize_token_embeddings, model)
-
-
-def save_pretrained(model: Any, save_directory: str | os.PathLike[str], **options: Any) -> None:
-    """As in transformers, with a hint in config.json for users who load the checkpoint without aerogel."""
-    type(model).save_pretrained(model, save_directory, **options)
-    path = Path(save_directory) / "config.json"
-    if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8")) | {HINT_FIELD: HINT}
-        files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def set_output_embeddings(model: Any, new_embeddings: nn.Module) -> None:

@@ -48,9 +48,9 @@ def unhide_keys(model: Any) -> None:
     del model._keys_to_ignore_on_load_unexpected
 
 
-def keep_uninitialized(weight: torch.Tensor) -> None:
-    """Prevents transformers from initialising a tensor that it did not load."""
-    weight._is_hf_initialized = True  # type: ignore[attr-defined]
+def keep_uninitialized(part: Any) -> None:
+    """Prevents transformers from initialising a tensor that it did not load, or a module in the way of its family."""
+    part._is_hf_initialized = True
 
 
 def names_in_model(model: Any, keys: Iterable[str], state: Collection[str]) -> dict[str, set[str]]:

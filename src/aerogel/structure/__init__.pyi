@@ -8,3 +8,4 @@ from .plan import (
 )
 from .shrink import shrink as shrink
 from .sublayers import InputRows as InputRows, Kind as Kind, SubLayer as SubLayer, sublayers as sublayers
+from .uniform import shrink_uniform as shrink_uniform

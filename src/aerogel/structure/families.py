@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 Kind = Literal["attention", "cross_attention", "feed_forward"]
 
 
@@ -151,6 +153,47 @@ BLOCKS: dict[str, tuple[Roles, ...]] = {  # by the class of the block in transfo
 }
 
 
+@dataclass(frozen=True)
+class StockFields:
+    """The fields of a stock configuration for the numbers of layers and structures, which are the same in all layers.
+
+    `heads` and `key_heads` are empty where the size of a head depends on their number.
+    """
+
+    neurons: str
+    layers: str = "num_hidden_layers"
+    heads: str = ""
+    key_heads: str = ""
+
+
+BERT_FIELDS = StockFields("intermediate_size")
+LLAMA_FIELDS = StockFields("intermediate_size", heads="num_attention_heads", key_heads="num_key_value_heads")
+STOCK_FIELDS: dict[str, StockFields] = {  # by the class of the block in transformers
+    "BartDecoderLayer": StockFields("decoder_ffn_dim", "decoder_layers"),
+    "BartEncoderLayer": StockFields("encoder_ffn_dim", "encoder_layers"),
+    "BertLayer": BERT_FIELDS,
+    "ElectraLayer": BERT_FIELDS,
+    "GPT2Block": StockFields("n_inner"),
+    "LlamaDecoderLayer": LLAMA_FIELDS,
+    "MPNetLayer": BERT_FIELDS,
+    "MistralDecoderLayer": LLAMA_FIELDS,
+    "OPTDecoderLayer": StockFields("ffn_dim"),
+    "Qwen2DecoderLayer": LLAMA_FIELDS,
+    "Qwen3DecoderLayer": LLAMA_FIELDS,
+    "RobertaLayer": BERT_FIELDS,
+    "T5Block": StockFields("d_ff", heads="num_heads"),
+    "TransformerBlock": StockFields("hidden_dim"),
+    "XLMRobertaLayer": BERT_FIELDS,
+}
+T5_DECODER_FIELDS = StockFields("d_ff", "num_decoder_layers", "num_heads")
+
+
 def block_roles(block: type) -> tuple[Roles, ...]:
     """The roles in a block of this class or of a class derived from it; empty for other classes."""
     return next((BLOCKS[kind.__name__] for kind in block.__mro__ if kind.__name__ in BLOCKS), ())
+
+
+def stock_fields(block: nn.Module) -> StockFields:
+    """The fields for a block of a known class."""
+    name = next(kind.__name__ for kind in type(block).__mro__ if kind.__name__ in STOCK_FIELDS)
+    return T5_DECODER_FIELDS if name == "T5Block" and block.is_decoder else STOCK_FIELDS[name]

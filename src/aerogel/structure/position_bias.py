@@ -16,9 +16,7 @@ class KeptMPNetAttention(MPNetSelfAttention):
     def forward(
         self, hidden_states: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **keywords: Any
     ) -> Any:
-        if position_bias is not None:
-            position_bias = position_bias[:, self.kept_heads]
-        return super().forward(hidden_states, attention_mask, position_bias, **keywords)
+        return super().forward(hidden_states, attention_mask, kept_bias(self, position_bias), **keywords)
 
 
 class KeptT5Attention(T5Attention):
@@ -28,25 +26,32 @@ class KeptT5Attention(T5Attention):
     def forward(
         self, hidden_states: Tensor, *arguments: Any, position_bias: Tensor | None = None, **keywords: Any
     ) -> Any:
-        """The bias that it returns, (1, original heads, length, keys), is that for the next layer."""
-        if position_bias is not None:
-            kept = position_bias[:, self.kept_heads]
-            output, _, weights = super().forward(hidden_states, *arguments, position_bias=kept, **keywords)
-            return output, position_bias, weights
+        """As T5's; the bias that it gets and returns is that of all original heads, (1, heads, length, keys)."""
         cache = keywords.get("cache", keywords.get("past_key_values"))
         past = 0 if cache is None else cache.get_seq_length(self.layer_idx)
         past = past.clone() if isinstance(past, Tensor) else past  # that of a static cache grows in place
-        output, kept, weights = super().forward(hidden_states, *arguments, **keywords)
-        return output, self.bias_of_all_heads(kept.shape[2], kept, past), weights
+        kept = kept_bias(self, position_bias)
+        output, kept, weights = super().forward(hidden_states, *arguments, position_bias=kept, **keywords)
+        if position_bias is None:
+            position_bias = all_bias(self, hidden_states, kept.shape[3], past)
+        return output, position_bias, weights
 
     def compute_bias(self, *arguments: Any, **keywords: Any) -> Tensor:
-        """(1, kept heads, length, keys)."""
+        """That of the kept heads, which the forward of T5 adds to their scores."""
         return super().compute_bias(*arguments, **keywords)[:, self.kept_heads]
 
-    def bias_of_all_heads(self, length: int, kept: Tensor, past: Any) -> Tensor:
-        if not self.has_relative_attention_bias:  # zeros
-            return kept[:, :1].expand(-1, self.original_heads, -1, -1)
-        return super().compute_bias(length, kept.shape[3], device=kept.device, past_seen_tokens=past)
+
+def kept_bias(core: Any, bias: Tensor | None) -> Tensor | None:
+    """The part of the kept heads in a bias of all original heads, (batch or 1, heads, length, keys)."""
+    heads = getattr(core, "kept_heads", None)
+    return bias if bias is None or heads is None else bias[:, heads]
+
+
+def all_bias(core: T5Attention, x: Tensor, keys: int, past: Any = 0) -> Tensor:
+    """The bias of all original heads in an attention of T5 that gets none from the layer before."""
+    if core.has_relative_attention_bias:
+        return T5Attention.compute_bias(core, x.shape[1], keys, device=x.device, past_seen_tokens=past)
+    return x.new_zeros(1, getattr(core, "original_heads", core.n_heads), x.shape[1], keys)
 
 
 KEPT = {"T5Attention": KeptT5Attention, "MPNetSelfAttention": KeptMPNetAttention}

@@ -38,7 +38,9 @@ def shrink(model: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> None:
     [2, 512, 4, 100]
     """
     found = {sublayer.name: sublayer for sublayer in sublayers(model)}
-    check_kept(found, kept)
+    check_names(found.values(), kept)
+    for name, structures in kept.items():
+        check_structures(found[name], structures)
     plan = read_plan(model) or whole_plan(model, found.values())
     entries = dict(plan.entries)
     for name, structures in kept.items():
@@ -49,10 +51,10 @@ def shrink(model: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> None:
     write_plan(model, Plan(entries))
 
 
-def shrink_as_planned(model: PreTrainedModel, plan: Plan) -> None:
+def shrink_as_planned(model: PreTrainedModel, plan: Plan) -> Plan:
     """Shrink a model that was just built from its configuration, with any weights or none (device meta), to a plan.
 
-    Raises `ModelError` if the plan does not fit the model.
+    Returns the plan in the model's order. Raises `ModelError` if it does not fit the model.
     """
     found = {base_name(model, sublayer.name): sublayer for sublayer in sublayers(model)}
     for name in plan.entries.keys() - found.keys():
@@ -64,28 +66,33 @@ def shrink_as_planned(model: PreTrainedModel, plan: Plan) -> None:
         entry = plan.entries[name]
         keep(model, sublayer, entry.heads if isinstance(entry, KeptHeads) else range(entry.neurons), entry)
     absent = {name: entry for name, entry in plan.entries.items() if name not in found}
-    write_plan(model, Plan({name: plan.entries[name] for name in found} | absent))  # in the model's order
+    return Plan({name: plan.entries[name] for name in found} | absent)
 
 
-def check_kept(found: Mapping[str, SubLayer], kept: Mapping[str, Sequence[int]]) -> None:
-    """Raise `ModelError` for an unknown sub-layer, and `PruningError` for structures that it can't keep."""
-    for name, structures in kept.items():
-        if name not in found:
-            raise ModelError(unknown_name("sub-layer", name, found))
-        sublayer, indices = found[name], [*structures]
-        if not all(isinstance(index, int) for index in indices) or indices != sorted({*indices}):
-            raise PruningError(f"{name}: expected increasing indices of structures, found {excerpt(indices)}")
-        if indices and not 0 <= indices[0] <= indices[-1] < sublayer.count:
-            raise PruningError(f"{name} has {sublayer.count} structures, from 0: found {excerpt(indices)}")
-        if len(indices) < sublayer.at_least:
-            raise PruningError(
-                f"{name} has to keep {sublayer.at_least} of its {sublayer.count} structures, found {len(indices)}: the "
-                "layers after it use its cache or its position bias"
-            )
+def check_names(found: Iterable[SubLayer], kept: Iterable[str]) -> None:
+    """Raise `ModelError` for the name of an unknown sub-layer."""
+    names = [sublayer.name for sublayer in found]
+    for name in kept:
+        if name not in names:
+            raise ModelError(unknown_name("sub-layer", name, names))
 
 
-def keep(model: PreTrainedModel, sublayer: SubLayer, structures: Sequence[int], entry: Kept) -> None:
-    """Remove all but these structures of a sub-layer; `entry` is what it has kept then."""
+def check_structures(sublayer: SubLayer, structures: Sequence[int]) -> None:
+    """Raise `PruningError` for structures that a sub-layer can't keep."""
+    name, indices = sublayer.name, [*structures]
+    if not all(isinstance(index, int) for index in indices) or indices != sorted({*indices}):
+        raise PruningError(f"{name}: expected increasing indices of structures, found {excerpt(indices)}")
+    if indices and not 0 <= indices[0] <= indices[-1] < sublayer.count:
+        raise PruningError(f"{name} has {sublayer.count} structures, from 0: found {excerpt(indices)}")
+    if len(indices) < sublayer.at_least:
+        raise PruningError(
+            f"{name} has to keep {sublayer.at_least} of its {sublayer.count} structures, found {len(indices)}: the "
+            "layers after it use its cache or its position bias"
+        )
+
+
+def keep(model: PreTrainedModel, sublayer: SubLayer, structures: Sequence[int], entry: Kept | None = None) -> None:
+    """Remove all but these structures of a sub-layer; `entry` is what it has kept then, if layers may differ."""
     if len(structures) == sublayer.count:
         return
     if not structures:

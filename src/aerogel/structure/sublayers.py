@@ -179,7 +179,9 @@ def _row_parameters(rows: InputRows) -> int:
 def _at_least(block_name: str, core: nn.Module) -> int:
     """1 for the attention whose cache says how long the text is, and for the one that computes the position bias."""
     number = int(block_name.rpartition(".")[2])
-    types = getattr(core.config, "layer_types", None) or ()  # each type of layer has a mask as long as its first cache
+    types = (
+        getattr(getattr(core, "config", None), "layer_types", None) or ()
+    )  # each type of layer has a mask as long as its first cache
     is_first = types.index(types[number]) == number if number < len(types) else number == 0
     caches = is_first and bool(getattr(core, "is_causal", False))
     return int(caches or bool(getattr(core, "has_relative_attention_bias", False)))

@@ -16,6 +16,7 @@ from aerogel.runtime.fused.check import check_blocks, unfuse_blocks
 from aerogel.runtime.fused.head import set_head, unfuse_head
 from aerogel.runtime.fused.stack import unstack_blocks
 from aerogel.runtime.values import HeadChoice
+from aerogel.structure.empty import EmptyAttention, OutputBias
 
 # class of transformers -> module here with its fused subclass, imported when a model has such a block
 FAMILIES = {
@@ -56,13 +57,15 @@ def fuse(model: PreTrainedModel, head_values: HeadChoice | None = None) -> None:
         family = FAMILIES.get(type(module).__name__)
         if family:
             fused = getattr(importlib.import_module(f"aerogel.runtime.fused.{family}"), f"Fused{type(module).__name__}")
-            if issubclass(fused, type(module)) and all(map(_has_known_forward, module.modules())):
+            if issubclass(fused, type(module)) and all(map(_can_be_fused, module.modules())):
                 module.__class__ = fused
     check_blocks(model)
 
 
-def _has_known_forward(module: nn.Module) -> bool:
-    """Whether its forward is that of its library, not of a user's subclass or patch."""
+def _can_be_fused(module: nn.Module) -> bool:
+    """Whether its forward is that of its library, not of a user's subclass or patch, and it has heads or neurons."""
+    if isinstance(module, EmptyAttention | OutputBias):
+        return False
     return getattr(module.forward, "__module__", "").partition(".")[0] in ("aerogel", "torch", "transformers")
 
 

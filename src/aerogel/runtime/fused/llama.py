@@ -32,7 +32,8 @@ class LlamaLike(FusedBlock):
         projections = core.q_proj, core.k_proj, core.v_proj, core.o_proj
         if not is_sparse(*projections) or getattr(core, "attn_logit_softcapping", None):
             return None
-        sizes = core.config.num_attention_heads, core.config.num_key_value_heads, core.head_dim
+        heads, key_heads = (layer.out_features // core.head_dim for layer in (core.q_proj, core.k_proj))
+        sizes = heads, key_heads, core.head_dim
         return DecoderLayers(core, projections, sizes, self.attention_norms(), self._sparse_layers())
 
     def fused(self: Any, call: BlockArguments) -> Tensor | None:

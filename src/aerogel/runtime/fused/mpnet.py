@@ -8,6 +8,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetLayer
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock
 from aerogel.runtime.fused.calls import AttentionNorms, attention, is_for_all_heads, is_sparse, sparse_feed_forward
+from aerogel.structure.position_bias import kept_bias
 
 
 class FusedMPNetLayer(FusedBlock, MPNetLayer):
@@ -27,7 +28,7 @@ class FusedMPNetLayer(FusedBlock, MPNetLayer):
             sizes=(core.num_attention_heads, core.num_attention_heads, core.attention_head_size),
             scale=core.attention_head_size**-0.5,
             mask=mask,
-            position_bias=call.position_bias,
+            position_bias=kept_bias(core, call.position_bias),
             norms=AttentionNorms(after=self.attention.LayerNorm),
             feed_forward=layers,
         )

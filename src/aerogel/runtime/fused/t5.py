@@ -16,6 +16,7 @@ from aerogel.runtime.fused.calls import (
     lowest_where_hidden,
     sparse_feed_forward,
 )
+from aerogel.structure.position_bias import all_bias, kept_bias
 
 
 class FusedT5Block(FusedBlock, T5Block):
@@ -47,7 +48,7 @@ class FusedT5Block(FusedBlock, T5Block):
         bias = call.encoder_decoder_position_bias if crosses else call.position_bias
         projections = core.q, core.k, core.v, core.o
         if call.cache is None and is_sparse(*projections) and can_attend(core.config, mask):
-            bias = _bias(core, x, x if encoder is None else encoder) if bias is None else bias
+            bias = all_bias(core, x, (x if encoder is None else encoder).shape[1]) if bias is None else bias
             x = attention(
                 x,
                 projections,
@@ -55,7 +56,7 @@ class FusedT5Block(FusedBlock, T5Block):
                 scale=1.0,
                 causal=self.is_decoder and not crosses,
                 mask=lowest_where_hidden(mask),
-                position_bias=bias,
+                position_bias=kept_bias(core, bias),
                 encoder_hidden_states=encoder,
                 norms=AttentionNorms(before=layer.layer_norm),
                 feed_forward=feed_forward,
@@ -65,11 +66,3 @@ class FusedT5Block(FusedBlock, T5Block):
         cache = self.cache_argument(call)
         x, bias, _ = layer(x, attention_mask=mask, position_bias=bias, **states, **cache, **call.others)
         return (feed_forward(x) if feed_forward else x), bias
-
-
-def _bias(core: Any, x: Tensor, source: Tensor) -> Tensor:
-    """The bias of an attention that gets none from the block before: (1, heads, length, keys)."""
-    if core.has_relative_attention_bias:
-        bias: Tensor = core.compute_bias(x.shape[1], source.shape[1], device=x.device)
-        return bias
-    return x.new_zeros(1, core.n_heads, x.shape[1], source.shape[1])
