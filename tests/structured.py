@@ -26,7 +26,7 @@ CLASSES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "distilbert": (transformers.DistilBertForMaskedLM, transformers.DistilBertConfig, {}),
     "mpnet": (transformers.MPNetForMaskedLM, transformers.MPNetConfig, {}),
     "electra": (transformers.ElectraForMaskedLM, transformers.ElectraConfig, dict(embedding_size=16)),
-    "gpt2": (transformers.GPT2LMHeadModel, transformers.GPT2Config, {}),
+    "gpt2": (transformers.GPT2LMHeadModel, transformers.GPT2Config, dict(n_inner=64)),
     "opt": (transformers.OPTForCausalLM, transformers.OPTConfig, {}),
     "opt-post-norm": (transformers.OPTForCausalLM, transformers.OPTConfig, dict(do_layer_norm_before=False)),
     "llama": (transformers.LlamaForCausalLM, transformers.LlamaConfig, {}),

@@ -6,7 +6,6 @@ imported while transformers is, so it imports transformers' models and layers, a
 
 import contextlib
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from aerogel.errors import ModelError, first_line
-from aerogel.models.marking import HINT, HINT_FIELD, METHOD, VERSION, save_pretrained
+from aerogel.models.marking import HINT, HINT_FIELD, METHOD, VERSION
 from aerogel.runtime import transformers_private as private
 from aerogel.runtime.checkpoint import Checkpoint
+from aerogel.runtime.model_methods import METHODS, adapt
 from aerogel.runtime.packable import packable_layers
 from aerogel.runtime.values import (
     FLOATS,
@@ -234,7 +234,7 @@ class PackedQuantizer(HfQuantizer):
                 put_layer(model, path, SparseLinear(packed, module.bias, dense_class).train(module.training))
         self.layers = {}
         model.is_quantized = False  # transformers refuses `half` and `float` for quantized models; sparse layers follow
-        _adapt(model)
+        adapt(model)
         fuse(model, getattr(self.quantization_config, "head_values", None))
         return model
 
@@ -245,7 +245,7 @@ def mark(model: Any, values: ValueChoice | None = None, head_values: HeadChoice 
     structure = plan.content() if plan else None
     model.hf_quantizer = PackedQuantizer(PackedConfig(values=values, head_values=head_values, structure=structure))
     model.config.quantization_config = model.hf_quantizer.quantization_config
-    _adapt(model)
+    adapt(model)
 
 
 def restore_dense(model: Any) -> Any:
@@ -263,48 +263,9 @@ def restore_dense(model: Any) -> Any:
 def unmark(model: Any) -> None:
     """The inverse of `mark`: what is left is a mark of the structure, if heads or neurons were removed."""
     plan = read_plan(model)
-    for name in ("num_parameters", "save_pretrained", "set_output_embeddings", "resize_token_embeddings"):
+    for name in METHODS:
         vars(model).pop(name, None)
     if isinstance(getattr(model, "hf_quantizer", None), PackedQuantizer):
         model.hf_quantizer.remove_quantization_config(model)
     if plan:
         write_plan(model, plan)
-
-
-def _adapt(model: Any) -> None:
-    """Replaces methods of transformers that ignore packed weights, by partials: they copy and pickle with a model."""
-    model.num_parameters = partial(num_parameters, model)
-    model.save_pretrained = partial(save_pretrained, model)
-    model.set_output_embeddings = partial(set_output_embeddings, model)
-    model.resize_token_embeddings = partial(resize_token_embeddings, model)
-
-
-def set_output_embeddings(model: Any, new_embeddings: nn.Module) -> None:
-    """As in transformers, which also replaces the head when it resizes embeddings, with `head_values` as before."""
-    from aerogel.runtime.fused.head import set_head
-
-    type(model).set_output_embeddings(model, new_embeddings)
-    set_head(model, getattr(model.hf_quantizer.quantization_config, "head_values", None))
-
-
-def resize_token_embeddings(model: Any, *arguments: Any, **options: Any) -> nn.Module:
-    """As in transformers. Raises `ModelError`, before anything is changed, if the head is packed."""
-    from aerogel.runtime.layers import SparseLinear
-
-    head = model.get_output_embeddings()
-    if isinstance(head, SparseLinear) and (arguments or options):
-        raise ModelError(
-            f"the head {head.name} is packed and can't be resized: call aerogel.decompress(model) first, and compress "
-            "the model again"
-        )
-    embeddings: nn.Module = type(model).resize_token_embeddings(model, *arguments, **options)
-    return embeddings
-
-
-def num_parameters(model: Any, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-    """The number of parameters of the dense model; packed ones do not count as trainable."""
-    from aerogel.runtime.layers import sparse_layers
-
-    packed = 0 if only_trainable else sum(layer.out_features * layer.in_features for _, layer in sparse_layers(model))
-    count: int = type(model).num_parameters(model, only_trainable, exclude_embeddings)
-    return count + packed

@@ -57,9 +57,9 @@ def shrink_uniform(model: PreTrainedModel, kept: Mapping[str, Sequence[int]]) ->
     for config in {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values():
         _set_fields(config, fields, lists)
     for name in lists:  # the encoder and the decoder of T5 have configurations of their own
-        owner: Any = model.get_submodule(name.rpartition(".")[0])
-        if owner.config is not model.config:
-            owner.config.num_hidden_layers = len(owner.get_submodule(name.rpartition(".")[2]))
+        config = getattr(model.get_submodule(name.rpartition(".")[0]), "config", model.config)
+        if config is not model.config:
+            config.num_hidden_layers = len(lists[name])
 
 
 def _fields(
