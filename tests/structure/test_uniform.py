@@ -73,7 +73,7 @@ def test_fewer_structures_in_all_layers(family: str, tmp_path: Path) -> None:
 def test_transformers_loads_it_without_aerogel(family: str, tmp_path: Path) -> None:
     model = build(family)
     kept = uniform_kept(model, has_heads(family))
-    first = sublayers(model)[0].block
+    first = "decoder.block.0" if family == "t5" else sublayers(model)[0].block
     kept |= {sublayer.name: () for sublayer in sublayers(model) if sublayer.block == first}
     inputs = tiny_inputs(model)
     expected = without_first_layer(model, kept, first)
@@ -125,6 +125,15 @@ def test_layers_that_share_a_position_bias_keep_the_same_heads() -> None:
     model = build("t5")
     kept = uniform_kept(model, heads=True) | {"encoder.block.1.layer.0.SelfAttention": [0, 1, 2]}
     with pytest.raises(PruningError, match=r"encoder.block.1.*\[0, 1, 2\].*\[1, 2, 3\]"):
+        shrink_uniform(model, kept)
+
+
+def test_a_t5_that_could_not_generate_is_refused() -> None:
+    model = build("t5")
+    kept: dict[str, Sequence[int]] = {
+        sublayer.name: () for sublayer in sublayers(model) if sublayer.block == "encoder.block.0"
+    }
+    with pytest.raises(PruningError, match=r"num_decoder_layers.* 2.* 1"):
         shrink_uniform(model, kept)
 
 

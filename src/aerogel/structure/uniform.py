@@ -48,7 +48,7 @@ def shrink_uniform(model: PreTrainedModel, kept: Mapping[str, Sequence[int]]) ->
         check_structures(sublayer, structures[sublayer.name])
     fields = _fields(model, left, structures, lists)
     _check_position_bias(model, left, structures)
-    _check_config(model.config, fields, lists)
+    _check_config(model, fields, lists)
     for sublayer in left:
         keep(model, sublayer, structures[sublayer.name])
     for name, numbers in lists.items():
@@ -116,8 +116,9 @@ def _check_position_bias(
                 )
 
 
-def _check_config(config: PretrainedConfig, fields: Mapping[str, int], lists: Mapping[str, Sequence[int]]) -> None:
-    """Raise `PruningError` if the family's configuration refuses the fields, or layers depend on their number."""
+def _check_config(model: PreTrainedModel, fields: Mapping[str, int], lists: Mapping[str, Sequence[int]]) -> None:
+    """Raise `PruningError` for fields that transformers refuses or can't use, and for layers scaled by their number."""
+    config = model.config
     trial = copy.deepcopy(config)
     _set_fields(trial, fields, lists)
     try:
@@ -127,6 +128,12 @@ def _check_config(config: PretrainedConfig, fields: Mapping[str, int], lists: Ma
     drops = any(max(numbers) >= len(numbers) for numbers in lists.values())
     if drops and getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise PruningError("layers can't be dropped: each is scaled by its number (scale_attn_by_inverse_layer_idx)")
+    encoder, decoder = (fields.get(name, 0) for name in ("num_hidden_layers", "num_decoder_layers"))
+    if decoder > encoder and model.can_generate():
+        raise PruningError(  # the cache of transformers has as many layers as the encoder
+            f"num_decoder_layers would be {decoder}, and num_layers {encoder}: transformers can't generate text with a "
+            "T5 whose encoder has fewer layers than its decoder"
+        )
 
 
 def _set_fields(config: PretrainedConfig, fields: Mapping[str, int], lists: Mapping[str, Sequence[int]]) -> None:
