@@ -19,16 +19,18 @@ from aerogel.pruning.block_inputs import ActivationStore, Call, capture, evaluat
 
 @dataclass
 class Block:
-    """A block to prune: its `weights`, the `moments` of their inputs by weight name, and the inputs of the block.
+    """A block to prune: its `weights`, the moments and sums of their inputs by weight name, and the block's inputs.
 
-    Moments are sums over the calibration tokens: XᵀX (d_in, d_in), or only its diagonal (d_in). On batch i the block is
-    called with the hidden states `states[i]` (batch, sequence, d) and `calls[i]`.
+    Moments are over the calibration tokens: XᵀX (d_in, d_in), or only its diagonal (d_in). `sums` are of the inputs
+    themselves, (d_in). On batch i the block is called with the hidden states `states[i]` (batch, sequence, d) and
+    `calls[i]`.
     """
 
     name: str
     module: nn.Module
     weights: list[PrunableWeight]
     moments: dict[str, Tensor]
+    sums: dict[str, Tensor]
     states: list[Tensor]
     calls: list[Call]
 
@@ -55,8 +57,8 @@ def walk(
                 progress.update(f"{doing}: {name}", done, total)
                 inside = [weight for weight in weights if weight.name.startswith(f"{name}.")]
                 if inside:
-                    moments = input_moments(block, inside, states, calls[index], hessian)
-                    yield Block(name, block, inside, moments, states, calls[index])
+                    moments, sums = input_moments(block, inside, states, calls[index], hessian)
+                    yield Block(name, block, inside, moments, sums, states, calls[index])
                 if index + 1 < len(blocks):
                     for hidden, call in zip(states, calls[index], strict=True):
                         hidden.copy_(call.run(block, hidden))
@@ -94,12 +96,13 @@ def block_lists(model: nn.Module, weights: Sequence[PrunableWeight]) -> list[tup
 
 def input_moments(
     block: nn.Module, weights: Sequence[PrunableWeight], states: Sequence[Tensor], calls: Sequence[Call], hessian: bool
-) -> dict[str, Tensor]:
-    """Runs the block on all batches and sums the inputs of its linear layers, by weight name.
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Runs the block on all batches and returns the moments and the sums of its linear layers' inputs, by weight name.
 
-    Layers with the same input (query, key and value) share one sum, that of the first of them.
+    Layers with the same input (query, key and value) share theirs, those of the first of them.
     """
     leaders: dict[str, str] = {}
+    moments: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
     for call, hidden in zip(calls, states, strict=True):
         with _recorded_inputs(weights) as inputs:
@@ -112,23 +115,28 @@ def input_moments(
             if leaders[name] == name:
                 try:
                     for tensor in inputs[name]:
-                        _add(sums, name, call.without_padding(tensor), hessian)
+                        tokens = call.without_padding(tensor)
+                        _add(moments, name, tokens, hessian)
+                        sums[name] = sums.get(name, 0) + tokens.sum(0)
                 except PruningError as error:
                     raise PruningError(f"layer {name}: {error}") from error
-    for name, total in sums.items():
+    for name, total in moments.items():
         if not torch.isfinite(total).all():
             raise PruningError(f"layer {name}: its inputs on the calibration text are not all finite")
-    return {weight.name: sums[leaders[weight.name]] for weight in weights}
+    names = {weight.name: leaders[weight.name] for weight in weights}
+    return {name: moments[leader] for name, leader in names.items()}, {
+        name: sums[leader] for name, leader in names.items()
+    }
 
 
-def _add(sums: dict[str, Tensor], name: str, inputs: Tensor, hessian: bool) -> None:
+def _add(moments: dict[str, Tensor], name: str, inputs: Tensor, hessian: bool) -> None:
     width = inputs.shape[1]
-    if name not in sums:
-        sums[name] = inputs.new_zeros((width, width) if hessian else (width,))
+    if name not in moments:
+        moments[name] = inputs.new_zeros((width, width) if hessian else (width,))
     if hessian:
-        sums[name].addmm_(inputs.T, inputs)
+        moments[name].addmm_(inputs.T, inputs)
     else:
-        sums[name] += inputs.square().sum(0)
+        moments[name] += inputs.square().sum(0)
 
 
 @contextmanager

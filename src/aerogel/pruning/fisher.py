@@ -1,6 +1,6 @@
 """The Fisher information at the outputs of linear layers: the sensitivity of a model's predictions to each output."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,14 +24,29 @@ def output_gradients(
     square over tokens is the diagonal of the Fisher information, which is the curvature of the KL divergence to the
     dense model (Martens and Grosse 2015, section 2.2). Raises `ModelError` as `prediction_logits`.
     """
-    generator = torch.Generator().manual_seed(seed)
     sums = {weight.name: torch.zeros(len(weight.matrix)) for weight in weights}
-    counts = dict.fromkeys(sums, 0)
-    with _accumulated_gradients(model, weights, sums, counts):
-        for row in progress.track(subsample(batches, tokens), "computing output gradients"):
-            with torch.enable_grad():
-                sampled_nll(prediction_logits(model, row).float(), generator).backward()
+
+    def add(name: str, gradient: Tensor) -> None:
+        sums[name] += gradient.square().sum(0)
+
+    counts = _add_gradients(model, weights, batches, tokens, seed, add)
     return {name: (total / max(1, counts[name])).sqrt() for name, total in sums.items()}
+
+
+def output_fisher(
+    model: PreTrainedModel, weights: Sequence[PrunableWeight], batches: Sequence[Batch], tokens: int, seed: int
+) -> dict[str, Tensor]:
+    """The Fisher information at the outputs of each matrix: the mean of g gᵀ over tokens, (d_out, d_out) by name.
+
+    Gradients g are those of `output_gradients`, whose squares are the diagonal.
+    """
+    sums = {weight.name: torch.zeros(len(weight.matrix), len(weight.matrix)) for weight in weights}
+
+    def add(name: str, gradient: Tensor) -> None:
+        sums[name].addmm_(gradient.T, gradient)
+
+    counts = _add_gradients(model, weights, batches, tokens, seed, add)
+    return {name: total / max(1, counts[name]) for name, total in sums.items()}
 
 
 def sampled_nll(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -45,23 +60,40 @@ def sampled_nll(logits: Tensor, generator: torch.Generator) -> Tensor:
     return -log_p.gather(1, torch.multinomial(log_p.detach().exp(), 1, generator=generator)).sum()
 
 
-@contextmanager
-def _accumulated_gradients(
-    model: PreTrainedModel, weights: Sequence[PrunableWeight], sums: dict[str, Tensor], counts: dict[str, int]
-) -> Iterator[None]:
-    """Adds squared gradients at the outputs of linear layers to `sums`, and their number of tokens to `counts`.
+def _add_gradients(
+    model: PreTrainedModel,
+    weights: Sequence[PrunableWeight],
+    batches: Sequence[Batch],
+    tokens: int,
+    seed: int,
+    add: Callable[[str, Tensor], None],
+) -> dict[str, int]:
+    """Calls `add` with each weight's name and gradients (tokens, d_out), and returns the numbers of tokens by name."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = {weight.name: 0 for weight in weights}
 
-    Parameters get no gradients meanwhile.
-    """
+    def count_and_add(name: str, gradient: Tensor) -> None:
+        flat = gradient.reshape(-1, gradient.shape[-1]).float()
+        counts[name] += len(flat)
+        add(name, flat)
+
+    with _observed_gradients(model, weights, count_and_add):
+        for row in progress.track(subsample(batches, tokens), "computing output gradients"):
+            with torch.enable_grad():
+                sampled_nll(prediction_logits(model, row).float(), generator).backward()
+    return counts
+
+
+@contextmanager
+def _observed_gradients(
+    model: PreTrainedModel, weights: Sequence[PrunableWeight], observe: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Calls `observe` with the gradient at the output of each linear layer. Parameters get no gradients meanwhile."""
 
     def register(weight: PrunableWeight) -> torch.utils.hooks.RemovableHandle:
-        def add(gradient: Tensor) -> None:
-            sums[weight.name] += gradient.reshape(-1, gradient.shape[-1]).square().sum(0)
-            counts[weight.name] += gradient[..., 0].numel()
-
         def hook(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
             output = _differentiable(output)
-            output.register_hook(add)
+            output.register_hook(lambda gradient: observe(weight.name, gradient))
             return output
 
         return weight.module.register_forward_hook(hook)
