@@ -11,7 +11,7 @@ from aerogel.models import PrunableWeight, load_tokenizer, prunable_weights
 from aerogel.models.logits import prediction_logits
 from aerogel.pruning import Calibration
 from aerogel.pruning.batches import subsample
-from aerogel.pruning.fisher import output_gradients, sampled_nll
+from aerogel.pruning.fisher import output_fisher, output_gradients, sampled_nll
 from builders import ARCHITECTURES, prose, text_data
 
 
@@ -83,3 +83,14 @@ def test_gradients_are_means_over_tokens_whatever_is_padded() -> None:
     first, second = (output_gradients(model, weights, batches, 10_000, seed=0) for batches in (rows, padded))
     for name, values in first.items():
         torch.testing.assert_close(second[name], values, rtol=1e-4, atol=1e-7)
+
+
+def test_the_diagonal_of_the_fisher_information_is_the_mean_square_gradient() -> None:
+    model = ARCHITECTURES["bert"].build()
+    batches = Calibration(text_data(prose(100)), load_tokenizer("tiny-bart"), 3, 32).batches(model)
+    weights = prunable_weights(model)
+    gradients = output_gradients(model, weights, batches, 200, seed=0)
+    for name, fisher in output_fisher(model, weights, batches, 200, seed=0).items():
+        torch.testing.assert_close(fisher.diagonal().sqrt(), gradients[name], rtol=1e-4, atol=1e-10)
+        assert torch.equal(fisher, fisher.T)
+        assert torch.linalg.eigvalsh(fisher.double()).min() > -1e-6 * fisher.diagonal().sum()

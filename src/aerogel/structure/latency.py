@@ -27,8 +27,8 @@ from aerogel.tasks import context_length
 Measure = Callable[[PreTrainedModel], float]
 """Returns the seconds of one forward pass. With an attribute `name`, its latency tables are kept in the cache."""
 
-SHARES = (0.75, 0.5, 0.25, 0.125, 0.0)  # of the structures, at which sub-layers are timed
-ROUNDS = 3  # of timings, of which the medians count
+SHARES = (0.5, 0.25, 0.0)  # of the structures, at which sub-layers are timed
+ROUNDS = 2  # of timings, of which the medians count
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class LatencyTable:
     """
 
     dense: float
-    seconds: Mapping[str, Sequence[tuple[int, float]]]
+    seconds: Mapping[str, Sequence[tuple[float, float]]]
 
     def of(self, sublayer: SubLayer, count: int) -> float:
         """The seconds of a sub-layer with `count` structures, interpolated."""
         points = self.seconds[group(sublayer)]
-        index = min(max(bisect_left(points, count, key=lambda point: point[0]), 1), len(points) - 1)
+        index = min(max(bisect_left(points, float(count), key=lambda point: point[0]), 1), len(points) - 1)
         (low, less), (high, more) = points[index - 1], points[index]
         return less + (more - less) * (count - low) / (high - low)
 
@@ -106,7 +106,7 @@ def latency_table(model: PreTrainedModel, measure: Measure) -> LatencyTable:
         content = json.loads(path.read_text(encoding="utf-8"))
         table = LatencyTable(
             float(content["dense"]),
-            {str(key): [(int(n), float(s)) for n, s in points] for key, points in content["seconds"].items()},
+            {str(key): [(float(n), float(s)) for n, s in points] for key, points in content["seconds"].items()},
         )
         if set(table.seconds) == {group(sublayer) for sublayer in sublayers(model)}:
             return table
@@ -122,7 +122,7 @@ def _measured(model: PreTrainedModel, measure: Measure) -> LatencyTable:
     for sublayer in sublayers(model):
         groups.setdefault(group(sublayer), []).append(sublayer)
     dense: list[float] = []
-    ratios: dict[str, list[dict[int, float]]] = {name: [] for name in groups}
+    ratios: dict[str, list[dict[float, float]]] = {name: [] for name in groups}
     for _, name in progress.track([(i, name) for i in range(ROUNDS) for name in groups], "timing sub-layers"):
         dense.append(measure(model))  # next to the others, since a machine's speed varies
         times = _times(model, groups[name], measure)
@@ -130,14 +130,14 @@ def _measured(model: PreTrainedModel, measure: Measure) -> LatencyTable:
     whole = statistics.median(dense)
     seconds = {}
     for name, rounds in ratios.items():
-        most = max(sublayer.count for sublayer in groups[name])
+        mean = statistics.mean(sublayer.count for sublayer in groups[name])
         totals = {count: whole * statistics.median(times[count] for times in rounds) for count in rounds[0]}
-        seconds[name] = _points(totals | {most: whole}, len(groups[name]))
+        seconds[name] = _points(totals | {mean: whole}, len(groups[name]))
     return LatencyTable(whole, seconds)
 
 
-def _times(model: PreTrainedModel, members: Sequence[SubLayer], measure: Measure) -> dict[int, float]:
-    """Seconds of copies of the model in which these sub-layers have at most some number of structures."""
+def _times(model: PreTrainedModel, members: Sequence[SubLayer], measure: Measure) -> dict[float, float]:
+    """Seconds of copies of the model by the mean number of structures that these sub-layers have in it."""
     most = max(sublayer.count for sublayer in members)
     small, times = copy.deepcopy(model), {}
     for count in sorted({round(share * most) for share in SHARES} - {most}, reverse=True):
@@ -146,17 +146,19 @@ def _times(model: PreTrainedModel, members: Sequence[SubLayer], measure: Measure
             sublayer.name: range(min(max(count, sublayer.at_least), now[sublayer.name].count)) for sublayer in members
         }
         shrink(small, kept)
-        times[count] = measure(small)
+        times[statistics.mean(map(len, kept.values()))] = measure(small)
     return times
 
 
-def _points(totals: Mapping[int, float], members: int) -> list[tuple[int, float]]:
+def _points(totals: Mapping[float, float], members: int) -> list[tuple[float, float]]:
     """Seconds of one sub-layer above those without structures; never fewer for more structures."""
-    points, highest = [], 0.0
-    for count in sorted(totals):
-        highest = max(highest, (totals[count] - totals[0]) / members)
-        points.append((count, highest))
-    return points
+    counts = sorted(totals)
+    least, next_least = counts[:2]  # the least is above 0 if some sub-layer can't lose all
+    slope = (totals[next_least] - totals[least]) / (next_least - least)
+    base, points = totals[least] - max(slope, 0.0) * least, [(0.0, 0.0)]
+    for count in counts:
+        points.append((float(count), max(points[-1][1], (totals[count] - base) / members)))
+    return points if least else points[1:]
 
 
 def _key(model: PreTrainedModel, name: str) -> str:

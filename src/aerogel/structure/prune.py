@@ -25,7 +25,7 @@ from aerogel.structure.shrink import shrink
 from aerogel.structure.speedup import meet_speedup
 from aerogel.structure.sublayers import SubLayer, sublayers
 
-GRADIENT_TOKENS = 16384  # of the calibration text, for the Fisher information at the outputs
+GRADIENT_TOKENS = 8192  # of the calibration text, for the Fisher information at the outputs
 KL_TOKENS = 2048  # of the calibration text, for the KL divergence of candidates
 LEVELS = 48  # numbers of neurons of a sub-layer that the search considers, about
 ALIGNED = 8  # neurons: kernels are fastest at multiples
