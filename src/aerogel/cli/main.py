@@ -14,11 +14,12 @@ import click
 
 from aerogel.cli.bench import bench
 from aerogel.cli.evaluate import evaluate
+from aerogel.cli.finetune import finetune
 from aerogel.cli.inspect import inspect
 from aerogel.cli.models import list_models
 from aerogel.cli.output import note
+from aerogel.cli.prune import prune, unpack
 from aerogel.cli.study import report, study
-from aerogel.cli.weights import finetune, prune, unpack
 from aerogel.errors import AerogelError, AerogelWarning, first_line
 
 TERMINATED = 128 + signal.SIGTERM
