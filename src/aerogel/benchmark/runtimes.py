@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aerogel.errors import AerogelError, expect, first_line, unknown_name
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 RUNTIMES = {"openvino": ("openvino",), "openvino-int8": ("openvino", "nncf")}  # the packages that each needs
 CALIBRATION = 64  # sequences
+ServedIn = Literal["torch", "aerogel", "openvino"]  # the runtimes in which structured pruning measures speed
 
 
 def check_runtime(name: str) -> str:
@@ -52,7 +53,7 @@ def convert(
     batch_size, length, threads, seed = settings
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    with _in_one_sentence(), _silent():
+    with in_one_sentence(), silent():
         model = models.load_model(str(dense.folder))
         batches = [
             inference_inputs(model, random_batch(model, batch_size, length))
@@ -60,7 +61,7 @@ def convert(
         ]
         folder.mkdir()
         np.savez(folder / "inputs.npz", **batches[0])  # type: ignore[arg-type]
-        _write_openvino(model, batches, folder / "model.xml", quantized=runtime == "openvino-int8")
+        write_openvino(model, batches, folder / "model.xml", quantized=runtime == "openvino-int8")
     weights, graph = ((folder / f"model.{suffix}").stat().st_size for suffix in ("bin", "xml"))
     measured = replace(dense, folder=folder, runtime=runtime, parameter_bytes=weights, file_bytes=weights + graph)
     connection.send(("done", measured))
@@ -78,7 +79,7 @@ def serve_runtime(connection: Connection, checkpoint: Checkpoint, threads: int) 
     from aerogel.benchmark.subject import WARM_UP
 
     baseline = peak_memory()
-    with _in_one_sentence():
+    with in_one_sentence():
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         compiled = openvino.Core().compile_model(checkpoint.folder / "model.xml", "CPU", settings)
         request = compiled.create_infer_request()
@@ -95,7 +96,7 @@ def serve_runtime(connection: Connection, checkpoint: Checkpoint, threads: int) 
         connection.send(("done", (seconds, peak_memory() - baseline)))
 
 
-def _write_openvino(model: Any, batches: list[dict[str, Any]], path: Path, quantized: bool) -> None:
+def write_openvino(model: Any, batches: list[dict[str, Any]], path: Path, quantized: bool) -> None:
     """Write the model with the shapes of `batches`, and one output, the first of the model."""
     import openvino
     import torch
@@ -126,7 +127,7 @@ def _write_openvino(model: Any, batches: list[dict[str, Any]], path: Path, quant
 
 
 @contextlib.contextmanager
-def _in_one_sentence() -> Iterator[None]:
+def in_one_sentence() -> Iterator[None]:
     """Raise any error as an `AerogelError`: those of the runtime can't always be sent to another process."""
     try:
         yield
@@ -137,7 +138,7 @@ def _in_one_sentence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Hide the warnings, logs and progress bars of the conversion, also those that are written by native code."""
     kept = [os.dup(stream) for stream in (1, 2)]
     try:

@@ -10,7 +10,7 @@ import click
 
 from aerogel import files
 from aerogel.cli import options
-from aerogel.cli.notes import note_saved, note_training
+from aerogel.cli.notes import note_saved, note_structure, note_training
 from aerogel.cli.output import note_columns, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ROUNDED_VALUES, SCORES
@@ -22,6 +22,7 @@ from aerogel.training.schedule import QUANTIZED, SCHEDULES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from aerogel.benchmark.runtimes import ServedIn
     from aerogel.pruning import RoundedValues
     from aerogel.runtime.values import HeadChoice
     from aerogel.training.schedule import ScheduleName
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     f"Fastest with --pattern {INT8_PATTERN}: {INT8_SPEED}.",
 )
 @options.head_values
+@options.structure
 @click.option("--patience", type=options.SIZE, help="Stop after this many epochs without a better validation score.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: bfloat16 on a GPU that has it]")
 @options.seed
@@ -87,17 +89,25 @@ def finetune(
     values: RoundedValues | None,
     head_values: HeadChoice | None,
     patience: int | None,
+    structure: bool,
+    speedup: float | None,
+    parameters: int | None,
+    size: int | None,
+    uniform: bool,
+    runtime: ServedIn | None,
     no_pack: bool,
     **settings: Any,  # of TrainingConfig
 ) -> None:
     """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros.
 
-    With --sparsity it is pruned while it trains, and with --values trained for int8; then it is saved packed. Run an
-    interrupted command again to resume it.
+    With --structure it first loses heads and neurons, with --sparsity it is pruned while it trains, and with --values
+    trained for int8; then it is saved packed. Run an interrupted command again to resume it.
     """
     check_head_values(head_values, values)
     if head_values and no_pack:
         raise click.UsageError("--head-values rounds a packed model: leave out --no-pack")
+    targets = {"speedup": speedup, "parameters": parameters, "size": size}
+    removal, sparsity = options.structure_config(structure, sparsity, targets, uniform, settings["seed"])
     files.check_new(output)
     for name in filter(None, (model, teacher)):
         check_path(name)
@@ -106,8 +116,10 @@ def finetune(
         task_data = load_task(task, data, columns=columns).divided()
         note_columns(task_data)
         from aerogel import models, training
+        from aerogel.benchmark.forward import measure_in
         from aerogel.evaluation import score as score_task
         from aerogel.runtime.writing import save_pruned
+        from aerogel.structure.latency import TorchMeasure
 
         if head_values and (kind := task_data.task.head.kind) != "language-modelling":
             raise click.UsageError(f"--head-values needs a language-model head, and task {task} has one of {kind}")
@@ -121,7 +133,13 @@ def finetune(
             limit = task_data.task.kind.validation_limit
             return score_task(trained, tokenizer, task_data, limit, config.max_length).metrics
 
-        recovery = training.Recovery(gradual, teacher, epochs=epochs, patience=patience, values=values)
+        packs = (gradual is not None or values is not None) and not no_pack
+        measure = measure_in(
+            runtime or ("aerogel" if packs else "torch"), TorchMeasure(), gradual.pruning if gradual else None, values
+        )
+        recovery = training.Recovery(
+            gradual, teacher, epochs=epochs, patience=patience, values=values, structure=removal, measure=measure
+        )
         checkpoints = Path(f"{output.resolve()}.checkpoints")
         recovered = training.recover(model, task_data, config, recovery, validate=validate, checkpoints=checkpoints)
         provenance = models.Provenance(
@@ -129,7 +147,6 @@ def finetune(
             pattern=gradual.pruning.pattern if gradual else None,
             metrics=recovered.training.kept,
         )
-        packs = (gradual is not None or values is not None) and not no_pack
         saved = save_pruned(
             recovered.model,
             recovered.tokenizer,
@@ -142,4 +159,6 @@ def finetune(
         )
         recovered.remove_checkpoints()
     note_training(recovered.training, task_data)
+    if recovered.structure:
+        note_structure(recovered.structure)
     note_saved(saved, model, output, packs, values)

@@ -8,7 +8,7 @@ import click
 
 from aerogel import files
 from aerogel.cli import options
-from aerogel.cli.output import note, print_json, print_table, progress_bar
+from aerogel.cli.output import note, note_columns, print_json, print_table, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.tasks import check_task
 
@@ -27,6 +27,7 @@ from aerogel.tasks import check_task
     "--method", default="magnitude", show_default=True, type=options.METHOD, help="Pruning method of --sensitivity."
 )
 @options.data
+@options.columns
 @options.as_json
 def inspect(
     model: str,
@@ -36,11 +37,13 @@ def inspect(
     text: str | None,
     method: str,
     data: Path | None,
+    columns: dict[str, str] | None,
     as_json: bool,
 ) -> None:
     """Show the weight distribution and zeros of MODEL, by layer and by kind of matrix.
 
-    Of a packed model also the types of its values; weights in int8 are shown as integers times their scales.
+    Of a packed model also the types of its values; weights in int8 are shown as integers times their scales. Of a model
+    that has lost heads and neurons also how many each layer has kept.
     """
     if output:
         files.check_new(output)
@@ -49,31 +52,39 @@ def inspect(
         check_task(text, data)
     with progress_bar():
         from aerogel.analysis import inspect as inspect_model
-        from aerogel.analysis.plot import distribution, heat_map, layers
+        from aerogel.analysis.plot import distribution, heat_map, kept_structures, layers
         from aerogel.analysis.weights import COLUMNS
         from aerogel.models import load_model, load_tokenizer
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.pruning.sensitivity import sensitivity
         from aerogel.runtime.conversion import packed_types
+        from aerogel.structure import removed
+        from aerogel.tasks import load_task
 
         loaded = load_model(model)
         report = inspect_model(loaded, model, ("blocks", *include))
-        packed, parts = packed_types(loaded), None
+        packed, structure, parts = packed_types(loaded), removed(loaded), None
         if text:
-            calibration = replace(read_calibration(text, load_tokenizer(model), data, samples=16), at_most=True)
+            source = load_task(text, data, columns=columns)
+            note_columns(source)
+            calibration = replace(read_calibration(source, load_tokenizer(model), samples=16), at_most=True)
             parts = sensitivity(loaded, calibration, model, method)
         if output:
             with files.new_folder(output) as folder:
                 (folder / "weights.json").write_text(json.dumps(report.to_dict()), encoding="utf-8")
                 distribution(report).savefig(folder / "distribution.svg")
                 layers(report).savefig(folder / "layers.svg")
+                if structure:
+                    rows = [(entry.name, entry.kept, entry.original) for entry in structure]
+                    kept_structures(rows, f"{model}, structures kept").savefig(folder / "structure.svg")
                 if parts:
                     (folder / "sensitivity.json").write_text(json.dumps(asdict(parts)), encoding="utf-8")
                     groups, title = [*parts.layers, *parts.kinds], f"{model}, pruned by {method}"
                     chart = heat_map(groups, parts.sparsities, title, split=len(parts.layers))
                     chart.savefig(folder / "sensitivity.svg")
     if as_json:
-        print_json(report.to_dict() | {"packed": packed} | ({"sensitivity": asdict(parts)} if parts else {}))
+        kept = {"structure": [asdict(entry) for entry in structure]} if structure else {}
+        print_json(report.to_dict() | {"packed": packed} | kept | ({"sensitivity": asdict(parts)} if parts else {}))
         return
     print_table(f"{model}, by layer", COLUMNS, [group.row() for group in (report.whole, *report.layers)])
     print_table("By kind of matrix", COLUMNS, [group.row() for group in report.kinds])
@@ -85,6 +96,9 @@ def inspect(
             ("of all weights", f"{report.parameters:,}", f"{report.model_sparsity:.2%}"),
         ],
     )
+    if structure:
+        rows = [(entry.name, entry.kind, f"{entry.kept:,}", f"{entry.original:,}") for entry in structure]
+        print_table("Structures", ("sub-layer", "", "kept", "before"), rows)
     if packed:
         print_table("Packed layers", ("values", "layers"), [(values, str(count)) for values, count in packed.items()])
     if parts:
@@ -92,5 +106,5 @@ def inspect(
         rows = [(name, *(f"{value:.3g}" for value in values)) for name, values in (*parts.layers, *parts.kinds)]
         print_table(f"KL to the dense model on {text}, pruned by {method}", columns, rows)
     if output:
-        charts = ", layers.svg and sensitivity.svg" if parts else " and layers.svg"
-        note(f"wrote {output}/weights.json, distribution.svg{charts}")
+        charts = ["layers", *(["structure"] if structure else []), *(["sensitivity"] if parts else [])]
+        note(f"wrote {output}/weights.json, distribution.svg, {', '.join(f'{chart}.svg' for chart in charts)}")

@@ -12,6 +12,7 @@ from aerogel.tables import size
 
 if TYPE_CHECKING:
     from aerogel.runtime.writing import Saved
+    from aerogel.structure import Structure
     from aerogel.tasks import TaskData
     from aerogel.training import TrainingResult
 
@@ -21,6 +22,15 @@ def note_training(result: TrainingResult, data: TaskData) -> None:
     note(f"{result.steps} steps in {result.seconds:.0f} s{last}; data: {data.source}")
     for name, value in list(result.kept.items())[: len(data.task.metrics) or 1]:
         note(f"{name} {value:.4f} on the validation split")
+
+
+def note_structure(structure: Structure) -> None:
+    for kind in ("heads", "neurons"):
+        entries = [entry for entry in structure.removed if entry.kind == kind]
+        kept, original = (sum(getattr(entry, name) for entry in entries) for name in ("kept", "original"))
+        note(f"{kept:,} of {original:,} {kind} are left: aerogel inspect shows them by layer")
+    if structure.speedup:
+        note(f"measured {structure.speedup:.2f} times as fast as before")
 
 
 def note_saved(saved: Saved, model: str, output: Path, packs: bool, values: str | None) -> None:

@@ -1,14 +1,15 @@
 """Shared options and their types, which refuse wrong values before torch is imported."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from aerogel import bounds
-from aerogel.benchmark.runtimes import check_runtime
+from aerogel.benchmark.runtimes import ServedIn, check_runtime
 from aerogel.errors import DataError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
@@ -41,7 +42,7 @@ class _Read(click.ParamType):
     def convert(self, value: Any, param: Parameter, ctx: Context) -> Any:
         try:
             return self.read(str(value))
-        except ValueError:
+        except (ValueError, OverflowError):
             self.fail(f"{str(value)!r} is not a number.", param, ctx)
 
 
@@ -58,6 +59,40 @@ def _columns(text: str) -> dict[str, str]:
     return {role.strip(): column.strip() for role, _, column in pairs}
 
 
+def _bytes(text: str) -> int:
+    number = re.sub(r"(kB|MB|GB|B)$", "", text.strip())
+    return int(float(number) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}.get(text.strip()[len(number) :], 1))
+
+
+def structure(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of structured pruning, see `structure_config`."""
+    for option in reversed(_STRUCTURE):
+        command = option(command)
+    return command
+
+
+def structure_config(
+    structure: bool, sparsity: float | None, targets: dict[str, Any], uniform: bool, seed: int
+) -> tuple[Any, float | None]:
+    """The `StructureConfig` of the options, `None` without `--structure`, and the share of zeros that is left to prune.
+
+    `--sparsity` is the share of structures unless there is another target. Raises `click.UsageError`.
+    """
+    given = {name: value for name, value in targets.items() if value is not None}
+    if not structure:
+        if given or uniform:
+            raise click.UsageError(f"--{next(iter(given), 'uniform')} needs --structure")
+        return None, sparsity
+    if len(given) > 1:
+        raise click.UsageError(f"--{' and --'.join(given)} contradict each other: give one of them")
+    if not given and sparsity is None:
+        raise click.UsageError("--structure needs a target: --speedup, --parameters, --size or --sparsity")
+    from aerogel.structure import StructureConfig
+
+    config = StructureConfig(**(given or {"sparsity": sparsity}), uniform=uniform, seed=seed)
+    return config, sparsity if given else None
+
+
 FILES = ", ".join(FORMATS)  # of data
 TASK = f"a task, a file ({FILES}), a folder of them or of datasets.save_to_disk, or user/name on the hub"
 COUNT = click.IntRange(1, bounds.COUNT)
@@ -68,6 +103,26 @@ LEARNING_RATE = _Positive(bounds.LEARNING_RATE)
 SPARSITY = _Read("float", lambda text: read_sparsity(text, PruningError))
 METHOD = _Read("text", check_one_shot)
 RUNTIME = _Read("text", check_runtime)
+
+_STRUCTURE = (
+    click.option(
+        "--structure",
+        is_flag=True,
+        help="Remove attention heads, feed-forward neurons and whole sub-layers; with --sparsity and another target, "
+        "then prune what is left.",
+    ),
+    click.option("--speedup", type=_Positive(1e6), help="Measured on this machine: 2 for twice as fast."),
+    click.option("--parameters", type=_Read("number", lambda text: int(float(text))), help="At most this number."),
+    click.option("--size", type=_Read("bytes", _bytes), help="Bytes of the weights at most, such as 40MB."),
+    click.option(
+        "--uniform", is_flag=True, help="Remove the same in every layer, so that the model loads without aerogel."
+    ),
+    click.option(
+        "--runtime",
+        type=click.Choice(get_args(ServedIn)),
+        help="Where the speed-up is measured, batch 16 of 64 tokens [default: aerogel for packed models, else torch].",
+    ),
+)
 
 include = click.option("--include", multiple=True, type=click.Choice(TARGETS[1:]), help="Include these weights too.")
 data = click.option(

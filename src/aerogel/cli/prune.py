@@ -9,7 +9,7 @@ import click
 
 from aerogel import bounds, files
 from aerogel.cli import options
-from aerogel.cli.notes import note_saved, note_written
+from aerogel.cli.notes import note_saved, note_structure, note_written
 from aerogel.cli.output import note, note_columns, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ALLOCATIONS, METHODS, ROUNDED_VALUES, SCOPES
@@ -17,6 +17,7 @@ from aerogel.runtime.values import INT8_PATTERN, check_head_values
 from aerogel.tasks import check_task, load_task
 
 if TYPE_CHECKING:
+    from aerogel.benchmark.runtimes import ServedIn
     from aerogel.runtime.values import HeadChoice, ValueChoice
 
 
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 @options.seed
 @options.values
 @options.head_values
+@options.structure
 @click.option("--no-pack", is_flag=True, help="Save zeros like other weights, for example to fine-tune the model.")
 def prune(
     model: str,
@@ -76,10 +78,20 @@ def prune(
     include: tuple[str, ...],
     values: ValueChoice | None,
     head_values: HeadChoice | None,
+    sparsity: float | None,
+    structure: bool,
+    speedup: float | None,
+    parameters: int | None,
+    size: int | None,
+    uniform: bool,
+    runtime: ServedIn | None,
     no_pack: bool,
     **settings: Any,  # the other fields of PruneConfig
 ) -> None:
-    """Prune MODEL and save it packed: smaller, and it runs sparse."""
+    """Prune MODEL and save it packed: smaller, and it runs sparse.
+
+    With --structure whole heads and neurons are removed, so that every runtime gains.
+    """
     if values and no_pack:
         raise click.UsageError("--values rounds packed values: leave out --no-pack")
     check_head_values(head_values, values)
@@ -87,19 +99,28 @@ def prune(
     check_path(model)
     if calibration:
         check_task(calibration, data)
+    targets = {"speedup": speedup, "parameters": parameters, "size": size}
+    removal, zeros = options.structure_config(structure, sparsity, targets, uniform, settings["seed"])
+    only_structure = removal is not None and zeros is None and settings["pattern"] == "unstructured"
+    packs = not no_pack and not (only_structure and values is None)
     with progress_bar():
         from aerogel import models
+        from aerogel.benchmark.forward import measure_in
         from aerogel.errors import PruningError
         from aerogel.pruning import PruneConfig, prune as prune_in_place
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.runtime.fused.head import head_weight
         from aerogel.runtime.writing import save_pruned
+        from aerogel.structure import prune_structure
+        from aerogel.structure.latency import TorchMeasure
 
         rounded = values if values in ROUNDED_VALUES else None
-        config = PruneConfig(targets=("blocks", *include), values=rounded, **settings)
+        config = PruneConfig(
+            sparsity=0.0 if only_structure else zeros, targets=("blocks", *include), values=rounded, **settings
+        )
         config.resolved()  # raises before the model is loaded
-        if config.needs_calibration and calibration is None:
-            needy = f"method {config.method} needs text with these options"
+        if (removal or config.needs_calibration) and calibration is None:
+            needy = f"{'--structure' if removal else f'method {config.method}'} needs text with these options"
             raise PruningError(f"{needy}: name a task or a file by --calibration")
         text = None
         if calibration:
@@ -112,8 +133,14 @@ def prune(
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         if head_values:
             head_weight(loaded)  # raises before the model is pruned
-        prune_in_place(loaded, config, text)
-        provenance, packs = models.Provenance(method=config.method, pattern=config.pattern), not no_pack
+        structured = None
+        if removal:
+            served = runtime or ("aerogel" if packs else "torch")
+            measure = measure_in(served, TorchMeasure(), config if packs else None, values)
+            structured = prune_structure(loaded, removal, text, measure)
+        if not only_structure or config.values:
+            prune_in_place(loaded, config, text)
+        provenance = models.Provenance(method=config.method, pattern=config.pattern)
         saved = save_pruned(
             loaded,
             tokenizer,
@@ -126,6 +153,8 @@ def prune(
             targets=config.targets,
             exclude=config.exclude,
         )
+    if structured:
+        note_structure(structured)
     note_saved(saved, model, output, packs, values)
 
 
