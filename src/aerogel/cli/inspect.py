@@ -75,16 +75,16 @@ def inspect(
                 distribution(report).savefig(folder / "distribution.svg")
                 layers(report).savefig(folder / "layers.svg")
                 if structure:
-                    rows = [(entry.name, entry.kept, entry.original) for entry in structure]
-                    kept_structures(rows, f"{model}, structures kept").savefig(folder / "structure.svg")
+                    kept = [(entry.name, entry.kept, entry.original) for entry in structure]
+                    kept_structures(kept, f"{model}, structures kept").savefig(folder / "structure.svg")
                 if parts:
                     (folder / "sensitivity.json").write_text(json.dumps(asdict(parts)), encoding="utf-8")
                     groups, title = [*parts.layers, *parts.kinds], f"{model}, pruned by {method}"
                     chart = heat_map(groups, parts.sparsities, title, split=len(parts.layers))
                     chart.savefig(folder / "sensitivity.svg")
     if as_json:
-        kept = {"structure": [asdict(entry) for entry in structure]} if structure else {}
-        print_json(report.to_dict() | {"packed": packed} | kept | ({"sensitivity": asdict(parts)} if parts else {}))
+        removal = {"structure": [asdict(entry) for entry in structure]} if structure else {}
+        print_json(report.to_dict() | {"packed": packed} | removal | ({"sensitivity": asdict(parts)} if parts else {}))
         return
     print_table(f"{model}, by layer", COLUMNS, [group.row() for group in (report.whole, *report.layers)])
     print_table("By kind of matrix", COLUMNS, [group.row() for group in report.kinds])
@@ -97,14 +97,17 @@ def inspect(
         ],
     )
     if structure:
-        rows = [(entry.name, entry.kind, f"{entry.kept:,}", f"{entry.original:,}") for entry in structure]
-        print_table("Structures", ("sub-layer", "", "kept", "before"), rows)
+        print_table(
+            "Structures",
+            ("sub-layer", "", "kept", "before"),
+            [(entry.name, entry.kind, f"{entry.kept:,}", f"{entry.original:,}") for entry in structure],
+        )
     if packed:
         print_table("Packed layers", ("values", "layers"), [(values, str(count)) for values, count in packed.items()])
     if parts:
-        columns = ("pruned alone", *(f"{sparsity:.0%}" for sparsity in parts.sparsities))
+        heading = ("pruned alone", *(f"{sparsity:.0%}" for sparsity in parts.sparsities))
         rows = [(name, *(f"{value:.3g}" for value in values)) for name, values in (*parts.layers, *parts.kinds)]
-        print_table(f"KL to the dense model on {text}, pruned by {method}", columns, rows)
+        print_table(f"KL to the dense model on {text}, pruned by {method}", heading, rows)
     if output:
         charts = ["layers", *(["structure"] if structure else []), *(["sensitivity"] if parts else [])]
         note(f"wrote {output}/weights.json, distribution.svg, {', '.join(f'{chart}.svg' for chart in charts)}")

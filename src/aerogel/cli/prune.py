@@ -134,7 +134,7 @@ def prune(
         if head_values:
             head_weight(loaded)  # raises before the model is pruned
         structured = None
-        if removal:
+        if removal and text:
             served = runtime or ("aerogel" if packs else "torch")
             measure = measure_in(served, TorchMeasure(), config if packs else None, values)
             structured = prune_structure(loaded, removal, text, measure)

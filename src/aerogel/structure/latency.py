@@ -44,7 +44,7 @@ class TorchMeasure:
         return f"torch {self.batch_size}x{self.length}"
 
     def __call__(self, model: PreTrainedModel) -> float:
-        inputs = self._inputs(model)
+        inputs = self.inputs(model)
         seconds = []
         with torch.inference_mode(), evaluating(model):
             model(**inputs)
@@ -54,7 +54,7 @@ class TorchMeasure:
                 seconds.append(time.perf_counter() - started)
         return statistics.median(seconds)
 
-    def _inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    def inputs(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         if model.main_input_name != "input_ids":
             raise ModelError(f"{type(model).__name__} reads {model.main_input_name}: the default timing is of text")
         config = model.config

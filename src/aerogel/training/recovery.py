@@ -117,8 +117,16 @@ def recover(
 
     def train(model: PreTrainedModel, epochs: float, checkpoints: Path | None, **pruning: Any) -> TrainingResult:
         settings = replace(training, epochs=epochs, patience=recovery.patience)
-        optional = {"teacher": teaching, "validate": validate, "checkpoints": checkpoints}
-        return finetune(model, tokenizer, data, settings, **optional, **pruning)
+        return finetune(
+            model,
+            tokenizer,
+            data,
+            settings,
+            teacher=teaching,
+            validate=validate,
+            checkpoints=checkpoints,
+            **pruning,
+        )
 
     structure = None
     if recovery.structure:
