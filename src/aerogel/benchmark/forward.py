@@ -37,6 +37,12 @@ def measure_in(
     return OpenVINOMeasure(timing)
 
 
+def default_measure(pruning: PruneConfig | None, values: ValueChoice | None) -> Measure:
+    """A measure of models as they are served: packed if they have zeros or rounded values, else in PyTorch."""
+    packs = values is not None or (pruning is not None and bool(pruning.sparsity))
+    return measure_in("aerogel" if packs else "torch", TorchMeasure(), pruning, values)
+
+
 @dataclass(frozen=True)
 class PackedMeasure:
     """Times a copy of the model, pruned by magnitude in each matrix and packed: the method does not change the time."""

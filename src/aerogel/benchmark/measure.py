@@ -187,12 +187,17 @@ def bench(
 
 
 def _prepare(subjects: Sequence[Subject], scratch: Path, threads: int, seed: int, start: Start) -> list[Checkpoint]:
-    with ExitStack() as stack:
-        workers = [
-            stack.enter_context(Worker(subject.name, start, prepare, subject, scratch / str(index), threads, seed))
-            for index, subject in enumerate(subjects)
-        ]
-        return [checkpoint for worker in progress.track(workers, "preparing") for checkpoint in worker.receive()]
+    numbered, prepared = list(enumerate(subjects)), []
+    # removing structures measures time, so that nothing may run beside it
+    groups = [[entry] for entry in numbered] if any(subject.structure for subject in subjects) else [numbered]
+    for group in groups:
+        with ExitStack() as stack:
+            workers = [
+                stack.enter_context(Worker(subject.name, start, prepare, subject, scratch / str(index), threads, seed))
+                for index, subject in group
+            ]
+            prepared += [worker.receive() for worker in progress.track(workers, "preparing")]
+    return [checkpoint for checkpoints in prepared for checkpoint in checkpoints]
 
 
 def _convert(

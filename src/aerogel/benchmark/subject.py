@@ -13,6 +13,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from aerogel import models
+from aerogel.benchmark.forward import default_measure
 from aerogel.benchmark.machine import peak_memory
 from aerogel.errors import ModelError, expect
 from aerogel.models import Head
@@ -22,11 +23,13 @@ from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress, decompress
 from aerogel.runtime.layers import sparse_layers
 from aerogel.runtime.values import ValueChoice
+from aerogel.structure import StructureConfig, prune_structure
 from aerogel.tasks import context_length
 
 # A longer inference fills the caches by itself. A shorter one is timed after an untimed one, since other processes have
 # used the caches in between.
 WARM_UP = 0.3
+BATCHES, BATCH_SIZE, LENGTH = 8, 8, 64  # of random tokens, by which structures are removed
 ONE_CLASS = ("classification", "image-classification", "multiple-choice")  # heads with a prediction for each example
 
 
@@ -35,7 +38,8 @@ class Subject:
     """A model to measure: a name or folder, and how to prune it after loading.
 
     `head` replaces the head of the checkpoint; a study measures every model with a classifier for two classes. `values`
-    are those of `aerogel.compress`; `None` is what the checkpoint has.
+    are those of `aerogel.compress`; `None` is what the checkpoint has. With `structure` heads and neurons are removed
+    first, by random tokens: the time depends on the target, hardly on which ones are removed.
 
     >>> Subject("tiny-bert").name
     'tiny-bert'
@@ -45,6 +49,7 @@ class Subject:
     pruning: PruneConfig | None = None
     head: Head | None = None
     values: ValueChoice | None = None
+    structure: StructureConfig | None = None
 
     def __post_init__(self) -> None:
         expect(self.name, str | os.PathLike, ModelError, "the name or folder of a model")
@@ -82,6 +87,10 @@ def prepare(connection: Connection, subject: Subject, scratch: Path, threads: in
     model = decompress(model)
     if getattr(model.config, "pad_token_id", 0) is None:  # GPT-2's classifier needs one to find the end of a sequence
         model.config.pad_token_id = 0
+    if subject.structure:
+        length = min(LENGTH, context_length(model.config) or LENGTH)
+        text = [random_batch(model, BATCH_SIZE, length) for _ in range(BATCHES)]
+        prune_structure(model, subject.structure, text, default_measure(subject.pruning, subject.values))
     if subject.pruning:
         prune(model, subject.pruning)
     checkpoints = [_save(model, subject.name, scratch / "dense", compressed=False)]

@@ -1,7 +1,6 @@
 """Shared options and their types, which refuse wrong values before torch is imported."""
 
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from aerogel.errors import DataError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
 from aerogel.runtime.values import HEAD_CHOICES, INT8_PATTERN, INT8_SPEED, VALUE_CHOICES
+from aerogel.structure.config import read_bytes
 from aerogel.tasks.files import FORMATS
 
 Parameter = click.Parameter | None
@@ -57,11 +57,6 @@ def _columns(text: str) -> dict[str, str]:
     if wrong := [role + equals for role, equals, column in pairs if not (role and column)]:
         raise DataError(f"columns {text!r}: expected ROLE=NAME after each comma, found {wrong[0]!r}")
     return {role.strip(): column.strip() for role, _, column in pairs}
-
-
-def _bytes(text: str) -> int:
-    number = re.sub(r"(kB|MB|GB|B)$", "", text.strip())
-    return int(float(number) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}.get(text.strip()[len(number) :], 1))
 
 
 def structure(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,7 +108,7 @@ _STRUCTURE = (
     ),
     click.option("--speedup", type=_Positive(1e6), help="Measured on this machine: 2 for twice as fast."),
     click.option("--parameters", type=_Read("number", lambda text: int(float(text))), help="At most this number."),
-    click.option("--size", type=_Read("bytes", _bytes), help="Bytes of the weights at most, such as 40MB."),
+    click.option("--size", type=_Read("bytes", read_bytes), help="Bytes of the weights at most, such as 40MB."),
     click.option(
         "--uniform", is_flag=True, help="Remove the same in every layer, so that the model loads without aerogel."
     ),

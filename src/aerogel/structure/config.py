@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from numbers import Real
+from typing import Any
 
 from aerogel.bounds import check_seed
-from aerogel.errors import PruningError, check_sparsity, expect
+from aerogel.errors import PruningError, check_sparsity, excerpt, expect, read_sparsity, unknown_name
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,66 @@ class StructureConfig:
     def target(self) -> str:
         """The name of the target that is given."""
         return next(field.name for field in fields(self) if getattr(self, field.name) is not None)
+
+    @classmethod
+    def parse(cls, text: str, seed: int = 0) -> StructureConfig:
+        """A target as the options of `aerogel prune --structure` have it, without their dashes.
+
+        Raises `PruningError`.
+
+        >>> StructureConfig.parse("speedup=4,uniform").uniform
+        True
+        >>> [str(StructureConfig.parse(text)) for text in ("sparsity=0.50", "parameters=20e6", "size=40MB")]
+        ['sparsity=0.5', 'parameters=20e6', 'size=40MB']
+        """
+        target, *rest = text.replace(" ", "").split(",")
+        name, _, value = target.partition("=")
+        if name not in _READ:
+            raise PruningError(f"structure {excerpt(text)}: {unknown_name('target', name, _READ)}")
+        if rest not in ([], ["uniform"]):
+            found = excerpt(",".join(rest))
+            raise PruningError(
+                f"structure {excerpt(text)}: expected nothing or uniform after the target, found {found}"
+            )
+        try:
+            number = _READ[name](value)
+        except (ValueError, OverflowError) as error:
+            raise PruningError(f"structure {excerpt(text)}: {value!r} is not a number") from error
+        return cls(**{name: number}, uniform=bool(rest), seed=seed)
+
+    def __str__(self) -> str:
+        """The text that `parse` reads, without the seed."""
+        value = getattr(self, self.target)
+        if self.target == "size":
+            text = _in_bytes(value)
+        elif self.target == "parameters" and value % 10**6 == 0:
+            text = f"{value // 10**6}e6"
+        else:
+            text = repr(value).removesuffix(".0")
+        return f"{self.target}={text}" + (",uniform" if self.uniform else "")
+
+
+UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
+
+
+def read_bytes(text: str) -> int:
+    """A size such as 40MB, in bytes. Raises `ValueError`.
+
+    >>> read_bytes("1.5kB"), read_bytes("2e3")
+    (1500, 2000)
+    """
+    unit = next((unit for unit in UNITS if text.endswith(unit)), "")
+    return round(float(text.removesuffix(unit)) * UNITS.get(unit, 1))
+
+
+def _in_bytes(size: int) -> str:
+    unit = next(unit for unit, count in UNITS.items() if size % count == 0)
+    return f"{size // UNITS[unit]}{unit}"
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "speedup": float,
+    "parameters": lambda text: int(float(text)),
+    "size": read_bytes,
+    "sparsity": lambda text: read_sparsity(text, PruningError),
+}

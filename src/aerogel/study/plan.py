@@ -1,12 +1,14 @@
 """From a specification to its trials."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from aerogel.benchmark import BenchConfig
 from aerogel.models.location import folder_files
 from aerogel.pruning import PruneConfig, method
 from aerogel.runtime.values import VALUE_TYPES, ValueChoice
-from aerogel.study.spec import StudySpec
+from aerogel.structure import StructureConfig
+from aerogel.study.spec import NO_STRUCTURE, StudySpec
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis, sparsity_of
 from aerogel.study.variant import VALUES
 from aerogel.tasks import TaskData
@@ -44,19 +46,22 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
     if spec.benchmark:
         config = BenchConfig(**spec.benchmark.model_dump())
         trials += [
-            Benchmark(model=model, files=files[model], config=config, pruning=pruning, values=values)
+            Benchmark(
+                model=model, files=files[model], config=config, pruning=pruning, values=values, structure=structure
+            )
             for model in spec.models
+            for structure in _structures(spec, spec.seeds[0])
             for pruning in _prunings(spec, spec.seeds[0])
+            if _is_combined(spec, structure, sparsity_of(pruning))
             for values in _values(spec, sparsity_of(pruning))
         ]
     return trials
 
 
 def _recoveries(spec: StudySpec, seed: int) -> list[Recovery]:
-    """Each pruning with each recovery; "gradual" once a sparsity, since its method is that of `[recovery]`."""
+    """Each pruning of each structure with each recovery; "gradual" once a sparsity, since its method is that of
+    `[recovery]`."""
     prunings, epochs = _prunings(spec, seed), spec.recovery.epochs
-    if not spec.recoveries:
-        return [Recovery(pruning) for pruning in prunings]
     of_name = {
         "none": [Recovery(pruning, finetune_first=True, epochs=0.0) for pruning in prunings],
         "finetune": [Recovery(pruning, finetune_first=True, epochs=epochs) for pruning in prunings],
@@ -65,7 +70,24 @@ def _recoveries(spec: StudySpec, seed: int) -> list[Recovery]:
             for sparsity in spec.sparsities
         ],
     }
-    return [recovery for name in spec.recoveries for recovery in of_name[name]]
+    recoveries = [of_name[name] for name in spec.recoveries] or [[Recovery(pruning) for pruning in prunings]]
+    return [
+        replace(recovery, structure=structure)
+        for alike in recoveries
+        for structure in _structures(spec, seed)
+        for recovery in alike
+        if _is_combined(spec, structure, sparsity_of(recovery.pruning))
+    ]
+
+
+def _structures(spec: StudySpec, seed: int) -> list[StructureConfig | None]:
+    """`None`, for the dense model, comes first."""
+    return [None, *(StructureConfig.parse(text, seed) for text in spec.structures if text != NO_STRUCTURE)]
+
+
+def _is_combined(spec: StudySpec, structure: StructureConfig | None, sparsity: float) -> bool:
+    """The dense model is in every study with sparsity 0, for the comparison."""
+    return structure is not None or not sparsity or NO_STRUCTURE in spec.structures
 
 
 def _values(spec: StudySpec, sparsity: float) -> list[ValueChoice | None]:

@@ -10,9 +10,11 @@ from aerogel.analysis import WeightReport, WeightStatistics
 from aerogel.benchmark import Measurement
 from aerogel.errors import excerpt
 from aerogel.pruning import Sensitivity
+from aerogel.structure import Removed
 from aerogel.tasks import METRICS, Score
 from aerogel.training import TrainingResult
 
+KINDS = ("heads", "neurons")
 LARGEST = 1e305  # so that a mean of any values can be taken
 STRICT = ConfigDict(strict=True, extra="forbid")  # holds for the dataclasses within, too
 
@@ -79,6 +81,7 @@ class ScoringResult:
         sparsity: share of zeros among the prunable weights; `model_sparsity` is that among all `parameters`.
         layers: share of zeros of each prunable matrix.
         source: where the data came from.
+        structure: what each sub-layer has kept, empty for a model with all its heads and neurons.
     """
 
     score: Score
@@ -89,9 +92,14 @@ class ScoringResult:
     layers: dict[str, Share]
     parameters: Natural
     source: str
+    structure: tuple[Removed, ...] = ()
 
     def __post_init__(self) -> None:
         score, training = self.score, self.training
+        for part in self.structure:
+            _require(part.kind in KINDS, f"structure: {excerpt(part.kind)} is not one of {', '.join(KINDS)}")
+            _require(0 <= part.kept <= part.original < 2**62, f"structure: {excerpt(part.name)} keeps more than it had")
+            _require(part.original > 0, f"structure: {excerpt(part.name)} had nothing")
         for name in ("metrics", "predictions", "counts"):
             _require(len(getattr(score, name)) > 0, f"{name} is empty")
         for name, value in score.metrics.items():

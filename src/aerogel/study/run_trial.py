@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aerogel import models
 from aerogel.analysis import inspect
 from aerogel.benchmark import Subject, bench
+from aerogel.benchmark.forward import default_measure
 from aerogel.errors import StudyError
 from aerogel.evaluation import score
 from aerogel.models import Head, prunable_weights
@@ -18,7 +19,7 @@ from aerogel.runtime import compress, decompress
 from aerogel.study.results import BenchmarkResult, ScoringResult
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.tasks import TaskData
-from aerogel.training import recover
+from aerogel.training import GradualPruning, recover
 
 SENSITIVITY_WINDOWS, LENGTH = 8, 128  # of calibration text; LENGTH in tokens
 BENCH_HEAD = Head("classification", ("0", "1"))  # time and memory are measured as the two reports did
@@ -46,9 +47,12 @@ def _load(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
 
 
 def _score(trial: Scoring, data: TaskData) -> ScoringResult:
-    recovery = replace(trial.recovery, values=trial.values if trial.values in ROUNDED_VALUES else None)
+    pruning = trial.recovery.pruning
+    config = pruning.pruning if isinstance(pruning, GradualPruning) else pruning
+    rounded = trial.values if trial.values in ROUNDED_VALUES else None
+    recovery = replace(trial.recovery, values=rounded, measure=default_measure(config, trial.values))
     recovered = recover(trial.model, data, trial.training, recovery, load=_load)
-    model, pruning = recovered.model, recovery.pruning
+    model = recovered.model
     if trial.values:
         compress(model, trial.values)  # as it would be saved and used
     weights = prunable_weights(model, pruning.resolved().targets if pruning else ("blocks",), to_read=True)
@@ -63,6 +67,7 @@ def _score(trial: Scoring, data: TaskData) -> ScoringResult:
         layers={weight.name: zeros[weight.name] / weight.matrix.numel() for weight in weights},
         parameters=parameters,
         source=data.source,
+        structure=recovered.structure.removed if recovered.structure else (),
     )
 
 
@@ -73,7 +78,8 @@ def _benchmark(trial: Benchmark) -> BenchmarkResult:
         # time and memory depend on the sparsity and the pattern, not on the method
         scope = None if pruning.scope == "global" else pruning.scope  # that is an allocation
         pruning = replace(pruning, method="magnitude", scope=scope, allocation="uniform", swap=False, reconstruct=0)
-    pruned = [Subject(trial.model, pruning, BENCH_HEAD, trial.values)] if pruning or trial.values else []
+    changed = pruning or trial.values or trial.structure
+    pruned = [Subject(trial.model, pruning, BENCH_HEAD, trial.values, trial.structure)] if changed else []
     first, *others = bench([dense, *pruned], trial.config, start="fork")
     # a model that was sparse before the study is also measured compressed, before its pruned version
     return BenchmarkResult(first, *dropwhile(lambda measurement: measurement.compressed, others))

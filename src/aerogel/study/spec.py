@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import product
 from typing import Annotated, Any
 
@@ -22,11 +23,13 @@ from aerogel import bounds
 from aerogel.errors import AerogelError, StudyError, check_sparsity, first_line, read_sparsity, unknown_name
 from aerogel.models.prunable import TARGETS
 from aerogel.pruning import METHODS, SCORES, Allocation, Pattern, PruneConfig, Scope
+from aerogel.structure import StructureConfig
 from aerogel.study.results import first_problem
 from aerogel.study.source import read_values
 from aerogel.study.trial import RECOVERIES
 from aerogel.study.variant import VALUES, Variant
 
+NO_STRUCTURE = "none"
 MOST_TRIALS = 100_000
 NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,60}")  # of a folder, in at most 240 bytes
 
@@ -49,6 +52,13 @@ def _folder_name(name: str) -> str:
     return name
 
 
+def _structure(text: str) -> str:
+    try:
+        return text if text == NO_STRUCTURE else str(StructureConfig.parse(text))
+    except AerogelError as error:
+        raise _FieldError(str(error)) from error
+
+
 def _choice(kind: str, known: Collection[str]) -> AfterValidator:
     """Checks that a name is among the `known` ones."""
 
@@ -69,6 +79,7 @@ Method = Annotated[str, _choice("method", METHODS)]
 Recovery = Annotated[str, _choice("recovery", RECOVERIES)]
 Score = Annotated[str, _choice("score", SCORES)]
 Values = Annotated[str, _choice("value type", VALUES)]
+Structure = Annotated[str, AfterValidator(_structure)]
 Target = Annotated[str, _choice("target", TARGETS[1:])]
 
 
@@ -118,6 +129,10 @@ class StudySpec(_Part):
         scope: by default, methods that look at weights alone rank them globally, and the others as they define.
         sensitivity: one of the tasks, on whose training split each layer and kind of matrix is pruned alone.
         include: "embeddings" or "heads", to prune these too.
+        structures: targets to which heads and neurons are removed, in the words of the options of `aerogel prune
+            --structure`: "none", "speedup=2", "speedup=4,uniform", "parameters=20e6", "size=40MB", "sparsity=0.5". Each
+            is combined with every sparsity, of the weights that are left; the dense model has sparsity 0 and "none",
+            which is in every study with sparsity 0.
         recoveries: what follows the dense model's fine-tuning, see `aerogel.study.trial.RECOVERIES`. Without any, the
             given models are pruned and then trained.
         values: "float32", "bfloat16" or "int8". Models in the last two are scored and measured packed; for int8 the
@@ -142,6 +157,7 @@ class StudySpec(_Part):
     allocation: Allocation | None = None
     sensitivity: str | None = None
     include: tuple[Target, ...] = ()
+    structures: Annotated[tuple[Structure, ...], Field(min_length=1)] = (NO_STRUCTURE,)
     recoveries: tuple[Recovery, ...] = ()
     values: Annotated[tuple[Values, ...], Field(min_length=1)] = ("float32",)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
@@ -151,7 +167,7 @@ class StudySpec(_Part):
     evaluation: EvaluationPart = EvaluationPart()
     benchmark: BenchmarkPart | None = BenchmarkPart()
 
-    @field_validator("models", "tasks", "methods", "sparsities", "recoveries", "values", "seeds")
+    @field_validator("models", "tasks", "methods", "sparsities", "structures", "recoveries", "values", "seeds")
     @classmethod
     def _no_repeats(cls, values: tuple) -> tuple:
         return tuple(dict.fromkeys(values))
@@ -169,7 +185,7 @@ class StudySpec(_Part):
             if not pattern.allows(sparsity):
                 fixed = f"pattern {pattern} fixes the sparsity at {pattern.fixed_sparsity:g}"
                 raise ValueError(f"{fixed}, found {sparsity:g} in sparsities")
-        variants = len(self.methods) * len(self.sparsities) * max(1, len(self.recoveries))
+        variants = len(self.methods) * len(self.sparsities) * len(self.structures) * max(1, len(self.recoveries))
         trials = len(self.models) * variants * len(self.values) * (1 + len(self.tasks) * len(self.seeds))
         if trials > MOST_TRIALS:
             raise ValueError(f"{trials:,} trials, expected at most {MOST_TRIALS:,}")
@@ -181,8 +197,9 @@ class StudySpec(_Part):
         if not self.recoveries:
             return self.measured_variants
         return tuple(
-            Variant(method, recovery, VALUES[values])
+            Variant(method, recovery, VALUES[values], structure)
             for recovery in self.recoveries
+            for structure in self._structures
             for method in (self.methods if recovery != "gradual" else (None,))
             for values in self.values
         )
@@ -190,11 +207,18 @@ class StudySpec(_Part):
     @property
     def measured_variants(self) -> tuple[Variant, ...]:
         """Those whose time, memory and size are measured: they do not depend on the recovery."""
-        return tuple(Variant(method, values=VALUES[values]) for method, values in product(self.methods, self.values))
+        return tuple(
+            Variant(method, values=VALUES[values], structure=structure)
+            for structure, method, values in product(self._structures, self.methods, self.values)
+        )
 
     def measured_variant(self, variant: Variant) -> Variant:
         """The one whose time, memory and size stand for those of a scored variant."""
-        return Variant(variant.method or self.methods[0], values=variant.values)
+        return replace(variant, method=variant.method or self.methods[0], recovery=None)
+
+    @property
+    def _structures(self) -> list[str | None]:
+        return [None if structure == NO_STRUCTURE else structure for structure in self.structures]
 
 
 def load_spec(name: str) -> StudySpec:

@@ -174,6 +174,8 @@ def _check_belongs(trial: Trial, spec: StudySpec) -> None:
             values.append(("method", trial.variant.method, spec.methods))
         if trial.variant.recovery:
             values.append(("recovery", trial.variant.recovery, spec.recoveries))
+        if trial.variant.structure:
+            values.append(("structure", trial.variant.structure, spec.structures))
         if trial.values:
             values.append(("value type", trial.values, spec.values))
         values.append(("sparsity", trial.sparsity, (0, *spec.sparsities)))

@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from aerogel.benchmark import BenchConfig
 from aerogel.pruning import PruneConfig
 from aerogel.runtime.values import ValueChoice
+from aerogel.structure import StructureConfig
 from aerogel.study.results import (
     STRICT,
     BenchmarkResult,
@@ -27,6 +28,9 @@ from aerogel.training import GradualPruning, Recovery, TrainingConfig
 RECOVERIES = ("none", "finetune", "gradual")
 """What follows the dense model's fine-tuning on the task: nothing but pruning; pruning, then fine-tuning with the zeros
 kept; or pruning while it learns from the dense model."""
+
+
+LATER = ("values", "structure", "measure")  # fields that trials have not always had
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,11 @@ class _ModelTrial:
     def label(self) -> str:
         """For a person: `tiny-bert, weights`."""
         return f"{self.model}, {self.kind}"
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether it measures time, so that no other trial may run on the machine meanwhile."""
+        return False
 
     def read_outcome(self, status: str, text: str) -> Outcome:
         """The outcome in a JSON text. Raises `ValueError`, naming the field, for any other content."""
@@ -87,8 +96,8 @@ class SensitivityAnalysis(_ModelTrial):
 class Scoring(_ModelTrial):
     """Prune and fine-tune the model on a task, and score it. `data` is the digest of the task's data.
 
-    With `values` the model is scored packed, with its values rounded to that type; for "int8" it is also trained, or
-    calibrated, as `aerogel.training.Recovery` says.
+    Structures are removed first, then weights are set to zero, then values rounded: with `values` the model is scored
+    packed, in that type; for "int8" it is also trained, or calibrated, as `aerogel.training.Recovery` says.
     """
 
     result_type = ScoringResult
@@ -116,7 +125,13 @@ class Scoring(_ModelTrial):
             name = "gradual"
         elif self.recovery.finetune_first:
             name = "finetune" if self.recovery.epochs else "none"
-        return Variant(pruning.method if isinstance(pruning, PruneConfig) else None, name, self.values)
+        method = pruning.method if isinstance(pruning, PruneConfig) else None
+        return Variant(method, name, self.values, _words(self.recovery.structure))
+
+    @property
+    def runs_alone(self) -> bool:
+        structure = self.recovery.structure
+        return structure is not None and structure.speedup is not None
 
     @property
     def label(self) -> str:
@@ -132,7 +147,12 @@ class Benchmark(_ModelTrial):
     config: BenchConfig
     pruning: PruneConfig | None = None
     values: ValueChoice | None = None
+    structure: StructureConfig | None = None
     kind: Literal["benchmark"] = "benchmark"
+
+    @property
+    def runs_alone(self) -> bool:
+        return True
 
     @property
     def sparsity(self) -> float:
@@ -140,7 +160,8 @@ class Benchmark(_ModelTrial):
 
     @property
     def variant(self) -> Variant:
-        return Variant(self.pruning.method if self.pruning else None, values=self.values)
+        method = self.pruning.method if self.pruning else None
+        return Variant(method, values=self.values, structure=_words(self.structure))
 
     @property
     def label(self) -> str:
@@ -171,10 +192,15 @@ def sparsity_of(pruning: PruneConfig | GradualPruning | None) -> float:
 
 
 def _pruned(model: str, sparsity: float, variant: Variant) -> str:
-    amount = f"{100 * sparsity:g}%" if sparsity else "dense"
+    zeros = f"{100 * sparsity:g}%" if sparsity else None
+    amount = " ".join(filter(None, (variant.structure, zeros))) or "dense"
     return " ".join(filter(None, (model, amount, variant.method, variant.recovery, variant.values)))
 
 
+def _words(structure: StructureConfig | None) -> str | None:
+    return str(structure) if structure else None
+
+
 def _without_defaults(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of a record, without those added later that have their default: so that the keys in stores stay."""
-    return {name: value for name, value in fields if (name, value) != ("values", None)}
+    """The fields of a record, without those added later that are `None`: so that the keys in stores stay."""
+    return {name: value for name, value in fields if value is not None or name not in LATER}

@@ -13,15 +13,17 @@ VALUES: dict[str, ValueChoice | None] = {"float32": None, **{name: name for name
 
 @dataclass(frozen=True)
 class Variant:
-    """The method that pruned the model, the recovery, where the study has recoveries, and the type of rounded values.
+    """The method that pruned the model, the recovery, where the study has recoveries, the type of rounded values, and
+    the target to which structures were removed.
 
-    `method` is `None` for a model that is not pruned, and for one that was pruned while it trained; `values` is `None`
-    for float32.
+    `method` is `None` for a model without pruned weights, and for one that was pruned while it trained; `values` is
+    `None` for float32, and `structure` for a model with all its heads and neurons.
     """
 
     method: str | None = None
     recovery: str | None = None
     values: ValueChoice | None = None
+    structure: str | None = None
 
     @property
     def dense(self) -> Variant:
@@ -30,7 +32,7 @@ class Variant:
 
     @property
     def unpruned(self) -> Variant:
-        """That of the dense model with the same training and type of values."""
+        """The same at sparsity 0."""
         return replace(self, method=None)
 
     @property

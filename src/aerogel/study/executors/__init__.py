@@ -30,7 +30,7 @@ class Handle(Protocol):
 class Executor(AbstractContextManager, Protocol):
     """Runs trials, in the order of submission; at the end of its `with` block it stops those that still run.
 
-    A `Benchmark` runs while no other trial runs on its machine. A trial that dies ends as `Failed`.
+    A trial that measures time runs while no other runs on its machine. A trial that dies ends as `Failed`.
     """
 
     def submit(self, trial: Trial, data: TaskData | None) -> Handle:

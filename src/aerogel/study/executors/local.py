@@ -24,7 +24,7 @@ from aerogel.errors import AerogelError, writing
 from aerogel.study.executors import Progress
 from aerogel.study.results import Done, Failed, Machine, Outcome
 from aerogel.study.run_trial import run_trial
-from aerogel.study.trial import Benchmark, Trial
+from aerogel.study.trial import Trial
 from aerogel.tasks import TaskData
 
 LOG, SCRATCH = "trials.log", "scratch"  # in the study's folder
@@ -32,7 +32,7 @@ MESSAGE_EVERY = 0.1  # seconds between two messages of progress
 
 
 class LocalExecutor:
-    """Runs up to `processes` trials at a time, which share the cores; a `Benchmark` runs alone, on all cores.
+    """Runs up to `processes` trials at a time, which share the cores; one that measures time runs alone, on all.
 
     Trials write their output to `trials.log` in `folder`, and their temporary files to `scratch`, which is removed.
     """
@@ -61,7 +61,7 @@ class LocalExecutor:
         while self.waiting and self._has_room(self.waiting[0].trial):
             process = self.waiting.pop(0)
             cores = usable_cores()
-            process.start(cores if isinstance(process.trial, Benchmark) else max(1, cores // self.processes))
+            process.start(cores if process.trial.runs_alone else max(1, cores // self.processes))
             self.running.append(process)
         connections = {process.connection: process for process in self.running}
         for connection in wait(list(connections), timeout):
@@ -71,7 +71,7 @@ class LocalExecutor:
             process.stop()
 
     def _has_room(self, trial: Trial) -> bool:
-        if isinstance(trial, Benchmark) or any(isinstance(process.trial, Benchmark) for process in self.running):
+        if trial.runs_alone or any(process.trial.runs_alone for process in self.running):
             return not self.running
         return len(self.running) < self.processes
 
