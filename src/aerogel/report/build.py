@@ -16,6 +16,7 @@ from aerogel.report.names import variant_name
 from aerogel.report.prose import rounding
 from aerogel.report.verdicts import TOLERANCE, answers
 from aerogel.study import Store, StudySpec
+from aerogel.study.spec import NO_STRUCTURE
 
 
 def build_report(folder: str | os.PathLike[str]) -> Path:
@@ -58,6 +59,7 @@ def render(findings: Findings) -> str:
             "weights": figures.weights(),
             "sensitivity": figures.sensitivities(),
             "scores": figures.scores() + figures.realised(),
+            "structure": figures.structures(),
             "costs": figures.costs(),
         },
         pruning=tables.pruning(findings),
@@ -66,6 +68,7 @@ def render(findings: Findings) -> str:
             *tables.rounded(findings),
             *tables.costs(findings),
             *tables.realised(findings),
+            *tables.structures(findings),
             *tables.weights(findings),
             *tables.every_seed(findings),
         ],
@@ -76,5 +79,7 @@ def render(findings: Findings) -> str:
 def toml(spec: StudySpec) -> str:
     """The specification, to be given to `aerogel study` again."""
     unused = set() if spec.recoveries else {"recoveries", "recovery"}
+    if spec.structures == (NO_STRUCTURE,):
+        unused.add("structures")
     values = spec.model_dump(mode="json", exclude_none=True, exclude=unused)
     return tomli_w.dumps({name: value for name, value in values.items() if value != {}})

@@ -17,7 +17,7 @@ from aerogel.evaluation import Flips
 from aerogel.models.logits import kl_divergence
 from aerogel.pruning import Sensitivity
 from aerogel.report.estimate import Estimate
-from aerogel.report.findings import Cost, Findings, Group, Realised, Rounded, Run, Scored
+from aerogel.report.findings import Cost, Findings, Group, Realised, Rounded, Run, Scored, mean_kept
 from aerogel.study import Store
 from aerogel.study.results import BenchmarkResult, Done, Failed, Machine, Outcome, ScoringResult
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
@@ -196,7 +196,9 @@ def _realised(runs: list[Run], weights: dict[str, WeightReport]) -> list[Realise
             sparsity,
             prunable=fmean(run.result.sparsity for run in members),
             whole=fmean(run.result.model_sparsity for run in members),
-            layers=_mean_layers(members, weights.get(model)),
+            layers={} if variant.structure else _mean_layers(members, weights.get(model)),
+            parameters=fmean(run.result.parameters for run in members),
+            structure=mean_kept(run.result.structure for run in members),
         )
         for (model, variant, sparsity), members in groups.items()
     ]

@@ -11,10 +11,10 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from aerogel.analysis.plot import distribution, heat_map, layers
+from aerogel.analysis.plot import distribution, heat_map, kept_structures, layers
 from aerogel.charts import svg
 from aerogel.report.estimate import Estimate, percent, significant
-from aerogel.report.findings import Cost, Findings, Scored
+from aerogel.report.findings import Cost, Findings, Realised, Scored, mean_kept
 from aerogel.report.lines import FLOOR, LARGEST, ChartStyle, Line, Point, against_cost, against_sparsity
 from aerogel.report.names import metric_name
 from aerogel.report.prose import direction
@@ -48,6 +48,7 @@ class Figures:
         variants = dict.fromkeys([*findings.spec.scored_variants, *findings.spec.measured_variants])
         self.style = ChartStyle(findings.spec.models, tuple(variants))
         self.sparsities = sorted(findings.spec.sparsities)
+        self._has_structures = any(variant.structure for variant in variants)
 
     def weights(self) -> list[list[Chart]]:
         """All prunable weights of each model, then layer by layer; side by side where there is one model."""
@@ -92,19 +93,20 @@ class Figures:
                 cost = self.findings.cost(row)
                 place = (cost.speedup if cost else None) if costs else 100 * row.sparsity
                 if place is not None:
-                    points.append((percent(row.sparsity), place, 100 - 100 * loss(row).mean))
+                    points.append((_label(row), place, 100 - 100 * loss(row).mean))
             if len(points) > 1:
                 curves[answer.task][answer.model, answer.variant] = points
         name, label = ("speed", "times as fast as the dense model") if costs else ("sparsity", "sparsity, %")
         level = 100 - 100 * TOLERANCE
-        caption = f"Labels: sparsity; unlabelled: dense. Dashed: {level:g}% of the dense metric. Cut at {FLOOR:g}%."
+        labels = "sparsity, or what was removed where no weight is zero" if self._has_structures else "sparsity"
+        caption = f"Labels: {labels}; unlabelled: dense. Dashed: {level:g}% of the dense metric. Cut at {FLOOR:g}%."
         return [
             chart(f"{task}: quality and {name}", caption, against_cost(lines, self.style, label, level))
             for task, lines in curves.items()
         ]
 
     def _compared(self, answer: Answer) -> list[Scored]:
-        """The scores that are compared with the dense model's: pruned, and dense with rounded values."""
+        """The scores that are compared with the dense model's: pruned, and with sparsity 0 small or rounded."""
         variants = (answer.variant, answer.variant.unpruned)
         rows = [row for row in self.findings.scores if (row.task, row.model) == (answer.task, answer.model)]
         return sorted((row for row in rows if row.variant in variants and row.change), key=lambda row: row.sparsity)
@@ -157,7 +159,7 @@ class Figures:
         if not lines:
             return []
         caption = "Predictions equal to those of the dense model of the same seed."
-        return [chart(f"{title}: agreement, %", caption, self._draw(lines, from_dense=False, bounds=(0.0, 100.0)))]
+        return [chart(f"{title}: agreement, %", caption, self._draw(lines, bounds=(0.0, 100.0)))]
 
     def realised(self) -> list[Chart]:
         """Zeros counted after training."""
@@ -165,6 +167,22 @@ class Figures:
         lines = self._lines(rows, lambda row: Point(100 * row.prunable))
         title, caption = "Zeros among the prunable weights, %", "Counted after training."
         return [chart(title, caption, self._draw(lines, from_zero=True))] if rows else []
+
+    def structures(self) -> list[Chart]:
+        """What each sub-layer of each model and structure has kept."""
+        groups: dict[tuple[str, str], list[Realised]] = defaultdict(list)
+        for row in self.findings.realised:
+            if row.variant.structure and row.structure:
+                groups[row.model, row.variant.structure].append(row)
+        return [
+            chart(
+                f"{model}, {structure}: kept",
+                f"Mean of {len(rows)} models, with and without zeros; the table has each." if len(rows) > 1 else "",
+                kept_structures([(part.name, round(part.kept), part.original) for part in parts], title=""),
+            )
+            for (model, structure), rows in groups.items()
+            for parts in [mean_kept(row.structure for row in rows)]
+        ]
 
     def costs(self) -> list[Chart]:
         part = self.findings.spec.benchmark
@@ -177,7 +195,6 @@ class Figures:
                 "to the fastest round.",
                 lambda cost: Point(cost.speedup, min(cost.speedups), max(cost.speedups)) if cost.speedup else None,
                 from_zero=False,
-                from_dense=False,
                 level=1.0,
             ),
             *self._beside(
@@ -216,12 +233,14 @@ class Figures:
         lines = self._lines(self.findings.costs, point)
         return [chart(title, caption, self._draw(lines, from_zero=True))] if lines else []
 
-    def _draw(self, lines: Sequence[Line], from_dense: bool = True, **settings: Any) -> Figure:
-        sparsities = self.sparsities if from_dense else [sparsity for sparsity in self.sparsities if sparsity]
+    def _draw(self, lines: Sequence[Line], **settings: Any) -> Figure:
+        has_dense = any(0 in line.points for line in lines)
+        sparsities = [sparsity for sparsity in self.sparsities if sparsity or has_dense]
         return against_sparsity(sparsities, lines, self.style, **settings)
 
     def _lines(self, rows: Iterable, point: Callable) -> list[Line]:
-        """A line for each model and variant, which starts at the dense model with the same training and values."""
+        """A line for each model and variant, which starts at sparsity 0 with the same structure, training and values,
+        or else in float32."""
         points: dict[tuple[str, Variant], dict[float, Point]] = defaultdict(dict)
         for row in rows:
             if value := point(row):
@@ -229,12 +248,12 @@ class Figures:
         lines, variants = [], self.style.variants
         for model in self.style.models:
             drawn = set()
-            unpruned = [unpruned for variant in variants for unpruned in (variant.unpruned, variant.dense)]
+            unpruned = [start for variant in variants for start in _starts(variant)]
             for variant in dict.fromkeys([*variants, *unpruned]):
                 if (model, variant) in points and variant not in drawn:
-                    drawn |= {variant.unpruned, variant.dense}
-                    start = points.get((model, variant.dense), {}) | points.get((model, variant.unpruned), {})
-                    lines.append(Line(model, variant, start | points[model, variant]))
+                    drawn |= {*_starts(variant)}
+                    in_float32, alike = (points.get((model, start), {}) for start in _starts(variant))
+                    lines.append(Line(model, variant, in_float32 | alike | points[model, variant]))
         return lines
 
 
@@ -244,6 +263,15 @@ def panels(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
     for row in rows:
         by_metric[row.main].append(row)
     return dict(by_metric)
+
+
+def _starts(variant: Variant) -> tuple[Variant, Variant]:
+    """The same at sparsity 0: in float32, and with the same values."""
+    return variant.unpruned.unrounded, variant.unpruned
+
+
+def _label(row: Scored) -> str:
+    return row.variant.structure if row.variant.structure and not row.sparsity else percent(row.sparsity)
 
 
 def _point(estimate: Estimate, scale: float = 1) -> Point:

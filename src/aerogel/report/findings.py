@@ -1,13 +1,18 @@
 """The findings of a study as tidy rows: by model, variant and sparsity."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
+from statistics import fmean
 
 from aerogel.analysis import WeightReport
 from aerogel.benchmark import Measurement
 from aerogel.evaluation import Flips
 from aerogel.pruning import Sensitivity
 from aerogel.report.estimate import Estimate
+from aerogel.structure import Removed
 from aerogel.study import StudySpec
 from aerogel.study.results import Machine, ScoringResult
 from aerogel.study.trial import Scoring
@@ -92,11 +97,30 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """How many of the `original` heads or neurons of a sub-layer are `kept`, a mean."""
+
+    name: str
+    kind: str  # heads or neurons
+    kept: float
+    original: int
+
+
+def mean_kept(structures: Iterable[Iterable[Removed | Kept]]) -> tuple[Kept, ...]:
+    """The mean of what each sub-layer of several models has kept."""
+    parts: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for part in chain.from_iterable(structures):
+        parts[part.name, part.kind, part.original].append(part.kept)
+    return tuple(Kept(name, kind, fmean(kept), original) for (name, kind, original), kept in parts.items())
+
+
+@dataclass(frozen=True)
 class Realised:
     """The zeros counted after training, means over tasks and seeds.
 
     `prunable` and `whole` are shares of the prunable and of all weights; `layers` has one share for each layer, or
-    matrix outside of layers, and is empty where the model's weights were not analysed.
+    matrix outside of layers, and is empty where the model's weights were not analysed, or structures removed.
+    `structure` is what each sub-layer has kept.
     """
 
     model: str
@@ -105,6 +129,8 @@ class Realised:
     prunable: float
     whole: float
     layers: dict[str, float]
+    parameters: float
+    structure: tuple[Kept, ...] = ()
 
 
 Group = tuple[str, str, Variant, float]

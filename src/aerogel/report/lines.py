@@ -1,8 +1,10 @@
 """Line charts of values against sparsity."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 from markupsafe import Markup
@@ -26,29 +28,44 @@ LOGARITHMIC = 8  # times the lowest value that the highest must be for a logarit
 
 @dataclass(frozen=True)
 class ChartStyle:
-    """The colour and marker of each model and the dashes of each variant, in all charts of a page."""
+    """The colour and marker of each model and structure, and the dashes of the rest of a variant, in all charts of a
+    page."""
 
     models: tuple[str, ...]
     variants: tuple[Variant, ...]
 
-    def colour(self, model: str) -> str:
-        return PALETTE[self.models.index(model) % len(PALETTE)]
+    @cached_property
+    def series(self) -> list[tuple[str, str | None]]:
+        """Each model, whole and with each structure."""
+        structures = dict.fromkeys([None, *(variant.structure for variant in self.variants)])
+        return list(product(self.models, structures))
 
-    def marker(self, model: str) -> str:
-        index = self.models.index(model)
+    def colour(self, model: str, structure: str | None = None) -> str:
+        return PALETTE[self.series.index((model, structure)) % len(PALETTE)]
+
+    def marker(self, model: str, structure: str | None = None) -> str:
+        index = self.series.index((model, structure))
         return MARKERS[(index + index // len(PALETTE)) % len(MARKERS)]
+
+    @staticmethod
+    def without_structure(variants: Iterable[Variant]) -> list[Variant]:
+        """The variants without their structures, each once."""
+        return list(dict.fromkeys(replace(variant, structure=None) for variant in variants))
 
     def dashes(self, variant: Variant) -> str | tuple[int, tuple[float, ...]]:
         """An unpruned model has those of the first variant with the same training and values, or else training.
         Variants of costs, which have no recovery, count apart."""
-        alike = [known for known in self.variants if bool(known.recovery) == bool(variant.recovery)]
+        variant = replace(variant, structure=None)
+        known_variants = self.without_structure(self.variants)
+        alike = [known for known in known_variants if bool(known.recovery) == bool(variant.recovery)]
         index = next(index for index, known in enumerate(alike) if variant in (known, known.unpruned, known.dense))
         return DASHES[index % len(DASHES)]
 
-    def swatch(self, model: str) -> Markup:
-        """The model's marker for running text."""
-        variable = f"var(--series-{PALETTE.index(self.colour(model)) + 1})"
-        return Markup('<span style="color:{}">{}</span>').format(variable, SIGNS[MARKERS.index(self.marker(model))])
+    def swatch(self, model: str, structure: str | None = None) -> Markup:
+        """The marker of a model and structure for running text."""
+        variable = f"var(--series-{PALETTE.index(self.colour(model, structure)) + 1})"
+        sign = SIGNS[MARKERS.index(self.marker(model, structure))]
+        return Markup('<span style="color:{}">{}</span>').format(variable, sign)
 
     def stroke(self, variant: Variant) -> Markup:
         """The variant's dashes as a small drawing."""
@@ -124,7 +141,8 @@ def _draw(
     """Draws a line with its intervals and markers; `places` are where the sparsities are on the axis."""
     nothing = Point(math.nan)  # a gap where a sparsity is missing
     points = [(x, line.points.get(sparsity, nothing)) for sparsity, x in places.items()]
-    colour, marker = style.colour(line.model), style.marker(line.model)
+    structure = line.variant.structure
+    colour, marker = style.colour(line.model, structure), style.marker(line.model, structure)
     opacity, behind = (PALE, 0.5) if line.pale else (1.0, 0.0)
     values = np.clip([point.value for _, point in points], *bounds)
     axes.plot(
@@ -154,7 +172,8 @@ def against_cost(
     drawing = figure(width=6.6, height=3.4)
     axes = drawing.axes[0]
     for (model, variant), points in curves.items():
-        colour, marker, dashes = style.colour(model), style.marker(model), style.dashes(variant)
+        colour, marker = style.colour(model, variant.structure), style.marker(model, variant.structure)
+        dashes = style.dashes(variant)
         places = [(x, float(np.clip(np.nan_to_num(y, nan=FLOOR), FLOOR, CEILING))) for _, x, y in points]
         axes.plot(*np.transpose(places), color=colour, marker=marker, linestyle=dashes, linewidth=1, clip_on=False)
         for (label, *_), place in zip(points, places, strict=True):

@@ -1,6 +1,7 @@
 """How the report names metrics, recoveries and variants."""
 
 from aerogel.study import StudySpec
+from aerogel.study.spec import NO_STRUCTURE
 from aerogel.study.variant import Variant
 
 METRIC_NAMES = {
@@ -43,7 +44,12 @@ def variant_name(spec: StudySpec, variant: Variant) -> str:
     """What distinguishes it from the study's other variants; empty where it is the only one."""
     method = variant.method if len(spec.methods) > 1 else None
     values = values_name(variant) if len(spec.values) > 1 else None
-    return ", ".join(part for part in (method, RECOVERY_NAMES.get(variant.recovery or ""), values) if part)
+    parts = (variant.structure, method, RECOVERY_NAMES.get(variant.recovery or ""), values)
+    return ", ".join(part for part in parts if part)
+
+
+def structure_name(variant: Variant) -> str:
+    return variant.structure or NO_STRUCTURE
 
 
 def values_name(variant: Variant) -> str:

@@ -63,12 +63,13 @@ def rounding(findings: Findings) -> list[str]:
             continue
         losses = [loss(item.row).mean for item in rows]
         worst = rows[losses.index(max(losses))].row
+        model = ", ".join(filter(None, (worst.model, worst.variant.structure)))
         speeds = [speed for item in rows if (speed := findings.rounded_speedup(item))]
         ends = dict.fromkeys(f"{speed:.2f}" for speed in (min(speeds), max(speeds))) if speeds else ()
         sentences.append(
             f"{values} beside float32, with the same pruning, training and seeds: the main metric is "
             f"{_worse(median(losses))} in the median of {len(losses)} comparisons, {_worse(max(losses))} in the worst "
-            f"({worst.model}, {worst.task}, {percent(worst.sparsity)})"
+            f"({model}, {worst.task}, {percent(worst.sparsity)})"
             + (f"; {' to '.join(ends)} times as fast." if speeds else ".")
         )
         if values == "int8" and spec.pattern != INT8_PATTERN:

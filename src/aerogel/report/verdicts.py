@@ -58,7 +58,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Answer:
-    """The verdict on one model and variant on one task."""
+    """The verdict on one model and variant on one task; with a structure, sparsity 0 is judged like the others."""
 
     task: str
     model: str
@@ -82,6 +82,7 @@ def answers(findings: Findings) -> list[Answer]:
         _answer(findings, task, model, variant)
         for model in findings.spec.models
         for variant in findings.spec.scored_variants
+        if variant.structure or any(findings.spec.sparsities)
         for task in findings.spec.tasks
     ]
 
@@ -89,7 +90,8 @@ def answers(findings: Findings) -> list[Answer]:
 def _answer(findings: Findings, task: str, model: str, variant: Variant) -> Answer:
     rows = [row for row in findings.scores if (row.task, row.model) == (task, model)]
     dense = [row for row in rows if row.variant == variant.dense and not row.sparsity]
-    pruned = [row for row in rows if row.variant == variant and row.sparsity]
+    alike = [row for row in rows if row.variant in (variant, variant.unpruned)]
+    pruned = [row for row in alike if row.sparsity or row.variant.structure]
     return Answer(task, model, variant, judge(dense[0] if dense else None, pruned, findings.spec.sparsities))
 
 
