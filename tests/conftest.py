@@ -17,7 +17,9 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+from aerogel.models import Head, save
 from aerogel.study import StudySpec, parse_spec, run_study
+from builders import one_block_bert, sentences, write_tsv
 
 settings.register_profile("aerogel", deadline=None, database=None)  # no test depends on the speed of the machine
 settings.load_profile("aerogel")
@@ -79,6 +81,26 @@ def recovery_folder(studied: Callable[[StudySpec], Path]) -> Path:
         training=training,
         recovery={"epochs": 2, "score": "magnitude"},
         benchmark=None,
+    )
+    return studied(spec)
+
+
+@pytest.fixture(scope="session")
+def structured_folder(studied: Callable[[StudySpec], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished small study of removed structures, zeros and int8, alone and together."""
+    data = write_tsv(tmp_path_factory.mktemp("data") / "moods.tsv", [*sentences(40)])
+    model = tmp_path_factory.mktemp("models") / "one-block-bert"
+    save(*one_block_bert(Head("classification", ("0", "1"))), model)
+    spec = small_spec(
+        name="structured",
+        models=[str(model)],
+        tasks=[str(data)],
+        sparsities=[0, 0.5],
+        structures=["none", "sparsity=0.5"],
+        recoveries=["none"],
+        values=["float32", "int8"],
+        seeds=[0],
+        training={"epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "max_length": 24},
     )
     return studied(spec)
 

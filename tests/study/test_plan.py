@@ -101,7 +101,7 @@ def test_labels_tell_recoveries_apart() -> None:
     assert "a dense none, sst2, seed 2" in labels
 
 
-KEYS = {  # of stores from before studies had types of values
+KEYS = {  # of stores from before studies had types of values and structures
     "a, weights": "f560589657888b4388f8",
     "a, sensitivity": "c43d60d1bf722dd1e0ee",
     "a dense none, sst2, seed 0": "9195fe2c67581b0341d5",
@@ -115,10 +115,12 @@ KEYS = {  # of stores from before studies had types of values
 }
 
 
+@pytest.mark.parametrize("structures", [["none"], ["none", "speedup=2"]])
 @pytest.mark.parametrize("values", [["float32"], ["float32", "int8"], ["bfloat16", "float32"]])
-def test_trials_in_float32_keep_their_keys(values: list[str]) -> None:
+def test_trials_of_whole_models_in_float32_keep_their_keys(values: list[str], structures: list[str]) -> None:
     settings: dict[str, Any] = dict(models=["a"], tasks=["sst2"], seeds=[0], sparsities=[0, 0.9], sensitivity="sst2")
-    chosen = spec(**settings, methods=["magnitude"], recoveries=RECOVERIES, values=values)
+    settings |= dict(methods=["magnitude"], recoveries=RECOVERIES, values=values, structures=structures)
+    chosen = spec(**settings)
     assert KEYS.items() <= {trial.label: trial.key for trial in plan(chosen, DATA)}.items()
 
 

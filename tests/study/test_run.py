@@ -97,13 +97,17 @@ def test_int8_is_measured_packed_whatever_the_sparsity(rounded_folder: Path) -> 
     assert floats.file_bytes > integers.file_bytes
 
 
-def test_a_study_from_before_there_were_types_of_values_is_not_run_again(study_folder: Path, tmp_path: Path) -> None:
+def test_a_study_from_before_there_were_values_and_structures_is_not_run_again(
+    study_folder: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(study_folder, tmp_path / "old"))
     before = Store.open(folder).outcomes()
     with closing(sqlite3.connect(Store.open(folder).path)) as connection, connection:
-        connection.execute("update study set spec = json_remove(spec, '$.values')")
+        connection.execute("update study set spec = json_remove(spec, '$.values', '$.structures')")
         fields = ("$.values", "$.pruning.values", "$.recovery.values", "$.recovery.pruning.values")
+        fields += ("$.structure", "$.recovery.structure", "$.recovery.measure")
         connection.execute(f"update trials set trial = json_remove(trial, {', '.join(map(repr, fields))})")
+        connection.execute("update trials set result = json_remove(result, '$.result.structure')")
     assert Store.open(folder).outcomes() == before
     reports: list[StudyProgress] = []
     run_study(small_spec(), folder, watch=reports.append)

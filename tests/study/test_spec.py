@@ -71,6 +71,12 @@ def test_columns_are_of_tasks() -> None:
         ),
         ('name = "x"\nmodels = ["a"]\nvalues = ["fp32"]', "values.0: unknown value type 'fp32'"),
         ('name = "x"\nmodels = ["a"]\nvalues = []', "values"),
+        ('name = "x"\nmodels = ["a"]\nstructures = []', "structures"),
+        ('name = "x"\nmodels = ["a"]\nstructures = ["non"]', "structures.0"),
+        ('name = "x"\nmodels = ["a"]\nstructures = ["none", "speed=2"]', "structures.1"),
+        ('name = "x"\nmodels = ["a"]\nstructures = ["speed=2"]', "did you mean speedup"),
+        ('name = "x"\nmodels = ["a"]\nstructures = ["sparsity=50"]', "did you mean 0.5"),
+        ('name = "x"\nmodels = ["a"]\nstructures = [2]', "structures.0"),
         ('name = "x"\nmodels = ["a"]\nvalues = "int8"', "values"),
         ('name = "x"\nmodels = ["a"]\n[recovery]\nscore = "movment"', "did you mean movement"),
         ('name = "x"\nmodels = ["a"]\n[recovery]\nepochs = 0', "recovery.epochs"),
@@ -103,6 +109,8 @@ def test_unknown_studies_get_the_nearest_names() -> None:
 
 
 def test_repeated_entries_count_once() -> None:
-    spec = parse_spec({"name": "x", "models": ["a", "a"], "seeds": [1, 1, 2]})
+    structures = ["speedup=2", "speedup=2.0", "none", "size=40MB", "size=40000kB"]
+    spec = parse_spec({"name": "x", "models": ["a", "a"], "seeds": [1, 1, 2], "structures": structures})
+    assert spec.structures == ("speedup=2", "none", "size=40MB")
     assert spec.models == ("a",)
     assert spec.seeds == (1, 2)

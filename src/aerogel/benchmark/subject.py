@@ -29,7 +29,7 @@ from aerogel.tasks import context_length
 # A longer inference fills the caches by itself. A shorter one is timed after an untimed one, since other processes have
 # used the caches in between.
 WARM_UP = 0.3
-BATCHES, BATCH_SIZE, LENGTH = 8, 8, 64  # of random tokens, by which structures are removed
+BATCHES, BATCH_SIZE, LENGTH = 4, 4, 64  # of random tokens, by which structures are removed
 ONE_CLASS = ("classification", "image-classification", "multiple-choice")  # heads with a prediction for each example
 
 
