@@ -1,6 +1,7 @@
 """Structured pruning from the target to the small model: targets are met, and quality is above that of magnitude."""
 
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from aerogel.errors import ModelError, PruningError
 from aerogel.models import load, load_tokenizer, parameter_count
 from aerogel.pruning import Calibration
 from aerogel.pruning.kl import Reference
-from aerogel.structure import Structure, StructureConfig, prune_structure, shrink, sublayers
+from aerogel.structure import Structure, StructureConfig, prune_structure, read_plan, shrink, sublayers
 from aerogel.tasks import load_task
 from builders import ARCHITECTURES, prose, text_data
 
@@ -123,3 +124,29 @@ def test_other_arguments_are_refused() -> None:
         prune_structure(model, 0.5, text)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="Linear"):
         prune_structure(torch.nn.Linear(2, 2), StructureConfig(sparsity=0.5), text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "bart", "t5"])
+def test_uniform_models_are_ordinary_checkpoints(name: str, tmp_path: Path) -> None:
+    model, text = built(name)
+    before = seconds(model)
+    structure = prune_structure(model, StructureConfig(speedup=1.3, uniform=True), text, seconds)
+    assert structure.speedup is not None
+    assert structure.speedup >= 1.3
+    assert structure.speedup == pytest.approx(before / seconds(model))
+    assert read_plan(model) is None
+    model.save_pretrained(tmp_path)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+    again = type(model).from_pretrained(tmp_path).eval()
+    batch = text.batches(model)[0]
+    torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
+
+
+def test_whole_layers_are_dropped_where_only_that_meets_the_target() -> None:
+    model, text = built("bert")  # whose heads can't be removed one by one in an ordinary checkpoint
+    structure = prune_structure(model, StructureConfig(sparsity=0.6, uniform=True), text)
+    assert len(sublayers(model)) == 2
+    assert [entry.kept for entry in structure.removed].count(0) == 2
+    assert model.config.num_hidden_layers == 1
+    with pytest.raises(PruningError, match="BertForMaskedLM"):
+        prune_structure(model, StructureConfig(sparsity=0.9, uniform=True), text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel
 
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
@@ -17,18 +16,17 @@ from aerogel.pruning.fisher import output_fisher
 from aerogel.pruning.kl import Reference
 from aerogel.structure.budget import Budget
 from aerogel.structure.config import StructureConfig
+from aerogel.structure.counts import uneven_counts, uniform_counts
 from aerogel.structure.latency import LatencyTable, Measure, TorchMeasure, latency_table
-from aerogel.structure.outputs import Inputs, OutputMatrix, keep_compensated, restored
-from aerogel.structure.plan import Removed, removed
-from aerogel.structure.search import Choice, allocate, refine
+from aerogel.structure.outputs import Inputs, OutputMatrix, keep_compensated
+from aerogel.structure.plan import Removed, base_name
 from aerogel.structure.shrink import shrink
-from aerogel.structure.speedup import meet_speedup
+from aerogel.structure.speedup import measured_speedup, meet_speedup
 from aerogel.structure.sublayers import SubLayer, sublayers
+from aerogel.structure.uniform import shrink_uniform
 
 GRADIENT_TOKENS = 8192  # of the calibration text, for the Fisher information at the outputs
 KL_TOKENS = 2048  # of the calibration text, for the KL divergence of candidates
-LEVELS = 48  # numbers of neurons of a sub-layer that the search considers, about
-ALIGNED = 8  # neurons: kernels are fastest at multiples
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Structure:
     """What was removed from a model.
 
     Attributes:
-        removed: what each sub-layer has kept, in the model's order.
+        removed: what each sub-layer has kept of the original model, in the model's order.
         speedup: how many times faster than before the model was measured to be, `None` without this target.
         table: the timings that the search used, `None` without this target.
     """
@@ -80,25 +78,40 @@ def prune_structure(
         budget = Budget.of(config, model, found, table)
         batches = source.batches(model)
         outputs = _output_matrices(model, found, batches, config.seed)
-        choices = [_choice(output, budget) for output in outputs]
-        scales = _refined(model, outputs, choices, budget.limit, batches, config.seed)
-
-        def counts(limit: float) -> dict[str, int]:
-            levels = allocate(choices, max(limit, budget.least(found)), scales)
-            return {
-                sublayer.name: choice.counts[level]
-                for sublayer, choice, level in zip(found, choices, levels, strict=True)
-            }
-
+        reference = Reference(model, batches, KL_TOKENS)
+        counts_within = uniform_counts if config.uniform else uneven_counts
+        counts = counts_within(model, outputs, budget, reference, config.seed)
+        speedup = None
         if config.speedup and table:
-            numbers, speedup = meet_speedup(model, config.speedup, measure, counts, budget.limit, table.dense)
+
+            def measured(numbers: Mapping[str, int]) -> float:
+                return measured_speedup(model, numbers, measure, shrink_uniform if config.uniform else shrink)
+
+            numbers, speedup = meet_speedup(config.speedup, measured, counts, budget.limit, table.dense)
         else:
-            numbers, speedup = counts(budget.limit), None
+            numbers = counts(budget.limit)
         kept = {output.sublayer.name: output.removal.kept(numbers[output.sublayer.name]) for output in outputs}
-        del outputs
-        _compensate(model, found, kept, batches)
-        shrink(model, kept)
-    return Structure(tuple(removed(model)), speedup, table)
+        del outputs, counts
+        entries = tuple(_entry(model, sublayer, len(kept[sublayer.name])) for sublayer in found)
+        if config.uniform:
+            kept = _drop_layers(model, kept)
+        _compensate(model, kept, batches)
+        (shrink_uniform if config.uniform else shrink)(model, kept)
+    return Structure(entries, speedup, table)
+
+
+def _entry(model: PreTrainedModel, sublayer: SubLayer, kept: int) -> Removed:
+    kind = "neurons" if sublayer.kind == "feed_forward" else "heads"
+    return Removed(base_name(model, sublayer.name), kind, kept, sublayer.original)
+
+
+def _drop_layers(model: PreTrainedModel, kept: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Drops the blocks that keep nothing, and returns what the others keep under their new names."""
+    found = sublayers(model)
+    staying = {sublayer.block for sublayer in found if kept[sublayer.name]}
+    shrink_uniform(model, {sublayer.name: [] for sublayer in found if sublayer.block not in staying})
+    left = [kept[sublayer.name] for sublayer in found if sublayer.block in staying]
+    return {sublayer.name: indices for sublayer, indices in zip(sublayers(model), left, strict=True)}
 
 
 def _output_matrices(
@@ -114,42 +127,10 @@ def _output_matrices(
     return [outputs[sublayer.name] for sublayer in found]
 
 
-def _choice(output: OutputMatrix, budget: Budget) -> Choice:
-    """The numbers that a sub-layer may keep: all of heads, and of many neurons about 48."""
-    sublayer = output.sublayer
-    step = max(1, sublayer.count // LEVELS)
-    if step > ALIGNED:
-        step -= step % ALIGNED
-    counts = sorted({sublayer.count, *range(0, sublayer.count, step)} - {*range(sublayer.at_least)})
-    errors = torch.stack([output.removal.errors[sublayer.count - count] for count in counts])
-    costs = torch.tensor([budget.cost(sublayer, count) for count in counts], dtype=torch.float64)
-    return Choice(counts, errors, costs)
-
-
-def _refined(
-    model: PreTrainedModel,
-    outputs: Sequence[OutputMatrix],
-    choices: Sequence[Choice],
-    limit: float,
-    batches: Sequence[Batch],
-    seed: int,
-) -> list[float]:
-    reference = Reference(model, batches, KL_TOKENS)
-
-    def kl(levels: list[int]) -> float:
-        with restored(outputs):
-            for output, choice, level in zip(outputs, choices, levels, strict=True):
-                output.set(choice.counts[level])
-            return reference.kl(model)
-
-    return refine(choices, limit, kl, seed)
-
-
-def _compensate(
-    model: PreTrainedModel, found: Sequence[SubLayer], kept: Mapping[str, list[int]], batches: Sequence[Batch]
-) -> None:
-    weights = [sublayer.output for sublayer in found]
-    for block in walk(model, weights, batches, True, "removing heads and neurons"):
+def _compensate(model: PreTrainedModel, kept: Mapping[str, Sequence[int]], batches: Sequence[Batch]) -> None:
+    """Sets what is removed to zero block by block, and compensates on the outputs of the pruned blocks before."""
+    found = sublayers(model)
+    for block in walk(model, [sublayer.output for sublayer in found], batches, True, "removing heads and neurons"):
         for sublayer in _inside(found, block.weights):
             keep_compensated(sublayer, kept[sublayer.name], Inputs.of(block, sublayer))
 
