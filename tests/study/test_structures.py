@@ -151,7 +151,7 @@ def test_a_trial_with_a_structure_of_another_study_is_refused(structured_folder:
     trials = [trial for trial, _ in store.outcomes()]
     other = store.spec().model_copy(update={"structures": ("none", "speedup=2")})
     with pytest.raises(StudyError, match=r"sparsity=0\.5"):
-        Store.create(tmp_path, other, trials).outcomes()
+        Store.create(tmp_path, other, trials).open_trials()
 
 
 @pytest.mark.parametrize("recovery", ["finetune", "gradual"])
@@ -160,7 +160,7 @@ def test_a_small_model_is_trained_in_every_recovery(structured_folder: Path, rec
     changes = {"recoveries": (recovery,), "sparsities": (0.5,), "structures": ("sparsity=0.5",), "values": ("int8",)}
     [task] = chosen.tasks
     data = load_task(task).divided()
-    part = chosen.recovery.model_copy(update={"epochs": 1.0, "score": "magnitude"})
+    part = chosen.recovery.model_copy(update={"epochs": 4.0, "score": "magnitude"})
     trials = plan(chosen.model_copy(update=changes | {"recovery": part}), {task: data})
     [trial] = [trial for trial in trials if isinstance(trial, Scoring)]
     result = run_trial(trial, data)
