@@ -6,8 +6,8 @@ READY := $(VENV)/ready
 # tests that depend on other libraries: blocks, generation, loading, saving, the Trainer, tokenizers
 TOOLS := fastapi gunicorn httpx2 hypothesis lm-eval onnxruntime onnxscript peft pytest pytest-xdist sentence-transformers \
 	uvicorn-worker
-DEPENDENT := tests/ecosystem tests/models tests/runtime/fused tests/tasks/kinds tests/training \
-	$(patsubst %,tests/runtime/test_%.py,conversion ecosystem operators quantizer torch_private transformers_private writing) \
+DEPENDENT := tests/ecosystem tests/models tests/runtime/fused tests/structure tests/tasks/kinds tests/training \
+	$(patsubst %,tests/runtime/test_%.py,conversion ecosystem operators quantizer structured torch_private transformers_private writing) \
 	tests/tasks/test_encode.py tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 

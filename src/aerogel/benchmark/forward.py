@@ -30,7 +30,7 @@ def measure_in(
     if runtime == "torch":
         return timing
     if runtime == "aerogel":
-        return PackedMeasure(timing, pruning or PruneConfig(sparsity=0.0), values)
+        return PackedMeasure(timing, (pruning or PruneConfig(sparsity=0.0)).resolved(), values)
     if runtime != "openvino":
         raise AerogelError(unknown_name("runtime", runtime, ("torch", "aerogel", "openvino")))
     check_runtime(runtime)

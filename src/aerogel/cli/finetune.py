@@ -107,7 +107,7 @@ def finetune(
     if head_values and no_pack:
         raise click.UsageError("--head-values rounds a packed model: leave out --no-pack")
     targets = {"speedup": speedup, "parameters": parameters, "size": size}
-    removal, sparsity = options.structure_config(structure, sparsity, targets, uniform, settings["seed"])
+    removal, sparsity = options.structure_config(structure, sparsity, targets, uniform, runtime, settings["seed"])
     files.check_new(output)
     for name in filter(None, (model, teacher)):
         check_path(name)
@@ -134,15 +134,15 @@ def finetune(
             return score_task(trained, tokenizer, task_data, limit, config.max_length).metrics
 
         packs = (gradual is not None or values is not None) and not no_pack
-        measure = measure_in(
-            runtime or ("aerogel" if packs else "torch"), TorchMeasure(), gradual.pruning if gradual else None, values
-        )
+        zeros = gradual.pruning if gradual else None
+        measure = measure_in(runtime or ("aerogel" if packs else "torch"), TorchMeasure(), zeros, values)
         recovery = training.Recovery(
             gradual, teacher, epochs=epochs, patience=patience, values=values, structure=removal, measure=measure
         )
         checkpoints = Path(f"{output.resolve()}.checkpoints")
         recovered = training.recover(model, task_data, config, recovery, validate=validate, checkpoints=checkpoints)
         provenance = models.Provenance(
+            structure=str(removal) if removal else None,
             method=f"{gradual.schedule} pruning by {gradual.pruning.method}" if gradual else None,
             pattern=gradual.pruning.pattern if gradual else None,
             metrics=recovered.training.kept,

@@ -67,7 +67,7 @@ def structure(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def structure_config(
-    structure: bool, sparsity: float | None, targets: dict[str, Any], uniform: bool, seed: int
+    structure: bool, sparsity: float | None, targets: dict[str, Any], uniform: bool, runtime: str | None, seed: int
 ) -> tuple[Any, float | None]:
     """The `StructureConfig` of the options, `None` without `--structure`, and the share of zeros that is left to prune.
 
@@ -75,9 +75,12 @@ def structure_config(
     """
     given = {name: value for name, value in targets.items() if value is not None}
     if not structure:
-        if given or uniform:
-            raise click.UsageError(f"--{next(iter(given), 'uniform')} needs --structure")
+        if given or uniform or runtime:
+            option = next(iter(given), "uniform" if uniform else "runtime")
+            raise click.UsageError(f"--{option} needs --structure")
         return None, sparsity
+    if runtime and "speedup" not in given:
+        raise click.UsageError("--runtime is where a --speedup is measured: give one, or leave it out")
     if len(given) > 1:
         raise click.UsageError(f"--{' and --'.join(given)} contradict each other: give one of them")
     if not given and sparsity is None:

@@ -100,7 +100,7 @@ def prune(
     if calibration:
         check_task(calibration, data)
     targets = {"speedup": speedup, "parameters": parameters, "size": size}
-    removal, zeros = options.structure_config(structure, sparsity, targets, uniform, settings["seed"])
+    removal, zeros = options.structure_config(structure, sparsity, targets, uniform, runtime, settings["seed"])
     only_structure = removal is not None and zeros is None and settings["pattern"] == "unstructured"
     packs = not no_pack and not (only_structure and values is None)
     with progress_bar():
@@ -140,7 +140,11 @@ def prune(
             structured = prune_structure(loaded, removal, text, measure)
         if not only_structure or config.values:
             prune_in_place(loaded, config, text)
-        provenance = models.Provenance(method=config.method, pattern=config.pattern)
+        provenance = models.Provenance(
+            structure=str(removal) if removal else None,
+            method=None if only_structure else config.method,
+            pattern=None if only_structure else config.pattern,
+        )
         saved = save_pruned(
             loaded,
             tokenizer,

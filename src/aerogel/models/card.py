@@ -15,7 +15,7 @@ from huggingface_hub import metadata_load, metadata_save
 BEGIN, END = "<!-- aerogel: begin -->", "<!-- aerogel: end -->"
 LONGEST = 200  # characters of a value from the source's card
 LOAD = """\
-The weights are packed: `import aerogel` before the model is loaded.
+Run `import aerogel` before the model is loaded.
 
 ```python
 import aerogel
@@ -29,10 +29,12 @@ model = AutoModel.from_pretrained("path/to/this/model")
 class Provenance:
     """The base model and what was done to it.
 
-    `sparsity` is the share of zeros among the prunable weights, 0 to 1; `metrics` are on the validation split.
+    `structure` is the target by which heads and neurons were removed, in words; `sparsity` is the share of zeros among
+    the prunable weights, 0 to 1; `metrics` are on the validation split.
     """
 
     base: str | None = None
+    structure: str | None = None
     method: str | None = None
     pattern: str | None = None
     sparsity: float | None = None
@@ -42,7 +44,7 @@ class Provenance:
     def read(cls, stored: Any) -> Provenance:
         """From the header of a card. Values that `to_dict` could not have written are ignored."""
         values = stored if isinstance(stored, dict) else {}
-        texts = {name: values.get(name) for name in ("base", "method", "pattern")}
+        texts = {name: values.get(name) for name in ("base", "structure", "method", "pattern")}
         metrics = values.get("metrics")
         return cls(
             **{name: text for name, text in texts.items() if isinstance(text, str) and len(text) <= LONGEST},
@@ -63,11 +65,11 @@ class Provenance:
         return replace(self, **later.to_dict() | {"metrics": later.metrics})
 
 
-def write_card(path: Path, base: str, changes: Provenance | None, packed: bool) -> None:
+def write_card(path: Path, base: str, changes: Provenance | None, needs_aerogel: bool) -> None:
     """Add or replace aerogel's section in the card at `path`, or create the card. The rest of a card stays.
 
     `base` is the name of the changed model, unless the card names one. Without `changes` the card's facts stay. A
-    header that can't be read is not changed.
+    header that can't be read is not changed. A model that `needs_aerogel` is packed, or its layers differ in size.
     """
     text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
     header: dict[str, Any] | None = None
@@ -76,7 +78,7 @@ def write_card(path: Path, base: str, changes: Provenance | None, packed: bool) 
     earlier = Provenance.read((header or {}).get("aerogel"))
     provenance = earlier.followed_by(changes) if changes else earlier
     provenance = replace(provenance, base=earlier.base or base)
-    section = _section(provenance, packed)
+    section = _section(provenance, needs_aerogel)
     if BEGIN in text and END in text:
         text = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: section, text, flags=re.DOTALL)
     else:
@@ -98,10 +100,11 @@ def _with_metadata(header: dict[str, Any], provenance: Provenance) -> dict[str, 
     return changed | {"aerogel": provenance.to_dict()}
 
 
-def _section(provenance: Provenance, packed: bool) -> str:
+def _section(provenance: Provenance, needs_aerogel: bool) -> str:
     sparsity = provenance.sparsity
     rows = {
         "base model": provenance.base,
+        "structures removed": provenance.structure,
         "method": provenance.method,
         "pattern": provenance.pattern,
         "sparsity of the prunable weights": None if sparsity is None else f"{sparsity:.2%}",
@@ -110,7 +113,7 @@ def _section(provenance: Provenance, packed: bool) -> str:
     }
     table = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items() if value is not None]
     lines = [BEGIN, "## Aerogel", "", "| | |", "| --- | --- |", *table]
-    return "\n".join([*lines, *(["", LOAD] if packed else []), END])
+    return "\n".join([*lines, *(["", LOAD] if needs_aerogel else []), END])
 
 
 def _cell(text: str) -> str:

@@ -11,8 +11,8 @@ from aerogel.models.card import Provenance, write_card
 from aerogel.models.companions import companions, is_inside
 from aerogel.models.loading import has_tokenizer
 from aerogel.models.location import base_name, local_folder
+from aerogel.models.marking import marked_config
 from aerogel.models.pooling import MODULES, used_pooling
-from aerogel.models.prunable import PackedLayer
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.tokenizer import without_padding
 
@@ -53,6 +53,5 @@ def save(
                 shutil.copyfile(folder / CARD, new / CARD)
             elif (folder / CARD).is_symlink():
                 left_out = (*left_out, PurePath(CARD))
-        packed = any(isinstance(module, PackedLayer) for module in model.modules())
-        write_card(new / CARD, base_name(source), provenance, packed)
+        write_card(new / CARD, base_name(source), provenance, needs_aerogel=bool(marked_config(model)))
     return [str(file) for file in left_out]
