@@ -1,11 +1,14 @@
 """The record of what was kept: read, checked, and refused if it is damaged."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 
 from aerogel.errors import ModelError
-from aerogel.structure import KeptHeads, KeptNeurons, Plan
+from aerogel.models import load
+from aerogel.structure import KeptHeads, KeptNeurons, Plan, shrink
 
 NAME = "encoder.layer.0.attention.self"
 
@@ -17,6 +20,13 @@ def test_its_content_is_read_back() -> None:
         "encoder.layer.0.intermediate": {"neurons": 0, "of": 64},
     }
     assert Plan.of(plan.content()) == plan
+
+
+def test_other_tools_find_the_method_of_the_mark() -> None:
+    model, _ = load("tiny-bert")
+    shrink(model, {"bert.encoder.layer.0.attention.self": [1]})
+    for marked in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert marked.config.quantization_config.quant_method == "aerogel"
 
 
 @pytest.mark.parametrize("content", [None, {}, [], "all", 3])

@@ -17,6 +17,12 @@ HINT_FIELD = "transformers_weights"
 HINT = "the layers are packed or of different sizes, so `import aerogel` (pip install aerogel) before loading the model"
 
 
+class Mark(dict[str, Any]):
+    """The content of the mark; its method is an attribute too, which OpenVINO reads from any `quantization_config`."""
+
+    quant_method = METHOD
+
+
 def marked_config(model: Any) -> dict[str, Any]:
     """The `quantization_config` of a model that aerogel has marked; empty for others."""
     marked = getattr(model.config, "quantization_config", None) or {}
@@ -26,7 +32,7 @@ def marked_config(model: Any) -> dict[str, Any]:
 
 def mark_config(model: Any, **fields: Any) -> None:
     """Marks a model that is not packed: it is an ordinary model in memory, and `save_pretrained` writes the mark."""
-    model.config.quantization_config = {"quant_method": METHOD, "version": VERSION, "packed": False, **fields}
+    model.config.quantization_config = Mark(quant_method=METHOD, version=VERSION, packed=False, **fields)
     model.save_pretrained = partial(save_pretrained, model)  # which copies and pickles with the model
 
 
