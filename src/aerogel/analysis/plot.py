@@ -85,26 +85,26 @@ def heat_map(
 
 
 @styled
-def kept_structures(rows: Sequence[tuple[str, int, int]], title: str) -> Figure:
-    """A bar for each sub-layer (its name, what it has kept and had before): the share of heads or neurons kept."""
+def kept_structures(rows: Sequence[tuple[str, str, int, int]], title: str) -> Figure:
+    """A bar for each sub-layer: the share of its heads or neurons that are kept.
+
+    Rows are its name, "heads" or "neurons", and how many it has kept and had before.
+    """
     chart = figure(5.2, 0.9 + 0.2 * len(rows))
     axes = chart.axes[0]
-    for position, (name, kept, original) in enumerate(rows):
-        colour = PALETTE[1 if _is_attention(name) else 0]
+    for position, (_, kind, kept, original) in enumerate(rows):
+        colour = PALETTE[1 if kind == "heads" else 0]
         axes.barh(position, 1, 0.7, color=colour, alpha=0.15)
         axes.barh(position, kept / original, 0.7, color=colour)
         axes.text(1.02, position, f"{kept:,} of {original:,}", ha="left", va="center", fontsize=8)
-    names = [f"{short(name)} {'attention' if _is_attention(name) else 'feed-forward'}" for name, _, _ in rows]
+    parts = {"heads": "attention", "neurons": "feed-forward"}
+    names = [f"{short(name)} {parts[kind]}" for name, kind, _, _ in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
     axes.set(xlabel="heads or neurons kept", xlim=(0, 1.3), ylim=(len(rows) - 0.5, -0.5), title=title)
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(axis="y", visible=False)
     return chart
-
-
-def _is_attention(name: str) -> bool:
-    return "att" in name.lower()  # attention, self_attn, SelfAttention, EncDecAttention
 
 
 def _density(statistics: WeightStatistics, span: tuple[float, float]) -> np.ndarray:

@@ -20,13 +20,12 @@ from aerogel.runtime.values import ValueChoice
 from aerogel.structure.latency import Measure, TorchMeasure
 
 
-def measure_in(
-    runtime: ServedIn, timing: TorchMeasure, pruning: PruneConfig | None = None, values: ValueChoice | None = None
-) -> Measure:
+def measure_in(runtime: ServedIn, pruning: PruneConfig | None = None, values: ValueChoice | None = None) -> Measure:
     """A measure of models served in `runtime`; in aerogel pruned as `pruning` says and packed with `values`.
 
     Raises `AerogelError` for another runtime, and for one that is not installed.
     """
+    timing = TorchMeasure()
     if runtime == "torch":
         return timing
     if runtime == "aerogel":
@@ -40,7 +39,7 @@ def measure_in(
 def default_measure(pruning: PruneConfig | None, values: ValueChoice | None) -> Measure:
     """A measure of models as they are served: packed if they have zeros or rounded values, else in PyTorch."""
     packs = values is not None or (pruning is not None and bool(pruning.sparsity))
-    return measure_in("aerogel" if packs else "torch", TorchMeasure(), pruning, values)
+    return measure_in("aerogel" if packs else "torch", pruning, values)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from aerogel.training.schedule import QUANTIZED, SCHEDULES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from aerogel.benchmark.runtimes import ServedIn
     from aerogel.pruning import RoundedValues
     from aerogel.runtime.values import HeadChoice
     from aerogel.training.schedule import ScheduleName
@@ -68,7 +67,7 @@ if TYPE_CHECKING:
     f"Fastest with --pattern {INT8_PATTERN}: {INT8_SPEED}.",
 )
 @options.head_values
-@options.structure
+@options.structured
 @click.option("--patience", type=options.SIZE, help="Stop after this many epochs without a better validation score.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: bfloat16 on a GPU that has it]")
 @options.seed
@@ -89,12 +88,7 @@ def finetune(
     values: RoundedValues | None,
     head_values: HeadChoice | None,
     patience: int | None,
-    structure: bool,
-    speedup: float | None,
-    parameters: int | None,
-    size: int | None,
-    uniform: bool,
-    runtime: ServedIn | None,
+    structured: options.Structured,
     no_pack: bool,
     **settings: Any,  # of TrainingConfig
 ) -> None:
@@ -106,8 +100,7 @@ def finetune(
     check_head_values(head_values, values)
     if head_values and no_pack:
         raise click.UsageError("--head-values rounds a packed model: leave out --no-pack")
-    targets = {"speedup": speedup, "parameters": parameters, "size": size}
-    removal, sparsity = options.structure_config(structure, sparsity, targets, uniform, runtime, settings["seed"])
+    removal, sparsity = structured.config(sparsity, settings["seed"])
     files.check_new(output)
     for name in filter(None, (model, teacher)):
         check_path(name)
@@ -119,7 +112,6 @@ def finetune(
         from aerogel.benchmark.forward import measure_in
         from aerogel.evaluation import score as score_task
         from aerogel.runtime.writing import save_pruned
-        from aerogel.structure.latency import TorchMeasure
 
         if head_values and (kind := task_data.task.head.kind) != "language-modelling":
             raise click.UsageError(f"--head-values needs a language-model head, and task {task} has one of {kind}")
@@ -135,7 +127,7 @@ def finetune(
 
         packs = (gradual is not None or values is not None) and not no_pack
         zeros = gradual.pruning if gradual else None
-        measure = measure_in(runtime or ("aerogel" if packs else "torch"), TorchMeasure(), zeros, values)
+        measure = measure_in(structured.runtime or ("aerogel" if packs else "torch"), zeros, values)
         recovery = training.Recovery(
             gradual, teacher, epochs=epochs, patience=patience, values=values, structure=removal, measure=measure
         )

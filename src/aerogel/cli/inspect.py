@@ -75,7 +75,7 @@ def inspect(
                 distribution(report).savefig(folder / "distribution.svg")
                 layers(report).savefig(folder / "layers.svg")
                 if structure:
-                    kept = [(entry.name, entry.kept, entry.original) for entry in structure]
+                    kept = [(entry.name, entry.kind, entry.kept, entry.original) for entry in structure]
                     kept_structures(kept, f"{model}, structures kept").savefig(folder / "structure.svg")
                 if parts:
                     (folder / "sensitivity.json").write_text(json.dumps(asdict(parts)), encoding="utf-8")

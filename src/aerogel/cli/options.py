@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +15,7 @@ from aerogel.errors import DataError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
 from aerogel.runtime.values import HEAD_CHOICES, INT8_PATTERN, INT8_SPEED, VALUE_CHOICES
-from aerogel.structure.config import read_bytes
+from aerogel.structure.config import StructureConfig, read_bytes
 from aerogel.tasks.files import FORMATS
 
 Parameter = click.Parameter | None
@@ -59,36 +61,50 @@ def _columns(text: str) -> dict[str, str]:
     return {role.strip(): column.strip() for role, _, column in pairs}
 
 
-def structure(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of structured pruning, see `structure_config`."""
+@dataclass(frozen=True)
+class Structured:
+    """The values of the options of structured pruning."""
+
+    structure: bool
+    speedup: float | None
+    parameters: int | None
+    size: int | None
+    uniform: bool
+    runtime: ServedIn | None
+
+    def config(self, sparsity: float | None, seed: int) -> tuple[StructureConfig | None, float | None]:
+        """The target, `None` without `--structure`, and the share of zeros that is left to prune.
+
+        `--sparsity` is the share of structures unless there is another target. Raises `click.UsageError`.
+        """
+        targets: dict[str, Any] = {"speedup": self.speedup, "parameters": self.parameters, "size": self.size}
+        given = {name: value for name, value in targets.items() if value is not None}
+        if not self.structure:
+            if given or self.uniform or self.runtime:
+                option = next(iter(given), "uniform" if self.uniform else "runtime")
+                raise click.UsageError(f"--{option} needs --structure")
+            return None, sparsity
+        if self.runtime and "speedup" not in given:
+            raise click.UsageError("--runtime is where a --speedup is measured: give one, or leave it out")
+        if len(given) > 1:
+            raise click.UsageError(f"--{' and --'.join(given)} contradict each other: give one of them")
+        if not given and sparsity is None:
+            raise click.UsageError("--structure needs a target: --speedup, --parameters, --size or --sparsity")
+        config = StructureConfig(**(given or {"sparsity": sparsity}), uniform=self.uniform, seed=seed)
+        return config, sparsity if given else None
+
+
+def structured(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of structured pruning, which `command` gets as one record, `structured`."""
+
+    @wraps(command)
+    def with_record(**settings: Any) -> Any:
+        own = {field.name: settings.pop(field.name) for field in fields(Structured)}
+        return command(**settings, structured=Structured(**own))
+
     for option in reversed(_STRUCTURE):
-        command = option(command)
-    return command
-
-
-def structure_config(
-    structure: bool, sparsity: float | None, targets: dict[str, Any], uniform: bool, runtime: str | None, seed: int
-) -> tuple[Any, float | None]:
-    """The `StructureConfig` of the options, `None` without `--structure`, and the share of zeros that is left to prune.
-
-    `--sparsity` is the share of structures unless there is another target. Raises `click.UsageError`.
-    """
-    given = {name: value for name, value in targets.items() if value is not None}
-    if not structure:
-        if given or uniform or runtime:
-            option = next(iter(given), "uniform" if uniform else "runtime")
-            raise click.UsageError(f"--{option} needs --structure")
-        return None, sparsity
-    if runtime and "speedup" not in given:
-        raise click.UsageError("--runtime is where a --speedup is measured: give one, or leave it out")
-    if len(given) > 1:
-        raise click.UsageError(f"--{' and --'.join(given)} contradict each other: give one of them")
-    if not given and sparsity is None:
-        raise click.UsageError("--structure needs a target: --speedup, --parameters, --size or --sparsity")
-    from aerogel.structure import StructureConfig
-
-    config = StructureConfig(**(given or {"sparsity": sparsity}), uniform=uniform, seed=seed)
-    return config, sparsity if given else None
+        with_record = option(with_record)
+    return with_record
 
 
 FILES = ", ".join(FORMATS)  # of data

@@ -17,7 +17,6 @@ from aerogel.runtime.values import INT8_PATTERN, check_head_values
 from aerogel.tasks import check_task, load_task
 
 if TYPE_CHECKING:
-    from aerogel.benchmark.runtimes import ServedIn
     from aerogel.runtime.values import HeadChoice, ValueChoice
 
 
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
 @options.seed
 @options.values
 @options.head_values
-@options.structure
+@options.structured
 @click.option("--no-pack", is_flag=True, help="Save zeros like other weights, for example to fine-tune the model.")
 def prune(
     model: str,
@@ -79,12 +78,7 @@ def prune(
     values: ValueChoice | None,
     head_values: HeadChoice | None,
     sparsity: float | None,
-    structure: bool,
-    speedup: float | None,
-    parameters: int | None,
-    size: int | None,
-    uniform: bool,
-    runtime: ServedIn | None,
+    structured: options.Structured,
     no_pack: bool,
     **settings: Any,  # the other fields of PruneConfig
 ) -> None:
@@ -99,8 +93,7 @@ def prune(
     check_path(model)
     if calibration:
         check_task(calibration, data)
-    targets = {"speedup": speedup, "parameters": parameters, "size": size}
-    removal, zeros = options.structure_config(structure, sparsity, targets, uniform, runtime, settings["seed"])
+    removal, zeros = structured.config(sparsity, settings["seed"])
     only_structure = removal is not None and zeros is None and settings["pattern"] == "unstructured"
     packs = not no_pack and not (only_structure and values is None)
     with progress_bar():
@@ -112,7 +105,6 @@ def prune(
         from aerogel.runtime.fused.head import head_weight
         from aerogel.runtime.writing import save_pruned
         from aerogel.structure import prune_structure
-        from aerogel.structure.latency import TorchMeasure
 
         rounded = values if values in ROUNDED_VALUES else None
         config = PruneConfig(
@@ -133,11 +125,11 @@ def prune(
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         if head_values:
             head_weight(loaded)  # raises before the model is pruned
-        structured = None
+        structure = None
         if removal and text:
-            served = runtime or ("aerogel" if packs else "torch")
-            measure = measure_in(served, TorchMeasure(), config if packs else None, values)
-            structured = prune_structure(loaded, removal, text, measure)
+            served = structured.runtime or ("aerogel" if packs else "torch")
+            measure = measure_in(served, config if packs else None, values)
+            structure = prune_structure(loaded, removal, text, measure)
         if not only_structure or config.values:
             prune_in_place(loaded, config, text)
         provenance = models.Provenance(
@@ -157,8 +149,8 @@ def prune(
             targets=config.targets,
             exclude=config.exclude,
         )
-    if structured:
-        note_structure(structured)
+    if structure:
+        note_structure(structure)
     note_saved(saved, model, output, packs, values)
 
 

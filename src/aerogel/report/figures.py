@@ -178,7 +178,7 @@ class Figures:
             chart(
                 f"{model}, {structure}: kept",
                 f"Mean of {len(rows)} models, with and without zeros; the table has each." if len(rows) > 1 else "",
-                kept_structures([(part.name, round(part.kept), part.original) for part in parts], title=""),
+                kept_structures([(part.name, part.kind, round(part.kept), part.original) for part in parts], title=""),
             )
             for (model, structure), rows in groups.items()
             for parts in [mean_kept(row.structure for row in rows)]

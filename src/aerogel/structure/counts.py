@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
@@ -110,20 +111,15 @@ def _dropped(outputs: Sequence[OutputMatrix]) -> Iterator[set[str]]:
     for output in outputs:
         block = output.sublayer.block
         errors[block] = errors.get(block, 0.0) + float(output.removal.errors[-1])
-    left: dict[str, int] = {}
-    for block in errors:
-        left[_list(block)] = left.get(_list(block), 0) + 1
+    stacks = {output.sublayer.block: output.sublayer.stack for output in outputs}
+    left = Counter(stacks.values())
     dropped: list[str] = []
     for block in sorted(errors, key=lambda block: errors[block]):
-        if left[_list(block)] > 1:
-            left[_list(block)] -= 1
+        if left[stacks[block]] > 1:
+            left[stacks[block]] -= 1
             dropped.append(block)
     step = max(1, len(dropped) // DEPTHS)
     yield from (set(dropped[:number]) for number in range(0, len(dropped) + 1, step))
-
-
-def _list(block: str) -> str:
-    return block.rpartition(".")[0]
 
 
 def _field(model: PreTrainedModel, output: OutputMatrix) -> str:

@@ -90,7 +90,7 @@ class LatencyTable:
 
 def group(sublayer: SubLayer) -> str:
     """The sub-layers of one kind in one list of blocks, which take equally long: `encoder.layer attention`."""
-    return f"{sublayer.block.rpartition('.')[0]} {sublayer.kind}"
+    return f"{sublayer.stack} {sublayer.kind}"
 
 
 def latency_table(model: PreTrainedModel, measure: Measure) -> LatencyTable:

@@ -65,6 +65,11 @@ class SubLayer:
     parameters: int
     roles: Roles
 
+    @property
+    def stack(self) -> str:
+        """The name of the list that has its block, `bert.encoder.layer`."""
+        return self.block.rpartition(".")[0]
+
 
 def sublayers(model: PreTrainedModel) -> list[SubLayer]:
     """The sub-layers that have structures left, in the model's order.

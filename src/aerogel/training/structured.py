@@ -69,7 +69,7 @@ def remove_in_steps(
             model = load(folder)
         else:
             structure = prune_structure(model, step.structure, text, measure)
-            if folder:  # the model goes on from there in every case, so that its checkpoints have the same name
+            if folder:  # always train the reloaded model: the name that it was loaded by is part of the settings
                 save(model, folder)
                 model = load(folder)
         if number < len(stages):
