@@ -108,7 +108,7 @@ struct Sequence {
     // that of the next head comes from memory while this one is computed
     for (int64_t i = 0; head + 1 < layer.heads && i < q.count; i++) {
       const float* next = from + (own.tokens + i) * keys.tokens;
-      for (int64_t j = 0; j < k.count; j += 16) __builtin_prefetch(next + j);
+      for (int64_t j = 0; j < k.count; j += 16) prefetch(next + j);
     }
     return out;
   }

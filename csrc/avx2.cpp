@@ -84,7 +84,7 @@ struct Vector {
   static Int expand(uint64_t bits, uint64_t before, const int8_t* p, int part) {
     return _mm256_set_m128i(expand_sixteen(bits, before, p, 2 * part + 1), expand_sixteen(bits, before, p, 2 * part));
   }
-#ifdef __AVXVNNI__
+#ifdef AEROGEL_VNNI
   using Factors = Int;
   static Factors factors(Int quads) { return quads; }
   static Int dot(Int sum, Int x, Factors w) { return _mm256_dpbusd_avx_epi32(sum, x, w); }

@@ -70,7 +70,7 @@ struct Vector {
     return _mm512_i32gather_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index))), x, 4);
   }
   static Int expand(uint64_t bits, [[maybe_unused]] uint64_t before, const int8_t* p, int) {
-#ifdef __AVX512VBMI2__
+#ifdef AEROGEL_VBMI2
     return _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(p));
 #else
     Int all = _mm512_castsi128_si512(expand_sixteen(bits, before, p, 0));
@@ -88,7 +88,7 @@ struct Vector {
     store_low_bytes(units, _mm512_maskz_compress_epi32(used, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
     return std::popcount(used);
   }
-#ifdef __AVX512VNNI__
+#ifdef AEROGEL_VNNI
   using Factors = Int;
   static Factors factors(Int quads) { return quads; }
   static Int dot(Int sum, Int x, Factors w) { return _mm512_dpbusd_epi32(sum, x, w); }
@@ -105,20 +105,20 @@ struct Vector {
     return _mm512_add_epi32(sum, _mm512_add_epi32(even, _mm512_madd_epi16(_mm512_srli_epi16(x, 8), w.odd)));
   }
 #endif
-#ifdef __AVX512BF16__
+#ifdef AEROGEL_BF16
   static constexpr bool kHasPairs = true;
   // a and b rounded to bfloat16, lane by lane next to each other
   static Reg pair(Reg a, Reg b) {
     alignas(64) static constexpr uint16_t kTurns[] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    const Int both = reinterpret_cast<Int>(_mm512_cvtne2ps_pbh(b, a));
+    const Int both = std::bit_cast<Int>(_mm512_cvtne2ps_pbh(b, a));
     return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_load_si512(kTurns), both));
   }
   static void store_bfloat16(void* p, Reg a) {
-    _mm256_storeu_si256(static_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a)));
+    _mm256_storeu_si256(static_cast<__m256i*>(p), std::bit_cast<__m256i>(_mm512_cvtneps_pbh(a)));
   }
   static Reg fma_pairs(Reg a, Reg b, Reg c) {
-    return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+    return _mm512_dpbf16_ps(c, std::bit_cast<__m512bh>(a), std::bit_cast<__m512bh>(b));
   }
 #else
   static constexpr bool kHasPairs = false;

@@ -9,7 +9,7 @@ constexpr int kPerGroup = kGroup / kLanes;  // registers to hold 16 tokens
 
 // Calls f<registers>() for the registers that a row of a tile fills.
 template <class F>
-[[gnu::always_inline]] inline void with_width(int width, F&& f) {
+AEROGEL_INLINE void with_width(int width, F&& f) {
   switch (width / kGroup) {
     case 1: return f.template operator()<1 * kPerGroup>();
     case 2: return f.template operator()<2 * kPerGroup>();
@@ -21,7 +21,7 @@ template <class F>
 // Calls f(weight, place) for four weights and their places in a cell. Loads are the bottleneck of the products: this needs
 // one for the weights, and one for the places.
 template <class F>
-[[gnu::always_inline]] inline void with_four(const Vector::Four& weights, const uint8_t* index, F&& f) {
+AEROGEL_INLINE void with_four(const Vector::Four& weights, const uint8_t* index, F&& f) {
   uint32_t places;
   std::memcpy(&places, index, sizeof places);
   f(Vector::template pick<0>(weights), places & 255);

@@ -12,7 +12,7 @@ inline uint64_t bits_before(uint64_t word) {
 
 // Calls f(part, its four columns a lane) for each part of 64 columns.
 template <class F>
-[[gnu::always_inline]] inline void with_parts(uint64_t word, const int8_t* integers, F&& f) {
+AEROGEL_INLINE void with_parts(uint64_t word, const int8_t* integers, F&& f) {
   const uint64_t before = bits_before(word);
   for (int part = 0; part < kParts; part++) f(part, Vector::expand(word, before, integers, part));
 }
@@ -32,15 +32,14 @@ struct ReadableIntegers {
 
 // Up to kPanel columns of a row times one token. Sums of their own, since each would wait for the product before it. Rows
 // are short: a call for each takes 15% longer.
-[[gnu::always_inline]] inline int32_t multiply_words(const uint64_t* bits, int64_t words, MaskedIntegers& integers,
-                                                     const uint8_t* x) {
+AEROGEL_INLINE int32_t multiply_words(const uint64_t* bits, int64_t words, MaskedIntegers& integers, const uint8_t* x) {
   constexpr int kRow = 4, kUnrolled = std::max(1, kRow / kParts), kAhead = 1024;
   const ReadableIntegers readable(integers);
   const int8_t* next = readable.next;
   Int sums[kRow];
   for (Int& sum : sums) sum = Vector::set_int(0);
   const auto multiply = [&](int64_t w, int place) {
-    __builtin_prefetch(next + kAhead);
+    prefetch(next + kAhead);
     with_parts(bits[w], next, [&](int part, Int quads) {
       Int& sum = sums[(place * kParts + part) % kRow];
       sum = Vector::dot(sum, Vector::load_quads(x + 64 * w + 4 * kLanes * part), Vector::factors(quads));

@@ -189,7 +189,7 @@ inline void multiply_quad_rows(const CellQuads& cell, const uint8_t* x, int32_t*
 
 // The sums begin at 0 in the first cell of a group, and are dequantized in its last.
 template <int kRegs>
-[[gnu::noinline]] void multiply_quads_of_cell(CellQuads cell, const uint8_t* x, int32_t* sums, const Dequantize* to,
+AEROGEL_NOINLINE void multiply_quads_of_cell(CellQuads cell, const uint8_t* x, int32_t* sums, const Dequantize* to,
                                               bool first) {
   constexpr int kRows = std::max(1, 4 / kRegs), kWholeRows = std::max(1, Vector::kSums / kRegs);
   const auto multiply = [&]<int kSome, bool kWhole>() {

@@ -11,7 +11,7 @@ struct CellRows {
 // Each non-zero is broadcast and multiplied into the tile's row of its column; a row's sums stay in registers. Not inlined:
 // the loop needs all registers. `start` sets the sums to the panel's bias (or 0) first.
 template <int kRegs, class Type>
-[[gnu::noinline]] void multiply_cell(const CellRows<Type>& cell, const float* x, float* y, const float* bias, bool start) {
+AEROGEL_NOINLINE void multiply_cell(const CellRows<Type>& cell, const float* x, float* y, const float* bias, bool start) {
   constexpr int64_t kWidth = kRegs * kLanes;
   const auto* values = cell.values;
   const uint8_t* index = cell.index;

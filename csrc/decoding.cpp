@@ -47,7 +47,8 @@ class Decoder {
 
   void run(Team::Member& member) {
     for (size_t b = 0; b < blocks_.size(); b++) {
-      const auto& [attention, next] = blocks_[b];
+      const Attention& attention = blocks_[b].attention;  // Clang before 16 can't capture a structured binding
+      const FeedForward& next = blocks_[b].feed_forward;
       const Products& layers = products_[b];
       multiply(member, layers.heads, [&](int64_t s) { keep_keys(b, s); });
       member.each(tokens_.batch * attention.heads, [&](int64_t i) { attend(b, i / attention.heads, i % attention.heads); },

@@ -118,6 +118,7 @@ struct Quads {
 
   // The part from this feature on.
   Quads at(int64_t feature, int width) const {
+    if (!data) return {};
     const int64_t group = feature / kPanel * width;
     return {.data = data + feature * width, .steps = steps + group, .zeros = zeros + group};
   }

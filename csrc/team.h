@@ -7,6 +7,7 @@
 #include <mutex>
 #include <thread>
 
+#include "compiler.h"
 #include "threads.h"
 
 namespace aerogel {
@@ -37,11 +38,7 @@ class Team {
     static void rest(int spins) {
       constexpr int kSpins = 4096;  // some ten microseconds: then another process may need the core
       if (spins >= kSpins) return std::this_thread::yield();
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#elif defined(__aarch64__)
-      asm volatile("yield");
-#endif
+      pause_thread();
     }
 
     Team& team_;

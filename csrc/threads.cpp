@@ -1,6 +1,8 @@
 #include "threads.h"
 
+#ifndef _WIN32
 #include <unistd.h>
+#endif
 
 #include <atomic>
 #include <condition_variable>
@@ -83,14 +85,23 @@ class Pool {
   int threads_ = 0, wanted_ = 0, busy_ = 0;
 };
 
+// Another one in a forked child. Windows can't fork.
+int process() {
+#ifdef _WIN32
+  return 1;
+#else
+  return getpid();
+#endif
+}
+
 Pool& pool() {
   static std::mutex lock;
   static Pool* made = nullptr;  // never freed: its threads may outlive the statics
-  static pid_t owner = 0;
+  static int owner = 0;
   const std::lock_guard<std::mutex> held(lock);
-  if (owner != getpid()) {
+  if (owner != process()) {
     made = new Pool;
-    owner = getpid();
+    owner = process();
   }
   return *made;
 }

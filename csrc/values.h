@@ -7,6 +7,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "compiler.h"
+
 namespace aerogel {
 
 enum class ValueType : int { float32 = 0, float16 = 1, bfloat16 = 2, int8 = 3 };  // the numbers of docs/format.md
@@ -17,8 +19,8 @@ enum class ValueType : int { float32 = 0, float16 = 1, bfloat16 = 2, int8 = 3 };
 struct Float32 {
   using Stored = float;
   static constexpr int64_t kUnit = 1;
-  [[gnu::always_inline]] static float decode(Stored value) { return value; }
-  [[gnu::always_inline]] static Stored encode(float value) { return value; }
+  AEROGEL_INLINE static float decode(Stored value) { return value; }
+  AEROGEL_INLINE static Stored encode(float value) { return value; }
 };
 
 struct Float16 {  // in checkpoints alone: kernels get these values as float32, which holds them exactly
@@ -29,8 +31,8 @@ struct Float16 {  // in checkpoints alone: kernels get these values as float32, 
 struct BFloat16 {  // the upper half of a float32
   using Stored = uint16_t;
   static constexpr int64_t kUnit = 1;
-  [[gnu::always_inline]] static float decode(Stored value) { return std::bit_cast<float>(uint32_t{value} << 16); }
-  [[gnu::always_inline]] static Stored encode(float value) {
+  AEROGEL_INLINE static float decode(Stored value) { return std::bit_cast<float>(uint32_t{value} << 16); }
+  AEROGEL_INLINE static Stored encode(float value) {
     return static_cast<Stored>(std::bit_cast<uint32_t>(value) >> 16);
   }
 };
@@ -38,8 +40,8 @@ struct BFloat16 {  // the upper half of a float32
 struct Int8 {  // an integer, times the scale of its row; the dot product of four is one instruction
   using Stored = int8_t;
   static constexpr int64_t kUnit = 4;
-  [[gnu::always_inline]] static float decode(Stored value) { return value; }
-  [[gnu::always_inline]] static Stored encode(float value) { return static_cast<Stored>(value); }
+  AEROGEL_INLINE static float decode(Stored value) { return value; }
+  AEROGEL_INLINE static Stored encode(float value) { return static_cast<Stored>(value); }
 };
 
 // Eight bits: for each that is set how many are set below, for the others 128. With these, table look-ups of bytes expand
@@ -53,21 +55,21 @@ inline constexpr auto kPlaces = [] {
 
 // Calls f with the trait of a float type that kernels read.
 template <class F>
-[[gnu::always_inline]] inline void with_floats(ValueType type, F&& f) {
+AEROGEL_INLINE void with_floats(ValueType type, F&& f) {
   if (type == ValueType::float32) f(Float32{});
   if (type == ValueType::bfloat16) f(BFloat16{});
 }
 
 // Calls f with the trait of a type that kernels read.
 template <class F>
-[[gnu::always_inline]] inline void with_values(ValueType type, F&& f) {
+AEROGEL_INLINE void with_values(ValueType type, F&& f) {
   if (type == ValueType::int8) f(Int8{});
   with_floats(type, f);
 }
 
 // Calls f with the trait of any type.
 template <class F>
-[[gnu::always_inline]] inline void with_stored(ValueType type, F&& f) {
+AEROGEL_INLINE void with_stored(ValueType type, F&& f) {
   if (type == ValueType::float16) f(Float16{});
   with_values(type, f);
 }
