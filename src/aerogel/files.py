@@ -1,10 +1,10 @@
 """Writes outputs under a temporary name and renames them when they are complete."""
 
 import contextlib
-import fcntl
 import glob
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,6 +13,11 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from aerogel.errors import AerogelError, first_line, writing
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 UNFINISHED = ".unfinished"  # suffix of a temporary folder
 SETTLED = 10.0  # seconds after which a live process has locked the temporary folder it created
@@ -62,9 +67,10 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         temporary = Path(tempfile.mkdtemp(UNFINISHED, _prefix(path), path.parent))
-    handle = os.open(temporary, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # network file systems can't lock folders; then abandoned ones stay
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    handle = None
+    with contextlib.suppress(OSError):  # Windows and network file systems can't lock folders; then abandoned ones stay
+        handle = os.open(temporary, os.O_RDONLY)
+        lock(handle, wait=True)
     try:
         with writing(path):
             yield temporary
@@ -79,7 +85,21 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
+
+
+def lock(handle: int, wait: bool = False) -> None:
+    """Lock an open file or folder for this process until it is closed, or the process ends.
+
+    Raises `OSError` if another process has locked it, unless it waits for that, or if it can't be locked.
+    """
+    if sys.platform == "win32":
+        os.lseek(handle, 2**30, os.SEEK_SET)  # beyond the contents, which others may read
+        msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        os.lseek(handle, 0, os.SEEK_SET)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -88,7 +108,7 @@ def _remove_abandoned(path: Path) -> None:
         with contextlib.suppress(OSError):  # locked or already removed
             handle = os.open(temporary, os.O_RDONLY)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(handle)
                 if time.time() - temporary.stat().st_mtime > SETTLED:
                     shutil.rmtree(temporary, ignore_errors=True)
             finally:

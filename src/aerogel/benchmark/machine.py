@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import resource
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Any
 
 import psutil
 import torch
+
+if sys.platform != "win32":
+    import resource
 
 CPUINFO = Path("/proc/cpuinfo")  # on Linux
 LIBRARIES = ("aerogel", "torch", "transformers", "datasets", "accelerate", "numpy")
@@ -57,5 +59,7 @@ def _cpuinfo(field: str, cpuinfo: Path = CPUINFO) -> str:
 
 def peak_memory() -> int:
     """Peak resident memory of this process, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, other systems kilobytes

@@ -1,6 +1,5 @@
 """Running a study: its open trials, each result stored as soon as it is there."""
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from aerogel import progress
 from aerogel.errors import StudyError, writing
+from aerogel.files import lock
 from aerogel.models import prepare
 from aerogel.study.executors import Executor, Handle, Progress, open_executor
 from aerogel.study.plan import plan
@@ -101,13 +101,13 @@ def study_lock(folder: Path) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            lock(handle)
+        except (BlockingIOError, PermissionError) as error:  # the latter on Windows
             holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
             raise StudyError(f"{folder}: {holder} runs this study: wait, or give another --output") from error
         with writing(path):
             os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M')},".encode(), 0)
+            os.write(handle, f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M')},".encode())
         yield
     finally:
         os.close(handle)
