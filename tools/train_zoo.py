@@ -30,6 +30,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from aerogel.models.zoo import POST_PROCESSOR, SHARED
 from aerogel.tasks.noise import IGNORED, MASK_RATE, infill, mask_tokens
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -147,6 +148,12 @@ def save_tokenizer(tokenizer: Tokenizer, objective: str, folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=LENGTH, model_input_names=inputs, **roles
     ).save_pretrained(folder)
+    content = json.loads((folder / SHARED.name).read_text(encoding="utf-8"))
+    (folder / SHARED.name).unlink()
+    places = json.dumps(content.pop("post_processor"), indent=2)
+    (folder / POST_PROCESSOR).write_text(places + "\n", encoding="utf-8")
+    shared = json.dumps(content, ensure_ascii=False, indent=0)
+    (folder.parent / SHARED.name).write_text(shared + "\n", encoding="utf-8")
 
 
 def batch_of(

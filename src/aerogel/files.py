@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -50,7 +50,7 @@ def check_new(path: str | os.PathLike[str]) -> None:
         exists = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     if exists:
         raise AerogelError(f"{path} already exists: choose another output, or remove it first")
-    if folder.is_dir() and (folder.is_mount() or folder == Path.cwd()):
+    if folder.is_dir() and (os.path.ismount(folder) or folder == Path.cwd()):
         raise AerogelError(f"{path} is a mount point or the current folder: choose a folder inside it")
     with writing(folder):
         parent = next(parent for parent in folder.parents if parent.exists())
@@ -87,6 +87,18 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def cached_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """The folder, which `fill` writes the first time. Raises as `new_folder` and `fill` do."""
+    if not folder.is_dir():
+        try:
+            with new_folder(folder) as aside:
+                fill(aside)
+        except AerogelError:
+            if not folder.is_dir():  # otherwise another process has just made the same
+                raise
+    return folder
 
 
 def lock(handle: int, wait: bool = False) -> None:

@@ -1,6 +1,7 @@
 """The models of the zoo. Those from the hub are tested in test_hub.py."""
 
 import json
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,23 @@ def test_tiny_models_are_in_the_package(name: str) -> None:
     model = load_model(name)
     assert architecture(model.config) == ZOO[name].architecture
     assert f"{round(model.num_parameters() / 1e6)}M" == ZOO[name].parameters
+
+
+def test_tiny_models_share_one_tokenizer_file() -> None:
+    inside = resources.files("aerogel.models") / "tiny"
+    assert [path.parent for path in Path(str(inside)).rglob("tokenizer.json")] == [inside]
+    tokenizers = {name: load_tokenizer(name) for name in TINY}
+    assert (
+        tokenizers["tiny-bert"].get_vocab()
+        == tokenizers["tiny-bart"].get_vocab()
+        == tokenizers["tiny-gpt2"].get_vocab()
+    )
+    pairs = {name: tokenizer.decode(tokenizer("ab", "ab").input_ids) for name, tokenizer in tokenizers.items()}
+    assert pairs == {
+        "tiny-bert": "<s>ab</s>ab</s>",
+        "tiny-bart": "<s>ab</s></s>ab</s>",
+        "tiny-gpt2": "abab",
+    }
 
 
 @pytest.mark.parametrize("name", TINY)

