@@ -1,6 +1,8 @@
 // What C++ has no standard way to say, for GCC, Clang and MSVC. There is nothing of one compiler alone in the other files.
 #pragma once
 
+#include <cstdint>
+
 #if defined(_MSC_VER) && !defined(__clang__)
 #define AEROGEL_INLINE __forceinline
 #define AEROGEL_NOINLINE __declspec(noinline)
@@ -8,8 +10,6 @@
 #define AEROGEL_INLINE [[gnu::always_inline]] inline
 #define AEROGEL_NOINLINE [[gnu::noinline]]
 #endif
-
-#include <cstdint>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define AEROGEL_X86_PROCESSOR
