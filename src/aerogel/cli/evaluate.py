@@ -20,6 +20,7 @@ from aerogel.tasks import check_task, load_task
 @click.option("--reference", metavar="MODEL", help="Dense model to compare with: KL, agreement and flips.")
 @options.max_length
 @options.limit
+@options.device
 @options.as_json
 def evaluate(
     model: str,
@@ -31,15 +32,16 @@ def evaluate(
     reference: str | None,
     max_length: int,
     limit: int | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
-    """Score MODEL on the validation split of each task."""
+    """Score MODEL on the validation split of each task. Packed models run on the CPU."""
     if (tasks is None) == (harness is None):
         raise click.UsageError("give either --tasks or --harness")
     if tasks is None:
         if data or columns or reference:
             raise click.UsageError("--harness reads its own data: leave out --data, --columns and --reference")
-        _evaluate_harness(model, str(harness).split(","), limit, as_json)
+        _evaluate_harness(model, str(harness).split(","), limit, device, as_json)
         return
     names = [task.strip() for task in tasks.split(",")]
     for path in filter(None, (model, reference)):
@@ -59,6 +61,8 @@ def evaluate(
         dense, dense_tokenizer = models.load(reference) if reference else (None, tokenizer)
         if not make_same_inputs(tokenizer, dense_tokenizer):
             raise ModelError(f"{reference} and {model} have different tokenizers: their predictions can't be compared")
+        for scored in filter(None, (loaded_model, dense)):
+            models.to_device(scored, device)
         results = score_tasks(loaded_model, tokenizer, loaded, limit=limit, reference=dense, max_length=max_length)
         packed = {model: packed_types(loaded_model)}
         if dense is not None:
@@ -78,14 +82,14 @@ def evaluate(
         note_columns(entry)
 
 
-def _evaluate_harness(model: str, tasks: list[str], limit: int | None, as_json: bool) -> None:
+def _evaluate_harness(model: str, tasks: list[str], limit: int | None, device: str | None, as_json: bool) -> None:
     check_path(model)
     with progress_bar():
         from aerogel import models
         from aerogel.evaluation.harness import COLUMNS, evaluate_harness
 
         loaded, tokenizer = models.load(model)
-        scores = evaluate_harness(loaded, tokenizer, [task.strip() for task in tasks], limit)
+        scores = evaluate_harness(models.to_device(loaded, device), tokenizer, [task.strip() for task in tasks], limit)
     if as_json:
         print_json([asdict(score) for score in scores])
     else:

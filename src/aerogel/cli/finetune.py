@@ -20,7 +20,7 @@ from aerogel.training.config import PRECISIONS, RECOVERY_EPOCHS, TUNING_EPOCHS
 from aerogel.training.schedule import QUANTIZED, SCHEDULES
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from aerogel.pruning import RoundedValues
     from aerogel.runtime.values import HeadChoice
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 @click.option("--patience", type=options.SIZE, help="Stop after this many epochs without a better validation score.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: bfloat16 on a GPU that has it]")
 @options.seed
+@options.device
 @click.option("--no-pack", is_flag=True, help="Save zeros like other weights.")
 def finetune(
     model: str,
@@ -90,6 +91,7 @@ def finetune(
     patience: int | None,
     structured: options.Structured,
     no_pack: bool,
+    device: str | None,
     **settings: Any,  # of TrainingConfig
 ) -> None:
     """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros.
@@ -125,6 +127,10 @@ def finetune(
             limit = task_data.task.kind.validation_limit
             return score_task(trained, tokenizer, task_data, limit, config.max_length).metrics
 
+        def load(name: str, head: models.Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+            loaded, tokenizer = models.load(name, head)
+            return models.to_device(loaded, device), tokenizer
+
         packs = (gradual is not None or values is not None) and not no_pack
         zeros = gradual.pruning if gradual else None
         measure = measure_in(structured.runtime or ("aerogel" if packs else "torch"), zeros, values)
@@ -132,7 +138,9 @@ def finetune(
             gradual, teacher, epochs=epochs, patience=patience, values=values, structure=removal, measure=measure
         )
         checkpoints = Path(f"{output.resolve()}.checkpoints")
-        recovered = training.recover(model, task_data, config, recovery, validate=validate, checkpoints=checkpoints)
+        recovered = training.recover(
+            model, task_data, config, recovery, validate=validate, checkpoints=checkpoints, load=load
+        )
         provenance = models.Provenance(
             structure=str(removal) if removal else None,
             method=f"{gradual.schedule} pruning by {gradual.pruning.method}" if gradual else None,

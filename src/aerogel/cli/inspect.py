@@ -28,6 +28,7 @@ from aerogel.tasks import check_task
 )
 @options.data
 @options.columns
+@options.device
 @options.as_json
 def inspect(
     model: str,
@@ -38,6 +39,7 @@ def inspect(
     method: str,
     data: Path | None,
     columns: dict[str, str] | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Show the weight distribution and zeros of MODEL, by layer and by kind of matrix.
@@ -45,6 +47,8 @@ def inspect(
     Of a packed model also the types of its values; weights in int8 are shown as integers times their scales. Of a model
     that has lost heads and neurons also how many each layer has kept.
     """
+    if device and not text:
+        raise click.UsageError("--device needs --sensitivity, which computes on it")
     if output:
         files.check_new(output)
     check_path(model)
@@ -54,7 +58,7 @@ def inspect(
         from aerogel.analysis import inspect as inspect_model
         from aerogel.analysis.plot import distribution, heat_map, kept_structures, layers
         from aerogel.analysis.weights import COLUMNS
-        from aerogel.models import load_model, load_tokenizer
+        from aerogel.models import load_model, load_tokenizer, to_device
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.pruning.sensitivity import sensitivity
         from aerogel.runtime.conversion import packed_types
@@ -68,7 +72,7 @@ def inspect(
             source = load_task(text, data, columns=columns)
             note_columns(source)
             calibration = replace(read_calibration(source, load_tokenizer(model), samples=16), at_most=True)
-            parts = sensitivity(loaded, calibration, model, method)
+            parts = sensitivity(to_device(loaded, device), calibration, model, method)
         if output:
             with files.new_folder(output) as folder:
                 (folder / "weights.json").write_text(json.dumps(report.to_dict()), encoding="utf-8")

@@ -1,6 +1,7 @@
 """Shared options and their types, which refuse wrong values before torch is imported."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -11,7 +12,7 @@ import click
 
 from aerogel import bounds
 from aerogel.benchmark.runtimes import ServedIn, check_runtime
-from aerogel.errors import DataError, PruningError, read_sparsity
+from aerogel.errors import DataError, ModelError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
 from aerogel.runtime.values import HEAD_CHOICES, INT8_PATTERN, INT8_SPEED, VALUE_CHOICES
@@ -52,6 +53,12 @@ def _data_folder(name: str) -> Path:
     if not Path(name).is_dir():
         raise DataError(f"{name}: no such data folder")
     return Path(name)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"[a-z]+(:\d+)?", text):
+        raise ModelError(f"device {text!r}: expected cpu, cuda or cuda:N")
+    return text
 
 
 def _columns(text: str) -> dict[str, str]:
@@ -162,6 +169,11 @@ head_values = click.option(
     "--head-values",
     type=click.Choice(HEAD_CHOICES),
     help="Compute the language-model head in int8 too, with --values int8: less time for each generated token.",
+)
+device = click.option(
+    "--device",
+    type=_Read("text", _device),
+    help="Where to compute: cpu, cuda or cuda:N [default: a GPU if torch sees one, else the CPU].",
 )
 seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(bounds.SEEDS[0], bounds.SEEDS[-1]))
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 @options.include
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
 @options.seed
+@options.device
 @options.values
 @options.head_values
 @options.structured
@@ -80,6 +81,7 @@ def prune(
     sparsity: float | None,
     structured: options.Structured,
     no_pack: bool,
+    device: str | None,
     **settings: Any,  # the other fields of PruneConfig
 ) -> None:
     """Prune MODEL and save it packed: smaller, and it runs sparse.
@@ -125,6 +127,7 @@ def prune(
             tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
         if head_values:
             head_weight(loaded)  # raises before the model is pruned
+        models.to_device(loaded, device)
         structure = None
         if removal and text:
             served = structured.runtime or ("aerogel" if packs else "torch")

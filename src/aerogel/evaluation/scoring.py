@@ -93,9 +93,10 @@ def predict(
         for scored, part, of_model in zip(models, parts, answers, strict=True):
             part.append(_predictions(scored, data.task, inputs, rows, batch, of_model))
         if reference is not None:
-            divergences.append(kind.divergence(answers[1], answers[0]).double().cpu().numpy())
+            dense = answers[1].to(answers[0].logits.device)
+            divergences.append(kind.divergence(dense, answers[0]).double().cpu().numpy())
             answer_rows.append(np.array(rows)[answers[0].rows.cpu().numpy()])
-    own, *dense = [kind.complete(inputs, Predictions.joined(part)) for part in parts]
+    own, *others = [kind.complete(inputs, Predictions.joined(part)) for part in parts]
     texts = np.concatenate(answer_rows)
     if inputs.texts is not None:
         texts = inputs.texts[texts]
@@ -104,7 +105,7 @@ def predict(
         inputs=inputs,
         config=model.config,
         predictions=own,
-        reference=dense[0] if dense else None,
+        reference=others[0] if others else None,
         divergences=np.concatenate(divergences),
         rows=texts,
     )

@@ -1,4 +1,5 @@
 from .card import Provenance as Provenance
+from .device import to_device as to_device
 from .inner import inner_model as inner_model
 from .loading import (
     Architecture as Architecture,
@@ -12,7 +13,7 @@ from .loading import (
     prepare as prepare,
     stored_dtypes as stored_dtypes,
 )
-from .mode import evaluating as evaluating, on_cpu as on_cpu
+from .mode import evaluating as evaluating
 from .prunable import (
     PackedLayer as PackedLayer,
     PrunableWeight as PrunableWeight,

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 
@@ -33,11 +32,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def on_cpu(model: nn.Module) -> Iterator[torch.device]:
-    """Move a model to the CPU, yield its device, and move it back at the end."""
+def on_cpu(model: nn.Module) -> Iterator[None]:
+    """Move a model to the CPU, and back to its device at the end."""
     device = next(model.parameters()).device
     model.cpu()
     try:
-        yield device
+        yield
     finally:
         model.to(device)

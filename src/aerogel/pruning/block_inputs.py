@@ -41,6 +41,7 @@ class Call:
     encoder_tokens: Tensor | None
 
     def run(self, block: nn.Module, states: Tensor) -> Tensor:
+        states = states.to(self.tokens.device)  # from a memory-mapped file
         if "hidden_states" in self.keywords:
             output = block(*self.arguments, **self.keywords | {"hidden_states": states})
         else:
@@ -169,7 +170,7 @@ def _tokens(batch: Batch, is_encoder: bool, states: Tensor) -> Tensor:
     """(batch, sequence), False at padding; without a mask, the states have none."""
     mask = batch.get("attention_mask" if is_encoder else "decoder_attention_mask")
     if mask is None:
-        return torch.ones(states.shape[:2], dtype=torch.bool)
+        return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     return mask.bool().reshape(-1, mask.shape[-1])  # the choices of a text are rows of their own
 
 

@@ -24,7 +24,7 @@ def output_gradients(
     square over tokens is the diagonal of the Fisher information, which is the curvature of the KL divergence to the
     dense model (Martens and Grosse 2015, section 2.2). Raises `ModelError` as `prediction_logits`.
     """
-    sums = {weight.name: torch.zeros(len(weight.matrix)) for weight in weights}
+    sums = {weight.name: _zeros(weight, len(weight.matrix)) for weight in weights}
 
     def add(name: str, gradient: Tensor) -> None:
         sums[name] += gradient.square().sum(0)
@@ -40,7 +40,7 @@ def output_fisher(
 
     Gradients g are those of `output_gradients`, whose squares are the diagonal.
     """
-    sums = {weight.name: torch.zeros(len(weight.matrix), len(weight.matrix)) for weight in weights}
+    sums = {weight.name: _zeros(weight, len(weight.matrix), len(weight.matrix)) for weight in weights}
 
     def add(name: str, gradient: Tensor) -> None:
         sums[name].addmm_(gradient.T, gradient)
@@ -52,12 +52,19 @@ def output_fisher(
 def sampled_nll(logits: Tensor, generator: torch.Generator) -> Tensor:
     """The sum of −log p(y) over predictions, up to a constant, with each y drawn from the model's own distribution.
 
-    `logits` are (predictions, classes). A single logit is the mean of a Gaussian with variance 1.
+    `logits` are (predictions, classes). A single logit is the mean of a Gaussian with variance 1. The draws are made
+    on the CPU, so that they are the same on every device.
     """
     if logits.shape[-1] == 1:
-        return (logits - (logits.detach() + torch.randn(logits.shape, generator=generator))).square().sum() / 2
+        noise = torch.randn(logits.shape, generator=generator).to(logits.device)
+        return (logits - (logits.detach() + noise)).square().sum() / 2
     log_p = torch.log_softmax(logits, -1)
-    return -log_p.gather(1, torch.multinomial(log_p.detach().exp(), 1, generator=generator)).sum()
+    drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator)
+    return -log_p.gather(1, drawn.to(log_p.device)).sum()
+
+
+def _zeros(weight: PrunableWeight, *shape: int) -> Tensor:
+    return torch.zeros(shape, device=weight.parameter.device)
 
 
 def _add_gradients(

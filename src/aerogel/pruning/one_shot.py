@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
-from aerogel.models import PrunableWeight, inner_model, on_cpu, prunable_weights
+from aerogel.models import PrunableWeight, inner_model, prunable_weights
 from aerogel.models.prunable import error_context
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.batches import Batch
@@ -42,8 +42,9 @@ def prune(
     `calibration`, which may also be a list of texts if the model was loaded with its tokenizer; they prune block by
     block, each on the outputs of the pruned blocks before it. With `values` and calibration text the weights are
     rounded afterwards, and stay floats. The configuration is checked before the first weight changes. A
-    `SentenceTransformer` or `CrossEncoder` is pruned as the transformers model in it. Raises
-    `PruningError`, `ModelError` or `DataError`.
+    `SentenceTransformer` or `CrossEncoder` is pruned as the transformers model in it. The computation runs on the
+    model's device, and the masks are there; random draws are made on the CPU, so that the same seed gives the same
+    result on a GPU, up to rounding. Raises `PruningError`, `ModelError` or `DataError`.
 
     >>> from aerogel import load
     >>> model, tokenizer = load("tiny-gpt2")
@@ -69,12 +70,11 @@ def prune(
         block_lists(model, plan.weights)  # raises for weights outside them, before anything is computed
     if config.values:
         check_rounding(model)
-    with on_cpu(model) as home:  # where the methods' linear algebra runs
-        batches = source.batches(model)
-        masks = _prune_by_block(model, plan, batches) if config.needs_calibration else _prune_by_weight(plan)
-        if config.values:
-            round_blocks(model, batches)
-    return {name: mask.to(home) for name, mask in masks.items()}
+    batches = source.batches(model)
+    masks = _prune_by_block(model, plan, batches) if config.needs_calibration else _prune_by_weight(plan)
+    if config.values:
+        round_blocks(model, batches)
+    return masks
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, check_sparsity, expect
-from aerogel.models import on_cpu, prunable_weights
+from aerogel.models import prunable_weights
 from aerogel.pruning.calibration import CalibrationSource, as_calibration
 from aerogel.pruning.fisher import output_gradients
 from aerogel.pruning.kl import Reference
@@ -51,20 +51,19 @@ def sensitivity(
     for sparsity in sparsities:
         check_sparsity(sparsity, PruningError)
     method = one_shot_method(by)
-    with on_cpu(model):
-        weights = prunable_weights(model)
-        batches = source.batches(model)
-        reference = Reference(model, batches, TOKENS)
-        gradients = output_gradients(model, weights, batches, TOKENS, 0) if method.needs == "gradients" else {}
-        score = dense_scores(model, weights, batches, gradients, method, 0)
-        pattern = Pattern(per_row=method.scope == "row")
-        layers = list(dict.fromkeys(weight.layer for weight in weights))
-        kinds = list(dict.fromkeys(weight.kind for weight in weights))
-        cells = [(group, sparsity) for group in (*layers, *kinds) for sparsity in sparsities]
-        kls: dict[str, list[float]] = {group: [] for group in (*layers, *kinds)}
-        for group, sparsity in progress.track(cells, "measuring sensitivity"):
-            shares = {weight.name: sparsity for weight in weights if group in (weight.layer, weight.kind)}
-            kls[group].append(masked_kl(model, shares, weights, score, pattern, reference))
+    weights = prunable_weights(model)
+    batches = source.batches(model)
+    reference = Reference(model, batches, TOKENS)
+    gradients = output_gradients(model, weights, batches, TOKENS, 0) if method.needs == "gradients" else {}
+    score = dense_scores(model, weights, batches, gradients, method, 0)
+    pattern = Pattern(per_row=method.scope == "row")
+    layers = list(dict.fromkeys(weight.layer for weight in weights))
+    kinds = list(dict.fromkeys(weight.kind for weight in weights))
+    cells = [(group, sparsity) for group in (*layers, *kinds) for sparsity in sparsities]
+    kls: dict[str, list[float]] = {group: [] for group in (*layers, *kinds)}
+    for group, sparsity in progress.track(cells, "measuring sensitivity"):
+        shares = {weight.name: sparsity for weight in weights if group in (weight.layer, weight.kind)}
+        kls[group].append(masked_kl(model, shares, weights, score, pattern, reference))
     return Sensitivity(
         name or type(model).__name__,
         method.name,

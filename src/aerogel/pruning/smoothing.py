@@ -56,7 +56,8 @@ class Fold:
 
     def is_exact(self, block: Block, output: Tensor) -> bool:
         """Whether scaling leaves the output of the block equal: a residual connection, for example, forbids it."""
-        factors = torch.exp2(torch.arange(self.users[0].matrix.shape[1]) % 3 - 1)
+        columns = torch.arange(self.users[0].matrix.shape[1], device=output.device)
+        factors = torch.exp2(columns % 3 - 1)
         self.apply(factors)
         equal = torch.equal(_output(block), output)
         self.apply(1 / factors)

@@ -26,7 +26,7 @@ def swap(target: Tensor, weight: Tensor, mask: Tensor, hessian: Tensor, pattern:
     weight = weight * mask
     updated = not torch.equal(weight, target * mask)
     kept = pattern.units(mask.float()) > 0
-    rows = torch.arange(len(kept))
+    rows = torch.arange(len(kept), device=kept.device)
     gradient = (target - weight) @ hessian
     block_hessian = _block_hessian(hessian, pattern)
     failed = torch.zeros_like(kept)  # to drop since the last swap of the row
@@ -64,7 +64,7 @@ def _block_hessian(hessian: Tensor, pattern: Pattern) -> Tensor | None:
     """H within the columns of each block; `None` for blocks one column wide, where it is the diagonal."""
     if pattern.columns == 1:
         return None
-    block = torch.arange(len(hessian)) // pattern.columns
+    block = torch.arange(len(hessian), device=hessian.device) // pattern.columns
     return hessian * (block == block[:, None])
 
 
@@ -84,8 +84,8 @@ def _lowest_partner(restore: Tensor, pattern: Pattern) -> Tensor:
 def _partners(out: Tensor, width: int, pattern: Pattern) -> Tensor:
     """Marks the units of each row that may be restored when unit `out` is dropped."""
     if not pattern.group:
-        return torch.ones(len(out), width, dtype=torch.bool)
-    return torch.arange(width) // pattern.group == out[:, None] // pattern.group
+        return torch.ones(len(out), width, dtype=torch.bool, device=out.device)
+    return torch.arange(width, device=out.device) // pattern.group == out[:, None] // pattern.group
 
 
 def _times_hessian(weight: Tensor, hessian: Tensor, units: Tensor, pattern: Pattern) -> Tensor:
@@ -100,6 +100,6 @@ def _times_hessian(weight: Tensor, hessian: Tensor, units: Tensor, pattern: Patt
 
 def _marked(units: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
     """Marks one unit of each of `rows`."""
-    marked = torch.zeros(shape, dtype=torch.bool)
+    marked = torch.zeros(shape, dtype=torch.bool, device=units.device)
     marked[rows, units[rows]] = True
     return marked

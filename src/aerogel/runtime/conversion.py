@@ -15,6 +15,7 @@ from aerogel.runtime.layers import SparseLinear, in_layer, put_layer, sparse_lay
 from aerogel.runtime.packable import packable_layers
 from aerogel.runtime.packed import BY_DTYPE, check_packable, check_roundable
 from aerogel.runtime.quantizer import mark, restore_dense, unmark
+from aerogel.runtime.semi_structured import restore_two_to_four, run_two_to_four
 from aerogel.runtime.values import HeadChoice, ValueChoice, check_head_values, chosen_type
 
 # Below this share of zeros the dense product is as fast: per weight that is not zero, the sparse kernel is slower.
@@ -25,7 +26,12 @@ WITHOUT_ZEROS = 0.01  # below this share of zeros a matrix was not pruned, or ha
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def compress(model: Model, values: ValueChoice | None = None, head_values: HeadChoice | None = None) -> Model:
+def compress(
+    model: Model,
+    values: ValueChoice | None = None,
+    head_values: HeadChoice | None = None,
+    device: str = "cpu",
+) -> Model:
     """Packs every prunable layer with enough zeros, in place, and returns the model, ready to run sparse.
 
     Layers under `LEAST_SPARSITY` stay dense, since packing would not speed them up. Results agree with those of the
@@ -43,14 +49,21 @@ def compress(model: Model, values: ValueChoice | None = None, head_values: HeadC
     vocabulary spend much of their time there. A head that is tied to the embedding gets a copy in memory, and the
     weight itself stays as it is, also in checkpoints; a head of its own is packed like other layers.
 
+    With device="cuda" the model is moved to an NVIDIA GPU of compute capability 8.0 or above, and linear layers whose
+    weights are 2:4, in float16 or bfloat16, run in torch's semi-structured kernels. Such a model is for use in this
+    process: `decompress` it to save it. An `AerogelWarning` says which layers stay dense.
+
     Args:
-        model: a transformers model, or a `SentenceTransformer` or `CrossEncoder`, with its weights on the CPU.
+        model: a transformers model, or a `SentenceTransformer` or `CrossEncoder`; for device "cpu" with its weights
+            there.
         values: "bfloat16" or "int8" rounds the weights to that, also in layers that are already packed.
         head_values: "int8" rounds the language-model head, together with values="int8".
+        device: "cpu", or "cuda" or "cuda:1" for 2:4 models.
 
     Raises `ModelError`, before it changes anything, for other `values` and `head_values`, for weights that can't be
     packed (for int8 also infinite or NaN ones), for a model without prunable weights, and for `head_values` of a model
-    without a language-model head. Warns with an `AerogelWarning` of matrices without
+    without a language-model head; with device="cuda" without such a GPU, for other dtypes, for a model without a 2:4
+    layer, and for `values`. Warns with an `AerogelWarning` of matrices without
     zeros that stay dense in a model that has others with zeros, and of blocks that can't be fused with these versions
     of transformers and torch.
 
@@ -63,6 +76,11 @@ def compress(model: Model, values: ValueChoice | None = None, head_values: HeadC
     """
     inner = inner_model(model)
     expect(inner, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
+    if device != "cpu":
+        if values or head_values:
+            raise ModelError(f"values {values or head_values} are for device cpu: leave them out with device {device}")
+        run_two_to_four(inner, device, model.to)
+        return model
     before = [layer for _, layer in sparse_layers(inner)]
     packable = packable_layers(inner)
     weights = [weight for weight in prunable_weights(inner, to_read=True) if weight.name in packable]
@@ -117,6 +135,7 @@ def decompress(model: Model) -> Model:
     """
     inner = inner_model(model)
     expect(inner, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
+    restore_two_to_four(inner)
     restore_dense(inner)
     return model
 

@@ -70,9 +70,12 @@ def save_pruned(
 ) -> Saved:
     """Saves a pruned model with weights of the types that its `source` has, packed unless `pack` is false.
 
+    The model is moved to the CPU, where packed models run.
+
     Packed values are rounded to the type `values`, and the head to `head_values`, see `compress`. The `sparsity` of
     `provenance` becomes that of the weights that `targets` and `exclude` name.
     """
+    model.cpu()
     stored = models.stored_dtypes(source)
     casts_last = pack and values == "int8"  # weights on a grid of integers would leave it in 16 bits
     if not casts_last:

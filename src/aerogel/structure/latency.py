@@ -1,4 +1,4 @@
-"""How long the sub-layers of a model take on this machine, from timings of whole models."""
+"""How long the sub-layers of a model take on this machine's CPU, from timings of whole models."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.errors import ModelError
 from aerogel.files import cache_home, write_text
-from aerogel.models.mode import evaluating
+from aerogel.models.mode import evaluating, on_cpu
 from aerogel.structure.shrink import shrink
 from aerogel.structure.sublayers import SubLayer, sublayers
 from aerogel.tasks import context_length
 
 Measure = Callable[[PreTrainedModel], float]
-"""Returns the seconds of one forward pass. With an attribute `name`, its latency tables are kept in the cache."""
+"""Returns the seconds of one forward pass of a model, which is on the CPU.
+
+With an attribute `name`, its latency tables are kept in the cache.
+"""
 
 SHARES = (0.5, 0.25, 0.0)  # of the structures, at which sub-layers are timed
 ROUNDS = 2  # of timings, of which the medians count
@@ -123,10 +126,11 @@ def _measured(model: PreTrainedModel, measure: Measure) -> LatencyTable:
         groups.setdefault(group(sublayer), []).append(sublayer)
     dense: list[float] = []
     ratios: dict[str, list[dict[float, float]]] = {name: [] for name in groups}
-    for _, name in progress.track([(i, name) for i in range(ROUNDS) for name in groups], "timing sub-layers"):
-        dense.append(measure(model))  # next to the others, since a machine's speed varies
-        times = _times(model, groups[name], measure)
-        ratios[name].append({count: seconds / dense[-1] for count, seconds in times.items()})
+    with on_cpu(model):
+        for _, name in progress.track([(i, name) for i in range(ROUNDS) for name in groups], "timing sub-layers"):
+            dense.append(measure(model))  # next to the others, since a machine's speed varies
+            times = _times(model, groups[name], measure)
+            ratios[name].append({count: seconds / dense[-1] for count, seconds in times.items()})
     whole = statistics.median(dense)
     seconds = {}
     for name, rounds in ratios.items():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
-from aerogel.models import on_cpu
 from aerogel.pruning.batches import Batch
 from aerogel.pruning.blocks import walk
 from aerogel.pruning.calibration import CalibrationSource, as_calibration
@@ -54,8 +53,8 @@ def prune_structure(
 
     1. Each sub-layer: the order of removal, and the error of every number of structures (`Removal`).
     2. All sub-layers: the numbers of least error within the target, refined by the KL divergence to the dense model.
-       For a speed-up, costs are timings of this model on this machine, by `measure` (by default of PyTorch, 16 x 64
-       tokens), and the numbers change until the measured speed-up meets the target.
+       For a speed-up, costs are timings of this model on this machine's CPU, by `measure` (by default of PyTorch,
+       16 x 64 tokens), and the numbers change until the measured speed-up meets the target.
     3. Block by block on the pruned prefix: the remaining weights are updated to compensate, and the model shrinks.
 
     The same seed and timings give the same bits. Raises `PruningError` for a target out of reach, and `ModelError` and
@@ -71,32 +70,31 @@ def prune_structure(
     expect(config, StructureConfig, PruningError, "a StructureConfig, such as StructureConfig(speedup=2)")
     expect(model, PreTrainedModel, ModelError, TRANSFORMERS_MODEL)
     source = as_calibration(calibration, model)
-    with on_cpu(model):
-        found = sublayers(model)
-        measure = measure or TorchMeasure()
-        table = latency_table(model, measure) if config.speedup else None
-        budget = Budget.of(config, model, found, table)
-        batches = source.batches(model)
-        outputs = _output_matrices(model, found, batches, config.seed)
-        reference = Reference(model, batches, KL_TOKENS)
-        counts_within = uniform_counts if config.uniform else uneven_counts
-        counts = counts_within(model, outputs, budget, reference, config.seed)
-        speedup = None
-        if config.speedup and table:
+    found = sublayers(model)
+    measure = measure or TorchMeasure()
+    table = latency_table(model, measure) if config.speedup else None
+    budget = Budget.of(config, model, found, table)
+    batches = source.batches(model)
+    outputs = _output_matrices(model, found, batches, config.seed)
+    reference = Reference(model, batches, KL_TOKENS)
+    counts_within = uniform_counts if config.uniform else uneven_counts
+    counts = counts_within(model, outputs, budget, reference, config.seed)
+    speedup = None
+    if config.speedup and table:
 
-            def measured(numbers: Mapping[str, int]) -> float:
-                return measured_speedup(model, numbers, measure, shrink_uniform if config.uniform else shrink)
+        def measured(numbers: Mapping[str, int]) -> float:
+            return measured_speedup(model, numbers, measure, shrink_uniform if config.uniform else shrink)
 
-            numbers, speedup = meet_speedup(config.speedup, measured, counts, budget.limit, table.dense)
-        else:
-            numbers = counts(budget.limit)
-        kept = {output.sublayer.name: output.removal.kept(numbers[output.sublayer.name]) for output in outputs}
-        del outputs, counts
-        entries = tuple(_entry(model, sublayer, len(kept[sublayer.name])) for sublayer in found)
-        if config.uniform:
-            kept = _drop_layers(model, kept)
-        _compensate(model, kept, batches)
-        (shrink_uniform if config.uniform else shrink)(model, kept)
+        numbers, speedup = meet_speedup(config.speedup, measured, counts, budget.limit, table.dense)
+    else:
+        numbers = counts(budget.limit)
+    kept = {output.sublayer.name: output.removal.kept(numbers[output.sublayer.name]) for output in outputs}
+    del outputs, counts
+    entries = tuple(_entry(model, sublayer, len(kept[sublayer.name])) for sublayer in found)
+    if config.uniform:
+        kept = _drop_layers(model, kept)
+    _compensate(model, kept, batches)
+    (shrink_uniform if config.uniform else shrink)(model, kept)
     return Structure(entries, speedup, table)
 
 

@@ -22,7 +22,7 @@ class Removal:
 
     Attributes:
         order: all structures, the first to be removed first.
-        errors: (count + 1), float64: ½ tr(Γ (W − Ŵ) H (W − Ŵ)ᵀ) with 0, 1, … structures removed.
+        errors: (count + 1), float64, on the CPU: ½ tr(Γ (W − Ŵ) H (W − Ŵ)ᵀ) with 0, 1, … structures removed.
     """
 
     order: list[int]
@@ -48,7 +48,7 @@ class Removal:
         count = weight.shape[1] // size
         state = _State(root.T @ weight.double(), inverse(hessian.double(), DAMPING), list(range(count)), size)
         order: list[int] = []
-        added: list[Tensor] = [torch.zeros(1, dtype=torch.float64)]
+        added: list[Tensor] = [root.new_zeros(1)]
         while state.left:
             part = state.lowest(max(CANDIDATES // size, 1))
             together = len(part.left) if len(part.left) == len(state.left) else max(TOGETHER // size, 1)
@@ -61,7 +61,7 @@ class Removal:
                 part = part.without(removed[-1:])
             order += removed
             state = state.without(removed)
-        return cls(order, torch.cat(added).cumsum(0) / 2)
+        return cls(order, torch.cat(added).cpu().cumsum(0) / 2)
 
     def kept(self, count: int) -> list[int]:
         """The `count` structures that are removed last, in increasing order."""
@@ -81,7 +81,7 @@ class _State:
         """tr(((H⁻¹)_SS)⁻¹ W_Sᵀ W_S) of each structure S that is left."""
         if self.size == 1:
             return self.weight.square().sum(0) / self.inverse.diagonal()
-        count, size, index = len(self.left), self.size, torch.arange(len(self.left))
+        count, size, index = len(self.left), self.size, torch.arange(len(self.left), device=self.inverse.device)
         parts = self.weight.view(-1, count, size).transpose(0, 1)
         blocks = self.inverse.view(count, size, count, size)[index, :, index, :]
         solved = torch.linalg.solve(blocks, parts.transpose(1, 2) @ parts)

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import PruningError
+from aerogel.models.mode import on_cpu
 from aerogel.structure.latency import Measure
 
 Shrink = Callable[[PreTrainedModel, Mapping[str, Sequence[int]]], None]
@@ -48,7 +49,8 @@ def meet_speedup(
 
 
 def measured_speedup(model: PreTrainedModel, counts: Mapping[str, int], measure: Measure, shrink: Shrink) -> float:
-    """How many times faster the model is with these numbers of structures, whichever they are."""
-    small = copy.deepcopy(model)
-    shrink(small, {name: range(count) for name, count in counts.items()})
-    return statistics.median(measure(model) / measure(small) for _ in range(PAIRS))
+    """How many times faster the model is on the CPU with these numbers of structures, whichever they are."""
+    with on_cpu(model):
+        small = copy.deepcopy(model)
+        shrink(small, {name: range(count) for name, count in counts.items()})
+        return statistics.median(measure(model) / measure(small) for _ in range(PAIRS))

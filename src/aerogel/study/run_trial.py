@@ -41,9 +41,9 @@ def run_trial(trial: Trial, data: TaskData | None) -> Any:
 
 
 def _load(name: str, head: Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A packed checkpoint is analysed, pruned and trained as the dense model that it was packed from."""
+    """The dense model, also of a packed checkpoint, on a GPU if torch sees one."""
     model, tokenizer = models.load(name, head)
-    return decompress(model), tokenizer
+    return models.to_device(decompress(model)), tokenizer
 
 
 def _score(trial: Scoring, data: TaskData) -> ScoringResult:
@@ -54,7 +54,7 @@ def _score(trial: Scoring, data: TaskData) -> ScoringResult:
     recovered = recover(trial.model, data, trial.training, recovery, load=_load)
     model = recovered.model
     if trial.values:
-        compress(model, trial.values)  # as it would be saved and used
+        compress(model.cpu(), trial.values)  # as it would be saved and used
     weights = prunable_weights(model, pruning.resolved().targets if pruning else ("blocks",), to_read=True)
     zeros = {weight.name: int(weight.zeros.sum()) for weight in weights}
     parameters = models.parameter_count(model)

@@ -77,6 +77,9 @@ class Answers:
     references: Tensor
     rows: Tensor
 
+    def to(self, device: torch.device) -> Answers:
+        return Answers(*(tensor.to(device) for tensor in (self.logits, self.references, self.rows)))
+
 
 @dataclass(frozen=True)
 class Predictions:

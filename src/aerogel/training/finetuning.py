@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel.errors import TRANSFORMERS_MODEL, DataError, ModelError, expect
 from aerogel.models.tokenizer import check_tokenizer, padding_right
@@ -23,7 +23,7 @@ from aerogel.training.distillation import Distillation, DistillationConfig
 from aerogel.training.gradual import GradualPruning
 from aerogel.training.masks import SparsityCallback
 from aerogel.training.schedule import WARM_UP
-from aerogel.training.trainer import SELECTION_METRIC, RecoveryTrainer, Validate
+from aerogel.training.trainer import SELECTION_METRIC, OneDeviceArguments, RecoveryTrainer, Validate
 
 CALIBRATION_TOKENS = 16_384  # of the training split, for methods that look at text
 
@@ -72,6 +72,9 @@ def finetune(
     checkpoint is written to `checkpoints`, after each epoch. Training resumes from the last one; remove the folder once
     the model is saved. The same seed, machine and number of threads give the same weights, interrupted or not.
 
+    The training runs on the model's device: `model.to("cuda")` for the first GPU. In the processes of `accelerate
+    launch` each has a part of every batch on a GPU of its own; save the model in one of them.
+
     Raises `DataError` for a split that is too small, `ModelError` for a head or a teacher that does not fit, and
     `PruningError` if `sparsity` does not fit the model or the number of steps.
 
@@ -81,6 +84,7 @@ def finetune(
     """
     optional = (config, TrainingConfig), (sparsity, GradualPruning), (distillation, DistillationConfig)
     _check_types(model, tokenizer, *optional, (teacher, PreTrainedModel))
+    _check_device(model)
     tokenizer = padding_right(tokenizer)
     data = load_for(model, data).divided()
     data.task.check_head(model, "load the model with it, aerogel.load(name, data.task.head)")
@@ -101,7 +105,7 @@ def finetune(
     with tempfile.TemporaryDirectory(prefix="aerogel-") if checkpoints is None else nullcontext(checkpoints) as folder:
         trainer = RecoveryTrainer(
             model,
-            _arguments(str(folder), config, inputs, steps, validates=bool(validate), saves=bool(checkpoints)),
+            _arguments(model, str(folder), config, inputs, steps, validates=bool(validate), saves=bool(checkpoints)),
             data_collator=inputs.collate,
             train_dataset=inputs.rows if inputs.augmented is None else inputs.augmented,
             eval_dataset=[],  # the Trainer requires one; `validate` has its own
@@ -147,12 +151,20 @@ def _result(trainer: RecoveryTrainer, source: str) -> TrainingResult:
 
 
 def _arguments(
-    folder: str, config: TrainingConfig, inputs: Inputs, steps: int, *, validates: bool, saves: bool
-) -> TrainingArguments:
-    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return TrainingArguments(
+    model: PreTrainedModel,
+    folder: str,
+    config: TrainingConfig,
+    inputs: Inputs,
+    steps: int,
+    *,
+    validates: bool,
+    saves: bool,
+) -> OneDeviceArguments:
+    on_cpu = model.device.type == "cpu"
+    has_bfloat16 = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return OneDeviceArguments(
         output_dir=folder,
-        per_device_train_batch_size=inputs.batch_size,
+        per_device_train_batch_size=-(-inputs.batch_size // process_count()),
         max_steps=steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -166,13 +178,27 @@ def _arguments(
         metric_for_best_model=SELECTION_METRIC if config.patience else None,
         restore_callback_states_from_checkpoint=True,
         bf16=config.precision == "bfloat16" or (config.precision is None and has_bfloat16),
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=on_cpu,
         report_to="none",
         disable_tqdm=True,
         seed=config.seed,
         dataloader_pin_memory=False,
         remove_unused_columns=False,  # a row has the inputs that its kind of task uses
     )
+
+
+def process_count() -> int:
+    """Of the processes that `accelerate launch` or `torchrun` have started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _check_device(model: PreTrainedModel) -> None:
+    """Raises `ModelError` for a GPU that the Trainer would not use: it takes the first, or that of the process."""
+    if model.device.index and process_count() == 1:
+        raise ModelError(
+            f"the model is on {model.device}, and training runs on {model.device.type}:0, the first that torch sees: "
+            f"move the model there, and select the GPU by the environment, CUDA_VISIBLE_DEVICES={model.device.index}"
+        )
 
 
 def _check_types(model: Any, tokenizer: object, *optional: tuple[object, type]) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from aerogel import progress
 from aerogel.errors import writing
@@ -21,6 +28,17 @@ from aerogel.training.masks import SparsityCallback
 Validate = Callable[[PreTrainedModel], Mapping[str, float]]
 """Scores a model on held-out data: metrics by name, the main one first."""
 SELECTION_METRIC = "kept"  # selects the best epoch: higher is better
+
+
+class OneDeviceArguments(TrainingArguments):
+    """Arguments of a training on one device a process.
+
+    The Trainer would split each batch over all GPUs that it sees, and so make the batches larger.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        return min(super().n_gpu, 1)
 
 
 class RecoveryTrainer(Trainer):
