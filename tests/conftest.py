@@ -14,6 +14,7 @@ os.environ.pop("AEROGEL_DATA", None)
 os.environ["AEROGEL_HOME"] = tempfile.mkdtemp(prefix="aerogel-tests-")  # before trials start processes
 
 import pytest
+import torch
 from filelock import FileLock
 from hypothesis import settings
 
@@ -23,6 +24,11 @@ from builders import one_block_bert, sentences, write_tsv
 
 settings.register_profile("aerogel", deadline=None, database=None)  # no test depends on the speed of the machine
 settings.load_profile("aerogel")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
 
 
 def pytest_unconfigure() -> None:

@@ -1,5 +1,6 @@
 """Several tasks at once, beside a reference model; what is refused before anything is scored."""
 
+import copy
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from aerogel.errors import AerogelWarning, DataError, ModelError
 from aerogel.evaluation import TaskEvaluation, evaluate, score
 from aerogel.models import Head, load
 from aerogel.pruning import prune
-from aerogel.tasks import Metric, load_task
+from aerogel.tasks import Metric, TaskData, load_task
 from builders import prose, sentences, text_data
 from evaluation_data import MOODS, TEXT, moods, similarities, story
 
@@ -190,3 +191,16 @@ def test_a_metric_is_a_number(value: Any) -> None:
 def test_what_is_not_a_metric_is_refused(metric: Any) -> None:
     with pytest.raises(DataError, match=r"acuracy.*accuracy|metric.*(int 3|None|lambda)"):
         load_task([{"text": "a", "label": 0}, {"text": "b", "label": 1}], metrics=[metric])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("data", [story(), moods(), similarities()], ids=lambda data: data.task.name)
+def test_a_gpu_agrees_with_the_cpu_also_beside_a_reference_there(data: TaskData) -> None:
+    model, tokenizer = load("tiny-gpt2", data.task.head)
+    reference = copy.deepcopy(model)
+    prune(model, sparsity=0.5)
+    expected = evaluate(model, tokenizer, data, limit=8, reference=reference).to_dict()
+    for devices in (("cuda", "cuda"), ("cpu", "cuda"), ("cuda", "cpu")):
+        model.to(devices[0])
+        found = evaluate(model, tokenizer, data, limit=8, reference=reference.to(devices[1])).to_dict()
+        assert found[data.task.name] == pytest.approx(expected[data.task.name], rel=1e-3, abs=1e-3)

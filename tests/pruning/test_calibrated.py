@@ -12,7 +12,7 @@ from aerogel import progress
 from aerogel.errors import ModelError, PruningError
 from aerogel.evaluation import evaluate
 from aerogel.models import Head, load, load_tokenizer, prunable_weights
-from aerogel.pruning import Calibration, Pattern, prune
+from aerogel.pruning import METHODS, Calibration, Pattern, prune
 from aerogel.pruning.blocks import walk
 from aerogel.tasks import load_task
 from aerogel.training import GradualPruning
@@ -194,3 +194,29 @@ def test_a_model_without_predictions_is_refused_with_what_it_outputs() -> None:
         prune(both, method="best", sparsity=0.5, calibration=manual("tiny-bert", 4))
     assert all(torch.equal(value, before[name]) for name, value in both.state_dict().items())
     prune(both, method="admm", sparsity=0.5, calibration=manual("tiny-bert", 4))
+
+
+GPU_SETTINGS = [
+    *({"method": method, "sparsity": 0.5} for method in METHODS),
+    *({"method": "best", "pattern": pattern, "sparsity": 0.5} for pattern in ("2:4", "block:1x4")),
+    {"method": "wanda", "sparsity": 0.5, "swap": True},
+    {"method": "admm", "pattern": "2:4", "swap": True},
+    {"method": "wanda", "sparsity": 0.5, "reconstruct": 1},
+    {"method": "wanda", "sparsity": 0.5, "allocation": "owl"},
+    {"method": "best", "sparsity": 0.5, "pattern": "block:1x4", "values": "int8"},
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", GPU_SETTINGS, ids=lambda settings: " ".join(map(str, settings.values())))
+def test_a_gpu_agrees_with_the_cpu(settings: dict[str, Any]) -> None:
+    kls, masks = [], []
+    for device in ("cpu", "cuda"):
+        model, tokenizer = load("tiny-bert")
+        masks.append(prune(model.to(device), calibration=manual("tiny-bert", 4), **settings))
+        assert {mask.device.type for mask in masks[-1].values()} == {device}
+        found = evaluate(model.cpu(), tokenizer, [MANUAL], limit=8, reference=load("tiny-bert")[0])
+        kls.append(found["python-reference"]["kl"])
+    agreeing = sum(int((mask == masks[1][name].cpu()).sum()) for name, mask in masks[0].items())
+    assert agreeing > 0.95 * sum(mask.numel() for mask in masks[0].values())
+    assert kls[1] == pytest.approx(kls[0], rel=0.05)

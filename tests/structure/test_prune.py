@@ -150,3 +150,31 @@ def test_whole_layers_are_dropped_where_only_that_meets_the_target() -> None:
     assert model.config.num_hidden_layers == 1
     with pytest.raises(PruningError, match="BertForMaskedLM"):
         prune_structure(model, StructureConfig(sparsity=0.9, uniform=True), text)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "config", [StructureConfig(sparsity=0.5), StructureConfig(sparsity=0.5, uniform=True)], ids=str
+)
+def test_a_gpu_agrees_with_the_cpu(config: StructureConfig) -> None:
+    kept = []
+    for device in ("cpu", "cuda"):
+        model, text = built("bert")
+        structure = prune_structure(model.to(device), config, text)
+        assert model.device.type == device
+        kept.append([entry.kept for entry in structure.removed])
+    assert sum(kept[1]) == pytest.approx(sum(kept[0]), rel=0.05)
+
+
+@pytest.mark.gpu
+def test_a_speed_up_is_measured_on_the_cpu() -> None:
+    model, text = built("bert")
+    devices = set()
+
+    def measure(measured: PreTrainedModel) -> float:
+        devices.add(measured.device.type)
+        return seconds(measured)
+
+    prune_structure(model.to("cuda"), StructureConfig(speedup=1.2), text, measure)
+    assert devices == {"cpu"}
+    assert model.device.type == "cuda"

@@ -576,3 +576,35 @@ def test_empty_texts_are_learnt_and_scored_like_others() -> None:
     assert np.allclose(one_by_one, score(model, tokenizer, data, batch_size=8).logits, atol=1e-3)
     text = Calibration(data, tokenizer, 1, 12)
     assert sum(int(batch["attention_mask"].sum()) for batch in text.batches(model)) >= 12
+
+
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # drawn on the device
+    return model
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sparsity", [None, GradualPruning(PruneConfig(method="magnitude", sparsity=0.5))])
+def test_a_gpu_agrees_with_the_cpu(sparsity: GradualPruning | None) -> None:
+    losses, data = [], moods()
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model, tokenizer = load("tiny-bert", data.task.head)
+        teacher = copy.deepcopy(model)  # on the CPU, until it teaches
+        model = without_dropout(model).to(device)
+        config = replace(SHORT, precision="float32")
+        result = finetune(model, tokenizer, data, config, sparsity=sparsity, teacher=teacher)
+        assert model.device.type == device
+        losses.append(result.losses)
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+@pytest.mark.gpu
+def test_another_gpu_than_the_first_is_refused() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("torch sees one GPU")
+    model, tokenizer = load("tiny-bert", moods().task.head)
+    with pytest.raises(ModelError, match="cuda:1"):
+        finetune(model.to("cuda:1"), tokenizer, moods(), SHORT)
