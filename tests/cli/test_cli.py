@@ -377,6 +377,11 @@ BAD = [
         ["prune", "tiny-bert", "--sparsity", "0.5", "--method", "ria", "--calibration", "no.txt", "--output", "OUT"],
         "no.txt",
     ),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--device", "the gpu", "--output", "OUT"], "'the gpu'"),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--device", "cuda:99", "--output", "OUT"], "cuda:99"),
+    (["finetune", "tiny-bert", "--task", "movie-reviews", "--device", "cuda:99", "--output", "OUT"], "cuda:99"),
+    (["evaluate", "tiny-gpt2", "--tasks", "python-reference", "--device", "cuda:99"], "cuda:99"),
+    (["inspect", "tiny-bert", "--sensitivity", "python-reference", "--device", "cuda:99"], "cuda:99"),
     (["inspect", "tiny-bert", "--sensitivity", "python-reference", "--method", "wand"], "wanda"),
     (["finetune", "tiny-bert", "--task", "sst", "--output", "OUT"], "sst2"),
     (["finetune", "tiny-bert", "--task", "sst2", "--output", "OUT"], "movie-reviews"),
@@ -413,7 +418,10 @@ def test_invalid_input_is_one_error_sentence(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["prune", "tiny-bert"], ["bench"], ["prune", "--nope"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["prune", "tiny-bert"], ["bench"], ["prune", "--nope"], ["inspect", "tiny-bert", "--device", "cpu"]],
+)
 def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
     assert aerogel(*arguments) == 2
 

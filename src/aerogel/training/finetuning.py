@@ -72,8 +72,9 @@ def finetune(
     checkpoint is written to `checkpoints`, after each epoch. Training resumes from the last one; remove the folder once
     the model is saved. The same seed, machine and number of threads give the same weights, interrupted or not.
 
-    The training runs on the model's device: `model.to("cuda")` for the first GPU. In the processes of `accelerate
-    launch` each has a part of every batch on a GPU of its own; save the model in one of them.
+    The training runs on the model's device: `model.to("cuda")` for the first GPU, whose sums may differ in the last
+    bits from run to run, and which draws dropout by itself. In a script that `accelerate launch` runs, each process has
+    a part of every batch, and a GPU of its own; save the model in one of them.
 
     Raises `DataError` for a split that is too small, `ModelError` for a head or a teacher that does not fit, and
     `PruningError` if `sparsity` does not fit the model or the number of steps.
