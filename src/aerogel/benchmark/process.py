@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal
 
 from aerogel.errors import AerogelError
@@ -108,8 +110,8 @@ def _run(connection: Connection, work: Callable[..., None], arguments: tuple[Any
         connection.send(("failed", error))
 
 
-def die_with_parent() -> None:
-    """End this process and its children when its parent ends, even by `kill -9`.
+def die_with_parent(scratch: Path | None = None) -> None:
+    """End this process and its children when its parent ends, even by `kill -9`, and remove the folder `scratch`.
 
     A closed pipe does not show it: processes that are forked later hold its other end too.
     """
@@ -120,6 +122,8 @@ def die_with_parent() -> None:
         parent.join()
         for child in multiprocessing.active_children():
             child.kill()
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 @click.option("--task", "tasks", multiple=True, help="Replace the study's tasks.")
 @click.option("--sparsity", "sparsities", multiple=True, type=options.SPARSITY, help="Replace the study's sparsities.")
 @click.option("--limit", type=options.COUNT, help="Train and score on the first LIMIT examples or windows of text.")
+@click.option(
+    "--executor",
+    default="local",
+    metavar="local|ray[:HOST:PORT]",
+    help="Run the trials on this machine, or on the Ray cluster that it belongs to. [default: local]",
+)
 def study(
     name: str,
     *,
@@ -37,6 +43,7 @@ def study(
     tasks: tuple[str, ...],
     sparsities: tuple[float, ...],
     limit: int | None,
+    executor: str,
 ) -> int:
     """Run a study, or resume it, and write its report.
 
@@ -65,7 +72,7 @@ def study(
     folder, display = output or Path("runs") / spec.name, _Display()
     try:
         with display.bars, lines(display.line), progress.listening(display.update):
-            store = run_study(spec, folder, data, display.show)
+            store = run_study(spec, folder, data, display.show, executor)
     except KeyboardInterrupt:
         note(f"interrupted: finished trials are kept in {folder}; run the same command again to resume")
         raise

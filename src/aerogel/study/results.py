@@ -30,7 +30,7 @@ def _require(condition: bool, problem: str) -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """The environment that a trial ran in: see `aerogel.benchmark.environment`."""
+    """The environment that a trial ran in: see `aerogel.benchmark.environment`. `node` is its name in a cluster."""
 
     processor: str
     cores: Natural
@@ -40,6 +40,7 @@ class Machine:
     system: str
     python: str
     versions: dict[str, str]
+    node: str | None = None
 
 
 def _check_weights(report: WeightReport) -> WeightReport:
@@ -159,7 +160,10 @@ class Done(Generic[Result]):
 
 @dataclass(frozen=True)
 class Failed:
-    """The outcome of a trial that raised an error, or whose process died: that one leaves no machine."""
+    """The outcome of a trial that raised an error, or whose process died or had too little memory.
+
+    Those two leave no machine.
+    """
 
     __pydantic_config__ = STRICT
 

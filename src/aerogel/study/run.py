@@ -13,7 +13,7 @@ from aerogel.files import lock
 from aerogel.models import prepare
 from aerogel.study.executors import Executor, Handle, Progress, open_executor
 from aerogel.study.plan import plan
-from aerogel.study.results import Failed, Outcome
+from aerogel.study.results import Done, Failed, Outcome
 from aerogel.study.spec import StudySpec
 from aerogel.study.store import Store
 from aerogel.study.trial import Scoring, SensitivityAnalysis, Trial
@@ -38,6 +38,7 @@ def run_study(
     output: str | os.PathLike[str],
     data: str | os.PathLike[str] | None = None,
     watch: Callable[[StudyProgress], None] = lambda progress: None,
+    executor: str = "local",
 ) -> Store:
     """Runs the trials of a study that have no good result yet, and returns the store of its results.
 
@@ -45,8 +46,9 @@ def run_study(
     the others run. A study that was interrupted resumes when it is run again.
 
     `output` is the folder of the study, for its store, `data` one of tasks as for `aerogel.load_task`. `watch` is
-    called at every change. Raises `AerogelError` where a model, a task or the store can't be used, and `StudyError`
-    where another process runs the study in `output`.
+    called at every change. `executor` is "local" for this machine, or "ray" or "ray:HOST:PORT" for a Ray cluster that
+    this machine belongs to. Raises `AerogelError` where a model, a task or the store can't be used, and `StudyError`
+    where another process runs the study in `output`, or the cluster can't be used.
 
     >>> import aerogel
     >>> spec = aerogel.StudySpec(name="tiny", models=("tiny-bert",), sparsities=(0.5,), benchmark=None)
@@ -61,15 +63,20 @@ def run_study(
         task: load_task(task, data, columns=spec.columns.get(task)).divided()
         for task in progress.track(spec.tasks, "finding data")
     }
-    with study_lock(output):
+    place = open_executor(executor, output, spec)  # connects, so that nothing is written without a cluster
+    with study_lock(output), place:
         store = Store.create(output, spec, plan(spec, loaded))
-        trials = store.open_trials()
-        with open_executor(output, spec.processes) as executor:
-            handles = [
-                executor.submit(trial, loaded[trial.task] if isinstance(trial, Scoring | SensitivityAnalysis) else None)
-                for trial in trials
-            ]
-            _collect(executor, handles, store, watch)
+        measured = {
+            trial: outcome.machine
+            for trial, outcome in store.outcomes()
+            if trial.runs_alone and isinstance(outcome, Done)
+        }
+        store.reopen(place.outdated(measured))
+        handles = [
+            place.submit(trial, loaded[trial.task] if isinstance(trial, Scoring | SensitivityAnalysis) else None)
+            for trial in store.open_trials()
+        ]
+        _collect(place, handles, store, watch)
     return store
 
 

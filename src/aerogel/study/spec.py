@@ -121,6 +121,21 @@ class BenchmarkPart(_Part):
     training_steps: Size = 3
 
 
+class ResourcesPart(_Part):
+    """`[resources]`: what a trial asks a cluster for. Benchmarks take all CPUs of a node.
+
+    Attributes:
+        cpus: also the number of threads, on this machine too. By default 1 on a cluster, and on this machine the cores
+            divided by `processes`.
+        memory_gb: of 10⁹ bytes; by default nothing is reserved.
+        gpus: may be a part of one.
+    """
+
+    cpus: Annotated[int, Field(ge=1, le=bounds.PROCESSES)] | None = None
+    memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    gpus: Annotated[float, Field(ge=0, le=1000)] = 0.0
+
+
 class StudySpec(_Part):
     """A study: the product of its lists. Sparsity 0 is the dense model, trained and measured like the others.
 
@@ -138,7 +153,7 @@ class StudySpec(_Part):
         values: "float32", "bfloat16" or "int8". Models in the last two are scored and measured packed; for int8 the
             last quarter of their training is quantization-aware, or without training they are rounded on the task's
             text. The dense model is always in float32, and in int8 too if that is among them.
-        processes: trials that run at a time and share the cores; those that measure time run alone.
+        processes: trials that run at a time on this machine and share its cores; those that measure time run alone.
 
     Methods that need calibration use the training split of the task that the model is scored on.
 
@@ -166,6 +181,7 @@ class StudySpec(_Part):
     recovery: RecoveryPart = RecoveryPart()
     evaluation: EvaluationPart = EvaluationPart()
     benchmark: BenchmarkPart | None = BenchmarkPart()
+    resources: ResourcesPart = ResourcesPart()
 
     @field_validator("models", "tasks", "methods", "sparsities", "structures", "recoveries", "values", "seeds")
     @classmethod

@@ -103,6 +103,13 @@ class Store:
                 ["failed" if isinstance(outcome, Failed) else "done", json.dumps(asdict(outcome)), trial.key],
             )
 
+    def reopen(self, trials: Sequence[Trial]) -> None:
+        """Forgets the outcomes of these trials, so that they run again."""
+        with writing(self.path), self._transaction("begin immediate") as connection:
+            connection.executemany(
+                "update trials set status = 'open', result = null where key = ?", [[trial.key] for trial in trials]
+            )
+
     def outcomes(self) -> list[tuple[Trial, Outcome]]:
         """The trials that have run, done or failed, in order."""
         rows = self._rows(

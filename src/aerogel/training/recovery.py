@@ -102,8 +102,7 @@ def recover(
     """
     data, pruning, teacher = load_task(data).divided(), recovery.pruning, recovery.teacher
     dense_seconds, start = None, name
-    has_labels = data.task.kind.has_labels(data.split("train"))
-    if recovery.finetune_first or (teacher == SELF and has_labels):
+    if starts_tuned(recovery, data):
         folder, dense_seconds = cached_finetune(name, data, training, validate, load)
         start = str(folder)
     torch.manual_seed(training.seed)  # for the initial weights of a new head
@@ -157,6 +156,11 @@ def recover(
     )
 
 
+def starts_tuned(recovery: Recovery, data: TaskData) -> bool:
+    """Whether the recovery starts from the dense model fine-tuned on the task, see `cached_finetune`."""
+    return recovery.finetune_first or (recovery.teacher == SELF and data.task.kind.has_labels(data.split("train")))
+
+
 def _load_teacher(teacher: str | None, start: str, head: Head) -> PreTrainedModel | None:
     if teacher is None:
         return None
@@ -168,18 +172,13 @@ def cached_finetune(
 ) -> tuple[Path, float]:
     """Fine-tunes the model `name`, as `load` gives it, unless the cache has it.
 
-    Returns its folder in the cache, `tuned` in `AEROGEL_HOME`, and the seconds that its training took. The keys of the
-    cache are the model, the content of the data and the configuration. Processes that need the same entry wait for the
-    first of them. Raises as `aerogel.load` and `finetune` do.
+    Returns its folder in the cache, see `tuned_folder`, and the seconds that its training took. Processes that need the
+    same entry wait for the first of them. Raises as `aerogel.load` and `finetune` do.
     """
-    data, model_files = data.divided(), folder_files(name)
-    model_key = [str(Path(name).resolve()), *model_files] if model_files else [name]
-    settings = [model_key, data.task.name, data.digest, asdict(config)]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    folder = cache_home() / "tuned" / f"{Path(name).name}-{data.task.name}-{key}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    cost, lock, checkpoints = (Path(f"{folder}.{suffix}") for suffix in ("json", "lock", "checkpoints"))
-    with FileLock(lock):
+    data = data.divided()
+    folder = tuned_folder(name, data, config)
+    cost, checkpoints = cost_file(folder), Path(f"{folder}.checkpoints")
+    with locked(folder):
         if not folder.is_dir():
             torch.manual_seed(config.seed)  # for the initial weights of a new head
             model, tokenizer = load(name, data.task.head)
@@ -188,3 +187,26 @@ def cached_finetune(
             models.save(model, tokenizer, folder)
             shutil.rmtree(checkpoints)
     return folder, json.loads(cost.read_text(encoding="utf-8"))["seconds"]
+
+
+def tuned_folder(name: str, data: TaskData, config: TrainingConfig) -> Path:
+    """The folder, in `tuned` of `AEROGEL_HOME`, of the model `name` fine-tuned on divided data.
+
+    Its key is the model, the content of the data and the configuration.
+    """
+    model_files = folder_files(name)
+    model_key = [str(Path(name).resolve()), *model_files] if model_files else [name]
+    settings = [model_key, data.task.name, data.digest, asdict(config)]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    return cache_home() / "tuned" / f"{Path(name).name}-{data.task.name}-{key}"
+
+
+def cost_file(folder: Path) -> Path:
+    """The file with the seconds that the training of a model in the cache took."""
+    return Path(f"{folder}.json")
+
+
+def locked(folder: Path) -> FileLock:
+    """A lock of an entry of the cache, whether it is there or not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{folder}.lock")

@@ -6,6 +6,7 @@ from aerogel.benchmark import BenchConfig
 from aerogel.study.executors import open_executor
 from aerogel.study.results import Done, Failed
 from aerogel.study.trial import Benchmark, Trial, WeightAnalysis
+from conftest import small_spec
 
 BENCHMARK = Benchmark(
     model="tiny-gpt2", config=BenchConfig(batch_size=2, sequence_length=8, rounds=1, training_steps=0)
@@ -20,7 +21,7 @@ TRIALS: list[Trial] = [
 
 def test_trials_run_in_order_and_a_benchmark_alone(tmp_path: Path) -> None:
     starts: list[str] = []
-    with open_executor(tmp_path, processes=2) as executor:
+    with open_executor("local", tmp_path, small_spec()) as executor:
         handles = [executor.submit(trial, None) for trial in TRIALS]
         assert [handle.progress for handle in handles] == [None] * 4
         while not all(handle.outcome for handle in handles):
@@ -37,7 +38,7 @@ def test_trials_run_in_order_and_a_benchmark_alone(tmp_path: Path) -> None:
 
 
 def test_leaving_stops_what_runs(tmp_path: Path) -> None:
-    with open_executor(tmp_path, processes=1) as executor:
+    with open_executor("local", tmp_path, small_spec(processes=1)) as executor:
         running, waiting = (executor.submit(trial, None) for trial in TRIALS[:2])
         executor.wait(timeout=0)
     assert running.outcome is None or isinstance(running.outcome, Done)

@@ -1,13 +1,18 @@
-"""Where trials run. Another executor, such as one for Ray, is one file here and one line in `open_executor`."""
+"""Where trials run. Another executor is one file here and one line in `open_executor`."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from aerogel.study.results import Outcome
+from aerogel.errors import StudyError, unknown_name
+from aerogel.study.results import Machine, Outcome
+from aerogel.study.spec import StudySpec
 from aerogel.study.trial import Trial
 from aerogel.tasks import TaskData
+
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,11 @@ class Handle(Protocol):
 class Executor(AbstractContextManager, Protocol):
     """Runs trials, in the order of submission; at the end of its `with` block it stops those that still run.
 
-    A trial that measures time runs while no other runs on its machine. A trial that dies ends as `Failed`.
+    Trials that measure time run on one machine, while no other trial runs there. A trial that dies ends as `Failed`.
     """
+
+    def outdated(self, measured: Mapping[Trial, Machine]) -> list[Trial]:
+        """Those of the trials that measured time, on these machines, to measure again: on the machine for it now."""
 
     def submit(self, trial: Trial, data: TaskData | None) -> Handle:
         """Queues a trial; `data` is that of its task."""
@@ -40,8 +48,18 @@ class Executor(AbstractContextManager, Protocol):
         """Returns when a handle has changed, or after `timeout` seconds. Handles change only during this call."""
 
 
-def open_executor(folder: Path, processes: int) -> Executor:
-    """The executor for the study in `folder`, which runs up to `processes` trials at a time."""
+def open_executor(name: str, folder: Path, spec: StudySpec) -> Executor:
+    """The executor of this name for a study in `folder`: "local", "ray" or "ray:ADDRESS".
+
+    Raises `StudyError` for another name, and for a cluster that can't be used.
+    """
+    kind, _, address = name.partition(":")
+    if kind == "ray":
+        from aerogel.study.executors.ray import RayExecutor
+
+        return RayExecutor(address, folder, spec.resources)
+    if name != "local":
+        raise StudyError(unknown_name("executor", name, EXECUTORS))
     from aerogel.study.executors.local import LocalExecutor
 
-    return LocalExecutor(folder, processes)
+    return LocalExecutor(folder, spec)

@@ -1,34 +1,23 @@
-"""Trials in processes on this machine, one each: memory is measured from a clean start, and a crash ends one trial."""
+"""Trials in processes on this machine, one each."""
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
-import os
 import shutil
-import signal
-import tempfile
-import time
-import traceback
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Mapping
+from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 
-import torch
-from transformers.utils import logging as transformers_logging
-
-from aerogel import progress
-from aerogel.benchmark import environment, usable_cores
-from aerogel.benchmark.process import die_with_parent, ignore_interrupts
-from aerogel.errors import AerogelError, writing
-from aerogel.study.executors import Progress
-from aerogel.study.results import Done, Failed, Machine, Outcome
+from aerogel.benchmark import usable_cores
+from aerogel.errors import writing
+from aerogel.study.executors.process import WorkProcess
+from aerogel.study.results import Machine
 from aerogel.study.run_trial import run_trial
+from aerogel.study.spec import StudySpec
 from aerogel.study.trial import Trial
 from aerogel.tasks import TaskData
 
 LOG, SCRATCH = "trials.log", "scratch"  # in the study's folder
-MESSAGE_EVERY = 0.1  # seconds between two messages of progress
 
 
 class LocalExecutor:
@@ -37,8 +26,9 @@ class LocalExecutor:
     Trials write their output to `trials.log` in `folder`, and their temporary files to `scratch`, which is removed.
     """
 
-    def __init__(self, folder: Path, processes: int) -> None:
-        self.folder, self.processes = folder, processes
+    def __init__(self, folder: Path, spec: StudySpec) -> None:
+        self.folder, self.processes = folder, spec.processes
+        self.threads = spec.resources.cpus or max(1, usable_cores() // self.processes)
         self.waiting: list[TrialProcess] = []
         self.running: list[TrialProcess] = []
 
@@ -57,11 +47,13 @@ class LocalExecutor:
         self.waiting.append(TrialProcess(trial, data, self.folder))
         return self.waiting[-1]
 
+    def outdated(self, measured: Mapping[Trial, Machine]) -> list[Trial]:
+        return [trial for trial, machine in measured.items() if machine.node]
+
     def wait(self, timeout: float) -> None:
         while self.waiting and self._has_room(self.waiting[0].trial):
             process = self.waiting.pop(0)
-            cores = usable_cores()
-            process.start(cores if process.trial.runs_alone else max(1, cores // self.processes))
+            process.start(usable_cores() if process.trial.runs_alone else self.threads)
             self.running.append(process)
         connections = {process.connection: process for process in self.running}
         for connection in wait(list(connections), timeout):
@@ -76,83 +68,9 @@ class LocalExecutor:
         return len(self.running) < self.processes
 
 
-class TrialProcess:
-    """A trial and the process that runs it, which sends its progress and its outcome through `connection`."""
-
-    connection: Connection
-    process: BaseProcess
+class TrialProcess(WorkProcess):
+    """A trial and the process that runs it."""
 
     def __init__(self, trial: Trial, data: TaskData | None, folder: Path) -> None:
-        self.trial, self.data, self.folder = trial, data, folder
-        self.scratch = folder / SCRATCH / trial.key
-        self.progress: Progress | None = None
-        self.outcome: Outcome | None = None
-
-    def start(self, threads: int) -> None:
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        self.progress, self.started = Progress("starting"), time.perf_counter()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "aerogel.benchmark.subject"])
-        self.connection, theirs = context.Pipe(duplex=False)
-        # a benchmark has processes of its own, which a daemon may not have
-        arguments = (theirs, self.trial, self.data, threads, self.folder / LOG, self.scratch)
-        self.process = context.Process(target=_serve, args=arguments, daemon=False)
-        with ignore_interrupts():  # this process handles an interrupt and stops the trials
-            self.process.start()
-        theirs.close()
-
-    def read(self) -> None:
-        try:
-            message = self.connection.recv()
-        except EOFError:
-            self.process.join()
-            code = self.process.exitcode or 0
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            message = Failed(f"the trial's process {how}", time.perf_counter() - self.started)
-        if isinstance(message, Progress):
-            self.progress = message
-        else:
-            self.outcome = message
-
-    def stop(self) -> None:
-        if self.outcome is None and self.process.is_alive():
-            self.process.kill()
-        self.process.join()
-        self.connection.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
-
-
-def _serve(connection: Connection, trial: Trial, data: TaskData | None, threads: int, log: Path, scratch: Path) -> None:
-    die_with_parent()
-    _redirect_output(log)
-    os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)  # what a killed trial leaves there is removed
-    gc.freeze()  # what was inherited stays: collecting it takes half a second and copies its pages
-    transformers_logging.set_verbosity_error()
-    torch.set_num_threads(threads)
-    started, last = time.perf_counter(), 0.0
-
-    def send(description: str, done: int, total: int) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        if now - last > MESSAGE_EVERY or done == total:
-            last = now
-            connection.send(Progress(description, done, total))
-
-    with progress.listening(send):
-        try:
-            result, error = run_trial(trial, data), None
-        except AerogelError as known:
-            error = str(known)
-        except Exception as unknown:
-            traceback.print_exc()
-            error = f"{type(unknown).__name__}: {unknown}"
-    seconds, machine = time.perf_counter() - started, Machine(**environment())
-    connection.send(Done(result, machine, seconds) if error is None else Failed(error, seconds, machine))
-
-
-def _redirect_output(log: Path) -> None:
-    """Writes what libraries print to a file, so that it does not mix with the study's own display."""
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(handle, stream)
-    os.close(handle)
+        super().__init__(partial(run_trial, trial, data), folder / LOG, folder / SCRATCH / trial.key)
+        self.trial = trial
