@@ -16,7 +16,7 @@ from aerogel.report.names import variant_name
 from aerogel.report.prose import rounding
 from aerogel.report.verdicts import TOLERANCE, answers
 from aerogel.study import Store, StudySpec
-from aerogel.study.spec import NO_STRUCTURE
+from aerogel.study.spec import NO_STRUCTURE, ResourcesPart
 
 
 def build_report(folder: str | os.PathLike[str]) -> Path:
@@ -81,5 +81,7 @@ def toml(spec: StudySpec) -> str:
     unused = set() if spec.recoveries else {"recoveries", "recovery"}
     if spec.structures == (NO_STRUCTURE,):
         unused.add("structures")
+    if spec.resources == ResourcesPart():
+        unused.add("resources")
     values = spec.model_dump(mode="json", exclude_none=True, exclude=unused)
     return tomli_w.dumps({name: value for name, value in values.items() if value != {}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -222,9 +223,11 @@ def test_another_version_on_a_node_is_refused(executor: str, cluster: Cluster, t
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for address in ("127.0.0.1:1", "nowhere", "ray://127.0.0.1:1", "127.0.0.1:x"):
-        with pytest.raises(StudyError, match=address):
-            run_study(small_spec(), tmp_path / "out", executor=f"ray:{address}")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        listening = f"127.0.0.1:{silent.getsockname()[1]}"
+        for address in ("127.0.0.1:1", listening, "nowhere", "ray://127.0.0.1:1", "127.0.0.1:x"):
+            with pytest.raises(StudyError, match=address):
+                run_study(small_spec(), tmp_path / "out", executor=f"ray:{address}")
     with pytest.raises(StudyError, match="ray"):
         run_study(small_spec(), tmp_path / "out", executor="rai")
     assert not (tmp_path / "out").exists()

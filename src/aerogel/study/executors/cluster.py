@@ -18,7 +18,9 @@ from aerogel.errors import StudyError, first_line
 from aerogel.study.executors.node import version_difference, versions
 from aerogel.study.spec import ResourcesPart
 
-CONNECT_WITHIN, ANSWER_WITHIN = 5.0, 180.0  # seconds: for a connection, and for all nodes to import aerogel
+CONNECT_WITHIN, ANSWER_WITHIN = 5.0, 600.0  # seconds: for a connection, and for all nodes to import aerogel
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # with empty settings, see RFC 9113
+SETTINGS_FRAME = 4  # the first answer of a server of gRPC
 SETTINGS = ("HF_HUB_OFFLINE", "AEROGEL_NATIVE", "AEROGEL_ISA")  # of this process, which hold on all nodes
 
 
@@ -89,10 +91,14 @@ def _check_reachable(address: str) -> None:
     if not host or "/" in host or not port.isdecimal():
         raise StudyError(f"Ray cluster {address!r}: expected HOST:PORT, that of the head node, such as 10.0.0.1:6379")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_WITHIN).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_WITHIN) as connection:
+            connection.sendall(HTTP2_HELLO)  # Ray itself would wait minutes for a server that is not one of gRPC
+            answer = connection.recv(9)
     except (OSError, OverflowError) as error:
-        reason = f"no connection within {CONNECT_WITHIN:g} s" if isinstance(error, TimeoutError) else first_line(error)
+        reason = f"no answer within {CONNECT_WITHIN:g} s" if isinstance(error, TimeoutError) else first_line(error)
         raise StudyError(f"Ray cluster {address}: can't be reached ({reason}): is the head node running?") from error
+    if answer[3:4] != bytes([SETTINGS_FRAME]):
+        raise StudyError(f"Ray cluster {address}: what listens there is not the head node of a Ray cluster")
 
 
 @contextlib.contextmanager
