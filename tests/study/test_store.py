@@ -49,6 +49,15 @@ def test_creating_again_keeps_results_and_follows_the_new_list(tmp_path: Path) -
     assert store.outcomes() == [(TRIALS[2], DONE)]
 
 
+def test_reopened_trials_run_again_and_the_others_do_not(tmp_path: Path) -> None:
+    store = Store.create(tmp_path, SPEC, TRIALS)
+    for trial in TRIALS:
+        store.finish(trial, DONE)
+    store.reopen([TRIALS[1]])
+    assert store.open_trials() == [TRIALS[1]]
+    assert store.outcomes() == [(TRIALS[0], DONE), (TRIALS[2], DONE)]
+
+
 def test_another_study_does_not_go_into_the_folder(tmp_path: Path) -> None:
     Store.create(tmp_path, SPEC, TRIALS)
     with pytest.raises(StudyError, match="'x'"):

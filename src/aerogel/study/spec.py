@@ -59,6 +59,12 @@ def _structure(text: str) -> str:
         raise _FieldError(str(error)) from error
 
 
+def _part_or_whole(count: float) -> float:
+    if count > 1 and count % 1:
+        raise ValueError("expected a whole number, or a part of one")
+    return count
+
+
 def _choice(kind: str, known: Collection[str]) -> AfterValidator:
     """Checks that a name is among the `known` ones."""
 
@@ -128,12 +134,12 @@ class ResourcesPart(_Part):
         cpus: also the number of threads, on this machine too. By default 1 on a cluster, and on this machine the cores
             divided by `processes`.
         memory_gb: of 10⁹ bytes; by default nothing is reserved.
-        gpus: may be a part of one.
+        gpus: a whole number, or a part of one.
     """
 
     cpus: Annotated[int, Field(ge=1, le=bounds.PROCESSES)] | None = None
     memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    gpus: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    gpus: Annotated[float, Field(ge=0, le=1000), AfterValidator(_part_or_whole)] = 0.0
 
 
 class StudySpec(_Part):

@@ -1,10 +1,11 @@
 """Trials in local processes, and what an executor has to do."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from aerogel.benchmark import BenchConfig
+from aerogel.benchmark import BenchConfig, environment
 from aerogel.study.executors import open_executor
-from aerogel.study.results import Done, Failed
+from aerogel.study.results import Done, Failed, Machine
 from aerogel.study.trial import Benchmark, Trial, WeightAnalysis
 from conftest import small_spec
 
@@ -35,6 +36,22 @@ def test_trials_run_in_order_and_a_benchmark_alone(tmp_path: Path) -> None:
     assert isinstance(handles[1].outcome, Failed)
     assert "nowhere" in handles[1].outcome.error
     assert [path.name for path in tmp_path.iterdir()] == ["trials.log"]
+
+
+def test_times_measured_on_a_cluster_are_measured_again(tmp_path: Path) -> None:
+    machine = Machine(**environment())
+    with open_executor("local", tmp_path, small_spec()) as executor:
+        assert executor.outdated({BENCHMARK: machine}) == []
+        assert executor.outdated({BENCHMARK: replace(machine, node="one")}) == [BENCHMARK]
+
+
+def test_threads_are_the_cpus_of_the_study(tmp_path: Path) -> None:
+    with open_executor("local", tmp_path, small_spec(resources={"cpus": 3})) as executor:
+        handle = executor.submit(TRIALS[0], None)
+        while not handle.outcome:
+            executor.wait(timeout=10)
+    assert isinstance(handle.outcome, Done)
+    assert handle.outcome.machine.threads == 3
 
 
 def test_leaving_stops_what_runs(tmp_path: Path) -> None:
