@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +73,8 @@ def study(
         spec = parse_spec(values)
     folder, display = output or Path("runs") / spec.name, _Display()
     try:
-        with display.bars, lines(display.line), progress.listening(display.update):
+        # Ray prints there what happens to its workers
+        with redirect_stdout(sys.stderr), display.bars, lines(display.line), progress.listening(display.update):
             store = run_study(spec, folder, data, display.show, executor)
     except KeyboardInterrupt:
         note(f"interrupted: finished trials are kept in {folder}; run the same command again to resume")
