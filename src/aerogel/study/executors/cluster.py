@@ -105,9 +105,11 @@ def _check_reachable(address: str) -> None:
 def _kept_handler() -> Iterator[None]:
     """Keeps this process's handler of SIGTERM, which Ray replaces."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def check_versions(nodes: list[Node]) -> None:
