@@ -111,23 +111,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def disagreeing(settings: dict[str, Any]) -> float:
-    """The share of the weights that one device prunes and the other keeps."""
+    """The share of the weights that one device prunes and the other keeps, or of sub-layers with other structures."""
     from aerogel.pruning import prune
     from aerogel.structure import StructureConfig, prune_structure
     from heads import MODELS, inputs
 
-    zeros = []
+    chosen = []
     for device in ("cpu", NAME):
         model = MODELS["classes"]()
         model.set_attn_implementation("eager")  # the same operators on both devices
         model.to(device)
         if "structure" in settings:
-            prune_structure(model, StructureConfig(sparsity=settings["structure"]), [inputs(model, 6)])
+            structure = prune_structure(model, StructureConfig(sparsity=settings["structure"]), [inputs(model, 6)])
+            chosen.append(torch.tensor([entry.kept for entry in structure.removed]))
         else:
             prune(model, calibration=[inputs(model, 6)], **settings)
+            chosen.append(torch.cat([parameter.detach().cpu().flatten() == 0 for parameter in model.parameters()]))
         assert {parameter.device.type for parameter in model.parameters()} == {device}
-        zeros.append(torch.cat([parameter.detach().cpu().flatten() == 0 for parameter in model.parameters()]))
-    return float((zeros[0] != zeros[1]).float().mean())
+    return float((chosen[0] != chosen[1]).float().mean())
 
 
 def main() -> None:

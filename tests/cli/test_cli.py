@@ -377,7 +377,7 @@ BAD = [
         ["prune", "tiny-bert", "--sparsity", "0.5", "--method", "ria", "--calibration", "no.txt", "--output", "OUT"],
         "no.txt",
     ),
-    (["prune", "tiny-bert", "--sparsity", "0.5", "--device", "the gpu", "--output", "OUT"], "'the gpu'"),
+    (["prune", "tiny-bert", "--sparsity", "0.5", "--device", "the gpu", "--output", "OUT"], "the gpu"),
     (["prune", "tiny-bert", "--sparsity", "0.5", "--device", "cuda:99", "--output", "OUT"], "cuda:99"),
     (["finetune", "tiny-bert", "--task", "movie-reviews", "--device", "cuda:99", "--output", "OUT"], "cuda:99"),
     (["evaluate", "tiny-gpt2", "--tasks", "python-reference", "--device", "cuda:99"], "cuda:99"),

@@ -1,7 +1,6 @@
 """Shared options and their types, which refuse wrong values before torch is imported."""
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -12,7 +11,7 @@ import click
 
 from aerogel import bounds
 from aerogel.benchmark.runtimes import ServedIn, check_runtime
-from aerogel.errors import DataError, ModelError, PruningError, read_sparsity
+from aerogel.errors import DataError, PruningError, read_sparsity
 from aerogel.models.targets import TARGETS
 from aerogel.pruning.choices import check_one_shot
 from aerogel.runtime.values import HEAD_CHOICES, INT8_PATTERN, INT8_SPEED, VALUE_CHOICES
@@ -56,8 +55,9 @@ def _data_folder(name: str) -> Path:
 
 
 def _device(text: str) -> str:
-    if not re.fullmatch(r"[a-z]+(:\d+)?", text):
-        raise ModelError(f"device {text!r}: expected cpu, cuda or cuda:N")
+    from aerogel.models.device import checked_device  # imports torch, which knows the devices
+
+    checked_device(text)
     return text
 
 
