@@ -14,13 +14,18 @@ DEPENDENT := tests/ecosystem tests/models tests/runtime/fused tests/structure te
 	tests/tasks/test_encode.py tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help study test newest lowest check sanitize neon wheels wheel bench format clean
+.PHONY: help study screenshots test newest lowest check sanitize neon wheels wheel bench format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 study: $(READY)  ## run the starter study and write runs/starter/report.html
 	$(BIN)/aerogel study starter
+
+STUDY ?= runs/starter
+screenshots: $(READY)  ## write the pictures of the report in docs from the report of STUDY
+	$(PIP) install --quiet playwright
+	$(BIN)/python tools/screenshots.py $(STUDY)
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito 2008, ordered so that neighbours differ; without yellow, which is too pale on white
@@ -45,6 +46,11 @@ VARIABLES = {PAPER: "--paper", INK: "--ink", RULE: "--rule"} | {
 }
 """The CSS variables of a page that replace these colours."""
 
+TIP = (
+    "tip: "  # starts the id of a marker whose title is the rest of the id, escaped, since matplotlib changes its quotes
+)
+TARGET = '<circle class="tip" cx="{x}" cy="{y}" r="8" opacity="0"><title>{title}</title></circle>'
+
 P = ParamSpec("P")
 
 
@@ -67,6 +73,11 @@ def figure(width: float = 4.6, height: float = 3.0) -> Figure:
     return empty
 
 
+def tip(axes: Axes, x: float, y: float, text: str) -> None:
+    """Shows a text where a reader points at (x, y): the `<title>` of a transparent circle in place of this marker."""
+    axes.plot([x], [y], "o", markersize=15, alpha=0, zorder=5, clip_on=False, gid=f"{TIP}{html.escape(text)}")
+
+
 def svg(chart: Figure, title: str, prefix: str) -> str:
     """The chart as one inline `<svg>` element with a transparent background, in the page's colour variables.
 
@@ -80,6 +91,12 @@ def svg(chart: Figure, title: str, prefix: str) -> str:
         chart.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
+    text = re.sub(
+        rf'<g id="{TIP}([^"]*)">.*?<use [^>]*x="([\d.-]+)" y="([\d.-]+)".*?</g>\s*</g>',
+        lambda part: TARGET.format(x=part[2], y=part[3], title=html.unescape(part[1])),
+        text,
+        flags=re.S,
+    )
     for unwanted in (
         r"<metadata>.*?</metadata>",
         r"<!--.*?-->",

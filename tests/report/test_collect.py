@@ -15,6 +15,7 @@ from aerogel.report.findings import Findings
 from aerogel.study import Store
 from aerogel.study.results import Done, Outcome, ScoringResult
 from aerogel.study.trial import Benchmark, Scoring, Trial
+from aerogel.tasks import METRICS
 
 Outcomes = list[tuple[Trial, Outcome]]
 
@@ -46,20 +47,24 @@ def test_every_score_is_the_mean_of_the_stores(findings: Findings, outcomes: Out
         assert row.training_seconds.values == tuple(result.training.seconds for result in runs.values())
 
 
-def test_changes_and_agreement_are_against_the_dense_model_of_the_same_seed(
+def test_the_score_kept_and_agreement_are_against_the_dense_model_of_the_same_seed(
     findings: Findings, outcomes: Outcomes
 ) -> None:
     for row in findings.scores:
         if not row.sparsity:
-            assert row.change is None
+            assert row.kept is None
             assert row.agreement is None
             continue
         runs, dense = (results_of(outcomes, row.task, row.model, sparsity) for sparsity in (row.sparsity, 0.0))
         before = [dense[seed].score.metrics[row.main] for seed in runs]
         after = [result.score.metrics[row.main] for result in runs.values()]
-        assert row.change is not None
+        assert row.kept is not None
         assert row.agreement is not None
-        assert row.change.mean == pytest.approx(statistics.mean(after) / statistics.mean(before) - 1)
+        if METRICS[row.main].higher_is_better:
+            expected = statistics.mean(after) / statistics.mean(before)
+        else:
+            expected = statistics.mean(dense / own for own, dense in zip(after, before, strict=True))
+        assert row.kept.mean == pytest.approx(expected)
         for seed, share in zip(runs, row.agreement.values, strict=True):
             pairs = list(zip(runs[seed].score.predictions, dense[seed].score.predictions, strict=True))
             assert share == pytest.approx(sum(one == other for one, other in pairs) / len(pairs))

@@ -9,7 +9,7 @@ from aerogel.evaluation import Flips
 from aerogel.report import build_report
 from aerogel.report.collect import collect
 from aerogel.report.findings import Findings
-from aerogel.report.tables import pruning, scores
+from aerogel.report.tables import pruning, scores, sensitivity
 from aerogel.study import Store, run_study
 from conftest import small_spec
 
@@ -60,8 +60,11 @@ def test_classes_have_divergence_and_flips(calibrated: Findings) -> None:
 def test_the_page_has_the_heat_map(folder: Path, calibrated: Findings) -> None:
     assert len(calibrated.sensitivities["tiny-gpt2"].layers) == 4
     page = build_report(folder).read_text(encoding="utf-8")
-    assert '<section id="sensitivity">' in page
-    assert "tiny-gpt2: sensitivity" in page
+    assert page.count('aria-label="Sensitivity of layers, tiny-gpt2. ') == 1
+    [table] = sensitivity(calibrated)
+    assert len(table.rows) == len(calibrated.sensitivities["tiny-gpt2"].layers) + len(
+        calibrated.sensitivities["tiny-gpt2"].kinds
+    )
     assert "McNemar" in page
 
 

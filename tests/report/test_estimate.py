@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy import stats
 
-from aerogel.report.estimate import Estimate, change, megabytes, percent, significant, with_interval
+from aerogel.report.estimate import Estimate, megabytes, percent, rough, share_with_interval, significant, with_interval
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8)
 
@@ -45,11 +45,12 @@ def test_significant_digits_are_those_of_the_number(value: float) -> None:
         (significant(1234.5), "1,234"),
         (significant(-0.0123), "\N{MINUS SIGN}0.0123"),
         (significant(math.nan), "NaN"),
-        (change(-0.0099), "\N{MINUS SIGN}0.99%"),
-        (change(0.0101), "+1.01%"),
-        (change(-0.14), "\N{MINUS SIGN}14%"),
-        (change(350.0), "\N{MULTIPLICATION SIGN}351"),
-        (change(math.nan), "NaN"),
+        (rough(0.98999), "99.0%"),
+        (rough(12.3456, 0), "1,235%"),
+        (rough(math.nan), "NaN"),
+        (share_with_interval(Estimate.of([0.5])), "50.0%"),
+        (share_with_interval(Estimate.of([0.98, 0.99])), "98.5 \N{PLUS-MINUS SIGN} 6.4%"),
+        (share_with_interval(Estimate.of([0.5, math.nan])), "NaN"),
         (megabytes(7_341_048), "7.34"),
         (with_interval(Estimate.of([0.8, 0.82])), "0.810 \N{PLUS-MINUS SIGN} 0.127"),
     ],

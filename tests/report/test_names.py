@@ -2,8 +2,7 @@
 
 import pytest
 
-from aerogel.report.names import metric_name
-from aerogel.report.prose import direction
+from aerogel.report.names import direction, metric_name
 from aerogel.tasks import METRICS
 
 
@@ -14,6 +13,6 @@ def test_a_metric_is_named_in_words(metric: str) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_perplexities_alone_depend_on_the_tokens_of_a_model(metric: str) -> None:
-    said = direction(metric)
-    assert said.startswith("higher" if METRICS[metric].higher_is_better else "lower")
-    assert ("tokens" in said) == metric.endswith("perplexity")
+    text = direction(metric)
+    assert text.lower().startswith("higher" if METRICS[metric].higher_is_better else "lower")
+    assert ("tokens" in text) == metric.endswith("perplexity")

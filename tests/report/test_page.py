@@ -15,12 +15,13 @@ import pytest
 from aerogel.charts import PALETTE
 from aerogel.errors import StudyError
 from aerogel.report import build_report
-from aerogel.report.build import toml
-from aerogel.report.estimate import megabytes, significant
-from aerogel.report.figures import Figures
+from aerogel.report.build import render, sections, toml
+from aerogel.report.estimate import Estimate, megabytes, significant, with_interval
 from aerogel.report.findings import Findings
-from aerogel.report.names import metric_digits, metric_name
-from aerogel.report.verdicts import answers
+from aerogel.report.lines import ChartStyle
+from aerogel.report.names import metric_digits, metric_name, point_name
+from aerogel.report.opening import Opening
+from aerogel.report.verdicts import choices, options
 from aerogel.study import Store, parse_spec
 from aerogel.study.results import Failed
 from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
@@ -57,7 +58,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & {*self.open}:
             self.words.append(data)
 
     @property
@@ -80,7 +81,7 @@ def test_it_is_one_file_that_asks_for_nothing(page: str, parsed: Page) -> None:
             assert value is None or value.startswith(("#", "data:text/csv"))
     assert "://" not in page
     assert "@import" not in page
-    assert not parsed.all("script")
+    assert parsed.all("script") == [{}]
     assert not [name for _, attributes in parsed.elements for name in attributes if name.startswith("on")]
 
 
@@ -94,9 +95,12 @@ def test_ids_are_unique_and_references_lead_somewhere(page: str, parsed: Page) -
 
 def test_it_can_be_read_by_machine_and_by_ear(parsed: Page) -> None:
     assert parsed.all("html") == [{"lang": "en"}]
-    assert len(parsed.all("title")) == len(parsed.all("h1")) == len(parsed.all("main")) == 1
+    assert len(parsed.all("title")) - len(parsed.all("circle")) == len(parsed.all("h1")) == len(parsed.all("main")) == 1
     levels = [int(tag[1]) for tag, _ in parsed.elements if re.fullmatch(r"h\d", tag)]
     assert all(after <= before + 1 for before, after in pairwise(levels))
+    summaries = [index for index, (tag, _) in enumerate(parsed.elements) if tag == "summary"]
+    assert summaries
+    assert all(parsed.elements[index + 1][0] == "h2" for index in summaries)
     charts = [of for of in parsed.all("svg") if of.get("class") == "chart"]
     assert len(charts) > 10
     assert all(of["role"] == "img" and of["aria-label"] for of in charts)
@@ -111,7 +115,7 @@ def test_charts_take_their_colours_and_style_from_the_page(page: str) -> None:
         assert "<style" not in drawing
         assert "font-family" not in drawing
         assert not [colour for colour in PALETTE if colour.lower() in drawing.lower()]
-    used = set(re.findall(r"var\((--[\w-]+)\)", page))
+    used = set(re.findall(r"var\((--[\w-]+)\)", page)) - {"--panels"}
     light, dark = page.split("prefers-color-scheme: dark")
     assert all(f"{name}:" in light for name in used)
     assert all(f"{name}:" in dark for name in used if name.startswith("--series"))
@@ -129,7 +133,8 @@ def test_it_opens_with_the_study_and_its_answer(parsed: Page, findings: Findings
     text = parsed.text
     assert f"{findings.total} of {findings.total}" in text
     assert "Missing trials" not in [of.get("aria-label") for of in parsed.all("section")]
-    assert [of.get("id") for of in parsed.all("section") if "id" in of][:3] == ["answer", "weights", "scores"]
+    judged = choices(options(findings))
+    assert [of["id"] for of in parsed.all("section") if "id" in of] == (["answer"] if judged else []) + ["models"]
     for name in (*findings.spec.models, *findings.spec.tasks):
         assert name in text
 
@@ -145,15 +150,70 @@ def test_what_compressing_saves_stands_in_the_page(parsed: Page, findings: Findi
         assert f"{cost.speedup:.2f}" in parsed.text
 
 
-def test_quality_and_cost_of_meaningful_models_are_drawn_first(page: str, findings: Findings) -> None:
-    judged = [answer for answer in answers(findings) if answer.verdict.is_meaningful]
-    opening = page[page.index('<section id="answer">') : page.index('<section id="weights">')]
-    for task in findings.spec.tasks:
-        is_drawn = any(answer.task == task for answer in judged)
-        assert (f'aria-label="{task}: quality and speed"' in opening) == is_drawn
-    without_costs = replace(findings, costs=[], compressed=[])
-    titles = [chart.title for chart in Figures(without_costs).opening(judged)]
-    assert titles == [f"{task}: quality and sparsity" for task in dict.fromkeys(answer.task for answer in judged)]
+def test_every_chart_has_the_numbers_of_its_points_in_a_table(page: str, findings: Findings) -> None:
+    """What is drawn is said by a title of its point, and the tables have the same numbers."""
+    for section in sections(findings, options(findings), ChartStyle(findings.spec.models)):
+        assert section.tables, section.title
+        assert all(chart.caption.endswith(".") for chart in section.charts)
+    titles = re.findall(r"<title>([^<]*)</title></circle>", page)
+    for row in findings.scores:
+        name = f"{row.model}, {point_name(findings.spec, row.variant, row.sparsity)}: "
+        assert any(title.startswith(name) and with_interval(row.value, 4) in title for title in titles)
+
+
+def learned(findings: Findings) -> Findings:
+    """The same with scores that a model has learned, of which the lowest sparsity keeps 99.5%."""
+    rows = []
+    for row in findings.scores:
+        lost = {0.5: 0.995, 0.9: 0.6}.get(row.sparsity)
+        kept = Estimate.of([lost, lost]) if lost else None
+        rows.append(replace(row, kept=kept, one_answer=0, majority=0.0))
+    return replace(findings, scores=rows)
+
+
+def test_it_opens_with_score_against_speed_and_tiles(findings: Findings) -> None:
+    findings = learned(findings)
+    page = Page(render(findings))
+    opening = Opening(findings, choices(options(findings)), ChartStyle(findings.spec.models))
+    hero = opening.hero()
+    assert hero is not None
+    assert len(hero.drawings) == len(findings.spec.tasks)
+    assert len(opening.choices) == len(findings.spec.models)
+    for card in opening.cards():
+        choice = opening.choices[card.model]
+        assert (choice.sparsity, choice.keeps) == (0.5, True)
+        assert choice.cost is not None
+        assert choice.cost.dense is not None
+        assert f"{choice.model} {choice.speed:.1f} times" in hero.caption
+        assert len(card.tiles) == 4
+        values = [text for tile in card.tiles for texts in tile.values for text in texts]
+        for cost in (choice.cost.own, choice.cost.dense):
+            assert megabytes(cost.file_bytes) in values
+            assert megabytes(cost.inference_memory) in values
+            assert significant(cost.median) in values
+        for row in choice.rows:
+            assert significant(row.value.mean, metric_digits(row.value.mean)) in values
+        assert all(text in page.text for text in values)
+
+
+def test_without_times_scores_are_drawn_against_sparsity(findings: Findings) -> None:
+    findings = learned(replace(findings, costs=[], compressed=[]))
+    opening = Opening(findings, choices(options(findings)), ChartStyle(findings.spec.models))
+    hero = opening.hero()
+    assert hero is not None
+    assert "sparsity" in hero.title
+    assert {len(card.tiles) for card in opening.cards()} == {1}
+    assert "times" not in hero.caption
+
+
+def test_a_model_that_has_not_learned_its_task_is_said_to_have_not(findings: Findings) -> None:
+    rows = [replace(row, one_answer=len(row.seeds)) for row in findings.scores]
+    findings = replace(findings, scores=rows)
+    opening = Opening(findings, choices(options(findings)), ChartStyle(findings.spec.models))
+    assert opening.hero() is None
+    for card in opening.cards():
+        assert card.tiles == ()
+        assert len(card.remarks) == len(findings.spec.tasks)
 
 
 def test_models_with_too_few_zeros_to_compress_are_reported(changed: Changed) -> None:
@@ -170,7 +230,7 @@ def test_models_with_too_few_zeros_to_compress_are_reported(changed: Changed) ->
 def test_each_kind_of_perplexity_has_a_chart_of_its_own(parsed: Page) -> None:
     titles = [str(of["aria-label"]) for of in parsed.all("svg") if of.get("class") == "chart"]
     for kind in ("decoder", "encoder-decoder"):
-        assert f"python-reference: {metric_name(PERPLEXITIES[kind])}" in titles
+        assert any(title.startswith(f"python-reference: {metric_name(PERPLEXITIES[kind])}. ") for title in titles)
 
 
 def test_specification_machine_and_sources_are_in_the_page(parsed: Page, findings: Findings) -> None:
@@ -257,9 +317,9 @@ def test_names_are_text_wherever_they_stand(changed: Changed, name: str) -> None
 
     page = Page(build_report(changed(rename)).read_text(encoding="utf-8"))
     assert name in page.text
-    assert not page.all("script")
-    assert [of.get("aria-label") for of in page.all("svg")]
-    assert f"{name}: layer by layer" in [of.get("aria-label") for of in page.all("svg")]
+    assert page.all("script") == [{}]
+    labels = [str(of.get("aria-label")) for of in page.all("svg")]
+    assert any(label.startswith(f"Prunable weights, layer by layer, {name}. ") for label in labels)
 
 
 def test_a_folder_without_a_store_is_refused(tmp_path: Path) -> None:

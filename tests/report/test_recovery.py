@@ -8,8 +8,10 @@ from aerogel.report import build_report
 from aerogel.report.collect import collect
 from aerogel.report.figures import Figures
 from aerogel.report.findings import Findings
+from aerogel.report.lines import ChartStyle
+from aerogel.report.opening import Opening
 from aerogel.report.tables import every_seed, pruning, scores
-from aerogel.report.verdicts import answers
+from aerogel.report.verdicts import Option
 from aerogel.study import Store
 from aerogel.study.variant import Variant
 
@@ -30,15 +32,15 @@ def test_no_mean_is_over_different_recoveries(findings: Findings) -> None:
         assert row.value.values == tuple(run.result.score.metrics[row.main] for run in runs)
 
 
-def test_changes_are_against_the_dense_model_of_the_same_recovery(findings: Findings) -> None:
+def test_scores_are_compared_with_the_dense_model_of_the_same_recovery(findings: Findings) -> None:
     dense = {(row.task, row.variant.recovery): row for row in findings.scores if not row.sparsity}
     for row in findings.scores:
         if row.sparsity:
             before = dense[row.task, row.variant.recovery].value
-            assert row.change is not None
-            assert row.change.mean == pytest.approx(row.value.mean / before.mean - 1)
+            assert row.kept is not None
+            assert row.kept.mean == pytest.approx(row.value.mean / before.mean)
         else:
-            assert row.change is None
+            assert row.kept is None
 
 
 def test_tables_have_a_row_a_recovery(findings: Findings) -> None:
@@ -49,14 +51,20 @@ def test_tables_have_a_row_a_recovery(findings: Findings) -> None:
     assert len(every_seed(findings)[0].rows) == len(findings.runs)
 
 
-def test_the_page_has_charts_of_each_model(recovery_folder: Path, findings: Findings) -> None:
+def test_charts_have_a_panel_a_recovery(recovery_folder: Path, findings: Findings) -> None:
     page = build_report(recovery_folder).read_text(encoding="utf-8")
-    titles = [chart.title for chart in Figures(findings).scores()]
-    assert titles == [f"movie-reviews, tiny-gpt2: {name}" for name in ("accuracy", "agreement, %", "training time, s")]
-    for title in titles:
-        assert page.count(f'aria-label="{title}"') == 1
+    charts = {chart.title: chart for chart in Figures(findings, ChartStyle(findings.spec.models)).scores()}
+    assert list(charts) == [f"movie-reviews: {name}" for name in ("accuracy", "agreement, %", "training time, s")]
+    assert [len(chart.drawings) for chart in charts.values()] == [3, 3, 2]
     for name in NAMES:
-        assert name in page
+        assert page.count(f'aria-label="movie-reviews: accuracy, {name}. ') == 1
+
+
+def test_pruned_only_and_recovered_differ_in_nothing_else(findings: Findings) -> None:
+    variants = [Variant("magnitude", "none"), Variant("magnitude", "finetune"), Variant(None, "gradual")]
+    opening = Opening(findings, {}, ChartStyle(findings.spec.models))
+    pairs = [opening.pair(Option("tiny-gpt2", variant, 0.9, (), None, True)) for variant in variants]
+    assert pairs == [[variants[1], variants[0]], [variants[1], variants[0]], [variants[2], variants[0]]]
 
 
 def test_a_study_without_recoveries_does_not_mention_them(page: str) -> None:
@@ -68,11 +76,3 @@ def test_the_settings_are_those_of_the_trials(findings: Findings) -> None:
     assert [dict(zip(("recovery", "method"), row, strict=False)) for row in table.rows] == [
         {"recovery": name, "method": "magnitude"} for name in ("none", "finetune", "gradual")
     ]
-
-
-def test_costs_stand_for_all_recoveries(findings: Findings) -> None:
-    assert {answer.variant for answer in answers(findings)} == {
-        Variant("magnitude", "none"),
-        Variant("magnitude", "finetune"),
-        Variant(None, "gradual"),
-    }

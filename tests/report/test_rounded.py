@@ -1,19 +1,17 @@
-"""The report of a study of float32 and int8 names both, and compares them."""
+"""The report of a study of float32 and int8 names both, and compares both with the dense model in float32."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from aerogel.report import build_report
+from aerogel.report.build import sections
 from aerogel.report.collect import collect
 from aerogel.report.figures import Figures
 from aerogel.report.findings import Findings
+from aerogel.report.lines import ChartStyle
 from aerogel.report.names import variant_name
-from aerogel.report.prose import rounding
-from aerogel.report.tables import costs, rounded, scores
-from aerogel.report.verdicts import answers
-from aerogel.runtime.values import INT8_PATTERN
+from aerogel.report.tables import costs, scores
+from aerogel.report.verdicts import options
 from aerogel.study import Store
 
 
@@ -34,32 +32,13 @@ def test_all_are_compared_with_the_dense_model_in_float32(findings: Findings) ->
     for row in findings.scores:
         reference = dense[row.variant.recovery]
         if row is reference:
-            assert row.change is None
+            assert row.kept is None
         else:
-            assert row.change is not None
-            assert row.change.mean == pytest.approx(row.value.mean / reference.value.mean - 1)
+            assert row.kept is not None
+            assert row.kept.mean == pytest.approx(row.value.mean / reference.value.mean)
 
 
-def test_int8_is_compared_with_float32_at_the_same_sparsity(findings: Findings) -> None:
-    rows = {(row.variant, row.sparsity): row for row in findings.scores}
-    assert len(findings.rounded) == 2 * 2
-    for item in findings.rounded:
-        assert item.float32 == rows[replace(item.row.variant, values=None), item.row.sparsity]
-        assert item.row.change is not None
-        assert item.row.change.mean == pytest.approx(item.row.value.mean / item.float32.value.mean - 1)
-        assert item.row.kl is not None
-        assert 0 < item.row.kl.mean < 0.1
-        own, other = findings.cost(item.row), findings.cost(item.float32)
-        assert own is not None
-        assert own.own.compressed
-        speedup = own.speedup / (other.speedup or 1 if other else 1)
-        assert findings.rounded_speedup(item) == pytest.approx(speedup)
-    [table] = rounded(findings)
-    assert len(table.rows) == 4
-    assert {column.name for column in table.columns} >= {"values", "sparsity", "float32", "rounded", "kl", "speedup"}
-
-
-def test_tables_and_lines_tell_them_apart(findings: Findings) -> None:
+def test_tables_and_options_tell_them_apart(findings: Findings) -> None:
     for table in (*scores(findings, "movie-reviews"), *costs(findings)):
         names = [column.name for column in table.columns]
         values = [row[names.index("values")] for row in table.rows]
@@ -69,33 +48,24 @@ def test_tables_and_lines_tell_them_apart(findings: Findings) -> None:
             stored = names.index("stored")
             settings = [(*setting, row[stored]) for setting, row in zip(settings, table.rows, strict=True)]
         assert len(set(settings)) == len(settings)
-    figures, variants = Figures(findings), findings.spec.scored_variants
-    names = [variant_name(findings.spec, variant) for variant in variants]
+    names = [variant_name(findings.spec, variant) for variant in findings.spec.scored_variants]
     assert len(set(names)) == len(names) == 4
-    assert len({figures.style.dashes(variant) for variant in variants}) == 4
-    assert len({answer.variant for answer in answers(findings)}) == 4
 
 
-def test_the_page_says_what_int8_costs_and_which_pattern_it_likes(rounded_folder: Path, findings: Findings) -> None:
-    page = build_report(rounded_folder).read_text(encoding="utf-8")
-    beside, advice = rounding(findings)
-    for sentence in (beside, advice):
-        assert sentence in page
-    speeds = [findings.rounded_speedup(item) for item in findings.rounded]
-    for number in ("int8", "4", f"{min(map(float, speeds)):.2f}", f"{max(map(float, speeds)):.2f}"):
-        assert number in beside
-    assert INT8_PATTERN in advice
-    [only] = rounding(replace(findings, spec=findings.spec.model_copy(update={"pattern": INT8_PATTERN})))
-    assert only == beside
+def test_charts_of_cost_have_a_line_for_each_type_of_values(findings: Findings) -> None:
+    style = ChartStyle(findings.spec.models)
+    charts = {chart.title: chart for chart in Figures(findings, style).costs()}
+    assert len(charts) == 6
+    assert charts["Weight files on disk, MB"].dashes == ("float32", "int8")
+    assert charts["Memory in training, MB"].dashes == ("float32",)
 
 
-def test_scores_without_times_are_compared_too(findings: Findings) -> None:
-    untimed = replace(findings, costs=[], compressed=[])
-    assert "times" not in rounding(untimed)[0]
-    [table] = rounded(untimed)
-    assert "speedup" not in [column.name for column in table.columns]
+def test_dense_int8_is_an_option(findings: Findings) -> None:
+    judged = options(findings)
+    if judged:  # the model may have learned nothing
+        assert any(not option.sparsity and option.variant.values == "int8" for option in judged)
+    assert sections(findings, judged, ChartStyle(findings.spec.models))
 
 
 def test_a_study_in_float32_does_not_mention_other_types(page: str) -> None:
     assert "int8" not in page
-    assert "rounded" not in page.lower()

@@ -10,20 +10,11 @@ from aerogel.report.figures import Figures
 from aerogel.report.findings import Findings
 from aerogel.report.lines import ChartStyle
 from aerogel.report.names import variant_name
-from aerogel.report.tables import answers as answers_table, costs, every_seed, scores, structures
-from aerogel.report.verdicts import answers
+from aerogel.report.tables import costs, every_seed, scores, structures
+from aerogel.report.verdicts import compared
 from aerogel.study import Store
-from aerogel.study.variant import Variant
 
 SMALL = "sparsity=0.5"
-STYLE = ChartStyle(
-    ("bert", "gpt2"),
-    tuple(
-        Variant("magnitude", "none", values, structure)
-        for structure in (None, "speedup=2", "speedup=4")
-        for values in (None, "int8")
-    ),
-)
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +24,25 @@ def findings(structured_folder: Path) -> Findings:
 
 def test_all_are_compared_with_the_dense_model_with_all_its_structures(findings: Findings) -> None:
     [dense] = [row for row in findings.scores if row.variant == row.variant.dense and not row.sparsity]
-    assert dense.change is None
+    assert dense.kept is None
     assert len(findings.scores) == 2 * 2 * 2
     for row in findings.scores:
         if row is not dense:
-            assert row.change is not None
-            assert row.change.mean == pytest.approx(row.value.mean / dense.value.mean - 1)
+            assert row.kept is not None
+            assert row.kept.mean == pytest.approx(row.value.mean / dense.value.mean)
 
 
-def test_structure_zeros_and_int8_stand_together_and_alone_in_the_opening_picture(findings: Findings) -> None:
-    drawn = [row for answer in answers(findings) for row in Figures(findings)._compared(answer)]
-    points = {(row.variant.structure, row.variant.values, row.sparsity) for row in drawn}
+def test_structure_zeros_and_int8_are_compared_together_and_alone(findings: Findings) -> None:
+    [model] = findings.spec.models
+    rows = [row for variant in findings.spec.scored_variants for row in compared(findings, model, variant)]
+    points = {(row.variant.structure, row.variant.values, row.sparsity) for row in rows}
     alone = {(SMALL, None, 0), (None, "int8", 0), (None, None, 0.5)}
     assert points >= alone | {(SMALL, "int8", 0.5)}
-    for row in drawn:
+    for row in rows:
         cost = findings.cost(row)
         assert cost is not None
         assert cost.variant.structure == row.variant.structure
         assert cost.speedup is not None
-
-
-def test_sparsity_0_of_a_small_model_is_judged(findings: Findings) -> None:
-    for answer in answers(findings):
-        sparsities = [row.sparsity for row in answer.verdict.pruned]
-        assert sparsities == ([0, 0.5] if answer.variant.structure else [0.5])
-    table = answers_table(findings, answers(findings))
-    names = [column.name for column in table.columns]
-    assert [row[names.index("structure")] for row in table.rows] == ["none", "none", SMALL, SMALL]
 
 
 def test_tables_have_a_column_of_the_structure(findings: Findings) -> None:
@@ -85,23 +68,14 @@ def test_files_of_small_models_have_a_share_of_the_dense_one_even_without_zeros(
 
 def test_the_page_shows_what_was_kept(structured_folder: Path, findings: Findings) -> None:
     page = build_report(structured_folder).read_text(encoding="utf-8")
-    [chart] = Figures(findings).structures()
+    [chart] = Figures(findings, ChartStyle(findings.spec.models)).structures()
     assert SMALL in chart.title
-    assert page.count(f'aria-label="{chart.title}"') == 1
-    assert 'id="structure"' in page
+    assert page.count(f'aria-label="{chart.title}. ') == 1
 
 
 def test_a_study_of_whole_models_does_not_mention_structures(page: str) -> None:
     assert "structure" not in page.replace("unstructured", "")
     assert "neurons" not in page
-
-
-def test_structures_differ_by_colour_and_the_rest_by_dashes() -> None:
-    assert len({STYLE.colour(*series) for series in STYLE.series}) == len(STYLE.series) == 6
-    small, whole = Variant("magnitude", "none", "int8", "speedup=2"), Variant("magnitude", "none", "int8")
-    assert STYLE.dashes(small) == STYLE.dashes(whole) == STYLE.dashes(small.unpruned)
-    assert STYLE.dashes(small) != STYLE.dashes(small.unrounded)
-    assert len(STYLE.without_structure(STYLE.variants)) == 2
 
 
 def test_names_of_variants_say_the_structure(findings: Findings) -> None:

@@ -10,7 +10,7 @@ from aerogel.report import tables
 from aerogel.report.estimate import Estimate
 from aerogel.report.findings import Findings
 from aerogel.report.table import Column, Table
-from aerogel.report.verdicts import answers
+from aerogel.report.verdicts import options
 from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
 
 
@@ -22,7 +22,7 @@ def all_tables(findings: Findings) -> list[Table]:
         *tables.weights(findings),
         *tables.every_seed(findings),
         *tables.pruning(findings),
-        tables.answers(findings, answers(findings)),
+        *tables.limits(findings, options(findings)),
     ]
 
 
@@ -54,7 +54,7 @@ def test_score_csvs_hold_the_scores_with_all_digits(findings: Findings) -> None:
         assert float(row[f"{main}_low"]) == expected.value.low
         assert float(row[f"{main}_high"]) == expected.value.high
         assert int(row["seeds"]) == len(expected.seeds)
-        assert (row["change"] == "") == (expected.change is None)
+        assert (row["kept"] == "") == (expected.kept is None)
         assert float(row["training_seconds"]) == expected.training_seconds.mean
 
 
@@ -88,19 +88,17 @@ def test_cost_csvs_hold_the_measurements(findings: Findings) -> None:
                 assert int(row["training_memory_bytes"]) == cost.own.training_memory
 
 
-def test_the_opening_table_holds_verdicts_and_costs(findings: Findings) -> None:
-    judged = answers(findings)
-    rows = parsed(tables.answers(findings, judged))
-    assert [(row["model"], row["task"]) for row in rows] == [(answer.model, answer.task) for answer in judged]
-    for row, answer in zip(rows, judged, strict=True):
-        assert answer.verdict.dense
-        assert float(row["dense"]) == answer.verdict.dense.value.mean
-        lowest = "0.0" if answer.beyond else ""
-        assert row["sparsity"] == (str(answer.allowed.sparsity) if answer.allowed else lowest)
-        cost = findings.cost(answer.allowed) if answer.allowed else None
-        assert row.get("file_bytes", "") == (str(cost.own.file_bytes) if cost else "")
-        assert row.get("speedup", "") == (str(cost.speedup) if cost else "")
-        assert row["remarks"]
+def test_the_limits_are_the_last_option_that_keeps_the_score_and_the_next_one(findings: Findings) -> None:
+    judged = options(findings)
+    [table] = tables.limits(findings, judged) if judged else [None]
+    rows = parsed(table) if table else []
+    assert [row["model"] for row in rows] == list(dict.fromkeys(option.model for option in judged))
+    for row in rows:
+        own = [option for option in judged if option.model == row["model"]]
+        kept, lost = ([option for option in own if option.keeps == keeps] for keeps in (True, False))
+        assert row.get("sparsity", "") == (str(kept[-1].sparsity) if kept else "")
+        assert row.get("speedup", "") == (str(kept[-1].speed) if kept else "")
+        assert row.get("beyond", "") == (str(lost[0].sparsity) if lost else "")
 
 
 def test_the_page_writes_what_the_csv_holds(findings: Findings) -> None:

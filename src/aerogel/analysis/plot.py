@@ -65,7 +65,7 @@ def heat_map(
 
     Each cell shows its value, which may be NaN. A gap before row `split` separates layers from kinds of matrices.
     """
-    chart = figure(1.8 + 0.8 * len(sparsities), 0.9 + 0.21 * len(rows))
+    chart = figure(1.4 + 0.62 * len(sparsities), 0.9 + 0.21 * len(rows))
     axes = chart.axes[0]
     values = np.array([cells for _, cells in rows])
     shades = np.log10(np.clip(values, 1e-4, 10))

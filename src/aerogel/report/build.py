@@ -1,6 +1,7 @@
 """The page: the findings of a study, put into the template."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
@@ -8,15 +9,27 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aerogel import files
 from aerogel.report import tables
+from aerogel.report.chart import Chart
 from aerogel.report.collect import collect
 from aerogel.report.estimate import percent
 from aerogel.report.figures import Figures
 from aerogel.report.findings import Findings
-from aerogel.report.names import variant_name
-from aerogel.report.prose import rounding
-from aerogel.report.verdicts import TOLERANCE, answers
+from aerogel.report.lines import ChartStyle, stroke
+from aerogel.report.opening import LEVEL, Opening
+from aerogel.report.scatter import FLOOR
+from aerogel.report.table import Table
+from aerogel.report.verdicts import Option, choices, options
 from aerogel.study import Store, StudySpec
 from aerogel.study.spec import NO_STRUCTURE, ResourcesPart
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts and tables behind one heading."""
+
+    title: str
+    charts: list[Chart]
+    tables: list[Table]
 
 
 def build_report(folder: str | os.PathLike[str]) -> Path:
@@ -37,7 +50,9 @@ def build_report(folder: str | os.PathLike[str]) -> Path:
 
 def render(findings: Findings) -> str:
     """The page as text."""
-    figures, spec, judged = Figures(findings), findings.spec, answers(findings)
+    style, judged = ChartStyle(findings.spec.models), options(findings)
+    opening = Opening(findings, choices(judged), style)
+    hero, others = opening.hero(), (opening.recovery(), opening.sensitivity())
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -47,33 +62,34 @@ def render(findings: Findings) -> str:
     )
     environment.filters["percent"] = percent
     return environment.get_template("template.html.j2").render(
-        spec=spec,
+        spec=findings.spec,
         findings=findings,
-        tolerance=percent(TOLERANCE),
-        answers=tables.answers(findings, judged),
-        rounding=rounding(findings),
-        chart_style=figures.style,
-        variant_name=variant_name,
-        charts={
-            "opening": figures.opening(judged),
-            "weights": figures.weights(),
-            "sensitivity": figures.sensitivities(),
-            "scores": figures.scores() + figures.realised(),
-            "structure": figures.structures(),
-            "costs": figures.costs(),
-        },
+        style=style,
+        stroke=stroke,
+        level=f"{LEVEL:g}%",
+        floor=f"{FLOOR:g}%",
+        hero=hero,
+        cards=opening.cards(),
+        charts=[chart for chart in others if chart],
+        sections=sections(findings, judged, style),
         pruning=tables.pruning(findings),
-        tables=[
-            *(table for task in spec.tasks for table in tables.scores(findings, task)),
-            *tables.rounded(findings),
-            *tables.costs(findings),
-            *tables.realised(findings),
-            *tables.structures(findings),
-            *tables.weights(findings),
-            *tables.every_seed(findings),
-        ],
-        toml=toml(spec),
+        toml=toml(findings.spec),
     )
+
+
+def sections(findings: Findings, judged: list[Option], style: ChartStyle) -> list[Section]:
+    """What is behind details, in the order of the page, and not empty."""
+    figures = Figures(findings, style)
+    scores = [table for task in findings.spec.tasks for table in tables.scores(findings, task)]
+    several = [
+        Section("Scores against sparsity", figures.scores(), [*tables.limits(findings, judged), *scores]),
+        Section("Time, memory and size", figures.costs(), tables.costs(findings)),
+        Section("Weights before pruning", figures.weights(), tables.weights(findings)),
+        Section("Sensitivity", figures.kinds(), tables.sensitivity(findings)),
+        Section("Heads and neurons that were kept", figures.structures(), tables.structures(findings)),
+        Section("Every layer and every seed", [], [*tables.realised(findings), *tables.every_seed(findings)]),
+    ]
+    return [section for section in several if section.charts or section.tables]
 
 
 def toml(spec: StudySpec) -> str:

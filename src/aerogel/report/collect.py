@@ -17,12 +17,14 @@ from aerogel.evaluation import Flips
 from aerogel.models.logits import kl_divergence
 from aerogel.pruning import Sensitivity
 from aerogel.report.estimate import Estimate
-from aerogel.report.findings import Cost, Findings, Group, Realised, Rounded, Run, Scored, mean_kept
+from aerogel.report.findings import Cost, Findings, Group, Realised, Run, Scored, mean_kept
 from aerogel.study import Store
 from aerogel.study.results import BenchmarkResult, Done, Failed, Machine, Outcome, ScoringResult
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.study.variant import Variant
+from aerogel.tasks import METRICS
 
+SMALLEST = 1e-300  # instead of a metric that is 0, to divide by
 Predicted = tuple[int | float | str, ...]
 
 
@@ -38,7 +40,6 @@ def collect(store: Store) -> Findings:
     runs = [Run(trial, result) for trial, result in _results(done, Scoring, ScoringResult)]
     _check_comparable(store, runs)
     groups = _groups(runs)
-    scores = {group: _scored(groups, group, _dense(group)) for group in groups}
     weights = {trial.model: report for trial, report in _results(done, WeightAnalysis, WeightReport)}
     benchmarks = _results(done, Benchmark, BenchmarkResult)
     threads = defaultdict(set)
@@ -56,8 +57,7 @@ def collect(store: Store) -> Findings:
         weights=weights,
         sensitivities={trial.model: table for trial, table in _results(done, SensitivityAnalysis, Sensitivity)},
         runs=runs,
-        scores=list(scores.values()),
-        rounded=_rounded(groups, scores),
+        scores=[_scored(groups, group) for group in groups],
         costs=[_cost(trial, result, result.pruned or result.dense) for trial, result in benchmarks if not trial.values],
         compressed=[_cost(trial, result, result.compressed) for trial, result in benchmarks if result.compressed],
         realised=_realised(runs, weights),
@@ -109,14 +109,10 @@ def _groups(runs: list[Run]) -> Groups:
     return groups
 
 
-def _dense(group: Group) -> Group:
-    task, model, variant, _ = group
-    return task, model, variant.dense, 0.0
-
-
-def _scored(groups: Groups, group: Group, reference: Group) -> Scored:
-    """The scores of a group, compared with those of the reference."""
+def _scored(groups: Groups, group: Group) -> Scored:
+    """The scores of a group, compared with those of the dense model with the same training."""
     task, model, variant, sparsity = group
+    reference = task, model, variant.dense, 0.0
     runs = groups[group]
     references = groups.get(reference, {}) if group != reference else {}
     # models of the same seed start alike and see the same data in the same order
@@ -133,7 +129,7 @@ def _scored(groups: Groups, group: Group, reference: Group) -> Scored:
         sparsity=sparsity,
         seeds=tuple(runs),
         metrics={name: Estimate.of(run.metrics[name] for run in runs.values()) for name in first.metrics},
-        change=_change([(run.metrics[main], before.metrics[main]) for run, before in pairs]),
+        kept=_kept(main, [(run.metrics[main], before.metrics[main]) for run, before in pairs]),
         agreement=_agreement([(after.predictions, before.predictions) for after, before in scores]),
         training_seconds=Estimate.of(run.result.training.seconds for run in runs.values()),
         dense_seconds=Estimate.of(dense_seconds) if dense_seconds else None,
@@ -150,19 +146,14 @@ def _scored(groups: Groups, group: Group, reference: Group) -> Scored:
     )
 
 
-def _rounded(groups: Groups, scores: Mapping[Group, Scored]) -> list[Rounded]:
-    rows = []
-    for task, model, variant, sparsity in scores:
-        reference = task, model, variant.unrounded, sparsity
-        if variant.values and reference in scores:
-            row = _scored(groups, (task, model, variant, sparsity), reference)
-            rows.append(Rounded(row, scores[reference]))
-    return rows
-
-
-def _change(pairs: list[tuple[float, float]]) -> Estimate | None:
+def _kept(metric: str, pairs: list[tuple[float, float]]) -> Estimate | None:
+    """Of a metric after and before: as a share of the mean before, so that one seed near 0 does not count for all."""
     level = sum(before for _, before in pairs) / max(len(pairs), 1)
-    return Estimate.of((after - before) / level for after, before in pairs) if level > 0 else None
+    if not level > 0:
+        return None
+    if METRICS[metric].higher_is_better:
+        return Estimate.of(1 + (after - before) / level for after, before in pairs)
+    return Estimate.of(before / max(after, SMALLEST) for after, before in pairs)
 
 
 def _agreement(pairs: list[tuple[Predicted, Predicted]]) -> Estimate | None:

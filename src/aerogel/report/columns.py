@@ -10,7 +10,7 @@ from aerogel.report.estimate import megabytes, minus, percent, significant
 from aerogel.report.findings import Cost, Findings, Realised, Scored
 from aerogel.report.names import RECOVERY_NAMES, structure_name, values_name
 from aerogel.report.table import Column
-from aerogel.report.verdicts import Answer
+from aerogel.report.verdicts import Option
 from aerogel.study.spec import NO_STRUCTURE
 
 Row = TypeVar("Row", Scored, Cost, Realised)
@@ -66,7 +66,7 @@ WEIGHTS = (
 
 
 def setting(
-    findings: Findings, rows: Sequence[Row] | Sequence[Answer], row_of: Callable[[Any], Any] = lambda row: row
+    findings: Findings, rows: Sequence[Row] | Sequence[Option], row_of: Callable[[Any], Any] = lambda row: row
 ) -> list[Column]:
     """The columns that tell rows apart: the method only where there are several, the structure, the recovery and the
     type of values where there is one.

@@ -37,6 +37,11 @@ class Estimate:
         return float(student.ppf((1 + CONFIDENCE) / 2, count - 1)) * deviation / math.sqrt(count)
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value."""
+        return min(self.values), max(self.values)
+
+    @property
     def low(self) -> float | None:
         return None if self.half is None else self.mean - self.half
 
@@ -48,6 +53,11 @@ class Estimate:
 def percent(share: float) -> str:
     """A specified share, such as a sparsity, with all its digits: `99.5%`."""
     return f"{round(100 * share, 6):g}%"
+
+
+def rough(share: float, digits: int = 1) -> str:
+    """A measured share in percent, or that it is not a number: `99.1%`."""
+    return minus(f"{100 * share:,.{digits}f}%") if math.isfinite(share) else "NaN"
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -69,13 +79,12 @@ def with_interval(estimate: Estimate, digits: int = 3) -> str:
     return f"{mean} \N{PLUS-MINUS SIGN} {half:,.{decimals}f}"
 
 
-def change(share: float) -> str:
-    """A relative change with its sign, and enough digits to distinguish 0.99% from 1.01%."""
-    if not math.isfinite(share):
-        return "NaN"
-    if share >= 10:
-        return f"\N{MULTIPLICATION SIGN}{significant(1 + share)}"
-    return minus(f"{100 * share:+.{2 if abs(share) < 0.1 else 0}f}%")
+def share_with_interval(share: Estimate) -> str:
+    """`99.1 ± 0.4%`."""
+    half, mean = share.half, rough(share.mean)
+    if half is None or not math.isfinite(half):
+        return mean
+    return f"{mean.removesuffix('%')} \N{PLUS-MINUS SIGN} {rough(half)}"
 
 
 def megabytes(count: float) -> str:

@@ -1,172 +1,162 @@
-"""The charts of the report, each with its caption."""
+"""The charts behind details: weights, scores against sparsity, structures, time, memory and size."""
 
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
-from statistics import fmean
 from typing import Any
 
-from markupsafe import Markup
-from matplotlib.figure import Figure
-
-from aerogel.analysis.plot import distribution, heat_map, kept_structures, layers
-from aerogel.charts import svg
-from aerogel.report.estimate import Estimate, percent, significant
-from aerogel.report.findings import Cost, Findings, Realised, Scored, mean_kept
-from aerogel.report.lines import FLOOR, LARGEST, ChartStyle, Line, Point, against_cost, against_sparsity
-from aerogel.report.names import metric_name
-from aerogel.report.prose import direction
-from aerogel.report.verdicts import TOLERANCE, Answer, loss
+from aerogel.analysis import WeightReport
+from aerogel.analysis.plot import distribution, heat_map, kept_structures, layers, short
+from aerogel.report.chart import Chart, listed
+from aerogel.report.estimate import Estimate, minus, percent, rough, significant, with_interval
+from aerogel.report.findings import Cost, Findings, Kept, Realised, Scored, mean_kept
+from aerogel.report.lines import LARGEST, ChartStyle, Line, Point, Scale, against_sparsity
+from aerogel.report.names import RECOVERY_NAMES, direction, metric_digits, metric_name, point_name, values_name
 from aerogel.study.variant import Variant
 from aerogel.tasks import METRICS
 
 Rows = Sequence[Scored]
+Bar = tuple[float, float | None, float | None]  # a value and the ends of its bar
 POSITIVE = (0.0, LARGEST)
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawing with its title, which is unique in the page, and its caption."""
-
-    title: str
-    caption: str
-    drawing: Markup
-
-
-def chart(title: str, caption: str, figure: Figure) -> Chart:
-    prefix = f"f{zlib.crc32(title.encode()):08x}"
-    return Chart(title, caption, Markup(svg(figure, title, prefix)))
 
 
 class Figures:
     """Draws the findings, all in one `style`."""
 
-    def __init__(self, findings: Findings) -> None:
-        self.findings = findings
-        variants = dict.fromkeys([*findings.spec.scored_variants, *findings.spec.measured_variants])
-        self.style = ChartStyle(findings.spec.models, tuple(variants))
+    def __init__(self, findings: Findings, style: ChartStyle) -> None:
+        self.findings, self.spec, self.style = findings, findings.spec, style
         self.sparsities = sorted(findings.spec.sparsities)
-        self._has_structures = any(variant.structure for variant in variants)
 
-    def weights(self) -> list[list[Chart]]:
-        """All prunable weights of each model, then layer by layer; side by side where there is one model."""
-        whole = [
-            chart(
-                f"{model}: all prunable weights",
-                f"{report.prunable:,} weights, {report.prunable / report.parameters:.0%} of the model.",
-                distribution(report, self.style.colour(model), title=""),
-            )
-            for model, report in self.findings.weights.items()
-        ]
-        by_layer = [
-            chart(
-                f"{model}: layer by layer",
-                "The same by layer, on one scale: a narrow ridge means many small weights.",
-                layers(report, self.style.colour(model), title=""),
-            )
-            for model, report in self.findings.weights.items()
-        ]
-        rows = [whole, by_layer] if len(whole) > 1 else [whole + by_layer]
-        return [row for row in rows if row]
-
-    def sensitivities(self) -> list[Chart]:
-        """The effect of pruning one layer or kind of matrix alone, without fine-tuning."""
+    def weights(self) -> list[Chart]:
+        """All prunable weights of each model, then layer by layer."""
+        reports = self.findings.weights
+        if not reports:
+            return []
+        small = listed(f"{report.whole.below_1e_2:.0%} of {model}" for model, report in reports.items())
+        tails = listed(minus(f"{report.whole.kurtosis:+.1f}") for report in reports.values())
         return [
-            chart(
-                f"{model}: sensitivity",
-                f"KL divergence from the dense model on {result.text}, in nats, with one layer (above) or one kind of "
-                f"matrix (below) pruned by {result.method}.",
-                heat_map([*result.layers, *result.kinds], result.sparsities, "", split=len(result.layers)),
-            )
-            for model, result in self.findings.sensitivities.items()
+            Chart.of(
+                "Prunable weights",
+                f"{small} are below 0.01. Excess kurtosis {tails}; 0 is a normal distribution.",
+                {model: distribution(report, self.style.colour(model), model) for model, report in reports.items()},
+            ),
+            Chart.of(
+                "Prunable weights, layer by layer",
+                f"Most weights near 0: {listed(map(_narrowest, reports.values()))}.",
+                {model: layers(report, self.style.colour(model), model) for model, report in reports.items()},
+            ),
         ]
 
-    def opening(self, answers: Iterable[Answer]) -> list[Chart]:
-        """Quality kept on each task against speed, or against sparsity where no time was measured."""
-        costs = self.findings.best_costs
-        curves: dict[str, dict[tuple[str, Variant], list[tuple[str, float, float]]]] = defaultdict(dict)
-        for answer in answers:
-            points = [("", 1.0 if costs else 0.0, 100.0)]  # the dense model
-            for row in self._compared(answer) if answer.verdict.is_meaningful else ():
-                cost = self.findings.cost(row)
-                place = (cost.speedup if cost else None) if costs else 100 * row.sparsity
-                if place is not None:
-                    points.append((_label(row), place, 100 - 100 * loss(row).mean))
-            if len(points) > 1:
-                curves[answer.task][answer.model, answer.variant] = points
-        name, label = ("speed", "times as fast as the dense model") if costs else ("sparsity", "sparsity, %")
-        level = 100 - 100 * TOLERANCE
-        labels = "sparsity, or what was removed where no weight is zero" if self._has_structures else "sparsity"
-        caption = f"Labels: {labels}; unlabelled: dense. Dashed: {level:g}% of the dense metric. Cut at {FLOOR:g}%."
-        return [
-            chart(f"{task}: quality and {name}", caption, against_cost(lines, self.style, label, level))
-            for task, lines in curves.items()
-        ]
-
-    def _compared(self, answer: Answer) -> list[Scored]:
-        """The scores that are compared with the dense model's: pruned, and with sparsity 0 small or rounded."""
-        variants = (answer.variant, answer.variant.unpruned)
-        rows = [row for row in self.findings.scores if (row.task, row.model) == (answer.task, answer.model)]
-        return sorted((row for row in rows if row.variant in variants and row.change), key=lambda row: row.sparsity)
+    def kinds(self) -> list[Chart]:
+        """The effect of pruning one kind of matrix alone."""
+        tables = self.findings.sensitivities
+        if not tables:
+            return []
+        worst = listed(
+            f"{max(table.kinds, key=lambda row: row[1][-1])[0]} in {model}" for model, table in tables.items()
+        )
+        panels = {model: heat_map(table.kinds, table.sparsities, model, split=0) for model, table in tables.items()}
+        return [Chart.of("Sensitivity of kinds of matrices", f"Most sensitive: {worst}.", panels)]
 
     def scores(self) -> list[Chart]:
-        """Each metric, the agreement and the training time of each task; with recoveries, of each task and model."""
+        """Each metric, the agreement and the training time on each task, in the first of the types of values."""
         charts = []
-        for title, rows in self._groups():
-            for panel in panels(rows).values():
-                charts += [self._score(title, metric, panel) for metric in panel[0].metrics]
-            charts += [*self._agreement(title, rows), self._training(title, rows)]
+        drawn = [
+            row
+            for row in self.findings.scores
+            if values_name(row.variant) == self.spec.values[0]
+            or (row.variant == row.variant.dense and not row.sparsity)
+        ]
+        for task in self.spec.tasks:
+            rows = [row for row in drawn if row.task == task]
+            for panel in by_main_metric(rows).values():
+                charts += [self._score(task, metric, panel) for metric in panel[0].metrics]
+            charts += [*self._agreement(task, rows), *self._training(task, rows)]
         return charts
 
-    def _groups(self) -> Iterator[tuple[str, Rows]]:
-        """The scores of each task, and with recoveries of each model, since each recovery has a line."""
-        spec = self.findings.spec
-        for task, models in product(
-            spec.tasks, [(model,) for model in spec.models] if spec.recoveries else [spec.models]
-        ):
-            if rows := [row for row in self.findings.scores if row.task == task and row.model in models]:
-                yield (f"{task}, {models[0]}" if spec.recoveries else task), rows
-
-    def _score(self, title: str, metric: str, rows: Rows) -> Chart:
+    def _score(self, task: str, metric: str, rows: Rows) -> Chart:
         majority = rows[0].majority if metric == "accuracy" else None
-        caption = f"{rows[0].counted:,} {rows[0].unit}; {direction(metric)}."
-        if majority is not None:
-            caption += (
-                f" The choice of examples has a standard error of up to {0.5 / rows[0].counted ** 0.5:.2g}. "
-                f"Dashed: the share of the commonest class, {significant(majority)}."
-            )
         low, high = METRICS[metric].bounds
-        drawing = self._draw(
-            self._lines(rows, lambda row: _point(row.metrics[metric])),
-            may_be_logarithmic=not METRICS[metric].higher_is_better,
+        caption = f"{self._fall(metric, rows)} {rows[0].counted:,} {rows[0].unit}. {direction(metric)}"
+        if majority is not None:
+            caption += f" Dashed: always the commonest class, {significant(majority)}."
+        return self._chart(
+            f"{task}: {metric_name(metric)}",
+            caption,
+            self._scored(rows, lambda row: row.metrics[metric]),
+            logarithmic=not METRICS[metric].higher_is_better,
             level=majority,
             bounds=(max(low, -LARGEST), min(high, LARGEST)),
         )
-        return chart(f"{title}: {metric_name(metric)}", caption, drawing)
 
-    def _training(self, title: str, rows: Rows) -> Chart:
-        processes, dense = self.findings.spec.processes, [row.dense_seconds.mean for row in rows if row.dense_seconds]
-        caption = f"Seconds, with {processes} trials sharing the cores" if processes > 1 else "Seconds"
-        caption += f", after {significant(fmean(dense))} s of training the dense model." if dense else "."
-        trained = [row for row in rows if row.variant.recovery != "none"]
-        lines = self._lines(trained, lambda row: _point(row.training_seconds))
-        return chart(f"{title}: training time, s", caption, self._draw(lines, from_zero=True, bounds=POSITIVE))
+    def _fall(self, metric: str, rows: Rows) -> str:
+        """Where it is best and where worst, of all models and sparsities."""
+        order = sorted(rows, key=lambda row: row.metrics[metric].mean, reverse=METRICS[metric].higher_is_better)
+        ends = [f"{_number(row.metrics[metric].mean)} ({self._name(row)})" for row in (order[0], order[-1])]
+        return f"From {_range(ends)}."
 
-    def _agreement(self, title: str, rows: Rows) -> list[Chart]:
-        lines = self._lines(rows, lambda row: _point(row.agreement, 100) if row.agreement else None)
-        if not lines:
+    def _agreement(self, task: str, rows: Rows) -> list[Chart]:
+        highest = max((row.sparsity for row in rows if row.agreement), default=None)
+        if highest is None:
             return []
-        caption = "Predictions equal to those of the dense model of the same seed."
-        return [chart(f"{title}: agreement, %", caption, self._draw(lines, bounds=(0.0, 100.0)))]
+        ends = sorted(row.agreement.mean for row in rows if row.agreement and row.sparsity == highest)
+        shares = _range(rough(share, 0) for share in ends)
+        caption = f"At {percent(highest)}, {shares} of the predictions are those of the dense model."
+        lines = self._scored(rows, lambda row: row.agreement, 100)
+        return [self._chart(f"{task}: agreement, %", caption, lines, bounds=(0.0, 100.0))]
 
-    def realised(self) -> list[Chart]:
-        """Zeros counted after training."""
-        rows = self.findings.realised
-        lines = self._lines(rows, lambda row: Point(100 * row.prunable))
-        title, caption = "Zeros among the prunable weights, %", "Counted after training."
-        return [chart(title, caption, self._draw(lines, from_zero=True))] if rows else []
+    def _training(self, task: str, rows: Rows) -> list[Chart]:
+        rows = [row for row in rows if row.variant.recovery != "none"]
+        if not rows:
+            return []
+        caption = f"{_seconds(row.training_seconds for row in rows)} s at all sparsities"
+        if dense := [row.dense_seconds for row in rows if row.dense_seconds]:
+            caption += f", after {_seconds(dense)} s for the dense model"
+        caption += f"; {self.spec.processes} trials share the cores." if self.spec.processes > 1 else "."
+        lines = self._scored(rows, lambda row: row.training_seconds)
+        return [self._chart(f"{task}: training time, s", caption, lines, from_zero=True, bounds=POSITIVE)]
+
+    def _scored(
+        self, rows: Rows, estimate: Callable[[Scored], Estimate | None], scale: float = 1
+    ) -> dict[str, list[Line]]:
+        """The lines of each recovery and structure: one for each model and method, dashed by method."""
+        panels: dict[str, list[Line]] = defaultdict(list)
+        for model, variant in product(self.spec.models, self.spec.scored_variants):
+            if values_name(variant) != self.spec.values[0]:
+                continue
+            # a line starts at sparsity 0 with the same structure, training and values, or else in float32
+            alike = variant.unpruned.unrounded, variant.unpruned, variant
+            points = {
+                row.sparsity: self._point(row, value, scale)
+                for same in dict.fromkeys(alike)
+                for row in rows
+                if (row.model, row.variant) == (model, same) and (value := estimate(row))
+            }
+            if points:
+                name = ", ".join(filter(None, (variant.structure, RECOVERY_NAMES.get(variant.recovery or ""))))
+                dashes = self.spec.methods.index(variant.method) if variant.method else 0
+                panels[name].append(Line(model, points, dashes))
+        return panels
+
+    def _point(self, row: Scored, value: Estimate, scale: float) -> Point:
+        low, high = value.ends
+        text = f"{self._name(row)}: {with_interval(Estimate.of(scale * seed for seed in value.values), 4)}"
+        return Point(scale * value.mean, text, scale * low, scale * high)
+
+    def _name(self, row: Scored | Cost) -> str:
+        return f"{row.model}, {point_name(self.spec, row.variant, row.sparsity)}"
+
+    def _chart(self, title: str, caption: str, panels: dict[str, list[Line]], **settings: Any) -> Chart:
+        """All panels have one scale."""
+        scale = Scale.of([line for lines in panels.values() for line in lines], **settings)
+        level, several = settings.get("level"), len(panels) > 1
+        drawings = {
+            name if several else "": against_sparsity(
+                self.sparsities, lines, self.style, scale, title=name if several else "", level=level
+            )
+            for name, lines in panels.items()
+        }
+        return Chart.of(title, caption, drawings, self.spec.methods)
 
     def structures(self) -> list[Chart]:
         """What each sub-layer of each model and structure has kept."""
@@ -174,111 +164,127 @@ class Figures:
         for row in self.findings.realised:
             if row.variant.structure and row.structure:
                 groups[row.model, row.variant.structure].append(row)
-        return [
-            chart(
-                f"{model}, {structure}: kept",
-                f"Mean of {len(rows)} models, with and without zeros; the table has each." if len(rows) > 1 else "",
-                kept_structures([(part.name, part.kind, round(part.kept), part.original) for part in parts], title=""),
-            )
-            for (model, structure), rows in groups.items()
-            for parts in [mean_kept(row.structure for row in rows)]
-        ]
+        charts = []
+        for (model, structure), rows in groups.items():
+            parts = mean_kept(row.structure for row in rows)
+            bars = [(part.name, part.kind, round(part.kept), part.original) for part in parts]
+            mean = f" Mean of {len(rows)} models, with and without zeros." if len(rows) > 1 else ""
+            caption = f"Kept: {listed(_shares(parts))}.{mean}"
+            charts.append(Chart.of(f"{model}, {structure}: kept", caption, {"": kept_structures(bars, title="")}))
+        return charts
 
     def costs(self) -> list[Chart]:
-        part = self.findings.spec.benchmark
-        batch = f"{part.batch_size} sequences of {part.sequence_length} random tokens" if part else "random tokens"
+        part = self.spec.benchmark
+        batch = f"{part.batch_size} sequences of {part.sequence_length} tokens" if part else "random tokens"
         peak = "Peak of resident memory above the empty process"
+        charts = (
+            ("Speed, times the dense model's", "Bars: slowest to fastest round.", _speed, 1.0),
+            ("Time of an inference batch, s", f"{batch}; bar to the 90th percentile.", _batch, None),
+            ("Memory in inference, MB", f"{peak}, {batch}.", lambda cost: _alone(cost.own.inference_memory), None),
+            ("Weight files on disk, MB", "The saved checkpoint.", lambda cost: _alone(cost.own.file_bytes), None),
+            ("Time of a training step, s", f"{batch}; bars: all steps. Trained with its zeros stored.", _step, None),
+            ("Memory in training, MB", f"{peak}, {batch}.", lambda cost: _alone(cost.own.training_memory), None),
+        )
         return [
-            *self._beside(
-                "Speed beside the dense model, times",
-                "Median time of the dense model over that of the pruned one, measured in turn; bars from the slowest "
-                "to the fastest round.",
-                lambda cost: Point(cost.speedup, min(cost.speedups), max(cost.speedups)) if cost.speedup else None,
-                from_zero=False,
-                level=1.0,
-            ),
-            *self._beside(
-                "Time of an inference batch, s",
-                f"Median, bar to the 90th percentile; {batch}.",
-                lambda cost: Point(cost.own.median, cost.own.median, cost.own.p90),
-            ),
-            *self._beside(
-                "Memory in inference, MB", f"{peak}; {batch}.", lambda cost: Point(cost.own.inference_memory / 1e6)
-            ),
-            *self._beside(
-                "Weight files on disk, MB",
-                "Bytes of the saved checkpoint.",
-                lambda cost: Point(cost.own.file_bytes / 1e6),
-            ),
-            *self._trained(
-                "Time of a training step, s", f"Median, bar from the shortest to the longest step; {batch}.", _step
-            ),
-            *self._trained(
-                "Memory in training, MB",
-                f"{peak}; forward, backward and AdamW step, {batch}.",
-                lambda cost: Point(cost.own.training_memory / 1e6) if cost.own.training_memory else None,
-            ),
+            self._cost(title, how, bar, level)
+            for title, how, bar, level in charts
+            if any(bar(cost) for cost in self.findings.costs)
         ]
 
-    def _beside(self, title: str, caption: str, point: Callable[[Cost], Point | None], **settings: Any) -> list[Chart]:
-        """Lines of the models stored dense, pale behind those of compressed ones where there are any."""
-        lines = self._lines(self.findings.costs, point)
-        if self.findings.compressed:
-            best = self._lines(self.findings.best_costs.values(), point)
-            lines = [replace(line, pale=True) for line in lines] + best
-            caption += " Pale: stored dense."
-        return [chart(title, caption, self._draw(lines, **{"from_zero": True, **settings}))] if lines else []
+    def _cost(self, title: str, how: str, bar: Callable[[Cost], Bar | None], level: float | None) -> Chart:
+        """The models as they are stored, pale where a compressed one is drawn, dashed by structure and values."""
+        best, stored = list(self.findings.best_costs.values()), self.findings.costs
+        variants = [variant for variant in self.spec.measured_variants if variant.method == self.spec.methods[0]]
+        layers = [(stored, True), (best, False)]
+        if not all(map(bar, best)):  # only models stored dense are trained
+            layers = [(stored, False)]
+        elif self.findings.compressed:
+            how += " Pale: stored with its zeros."
+        lines = [
+            Line(model, points, dashes, is_pale)
+            for costs, is_pale in layers
+            for model in self.spec.models
+            for dashes, variant in enumerate(variants)
+            if (points := self._bars(costs, model, variant, bar)) and (not is_pale or self.findings.compressed)
+        ]
+        names = [", ".join(filter(None, (variant.structure, values_name(variant)))) for variant in variants]
+        names = names[: 1 + max(line.dashes for line in lines)]
+        scale = Scale.of(lines, from_zero=True, level=level)
+        drawing = against_sparsity(self.sparsities, lines, self.style, scale, level=level)
+        return Chart.of(title, f"{_ends(lines)} {how}", {"": drawing}, names)
 
-    def _trained(self, title: str, caption: str, point: Callable[[Cost], Point | None]) -> list[Chart]:
-        lines = self._lines(self.findings.costs, point)
-        return [chart(title, caption, self._draw(lines, from_zero=True))] if lines else []
-
-    def _draw(self, lines: Sequence[Line], **settings: Any) -> Figure:
-        has_dense = any(0 in line.points for line in lines)
-        sparsities = [sparsity for sparsity in self.sparsities if sparsity or has_dense]
-        return against_sparsity(sparsities, lines, self.style, **settings)
-
-    def _lines(self, rows: Iterable, point: Callable) -> list[Line]:
-        """A line for each model and variant, which starts at sparsity 0 with the same structure, training and values,
-        or else in float32."""
-        points: dict[tuple[str, Variant], dict[float, Point]] = defaultdict(dict)
-        for row in rows:
-            if value := point(row):
-                points[row.model, row.variant][row.sparsity] = value
-        lines, variants = [], self.style.variants
-        for model in self.style.models:
-            drawn = set()
-            unpruned = [start for variant in variants for start in _starts(variant)]
-            for variant in dict.fromkeys([*variants, *unpruned]):
-                if (model, variant) in points and variant not in drawn:
-                    drawn |= {*_starts(variant)}
-                    in_float32, alike = (points.get((model, start), {}) for start in _starts(variant))
-                    lines.append(Line(model, variant, in_float32 | alike | points[model, variant]))
-        return lines
+    def _bars(
+        self, costs: Iterable[Cost], model: str, variant: Variant, bar: Callable[[Cost], Bar | None]
+    ) -> dict[float, Point]:
+        alike = dict.fromkeys((variant.unpruned.unrounded, variant.unpruned, variant))
+        own = [cost for same in alike for cost in costs if (cost.model, cost.variant) == (model, same)]
+        if own and own[-1].variant.values != variant.values:
+            return {}  # only the dense model is measured
+        bars = [(cost, bar(cost)) for cost in own]
+        return {
+            cost.sparsity: Point(ends[0], f"{self._name(cost)}: {significant(ends[0])}", *ends[1:])
+            for cost, ends in bars
+            if ends
+        }
 
 
-def panels(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
-    """Scores by their main metric: kinds of perplexity are never put together."""
+def by_main_metric(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
+    """Kinds of perplexity are never put together."""
     by_metric: dict[str, list[Scored]] = defaultdict(list)
     for row in rows:
         by_metric[row.main].append(row)
     return dict(by_metric)
 
 
-def _starts(variant: Variant) -> tuple[Variant, Variant]:
-    """The same at sparsity 0: in float32, and with the same values."""
-    return variant.unpruned.unrounded, variant.unpruned
+def _speed(cost: Cost) -> Bar:
+    return (cost.speedup, min(cost.speedups), max(cost.speedups)) if cost.speedup else (1.0, None, None)
 
 
-def _label(row: Scored) -> str:
-    return row.variant.structure if row.variant.structure and not row.sparsity else percent(row.sparsity)
+def _batch(cost: Cost) -> Bar:
+    return cost.own.median, cost.own.median, cost.own.p90
 
 
-def _point(estimate: Estimate, scale: float = 1) -> Point:
-    ends = [None if end is None else scale * end for end in (estimate.low, estimate.high)]
-    return Point(scale * estimate.mean, *ends)
-
-
-def _step(cost: Cost) -> Point | None:
+def _step(cost: Cost) -> Bar | None:
     median, steps = cost.own.training_median, cost.own.training_steps
-    return Point(median, min(steps), max(steps)) if median else None
+    return (median, min(steps), max(steps)) if median else None
+
+
+def _alone(count: int | None) -> Bar | None:
+    return None if count is None else (count / 1e6, None, None)
+
+
+def _ends(lines: Sequence[Line]) -> str:
+    """Each model's first value, and that of the highest sparsity on its last line."""
+    firsts = {line.model: line.points for line in reversed(lines)}
+    lasts = {line.model: line.points for line in sorted(lines, key=lambda line: (not line.pale, max(line.points)))}
+    changes = [
+        f"{model} {significant(firsts[model][min(firsts[model])].value)} → {significant(last[max(last)].value)}"
+        for model, last in lasts.items()
+    ]
+    ends = min(map(min, firsts.values())), max(map(max, lasts.values()))
+    return f"From {' to '.join(map(percent, ends))}: {', '.join(changes)}."
+
+
+def _narrowest(report: WeightReport) -> str:
+    layer = max(report.layers, key=lambda layer: layer.below_1e_2)
+    return f"{short(layer.name)} of {report.model}, {layer.below_1e_2:.0%} below 0.01"
+
+
+def _shares(parts: Sequence[Kept]) -> list[str]:
+    kinds = dict.fromkeys(part.kind for part in parts)
+    sums = {kind: [(part.kept, part.original) for part in parts if part.kind == kind] for kind in kinds}
+    return [f"{sum(k for k, _ in pairs) / sum(n for _, n in pairs):.0%} of {kind}" for kind, pairs in sums.items()]
+
+
+def _seconds(estimates: Iterable[Estimate]) -> str:
+    return _range(significant(seconds, 2) for seconds in sorted(estimate.mean for estimate in estimates))
+
+
+def _range(texts: Iterable[str]) -> str:
+    """The first and the last of sorted texts, or the one that both are."""
+    texts = list(texts)
+    return " to ".join(dict.fromkeys((texts[0], texts[-1])))
+
+
+def _number(value: float) -> str:
+    return significant(value, metric_digits(value))

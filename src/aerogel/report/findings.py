@@ -25,8 +25,9 @@ class Scored:
 
     Attributes:
         metrics: the main one first.
-        change: of the main metric from the dense model trained alike with the same seeds, as a share of the dense
-            mean. `None` without such a model, or where its mean is not above 0.
+        kept: the share of the main metric of the dense model with the same training and seeds: `pruned / dense` where
+            higher is better, and `dense / pruned` where lower is, as for a perplexity. `None` without such a model, or
+            where the mean of its metric is not above 0.
         agreement: share of predictions equal to that model's. `None` without such a model, and for a regression.
         training_seconds: of the recovery, where it follows `dense_seconds` of training.
         one_answer: number of seeds whose model gives the same prediction everywhere.
@@ -42,7 +43,7 @@ class Scored:
     sparsity: float
     seeds: tuple[int, ...]
     metrics: dict[str, Estimate]
-    change: Estimate | None
+    kept: Estimate | None
     agreement: Estimate | None
     training_seconds: Estimate
     one_answer: int
@@ -60,17 +61,6 @@ class Scored:
     @property
     def value(self) -> Estimate:
         return self.metrics[self.main]
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """A scored model with rounded values, and the one in `float32` of the same pruning, training and seeds.
-
-    What `row` compares (`change`, `agreement`, `kl`, `flips`) is with that model instead of the dense one.
-    """
-
-    row: Scored
-    float32: Scored
 
 
 @dataclass(frozen=True)
@@ -174,7 +164,6 @@ class Findings:
     sensitivities: dict[str, Sensitivity]
     runs: list[Run]
     scores: list[Scored]
-    rounded: list[Rounded]
     costs: list[Cost]
     compressed: list[Cost]
     realised: list[Realised]
@@ -191,8 +180,3 @@ class Findings:
         """That of a scored model, where it was measured."""
         variant = self.spec.measured_variant(row.variant)
         return self.best_costs.get((row.model, variant if row.sparsity else variant.unpruned, row.sparsity))
-
-    def rounded_speedup(self, rounded: Rounded) -> float | None:
-        """How many times as fast as in float32: the ratio of both speeds, each beside the dense model."""
-        costs = self.cost(rounded.row), self.cost(rounded.float32)
-        return (costs[0].speedup or 1) / (costs[1].speedup or 1) if costs[0] and costs[1] else None

@@ -1,8 +1,11 @@
 """How the report names metrics, recoveries and variants."""
 
+from aerogel.report.estimate import percent
 from aerogel.study import StudySpec
 from aerogel.study.spec import NO_STRUCTURE
 from aerogel.study.variant import Variant
+from aerogel.tasks import METRICS
+from aerogel.tasks.metrics import perplexity
 
 METRIC_NAMES = {
     "f1": "F1",
@@ -46,6 +49,22 @@ def variant_name(spec: StudySpec, variant: Variant) -> str:
     values = values_name(variant) if len(spec.values) > 1 else None
     parts = (variant.structure, method, RECOVERY_NAMES.get(variant.recovery or ""), values)
     return ", ".join(part for part in parts if part)
+
+
+def point_name(spec: StudySpec, variant: Variant, sparsity: float) -> str:
+    """A variant at one sparsity: `90% magnitude, fine-tuning`, or `dense, int8`."""
+    if not sparsity:
+        variant = variant.unpruned
+    amount = percent(sparsity) if sparsity else "dense" if not variant.structure else ""
+    return ", ".join(filter(None, (amount, variant_name(spec, variant))))
+
+
+def direction(metric: str) -> str:
+    if METRICS[metric].higher_is_better:
+        return "Higher is better."
+    if METRICS[metric].function is perplexity:
+        return "Lower is better; counted in the model's own tokens, so do not compare models."
+    return "Lower is better."
 
 
 def structure_name(variant: Variant) -> str:

@@ -2,78 +2,54 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from operator import attrgetter
-from typing import Any
 
 from aerogel.analysis.plot import short
 from aerogel.report.columns import COSTS, FLIPS, WEIGHTS, in_order, setting
-from aerogel.report.estimate import Estimate, change, percent, significant, with_interval
-from aerogel.report.figures import panels
+from aerogel.report.estimate import Estimate, percent, rough, share_with_interval, significant, with_interval
+from aerogel.report.figures import by_main_metric
 from aerogel.report.findings import Findings, Realised, Scored
 from aerogel.report.names import RECOVERY_NAMES, metric_digits, metric_name
-from aerogel.report.prose import remarks
 from aerogel.report.table import Column, Table
-from aerogel.report.verdicts import TOLERANCE, Answer
+from aerogel.report.verdicts import TOLERANCE, Option
 from aerogel.study.variant import Variant
 
 
-def answers(findings: Findings, rows: Sequence[Answer]) -> Table:
-    """The opening table: the highest allowed sparsity of each model, variant and task, and what it costs."""
-    shown = {"speedup": "times as fast", "file_bytes": "file, MB", "file_share": "of dense"}
-    shown |= {"inference_memory_bytes": "memory, MB", "inference_memory_share": "of dense"}
-    structured = any(row.variant.structure for row in rows)
+def limits(findings: Findings, options: Sequence[Option]) -> list[Table]:
+    """The highest sparsity of each model and variant that keeps the score of every task, and the next one."""
+    series: dict[tuple[str, Variant], list[Option]] = defaultdict(list)
+    for option in options:
+        series[option.model, option.variant].append(option)
+    items = [(several[0], _last(several, True), _last(several[::-1], False)) for several in series.values()]
     columns = (
-        *setting(findings, rows)[:-1],
-        Column("task", "task", attrgetter("task")),
-        Column("sparsity", "sparsity", _allowed, lambda share: percent(share) if share or structured else "none"),
-        Column("metric", "metric", lambda row: row.verdict.dense and row.verdict.dense.main, metric_name),
-        Column("dense", "dense", lambda row: row.verdict.dense and row.verdict.dense.value, _mean),
-        Column("sparse", "sparse", lambda row: row.allowed and row.allowed.value, _mean),
-        Column("change", "change", lambda row: row.allowed and row.allowed.change, _change),
-        *(
-            replace(column, head=shown[column.name], value=partial(_cost, findings, column))
-            for column in COSTS
-            if column.name in shown
-        ),
-        Column("beyond", "next sparsity", lambda row: row.beyond and row.beyond.sparsity, percent),
-        Column(
-            "beyond_change",
-            "its change",
-            lambda row: row.beyond and row.beyond.change,
-            lambda value: change(value.mean),
-        ),
-        Column("remarks", "how sure", lambda row: remarks(row.verdict, len(findings.spec.seeds))),
+        *setting(findings, options, lambda item: item[0])[:-1],
+        Column("sparsity", "sparsity", lambda item: item[1] and item[1].sparsity, percent),
+        Column("kept", "kept on the worst task", lambda item: item[1] and item[1].worst, rough),
+        Column("speedup", "times as fast", lambda item: item[1] and item[1].speed, "{:.2f}".format),
+        Column("beyond", "next sparsity", lambda item: item[2] and item[2].sparsity, percent),
+        Column("beyond_kept", "kept on the worst task", lambda item: item[2] and item[2].worst, rough),
     )
-    return Table.of(f"Highest sparsity within {percent(TOLERANCE)} of the dense model", columns, rows)
+    return (
+        [Table.of(f"Highest sparsity that keeps {percent(1 - TOLERANCE)} on every task", columns, items)]
+        if items
+        else []
+    )
 
 
-def _allowed(row: Answer) -> float | None:
-    """0 where the lowest sparsity already loses too much; `None` where the structure alone does, or no verdict."""
-    if row.allowed:
-        return row.allowed.sparsity
-    return 0.0 if row.beyond and not row.variant.structure else None
+def _last(options: Sequence[Option], keeps: bool) -> Option | None:
+    return next((option for option in reversed(options) if option.keeps == keeps), None)
 
 
-def _cost(findings: Findings, column: Column, row: Answer) -> Any:
-    cost = findings.cost(row.allowed) if row.allowed else None
-    return column.value(cost) if cost else None
-
-
-def _mean(value: Estimate) -> str:
-    return significant(value.mean, metric_digits(value.mean))
-
-
-def _change(value: Estimate) -> str:
-    half = "" if value.half is None else f" \N{PLUS-MINUS SIGN} {change(value.half).removeprefix('+')}"
-    return change(value.mean) + half
+def _speedup(findings: Findings, row: Scored) -> float | None:
+    cost = findings.cost(row)
+    return cost.speedup if cost else None
 
 
 def scores(findings: Findings, task: str) -> list[Table]:
     """One for each main metric of a task, so that no table has two kinds of perplexity."""
-    by_metric = panels(row for row in findings.scores if row.task == task)
+    by_metric = by_main_metric(row for row in findings.scores if row.task == task)
     return [
         _scores(findings, f"Scores: {task}" + (f", {metric_name(main)}" if len(by_metric) > 1 else ""), rows)
         for main, rows in by_metric.items()
@@ -82,12 +58,13 @@ def scores(findings: Findings, task: str) -> list[Table]:
 
 def _scores(findings: Findings, title: str, rows: Sequence[Scored]) -> Table:
     metrics, recovered = list(rows[0].metrics), bool(findings.spec.recoveries)
-    of_metric = f" of {metric_name(metrics[0])}" if len(metrics) > 1 else ""
+    of_metric = f" {metric_name(metrics[0])}" if len(metrics) > 1 else ""
     columns = [
         *setting(findings, rows),
         Column("seeds", "seeds", lambda row: len(row.seeds)),
         *(Column(name, metric_name(name), partial(_metric, name), _estimate) for name in metrics),
-        Column("change", f"change{of_metric}", attrgetter("change"), _change),
+        Column("kept", f"kept{of_metric}", attrgetter("kept"), share_with_interval),
+        Column("speedup", "times as fast", partial(_speedup, findings), "{:.2f}".format),
         Column("agreement", "agreement", attrgetter("agreement"), lambda share: f"{100 * share.mean:.1f}%"),
         *(FLIPS),
         Column("one_prediction", "seeds with one prediction", lambda row: row.one_answer or None),
@@ -135,22 +112,6 @@ def costs(findings: Findings) -> list[Table]:
     return [Table.of("Memory, time and size", columns, in_order(findings, measured))] if measured else []
 
 
-def rounded(findings: Findings) -> list[Table]:
-    """A row for each scored model with rounded values: what differs from the one in float32."""
-    scores = [item.row for item in findings.rounded]
-    columns = (
-        *setting(findings, scores, attrgetter("row")),
-        Column("task", "task", attrgetter("row.task")),
-        Column("metric", "metric", attrgetter("row.main"), metric_name),
-        Column("float32", "in float32", attrgetter("float32.value"), _mean),
-        Column("rounded", "rounded", attrgetter("row.value"), _mean),
-        Column("change", "change", attrgetter("row.change"), _change),
-        Column("kl", "KL to float32", attrgetter("row.kl"), lambda value: significant(value.mean)),
-        Column("speedup", "times as fast", findings.rounded_speedup, "{:.2f}".format),
-    )
-    return [Table.of("Rounded values beside float32", columns, findings.rounded)] if scores else []
-
-
 def realised(findings: Findings) -> list[Table]:
     """A row for each model, variant and layer, a column for each sparsity."""
     series: dict[tuple[str, Variant], dict[float, Realised]] = defaultdict(dict)
@@ -191,6 +152,26 @@ def structures(findings: Findings) -> list[Table]:
         Column("share", "share", lambda item: item[1].kept / item[1].original, "{:.0%}".format),
     )
     return [Table.of("Heads and neurons that were kept", columns, items)] if items else []
+
+
+def sensitivity(findings: Findings) -> list[Table]:
+    """A row for each model and layer or kind of matrix, a column for each sparsity."""
+    tables = findings.sensitivities
+    items = [(model, *row) for model, table in tables.items() for row in (*table.layers, *table.kinds)]
+    sparsities = next(iter(tables.values())).sparsities if tables else ()
+    columns = (
+        Column("model", "model", lambda item: item[0]),
+        Column("group", "pruned alone", lambda item: item[1]),
+        *(
+            Column(f"kl_{sparsity:g}", percent(sparsity), partial(_cell, index), significant)
+            for index, sparsity in enumerate(sparsities)
+        ),
+    )
+    return [Table.of("Sensitivity: KL divergence in nats", columns, items)] if items else []
+
+
+def _cell(index: int, item: tuple[str, str, tuple[float, ...]]) -> float:
+    return item[2][index]
 
 
 def weights(findings: Findings) -> list[Table]:

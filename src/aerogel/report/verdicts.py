@@ -1,121 +1,133 @@
-"""What the numbers mean: which sparsities keep a task's metric."""
+"""What the numbers mean: which variants keep the score of the dense model, and the best one of each model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aerogel.report.estimate import Estimate
-from aerogel.report.findings import Findings, Scored
+from aerogel.report.estimate import percent, significant
+from aerogel.report.findings import Cost, Findings, Scored
+from aerogel.report.names import metric_name
 from aerogel.study.variant import Variant
-from aerogel.tasks import METRICS
 
 TOLERANCE = 0.01
-"""The largest loss of the main metric, as a share of the dense model's, at which a sparsity counts as allowed."""
+"""The largest share of the dense model's score that a variant may lose and count as keeping it."""
 ROUNDING = 1e-9  # a loss of exactly the tolerance is allowed
 
+DenseRows = dict[tuple[str, str, str | None], Scored]
+"""The dense models by task, model and recovery."""
+
 
 @dataclass(frozen=True)
-class Verdict:
-    """How one model, pruned one way, does on one task.
+class Option:
+    """A variant of a model at one sparsity, with its score on each task that the dense model has learned.
 
-    Attributes:
-        allowed: the highest sparsity at which this and every lower one that was scored stays within the tolerance.
-        beyond: the first that does not, and `again` those above it that do.
-        missing: sparsities without a score to compare.
+    `keeps` says whether this and every lower sparsity stay within the tolerance on all of them.
     """
 
-    dense: Scored | None
-    pruned: tuple[Scored, ...]
-    allowed: Scored | None = None
-    beyond: Scored | None = None
-    again: tuple[Scored, ...] = ()
-    missing: tuple[float, ...] = ()
-
-    @property
-    def is_judged(self) -> bool:
-        return self.allowed is not None or self.beyond is not None
-
-    @property
-    def is_meaningful(self) -> bool:
-        """Whether the dense model has anything to lose: it predicts several classes, and better than the commonest."""
-        if self.dense is None or not self.is_judged:
-            return False
-        accuracy, majority = self.dense.metrics.get("accuracy"), self.dense.majority
-        is_better = accuracy is None or majority is None or not accuracy.mean <= majority
-        return is_better and self.dense.one_answer < len(self.dense.seeds)
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether the whole interval over seeds at the allowed sparsity is within the tolerance."""
-        worst = loss(self.allowed).high if self.allowed else None
-        return worst is not None and worst <= TOLERANCE + ROUNDING
-
-    @property
-    def may_go_beyond(self) -> bool:
-        """Whether the interval at the first sparsity beyond the allowed one reaches into the tolerance."""
-        best = loss(self.beyond).low if self.beyond else None
-        return best is not None and best <= TOLERANCE
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The verdict on one model and variant on one task; with a structure, sparsity 0 is judged like the others."""
-
-    task: str
     model: str
     variant: Variant
-    verdict: Verdict
+    sparsity: float
+    rows: tuple[Scored, ...]
+    cost: Cost | None
+    keeps: bool
 
     @property
-    def allowed(self) -> Scored | None:
-        """The score at the allowed sparsity, and `None` where the verdict is not meaningful."""
-        return self.verdict.allowed if self.verdict.is_meaningful else None
+    def worst(self) -> float:
+        """The lowest share that is kept on any task, and minus infinity where one is not a number."""
+        kept = [row.kept.mean for row in self.rows if row.kept]
+        return -math.inf if any(map(math.isnan, kept)) else min(kept)
 
     @property
-    def beyond(self) -> Scored | None:
-        """That at the first sparsity beyond it, likewise."""
-        return self.verdict.beyond if self.verdict.is_meaningful else None
-
-
-def answers(findings: Findings) -> list[Answer]:
-    """One for each model, variant and task, in the order of the specification."""
-    return [
-        _answer(findings, task, model, variant)
-        for model in findings.spec.models
-        for variant in findings.spec.scored_variants
-        if variant.structure or any(findings.spec.sparsities)
-        for task in findings.spec.tasks
-    ]
-
-
-def _answer(findings: Findings, task: str, model: str, variant: Variant) -> Answer:
-    rows = [row for row in findings.scores if (row.task, row.model) == (task, model)]
-    dense = [row for row in rows if row.variant == variant.dense and not row.sparsity]
-    alike = [row for row in rows if row.variant in (variant, variant.unpruned)]
-    pruned = [row for row in alike if row.sparsity or row.variant.structure]
-    return Answer(task, model, variant, judge(dense[0] if dense else None, pruned, findings.spec.sparsities))
-
-
-def judge(dense: Scored | None, pruned: Sequence[Scored], sparsities: Sequence[float]) -> Verdict:
-    """Goes up the sparsities until the main metric has lost more than the tolerance."""
-    pruned = tuple(sorted(pruned, key=lambda row: row.sparsity))
-    compared = [row for row in pruned if row.change]
-    known = {row.sparsity for row in compared}
-    first = next((index for index, row in enumerate(compared) if not is_kept(row)), len(compared))
-    return Verdict(
-        dense,
-        pruned,
-        allowed=compared[first - 1] if first else None,
-        beyond=compared[first] if first < len(compared) else None,
-        again=tuple(row for row in compared[first:] if is_kept(row)),
-        missing=tuple(sparsity for sparsity in sorted(sparsities) if sparsity and sparsity not in known),
-    )
-
-
-def loss(row: Scored) -> Estimate:
-    """The change of the main metric for the worse, as a share: above zero is worse."""
-    assert row.change
-    return Estimate.of(-value for value in row.change.values) if METRICS[row.main].higher_is_better else row.change
+    def speed(self) -> float | None:
+        return self.cost.speedup if self.cost else None
 
 
 def is_kept(row: Scored) -> bool:
-    return loss(row).mean <= TOLERANCE + ROUNDING
+    return row.kept is not None and row.kept.mean >= 1 - TOLERANCE - ROUNDING
+
+
+def dense_rows(findings: Findings) -> DenseRows:
+    return {
+        (row.task, row.model, row.variant.recovery): row
+        for row in findings.scores
+        if row.variant == row.variant.dense and not row.sparsity
+    }
+
+
+def problem(dense: Scored) -> str | None:
+    """Why this dense model has no score to lose, or `None`."""
+    if not dense.value.mean > 0:
+        return f"the dense {metric_name(dense.main)} is not above 0"
+    if dense.one_answer == len(dense.seeds):
+        return "the dense model gives one prediction for all examples; it has not learned this task"
+    accuracy, majority = dense.metrics.get("accuracy"), dense.majority
+    if accuracy and majority is not None and accuracy.mean <= majority:
+        numbers = f"{significant(accuracy.mean)} is not above {significant(majority)}, that of the commonest class"
+        return f"the dense accuracy {numbers}; the model has not learned this task"
+    return None
+
+
+def options(findings: Findings) -> list[Option]:
+    """All variants and sparsities that are scored on every task that their model has learned, in ascending order."""
+    learned = [key for key, dense in dense_rows(findings).items() if problem(dense) is None]
+    return [
+        option
+        for model in findings.spec.models
+        for variant in findings.spec.scored_variants
+        for option in _options(findings, model, variant, {task for task, name, _ in learned if name == model})
+        if all((row.task, model, variant.recovery) in learned for row in option.rows)
+    ]
+
+
+def _options(findings: Findings, model: str, variant: Variant, tasks: set[str]) -> list[Option]:
+    rows, several, keeps = compared(findings, model, variant), [], True
+    for sparsity in sorted({row.sparsity for row in rows}):
+        same = tuple(row for row in rows if row.sparsity == sparsity and row.task in tasks)
+        if same and {row.task for row in same} == tasks:
+            keeps = keeps and all(map(is_kept, same))
+            several.append(Option(model, variant, sparsity, same, findings.cost(same[0]), keeps))
+    return several
+
+
+def compared(findings: Findings, model: str, variant: Variant) -> list[Scored]:
+    """The scores of a variant that are compared with the dense model's, also small or rounded ones at sparsity 0."""
+    variants = variant, variant.unpruned
+    rows = [row for row in findings.scores if row.model == model and row.variant in variants and row.kept]
+    return sorted(rows, key=lambda row: row.sparsity)
+
+
+def choices(options: Sequence[Option]) -> dict[str, Option]:
+    """For each model the fastest option that keeps its scores, or else the one that keeps the most.
+
+    Where no time was measured, the sparsest one. Models that have learned no task are left out.
+    """
+
+    def rank(option: Option) -> tuple[bool, float, float]:
+        return option.keeps, (option.speed or 0.0) if option.keeps else option.worst, option.sparsity
+
+    best: dict[str, Option] = {}
+    for option in options:
+        if option.model not in best or rank(option) > rank(best[option.model]):
+            best[option.model] = option
+    return best
+
+
+def certainty(rows: Sequence[Scored], wanted_seeds: int) -> str:
+    """How sure it is that these scores are kept."""
+    fewest = min(len(row.seeds) for row in rows)
+    lows = [row.kept.low if row.kept else None for row in rows]
+    certain = [low for low in lows if low is not None]
+    if len(certain) < len(lows):
+        remarks = ["a single seed has no interval"]
+    elif min(certain) >= 1 - TOLERANCE - ROUNDING:
+        remarks = [f"the 95% interval over seeds is within {percent(TOLERANCE)}"]
+    else:
+        remarks = [f"the 95% interval over seeds does not exclude a loss above {percent(TOLERANCE)}"]
+    if fewest < wanted_seeds:
+        remarks.append(f"{fewest} of {wanted_seeds} seeds")
+    remarks += [
+        f"one prediction for all examples with {row.one_answer} of {len(row.seeds)} seeds on {row.task}"
+        for row in rows
+        if row.one_answer
+    ]
+    return "; ".join(remarks)

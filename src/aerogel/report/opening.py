@@ -1,0 +1,222 @@
+"""What the page opens with: score kept against speed, each model's best variant, recovery, and sensitivity."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from aerogel.analysis.plot import heat_map, short
+from aerogel.report.chart import Chart, listed
+from aerogel.report.estimate import megabytes, percent, rough, share_with_interval, significant
+from aerogel.report.findings import Findings, Scored
+from aerogel.report.lines import ChartStyle, Line, Point, Scale, against_sparsity
+from aerogel.report.names import metric_digits, metric_name, point_name
+from aerogel.report.scatter import CEILING, FLOOR, Curve, Mark, against_speed
+from aerogel.report.verdicts import TOLERANCE, Option, certainty, compared, dense_rows, problem
+from aerogel.study.variant import Variant
+
+LEVEL = 100 - 100 * TOLERANCE
+LITTLE = 0.01  # a gain of the score kept that is not worth mentioning
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Values of the dense and of the sparse model, each with what that means."""
+
+    name: str
+    values: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model with its best variant: in words, in tiles, and what is uncertain or missing."""
+
+    model: str
+    title: str
+    tiles: tuple[Tile, ...]
+    remarks: tuple[str, ...]
+
+
+class Opening:
+    """Charts and cards of a study, all in one `style`; `choices` has the best variant of each model."""
+
+    def __init__(self, findings: Findings, choices: dict[str, Option], style: ChartStyle) -> None:
+        self.findings, self.spec, self.choices, self.style = findings, findings.spec, choices, style
+        self.dense, self.is_timed = dense_rows(findings), bool(findings.best_costs)
+
+    def cards(self) -> list[Card]:
+        """One for each model with scores."""
+        return [self._card(model) for model in self.spec.models if any(model == name for _, name, _ in self.dense)]
+
+    def _card(self, model: str) -> Card:
+        of_task = {task: problem(dense) for (task, name, _), dense in self.dense.items() if name == model}
+        remarks = [f"No verdict on {task}: {reason}." for task, reason in of_task.items() if reason]
+        choice = self.choices.get(model)
+        if choice is None:
+            return Card(model, "nothing to compare", (), tuple(remarks))
+        sure = f"{certainty(choice.rows, len(self.spec.seeds))}."
+        remarks.insert(0, f"{sure[0].upper()}{sure[1:]}")
+        if not choice.keeps:
+            remarks.insert(0, f"No variant keeps {LEVEL:g}%; this one keeps the most.")
+        title = point_name(self.spec, choice.variant, choice.sparsity)
+        return Card(model, title, tuple(self._tiles(choice)), tuple(remarks))
+
+    def _tiles(self, choice: Option) -> list[Tile]:
+        scores, cost = [], choice.cost
+        for row in choice.rows:
+            dense = self.dense[row.task, row.model, row.variant.recovery]
+            kept = f"{rough(row.kept.mean)} kept" if row.kept else ""
+            scores.append((_mean(dense), _mean(row), f"{row.task} {metric_name(row.main)}: {kept}"))
+        tiles = [Tile("score", tuple(scores))]
+        if cost and cost.dense:
+            before, after = cost.dense, cost.own
+            times = significant(before.median), significant(after.median), f"{cost.speedup:.2f} times as fast"
+            tiles.append(Tile("time of a batch, s", (times,)))
+            for name, large, small in (
+                ("memory, peak MB", before.inference_memory, after.inference_memory),
+                ("disk, MB", before.file_bytes, after.file_bytes),
+            ):
+                share = f"{small / large:.0%} of dense" if large > 0 else ""
+                tiles.append(Tile(name, ((megabytes(large), megabytes(small), share),)))
+        return tiles
+
+    def hero(self) -> Chart | None:
+        """The score kept on each task against speed, or against sparsity where no time was measured."""
+        curves = {task: [self._curve(task, choice) for choice in self.choices.values()] for task in self.spec.tasks}
+        curves = {task: [curve for curve in several if len(curve.line) > 1] for task, several in curves.items()}
+        curves = {task: several for task, several in curves.items() if several}
+        if not curves:
+            return None
+        drawn = [mark.y for several in curves.values() for curve in several for mark in curve.line]
+        ends = max(FLOOR, min(drawn) - 2) - 1, min(max(101.0, *drawn) + 1, CEILING)
+        axis = "times as fast as the dense model" if self.is_timed else "sparsity, %"
+        panels = {
+            task: against_speed(several, self.style, ends, LEVEL, (task if len(curves) > 1 else "", axis))
+            for task, several in curves.items()
+        }
+        return Chart.of(
+            f"Score kept against {'speed' if self.is_timed else 'sparsity'}", self._conclusion(), panels, ()
+        )
+
+    def _conclusion(self) -> str:
+        """How fast, or how sparse, each model is while it keeps its score."""
+        parts = []
+        for choice in self.choices.values():
+            name = point_name(self.spec, choice.variant, choice.sparsity)
+            speed = f"{choice.speed:.1f} times as fast at " if choice.speed else "at "
+            parts.append(f"{choice.model} {f'{speed}{name}' if choice.keeps else 'in no variant'}")
+        return f"Keeping {LEVEL:g}% of the score: {'; '.join(parts)}."
+
+    def _curve(self, task: str, choice: Option) -> Curve:
+        own = [row for row in compared(self.findings, choice.model, choice.variant) if row.task == task]
+        others = [
+            row for row in self.findings.scores if (row.task, row.model) == (task, choice.model) and row not in own
+        ]
+        dense = Mark("", 1.0 if self.is_timed else 0.0, 100.0, f"{choice.model}, dense")
+        return Curve(choice.model, [dense, *self._marks(own)], self._marks(others))
+
+    def _marks(self, rows: Sequence[Scored]) -> list[Mark]:
+        marks = []
+        for row in rows:
+            cost, chosen = self.findings.cost(row), self.choices[row.model]
+            place = (cost.speedup if cost else None) if self.is_timed else 100 * row.sparsity
+            if place is None or not row.kept or not self._is_learned(row):
+                continue
+            label = percent(row.sparsity) if row.sparsity else row.variant.structure or row.variant.values or ""
+            stands_out = chosen.keeps and row in chosen.rows
+            speed = f", {place:.2f} times as fast" if self.is_timed else ""
+            text = f"{self._name(row)}: {_kept(row)} ({metric_name(row.main)} {_mean(row)}){speed}"
+            label += f", {place:.1f}\N{MULTIPLICATION SIGN}" if stands_out and self.is_timed else ""
+            marks.append(Mark(label, place, 100 * row.kept.mean, text, stands_out))
+        return marks
+
+    def _is_learned(self, row: Scored) -> bool:
+        dense = self.dense.get((row.task, row.model, row.variant.recovery))
+        return dense is not None and problem(dense) is None
+
+    def _name(self, row: Scored) -> str:
+        return f"{row.model}, {point_name(self.spec, row.variant, row.sparsity)}"
+
+    def recovery(self) -> Chart | None:
+        """The score kept by pruning alone and with recovery, of the best variant of each model."""
+        lines: dict[str, list[Line]] = defaultdict(list)
+        gains: dict[float, list[tuple[float, float]]] = defaultdict(list)
+        for task in self.spec.tasks:
+            for choice in self.choices.values():
+                sides = [self._kept_by_sparsity(task, choice.model, variant) for variant in self.pair(choice)]
+                shared = [sparsity for sparsity in sides[0] if sparsity in sides[1]] if sides else []
+                for dashes, side in enumerate(sides if shared else []):
+                    lines[task].append(Line(choice.model, {sparsity: side[sparsity] for sparsity in shared}, dashes))
+                for sparsity in shared:
+                    gains[sparsity].append((sides[1][sparsity].value, sides[0][sparsity].value))
+        if not lines:
+            return None
+        scale = Scale.of([line for several in lines.values() for line in several], level=LEVEL, bounds=(0.0, CEILING))
+        panels = {
+            task: against_sparsity(
+                sorted(gains), several, self.style, scale, title=task if len(lines) > 1 else "", band=LEVEL
+            )
+            for task, several in lines.items()
+        }
+        return Chart.of("Score kept with and without recovery, %", _gain(gains), panels, ("recovered", "pruned only"))
+
+    def pair(self, choice: Option) -> list[Variant]:
+        """A variant with recovery and the one without, with everything else as in the best."""
+        recoveries = [name for name in self.spec.recoveries if name != "none"]
+        if not recoveries or "none" not in self.spec.recoveries:
+            return []
+        best, score = choice.variant, self.spec.recovery.score
+        method = best.method or (score if score in self.spec.methods else self.spec.methods[0])
+        recovery = recoveries[0] if best.recovery == "none" else best.recovery
+        recovered = replace(best, recovery=recovery, method=None if recovery == "gradual" else method)
+        return [recovered, replace(best, recovery="none", method=method)]
+
+    def _kept_by_sparsity(self, task: str, model: str, variant: Variant) -> dict[float, Point]:
+        return {
+            row.sparsity: Point(100 * row.kept.mean, f"{self._name(row)}: {_kept(row)}", *_scaled(row.kept.ends))
+            for row in self.findings.scores
+            if (row.task, row.model, row.variant) == (task, model, variant)
+            and row.kept
+            and math.isfinite(row.kept.mean)
+            and self._is_learned(row)
+        }
+
+    def sensitivity(self) -> Chart | None:
+        """The effect of pruning one layer alone, without fine-tuning."""
+        tables = self.findings.sensitivities
+        if not tables:
+            return None
+        worst = [
+            f"{short(max(table.layers, key=lambda row: row[1][-1])[0])} in {model}" for model, table in tables.items()
+        ]
+        one = next(iter(tables.values()))
+        caption = (
+            f"Most sensitive at {percent(one.sparsities[-1])}: {listed(worst)}. Cells: KL divergence from the dense "
+            f"model in nats with that layer alone pruned by {one.method}, on {one.text}."
+        )
+        panels = {model: heat_map(table.layers, table.sparsities, model) for model, table in tables.items()}
+        return Chart.of("Sensitivity of layers", caption, panels)
+
+
+def _gain(gains: dict[float, list[tuple[float, float]]]) -> str:
+    """At which sparsity recovery helps most, in the mean of models and tasks, both in percent."""
+    means = {sparsity: tuple(map(fmean, zip(*pairs, strict=True))) for sparsity, pairs in gains.items()}
+    best = max(means, key=lambda sparsity: means[sparsity][1] - means[sparsity][0])
+    before, after = means[best]
+    if after - before < 100 * LITTLE:
+        return f"Recovery gains less than {percent(LITTLE)} of the score at every sparsity."
+    mean = "on average " if len(gains[best]) > 1 else ""
+    return f"Recovery helps most at {percent(best)}: {mean}{before:.0f}% is kept without it, {after:.0f}% with it."
+
+
+def _mean(row: Scored) -> str:
+    return significant(row.value.mean, metric_digits(row.value.mean))
+
+
+def _kept(row: Scored) -> str:
+    return f"{share_with_interval(row.kept)} kept" if row.kept else ""
+
+
+def _scaled(ends: tuple[float, float]) -> tuple[float, float]:
+    return 100 * ends[0], 100 * ends[1]
