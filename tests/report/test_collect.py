@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from aerogel.errors import StudyError
-from aerogel.report import build_report
 from aerogel.report.collect import collect
 from aerogel.report.findings import Findings
 from aerogel.study import Store
@@ -101,10 +100,6 @@ def test_realised_sparsity_is_that_after_training(findings: Findings) -> None:
         if row.sparsity:
             assert row.prunable == pytest.approx(row.sparsity, abs=1e-5)
             assert row.whole < row.prunable
-        layers = findings.weights[row.model].layers
-        assert list(row.layers) == [layer.name for layer in layers]
-        weighted = sum(row.layers[layer.name] * layer.count for layer in layers) / sum(layer.count for layer in layers)
-        assert weighted == pytest.approx(row.prunable, abs=1e-9)
 
 
 def test_predicted_numbers_have_no_agreement(changed: Callable[..., Path]) -> None:
@@ -117,33 +112,6 @@ def test_predicted_numbers_have_no_agreement(changed: Callable[..., Path]) -> No
                 connection.execute("update trials set result = ? where key = ?", [json.dumps(outcome), key])
 
     assert {row.agreement for row in collect(Store.open(changed(number))).scores} == {None}
-
-
-def test_names_without_the_prefix_of_the_report_are_of_its_layers(changed: Callable[..., Path]) -> None:
-    def shorten(connection: sqlite3.Connection) -> None:
-        for key, text in connection.execute("select key, result from trials").fetchall():
-            outcome = json.loads(text)
-            if "score" in outcome["result"]:
-                layers = outcome["result"]["layers"]
-                outcome["result"]["layers"] = {name.split(".", 1)[1]: share for name, share in layers.items()}
-                connection.execute("update trials set result = ? where key = ?", [json.dumps(outcome), key])
-
-    findings = collect(Store.open(changed(shorten)))
-    for row in findings.realised:
-        assert list(row.layers) == [layer.name for layer in findings.weights[row.model].layers]
-
-
-def test_a_head_that_one_task_alone_has_is_among_its_layers(changed: Callable[..., Path]) -> None:
-    def add(connection: sqlite3.Connection) -> None:
-        connection.execute(
-            """update trials set result = json_set(result, '$.result.layers.score', 0.75)
-            where trial ->> 'task' = 'movie-reviews' and trial ->> '$.recovery.pruning.sparsity' = 0.9"""
-        )
-
-    folder = changed(add)
-    rows = [row for row in collect(Store.open(folder)).realised if row.sparsity]
-    assert [row.layers.get("score") for row in rows] == [{0.5: None, 0.9: 0.75}[row.sparsity] for row in rows]
-    assert '<td class="text">score</td>' in build_report(folder).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

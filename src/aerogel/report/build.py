@@ -87,7 +87,7 @@ def sections(findings: Findings, judged: list[Option], style: ChartStyle) -> lis
         Section("Weights before pruning", figures.weights(), tables.weights(findings)),
         Section("Sensitivity", figures.kinds(), tables.sensitivity(findings)),
         Section("Heads and neurons that were kept", figures.structures(), tables.structures(findings)),
-        Section("Every layer and every seed", [], [*tables.realised(findings), *tables.every_seed(findings)]),
+        Section("Realised sparsity and every seed", [], [*tables.realised(findings), *tables.every_seed(findings)]),
     ]
     return [section for section in several if section.charts or section.tables]
 

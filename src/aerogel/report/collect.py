@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import chain
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -60,7 +59,7 @@ def collect(store: Store) -> Findings:
         scores=[_scored(groups, group) for group in groups],
         costs=[_cost(trial, result, result.pruned or result.dense) for trial, result in benchmarks if not trial.values],
         compressed=[_cost(trial, result, result.compressed) for trial, result in benchmarks if result.compressed],
-        realised=_realised(runs, weights),
+        realised=_realised(runs),
         sources=dict(sources),
         machines=_machines(outcome for _, outcome in outcomes),
         threads={kind: sorted(numbers) for kind, numbers in threads.items()},
@@ -176,7 +175,7 @@ def _cost(trial: Benchmark, result: BenchmarkResult, own: Measurement) -> Cost:
     return Cost(trial.model, trial.variant, trial.sparsity, own, None if own is result.dense else result.dense)
 
 
-def _realised(runs: list[Run], weights: dict[str, WeightReport]) -> list[Realised]:
+def _realised(runs: list[Run]) -> list[Realised]:
     groups: dict[tuple[str, Variant, float], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.trial.model, run.trial.variant, run.trial.sparsity].append(run)
@@ -187,41 +186,11 @@ def _realised(runs: list[Run], weights: dict[str, WeightReport]) -> list[Realise
             sparsity,
             prunable=fmean(run.result.sparsity for run in members),
             whole=fmean(run.result.model_sparsity for run in members),
-            layers={} if variant.structure else _mean_layers(members, weights.get(model)),
             parameters=fmean(run.result.parameters for run in members),
             structure=mean_kept(run.result.structure for run in members),
         )
         for (model, variant, sparsity), members in groups.items()
     ]
-
-
-def _mean_layers(runs: list[Run], report: WeightReport | None) -> dict[str, float]:
-    layers = [_by_layer(run.result.layers, report) for run in runs] if report else []
-    return {
-        layer: fmean(shares[layer] for shares in layers if layer in shares)
-        for layer in dict.fromkeys(chain.from_iterable(layers))  # a head is in the models of one task alone
-    }
-
-
-def _by_layer(matrices: dict[str, float], report: WeightReport) -> dict[str, float]:
-    """The share of zeros of each layer, from those of its matrices.
-
-    With a head a model's names may have a prefix: those of the scored model, or those of the report.
-    """
-    sizes = {matrix.name: matrix.count for matrix in report.matrices}
-    zeros: dict[str, float] = defaultdict(float)
-    counts: dict[str, int] = defaultdict(int)
-    for name, sparsity in matrices.items():
-        known = next((known for known in sizes if _same_matrix(name, known)), name)
-        layer = next((layer.name for layer in report.layers if f".{layer.name}." in f".{known}."), known)
-        size = sizes.get(known, 1)
-        zeros[layer] += size * sparsity
-        counts[layer] += size
-    return {layer: zeros[layer] / counts[layer] for layer in zeros}
-
-
-def _same_matrix(name: str, other: str) -> bool:
-    return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
 
 
 def _machines(outcomes: Iterable[Outcome]) -> list[tuple[Machine, int]]:

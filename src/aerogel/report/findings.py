@@ -108,9 +108,7 @@ def mean_kept(structures: Iterable[Iterable[Removed | Kept]]) -> tuple[Kept, ...
 class Realised:
     """The zeros counted after training, means over tasks and seeds.
 
-    `prunable` and `whole` are shares of the prunable and of all weights; `layers` has one share for each layer, or
-    matrix outside of layers, and is empty where the model's weights were not analysed, or structures removed.
-    `structure` is what each sub-layer has kept.
+    `prunable` and `whole` are shares of the prunable and of all weights; `structure` is what each sub-layer has kept.
     """
 
     model: str
@@ -118,7 +116,6 @@ class Realised:
     sparsity: float
     prunable: float
     whole: float
-    layers: dict[str, float]
     parameters: float
     structure: tuple[Kept, ...] = ()
 

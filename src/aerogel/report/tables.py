@@ -3,14 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from operator import attrgetter
 
 from aerogel.analysis.plot import short
 from aerogel.report.columns import COSTS, FLIPS, WEIGHTS, in_order, setting
 from aerogel.report.estimate import Estimate, percent, rough, share_with_interval, significant, with_interval
 from aerogel.report.figures import by_main_metric
-from aerogel.report.findings import Findings, Realised, Scored
+from aerogel.report.findings import Findings, Scored
 from aerogel.report.names import RECOVERY_NAMES, metric_digits, metric_name
 from aerogel.report.table import Column, Table
 from aerogel.report.verdicts import TOLERANCE, Option
@@ -113,30 +112,15 @@ def costs(findings: Findings) -> list[Table]:
 
 
 def realised(findings: Findings) -> list[Table]:
-    """A row for each model, variant and layer, a column for each sparsity."""
-    series: dict[tuple[str, Variant], dict[float, Realised]] = defaultdict(dict)
-    for row in in_order(findings, [row for row in findings.realised if row.sparsity]):
-        series[row.model, row.variant][row.sparsity] = row
-    items = [
-        (rows, layer)
-        for rows in series.values()
-        for layer in ("prunable", "all", *dict.fromkeys(chain(*(row.layers for row in rows.values()))))
-    ]
+    """The share of zeros that a model has after training."""
+    rows = [row for row in findings.realised if row.sparsity]
     columns = (
-        *setting(findings, findings.realised, lambda item: next(iter(item[0].values())))[:-1],
-        Column("weights", "weights", lambda item: item[1], lambda name: short(name) if "." in name else name),
-        *(
-            Column(f"sparsity_{sparsity:g}", percent(sparsity), partial(_zeros, sparsity), "{:.2%}".format)
-            for sparsity in sorted(findings.spec.sparsities)
-            if sparsity
-        ),
+        *setting(findings, rows),
+        Column("prunable", "zeros of prunable weights", attrgetter("prunable"), "{:.2%}".format),
+        Column("whole", "of all weights", attrgetter("whole"), "{:.2%}".format),
+        Column("parameters", "parameters", attrgetter("parameters"), "{:,.0f}".format),
     )
-    return [Table.of("Realised sparsity", columns, items)] if items else []
-
-
-def _zeros(sparsity: float, item: tuple[dict[float, Realised], str]) -> float | None:
-    row = item[0].get(sparsity)
-    return {"prunable": row.prunable, "all": row.whole, **row.layers}.get(item[1]) if row else None
+    return [Table.of("Realised sparsity", columns, in_order(findings, rows))] if rows else []
 
 
 def structures(findings: Findings) -> list[Table]:
