@@ -46,9 +46,8 @@ VARIABLES = {PAPER: "--paper", INK: "--ink", RULE: "--rule"} | {
 }
 """The CSS variables of a page that replace these colours."""
 
-TIP = (
-    "tip: "  # starts the id of a marker whose title is the rest of the id, escaped, since matplotlib changes its quotes
-)
+# the id of a marker starts with this and ends in its title, escaped, since matplotlib quotes an id in one of two ways
+TIP = "tip: "
 TARGET = '<circle class="tip" cx="{x}" cy="{y}" r="8" opacity="0"><title>{title}</title></circle>'
 
 P = ParamSpec("P")
