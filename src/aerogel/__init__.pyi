@@ -6,7 +6,7 @@ from .models import load as load, prunable_weights as prunable_weights
 from .pruning import Pattern as Pattern, PruneConfig as PruneConfig, prune as prune
 from .pruning.calibration import calibration as calibration
 from .report import build_report as build_report
-from .runtime import compress as compress, decompress as decompress
+from .runtime import compress as compress, decompress as decompress, prune_checkpoint as prune_checkpoint
 from .structure import StructureConfig as StructureConfig, prune_structure as prune_structure
 from .study import StudySpec as StudySpec, load_spec as load_spec, run_study as run_study
 from .tasks import load_task as load_task

@@ -109,8 +109,11 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn failures to write `path` (disk full, permission denied) into an `AerogelError`."""
+def writing(path: Path, remedy: str = "") -> Iterator[None]:
+    """Turn failures to write `path` (disk full, permission denied) into an `AerogelError`.
+
+    The message for a full disk ends with `remedy`.
+    """
     try:
         yield
     except Exception as error:
@@ -118,7 +121,7 @@ def writing(path: Path) -> Iterator[None]:
         if code is None and not isinstance(error, OSError):
             raise
         if code == errno.ENOSPC:
-            raise AerogelError(f"{path}: no space left on the device") from error
+            raise AerogelError(f"{path}: no space left on the device{remedy}") from error
         raise AerogelError(f"{path}: can't be written: {os.strerror(code) if code else first_line(error)}") from error
 
 

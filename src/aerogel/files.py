@@ -74,13 +74,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with writing(path):
             yield temporary
-            # mkdtemp and safetensors deny access to other users; apply the umask instead
-            mode = 0o777 & ~_umask()
-            for entry in (temporary, *temporary.rglob("*")):
-                entry.chmod(mode if entry.is_dir() else mode & 0o666)
-            if path.is_dir():
-                path.rmdir()
-            temporary.rename(path)
+            _publish(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -112,6 +106,51 @@ def lock(handle: int, wait: bool = False) -> None:
         os.lseek(handle, 0, os.SEEK_SET)
     else:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def resumable_folder(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
+    """Yield a folder that becomes `path`, and one beside it for the state of the work on it.
+
+    Unlike those of `new_folder` they stay if the block is interrupted, and the next call yields them again. Raises
+    `AerogelError` as `check_new` does, and if another process works on the same `path`.
+    """
+    check_new(path)
+    path = resolved(path)
+    work = unfinished_folder(path)
+    with writing(path):
+        for folder in (work / "new", work / "state"):
+            folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(work, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # network file systems can't lock folders
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise AerogelError(f"{path} is being written by another process: wait, or choose another") from error
+        with writing(path, remedy=": free some and rerun the command, which resumes"):
+            yield work / "new", work / "state"
+            _publish(work / "new", path)
+        shutil.rmtree(work, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
+def unfinished_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder in which `resumable_folder` keeps what is not finished."""
+    path = resolved(path)
+    return path.with_name(f"{_prefix(path)}resumable")
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Rename a finished folder."""
+    # mkdtemp and safetensors deny access to other users; apply the umask instead
+    mode = 0o777 & ~_umask()
+    for entry in (temporary, *temporary.rglob("*")):
+        entry.chmod(mode if entry.is_dir() else mode & 0o666)
+    if path.is_dir():
+        path.rmdir()
+    temporary.rename(path)
 
 
 def _remove_abandoned(path: Path) -> None:

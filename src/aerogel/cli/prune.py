@@ -101,9 +101,11 @@ def prune(
     with progress_bar():
         from aerogel import models
         from aerogel.benchmark.forward import measure_in
+        from aerogel.cli.streaming import streams
         from aerogel.errors import PruningError
         from aerogel.pruning import PruneConfig, prune as prune_in_place
         from aerogel.pruning.calibration import calibration as read_calibration
+        from aerogel.runtime import prune_checkpoint
         from aerogel.runtime.fused.head import head_weight
         from aerogel.runtime.writing import save_pruned
         from aerogel.structure import prune_structure
@@ -117,14 +119,16 @@ def prune(
             needy = f"{'--structure' if removal else f'method {config.method}'} needs text with these options"
             raise PruningError(f"{needy}: name a task or a file by --calibration")
         text = None
-        if calibration:
+        tokenizer = models.load_tokenizer(model) if calibration or models.has_tokenizer(model) else None
+        if calibration and tokenizer is not None:
             calibration_data = load_task(calibration, data, columns=columns)
             note_columns(calibration_data)
-            loaded, tokenizer = models.load(model)
             text = read_calibration(calibration_data, tokenizer, samples=samples, seed=config.seed)
-        else:
-            loaded = models.load_model(model)
-            tokenizer = models.load_tokenizer(model) if models.has_tokenizer(model) else None
+        if streams(model, output, config, removal is not None):
+            saved = prune_checkpoint(model, output, config, text, pack=packs, values=values, head_values=head_values)
+            note_saved(saved, model, output, packs, values)
+            return
+        loaded = models.load(model)[0] if text else models.load_model(model)
         if head_values:
             head_weight(loaded)  # raises before the model is pruned
         models.to_device(loaded, device)

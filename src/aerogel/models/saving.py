@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,24 +34,35 @@ def save(
     sentence-transformers pools alike, unless the source has them. Returns the names of files that were not copied: too
     large, unreadable, or links that lead out of the source. Raises `AerogelError` if `output` already exists.
     """
-    folder = local_folder(source) if source is not None else None
     with files.new_folder(output) as new, quiet_transformers():
         model.save_pretrained(new)
-        if tokenizer is not None and not (folder and has_tokenizer(str(folder))):
-            without_padding(tokenizer).save_pretrained(new)
-        pooling = used_pooling(model)
-        if pooling and not (folder and (folder / MODULES).is_file()):
-            pooling.write(new, model.config.hidden_size)
-        if source is None:
-            return []
-        left_out: tuple[PurePath, ...] = ()
-        if folder is not None:
-            others = companions(folder)
-            others.copy(folder, new)
-            left_out = others.left_out
-            if is_inside(folder / CARD, folder.resolve()):
-                shutil.copyfile(folder / CARD, new / CARD)
-            elif (folder / CARD).is_symlink():
-                left_out = (*left_out, PurePath(CARD))
-        write_card(new / CARD, base_name(source), provenance, needs_aerogel=bool(marked_config(model)))
+        return save_others(model, tokenizer, new, source, provenance)
+
+
+def save_others(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    new: Path,
+    source: str | os.PathLike[str] | None,
+    provenance: Provenance | None,
+) -> list[str]:
+    """Writes the other files of a checkpoint to the folder `new`, and returns those left out, see `save`."""
+    folder = local_folder(source) if source is not None else None
+    if tokenizer is not None and not (folder and has_tokenizer(str(folder))):
+        without_padding(tokenizer).save_pretrained(new)
+    pooling = used_pooling(model)
+    if pooling and not (folder and (folder / MODULES).is_file()):
+        pooling.write(new, model.config.hidden_size)
+    if source is None:
+        return []
+    left_out: tuple[PurePath, ...] = ()
+    if folder is not None:
+        others = companions(folder)
+        others.copy(folder, new)
+        left_out = others.left_out
+        if is_inside(folder / CARD, folder.resolve()):
+            shutil.copyfile(folder / CARD, new / CARD)
+        elif (folder / CARD).is_symlink():
+            left_out = (*left_out, PurePath(CARD))
+    write_card(new / CARD, base_name(source), provenance, needs_aerogel=bool(marked_config(model)))
     return [str(file) for file in left_out]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,11 +78,9 @@ def capture(
     encoder = model.base_model.get_encoder() if model.config.is_encoder_decoder else None
     in_encoder = encoder is not None and any(module is blocks for module in encoder.modules())
     encoder_takes = () if encoder is None else inspect.signature(encoder.forward).parameters
-    runner: nn.Module = model
+    runner = model_to_run(model)
     if encoder is not None and in_encoder and model.main_input_name in encoder_takes:  # DETR's takes embeddings
         runner = encoder
-    elif head_kind(model) == "language-modelling":  # its head costs more than the rest of this pass
-        runner = model.base_model
     for batch in batches:
         encoder_inputs = {key: values for key, values in batch.items() if key in encoder_takes}
         recorded = _record_calls(runner, name, blocks, encoder_inputs if runner is encoder else batch)
@@ -100,6 +99,14 @@ def capture(
             if index == 0:
                 states.append(store.keep(hidden))
     return states, calls
+
+
+def model_to_run(model: PreTrainedModel) -> nn.Module:
+    """The part of a model that is run to capture the inputs of its blocks, unless that is its encoder alone."""
+    if head_kind(model) == "language-modelling":  # its head costs more than the rest of this pass
+        base: nn.Module = model.base_model
+        return base
+    return model
 
 
 def _record_calls(runner: nn.Module, name: str, blocks: nn.ModuleList, batch: Batch) -> list[Arguments]:
@@ -194,12 +201,16 @@ class ActivationStore:
     """Keeps activations in memory up to a limit, then in memory-mapped files."""
 
     folder: str
+    limit: int = IN_MEMORY
     used: int = 0
 
     def keep(self, states: Tensor) -> Tensor:
         self.used += states.nbytes
-        if self.used <= IN_MEMORY:
+        if self.used <= self.limit:
             return states.detach().clone()
-        path = tempfile.NamedTemporaryFile(dir=self.folder, delete=False).name  # noqa: SIM115
+        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
+            path = file.name
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and would kill the process later
+                os.posix_fallocate(file.fileno(), 0, states.nbytes)
         mapped = torch.from_file(path, shared=True, size=states.numel(), dtype=states.dtype).view(states.shape)
         return mapped.copy_(states.detach())

@@ -2,8 +2,9 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from aerogel import progress
 from aerogel.errors import ModelError, PruningError
 from aerogel.models import PrunableWeight
 from aerogel.pruning.batches import Batch
-from aerogel.pruning.block_inputs import ActivationStore, Call, capture, evaluating_without_cache
+from aerogel.pruning.block_inputs import IN_MEMORY, ActivationStore, Call, capture, evaluating_without_cache
 
 
 @dataclass
@@ -35,35 +36,75 @@ class Block:
     calls: list[Call]
 
 
+class BlockLoader:
+    """What a walk does to have the weights of a block in memory: nothing, for a model that is there as a whole.
+
+    Attributes:
+        in_memory: bytes of activations that stay in memory.
+        scratch: the folder for the rest, by default that of temporary files.
+    """
+
+    in_memory: int = IN_MEMORY
+    scratch: Path | None = None
+
+    def inputs(self, blocks: nn.ModuleList) -> AbstractContextManager[None]:
+        """Around the capture of the inputs of the first block, which runs it and what is before the blocks."""
+        return nullcontext()
+
+    def first(self, states: Sequence[Tensor]) -> int:
+        """The first block to visit. The inputs of another than block 0 are copied to `states`."""
+        return 0
+
+    def block(self, name: str, states: Sequence[Tensor], calls: Sequence[Call]) -> AbstractContextManager[None]:
+        """Around a block's visit. At the end `states` are the outputs of the pruned block, except of the last one."""
+        return nullcontext()
+
+
 @torch.no_grad()
 def walk(
-    model: PreTrainedModel, weights: Sequence[PrunableWeight], batches: Sequence[Batch], hessian: bool, doing: str
+    model: PreTrainedModel,
+    weights: Sequence[PrunableWeight],
+    batches: Sequence[Batch],
+    hessian: bool,
+    doing: str,
+    *,
+    loader: BlockLoader | None = None,
 ) -> Iterator[Block]:
     """Yields every block that holds some of `weights`, in the order of the forward pass, to be pruned in place.
 
     Before the next block is yielded, the outputs of this one are computed again, so the inputs of each block are the
-    outputs of pruned blocks. The sums of one block are held at a time. Activations beyond 2 GB go to disk.
-    Raises `ModelError` for weights outside lists of blocks and as `capture`, and `PruningError`, naming the layer,
-    for an input that is not finite.
+    outputs of pruned blocks. The sums of one block are held at a time. Activations beyond `loader.in_memory` go to
+    disk. Raises `ModelError` for weights outside lists of blocks and as `capture`, and `PruningError`, naming the
+    layer, for an input that is not finite.
     """
+    loader = loader or BlockLoader()
     lists = block_lists(model, weights)
     total = sum(len(blocks) for _, blocks in lists)
     done = 0
-    with evaluating_without_cache(model), tempfile.TemporaryDirectory(prefix="aerogel-") as scratch:
+    with evaluating_without_cache(model), tempfile.TemporaryDirectory(prefix="aerogel-", dir=loader.scratch) as scratch:
         for list_name, blocks in lists:
-            states, calls = capture(model, list_name, blocks, batches, ActivationStore(scratch))
-            for index, block in enumerate(blocks):
+            with loader.inputs(blocks):
+                states, calls = capture(model, list_name, blocks, batches, ActivationStore(scratch, loader.in_memory))
+            first = loader.first(states)
+            done += first
+            for index, block in list(enumerate(blocks))[first:]:
                 name = f"{list_name}.{index}"
                 progress.update(f"{doing}: {name}", done, total)
-                inside = [weight for weight in weights if weight.name.startswith(f"{name}.")]
-                if inside:
-                    moments, sums = input_moments(block, inside, states, calls[index], hessian)
-                    yield Block(name, block, inside, moments, sums, states, calls[index])
-                if index + 1 < len(blocks):
-                    for hidden, call in zip(states, calls[index], strict=True):
-                        hidden.copy_(call.run(block, hidden))
+                with loader.block(name, states, calls[index]):
+                    inside = [weight for weight in weights if weight.name.startswith(f"{name}.")]
+                    if inside:
+                        yield observed(name, block, inside, states, calls[index], hessian)
+                    if index + 1 < len(blocks):
+                        advance(block, states, calls[index])
                 done += 1
                 progress.update(f"{doing}: {name}", done, total)
+
+
+@torch.no_grad()
+def advance(block: nn.Module, states: Sequence[Tensor], calls: Sequence[Call]) -> None:
+    """Replaces the inputs of a block by its outputs."""
+    for hidden, call in zip(states, calls, strict=True):
+        hidden.copy_(call.run(block, hidden))
 
 
 @torch.no_grad()
@@ -92,6 +133,18 @@ def block_lists(model: nn.Module, weights: Sequence[PrunableWeight]) -> list[tup
                 "exclude it, or take a method without calibration"
             )
     return lists
+
+
+def observed(
+    name: str,
+    module: nn.Module,
+    weights: list[PrunableWeight],
+    states: list[Tensor],
+    calls: list[Call],
+    hessian: bool,
+) -> Block:
+    """The block with the moments and sums of the inputs of `weights`."""
+    return Block(name, module, weights, *input_moments(module, weights, states, calls, hessian), states, calls)
 
 
 def input_moments(

@@ -83,7 +83,7 @@ class Calibration:
             batch = {name: values.view(len(rows), -1, *values.shape[1:]) for name, values in batch.items()}
         whole = pad_sequence(labels, batch_first=True, padding_value=IGNORED) if labels else None
         batch |= decoder_inputs(model, batch, whole)
-        return {name: values.to(model.device) for name, values in batch.items()}
+        return {name: values.to(_device(model)) for name, values in batch.items()}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class BatchCalibration:
                 break
         if not batches:
             raise DataError(f"calibration data {self.name} has no batches (an iterator can be read once: give a list)")
-        return [{name: values.to(model.device) for name, values in batch.items()} for batch in batches]
+        return [{name: values.to(_device(model)) for name, values in batch.items()} for batch in batches]
 
     def _inputs_of(self, model: PreTrainedModel, batch: Batch, number: int) -> Batch:
         place = f"batch {number} of calibration data {self.name}"
@@ -196,6 +196,11 @@ def calibration(
     if is_texts(source):
         return Calibration(texts_data(source), tokenizer, samples, length, seed, at_most=True)
     return Calibration(load_task(source, data).divided(), tokenizer, samples, length, seed)
+
+
+def _device(model: PreTrainedModel) -> torch.device:
+    """Where the model runs: on the CPU while its weights are on the meta device, to be read when they are used."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
 def _texts(row: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel import progress
 from aerogel.errors import TRANSFORMERS_MODEL, ModelError, PruningError, expect
-from aerogel.models import PrunableWeight, inner_model, prunable_weights
-from aerogel.models.prunable import error_context
+from aerogel.models import PrunableWeight, inner_model
 from aerogel.pruning.allocation import Allocator
 from aerogel.pruning.batches import Batch
-from aerogel.pruning.blocks import block_lists, walk
+from aerogel.pruning.blocks import Block, block_lists, walk
 from aerogel.pruning.calibration import CalibrationSource, as_calibration
-from aerogel.pruning.choices import Allocation
 from aerogel.pruning.config import SEARCHED, PruneConfig
 from aerogel.pruning.fisher import output_gradients
 from aerogel.pruning.kl import Reference
 from aerogel.pruning.masking import block_statistics, dense_scores, masked_kl, plain_statistics
-from aerogel.pruning.pattern import Pattern
-from aerogel.pruning.pruning_method import PruningMethod, Statistics, one_shot_method
+from aerogel.pruning.plan import PrunePlan
 from aerogel.pruning.reconstruction import reconstruct
 from aerogel.pruning.rounding import check_rounding, round_blocks
-from aerogel.pruning.swap import swap
 
 GRADIENT_TOKENS = 4096  # of the calibration text, for the gradients at the outputs
 KL_TOKENS = 2048  # of the calibration text, for the KL divergence of candidate allocations
@@ -56,7 +51,7 @@ def prune(
         expect(config, PruneConfig, PruningError, "a PruneConfig, or its fields as keywords (sparsity=0.9)")
     config, model = replace(config or PruneConfig(), **settings), inner_model(model)
     source = None if calibration is None else as_calibration(calibration, model)
-    plan = _Plan.of(model, config)
+    plan = PrunePlan.of(model, config)
     if not config.needs_calibration and (source is None or config.values is None):
         return _prune_by_weight(plan)
     if source is None:
@@ -77,86 +72,48 @@ def prune(
     return masks
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A configuration with the method's defaults, for the weights of one model."""
-
-    config: PruneConfig
-    method: PruningMethod
-    weights: Sequence[PrunableWeight]
-    pattern: Pattern
-    sparsity: float
-    allocation: Allocation
-
-    @classmethod
-    def of(cls, model: nn.Module, config: PruneConfig) -> _Plan:
-        """Raises `PruningError` or `ModelError` where the configuration does not fit the model."""
-        method = one_shot_method(config.method)
-        config = config.resolved()
-        assert config.sparsity is not None
-        assert config.allocation is not None
-        pattern = Pattern.parse(config.pattern)
-        weights = prunable_weights(model, config.targets, config.exclude)
-        for weight in weights:
-            with error_context(weight):
-                pattern.check(weight.matrix.shape, config.sparsity)
-                if not torch.isfinite(weight.matrix).all():
-                    raise PruningError("its weights are not all finite")
-                if config.reconstruct and weight.matrix.dtype not in (torch.float32, torch.float64):
-                    dtype = str(weight.matrix.dtype).removeprefix("torch.")
-                    raise PruningError(f"reconstruction needs float32, found {dtype}: call model.float() first")
-        if config.scope == "row":
-            pattern = pattern.within_rows()
-        return cls(config, method, weights, pattern, config.sparsity, config.allocation)
-
-    def prune(self, weight: PrunableWeight, statistics: Statistics, sparsity: float) -> Tensor:
-        """Prunes one matrix in place and returns its mask, (d_out, d_in)."""
-        with error_context(weight), torch.no_grad():
-            before = weight.matrix.float()
-            mask, values = self.method.prune(before, statistics, self.pattern, sparsity)
-            if self.config.swap:
-                mask, values = swap(before, values, mask, statistics.input_hessian(), self.pattern)
-            if values is not before:  # else float64 weights keep all their digits
-                weight.matrix.copy_(values)
-            weight.matrix.masked_fill_(~mask, 0)
-        return mask
-
-
-def _prune_by_weight(plan: _Plan) -> dict[str, Tensor]:
-    def statistics(weight: PrunableWeight) -> Statistics:
-        return plain_statistics(weight, plan.config.seed)
-
+def _prune_by_weight(plan: PrunePlan) -> dict[str, Tensor]:
     def score(weight: PrunableWeight) -> Tensor:
-        return plan.method.score(weight.matrix.float(), statistics(weight))
+        return plan.method.score(weight.matrix.float(), plain_statistics(weight, plan.config.seed))
 
     shares = Allocator(plan.weights, score, plan.pattern, plan.sparsity).shares(plan.allocation)
     pairs = list(zip(plan.weights, shares, strict=True))
     return {
-        weight.name: plan.prune(weight, statistics(weight), share)
+        weight.name: plan.prune_alone(weight, share)
         for weight, share in progress.track(pairs, f"pruning ({plan.method.name})")
     }
 
 
-def _prune_by_block(model: PreTrainedModel, plan: _Plan, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    config, needs = plan.config, plan.method.needs
+def _prune_by_block(model: PreTrainedModel, plan: PrunePlan, batches: Sequence[Batch]) -> dict[str, Tensor]:
     gradients: dict[str, Tensor] = {}
-    if needs == "gradients" and not plan.pattern.group:
-        gradients = output_gradients(model, plan.weights, batches, GRADIENT_TOKENS, config.seed)
+    if plan.needs_gradients:
+        gradients = output_gradients(model, plan.weights, batches, GRADIENT_TOKENS, plan.config.seed)
     shares = _shares(model, plan, batches, gradients)
     masks: dict[str, Tensor] = {}
-    hessian = needs in ("hessian", "gradients") or config.swap
-    for block in walk(model, plan.weights, batches, hessian, f"pruning ({plan.method.name})"):
-        dense = {weight.name: weight.matrix.clone() for weight in block.weights}
-        for weight in block.weights:
-            statistics = block_statistics(block, weight, gradients, config.seed)
-            masks[weight.name] = plan.prune(weight, statistics, shares[weight.name])
-        if config.reconstruct:
-            reconstruct(block, dense, masks, config.reconstruct)
+    for block in walk(model, plan.weights, batches, plan.needs_hessian, f"pruning ({plan.method.name})"):
+        masks |= prune_block(plan, block, shares, gradients)
     return {weight.name: masks[weight.name] for weight in plan.weights}
 
 
+def prune_block(
+    plan: PrunePlan, block: Block, shares: Mapping[str, float], gradients: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Prunes the weights of a block that `walk` yields, in place, and returns the masks by name, (d_out, d_in).
+
+    `shares` are their sparsities, and `gradients` those at their outputs, by name.
+    """
+    masks: dict[str, Tensor] = {}
+    dense = {weight.name: weight.matrix.clone() for weight in block.weights if plan.config.reconstruct}
+    for weight in block.weights:
+        statistics = block_statistics(block, weight, gradients, plan.config.seed)
+        masks[weight.name] = plan.prune(weight, statistics, shares[weight.name])
+    if plan.config.reconstruct:
+        reconstruct(block, dense, masks, plan.config.reconstruct)
+    return masks
+
+
 def _shares(
-    model: PreTrainedModel, plan: _Plan, batches: Sequence[Batch], gradients: Mapping[str, Tensor]
+    model: PreTrainedModel, plan: PrunePlan, batches: Sequence[Batch], gradients: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """The sparsity of each matrix by name, from the scores of the dense weights on a part of the calibration text."""
     names = [weight.name for weight in plan.weights]

@@ -12,7 +12,7 @@ from aerogel.models import prunable_weights
 from aerogel.models.int8 import LARGEST, dequantize, quantize_rows
 from aerogel.models.prunable import error_context
 from aerogel.pruning.batches import Batch
-from aerogel.pruning.blocks import block_lists, walk
+from aerogel.pruning.blocks import Block, block_lists, walk
 from aerogel.pruning.least_squares import damped
 from aerogel.pruning.smoothing import smooth
 
@@ -42,8 +42,14 @@ def round_blocks(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     for block in walk(model, prunable_weights(model), batches, True, "rounding to int8"):
         if all(uses[parameter] == 1 for parameter in block.module.parameters()):  # else another block depends on it
             smooth(block)
-        for weight in block.weights:
-            weight.matrix.copy_(round_on_support(weight.matrix, block.moments[weight.name]))
+        round_block(block)
+
+
+@torch.no_grad()
+def round_block(block: Block) -> None:
+    """Rounds the weights of a block in place."""
+    for weight in block.weights:
+        weight.matrix.copy_(round_on_support(weight.matrix, block.moments[weight.name]))
 
 
 def round_on_support(weight: Tensor, hessian: Tensor) -> Tensor:

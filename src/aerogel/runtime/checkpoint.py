@@ -58,13 +58,17 @@ class Checkpoint:
         A model of another class than the saved one may have a new head, or lack the old one; its body must be the same.
         A bare body may have been saved without its optional parts, which transformers then initialises, and reports.
         """
-        if missing := self._missing(model, state):
-            raise ModelError(f"the checkpoint lacks {len(missing)} tensors of the model, the first is {missing[0]}")
+        self.check_complete(model, state)
         if unexpected := self._unexpected(model, state):
             raise ModelError(
                 f"the checkpoint has {len(unexpected)} tensors that the model lacks, the first is {unexpected[0]}"
             )
         self.check_memory(model)
+
+    def check_complete(self, model: Any, state: Collection[str]) -> None:
+        """Raises `ModelError` if tensors are missing."""
+        if missing := self._missing(model, state):
+            raise ModelError(f"the checkpoint lacks {len(missing)} tensors of the model, the first is {missing[0]}")
 
     def check_structure(self, model: Any, state: Mapping[str, Tensor], plan: Plan) -> None:
         """Raises `ModelError` unless the files have the tensors of all blocks in the sizes of a shrunk model."""

@@ -27,9 +27,10 @@ def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: fl
     hessian.diagonal().add_(RIDGE)
     target = (weight * norms).masked_fill(statistics.input_hessian().diagonal() == 0, 0)
     target_product = target @ hessian
-    penalised = hessian.clone()
-    penalised.diagonal().add_(PENALTY)
-    solver = torch.cholesky_inverse(torch.linalg.cholesky(penalised))
+    penalized = hessian.clone()
+    penalized.diagonal().add_(PENALTY)
+    solver = torch.cholesky_inverse(torch.linalg.cholesky(penalized))
+    del penalized  # as large as the Hessian
     values, dual = target, torch.zeros_like(target)
     mask = torch.ones_like(target, dtype=torch.bool)
     for step in range(1, ITERATIONS + 1):

@@ -1,0 +1,44 @@
+"""The memory that this process may still use."""
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+PROCESS_GROUPS = Path("/proc/self/cgroup")
+MOUNT = Path("/sys/fs/cgroup")
+
+
+def free_memory() -> int:
+    """Bytes: the least of what the machine has, and of what the limits of cgroups and of the process leave.
+
+    The limits of a process are those of its address space and of its data (`ulimit -v`, `ulimit -d`).
+    """
+    process = psutil.Process()
+    used = process.memory_info()
+    limits = {resource.RLIMIT_AS: used.vms, resource.RLIMIT_DATA: getattr(used, "data", 0)}
+    left = [resource.getrlimit(kind)[0] - taken for kind, taken in limits.items() if _is_limited(kind)]
+    return max(0, min(psutil.virtual_memory().available, *left, *_left_in_groups()))
+
+
+def _is_limited(kind: int) -> bool:
+    return resource.getrlimit(kind)[0] != resource.RLIM_INFINITY
+
+
+def _left_in_groups() -> Iterator[int]:
+    """The bytes that each cgroup of this process leaves; files that it only caches count as free."""
+    for line in PROCESS_GROUPS.read_text().splitlines() if PROCESS_GROUPS.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root = MOUNT / controllers
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        limit, usage, cached = names if controllers else ("memory.max", "memory.current", "inactive_file")
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root) and (folder / limit).exists():
+                most = (folder / limit).read_text().strip()
+                if most.isdecimal():
+                    entries = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
+                    yield int(most) - int((folder / usage).read_text()) + int(entries.get(cached, 0))
