@@ -1,5 +1,6 @@
 """The memory that this process may still use."""
 
+import ctypes
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import psutil
 
 PROCESS_GROUPS = Path("/proc/self/cgroup")
 MOUNT = Path("/sys/fs/cgroup")
+MMAP_THRESHOLD, LEAST_MAPPED = -3, 2**20  # M_MMAP_THRESHOLD of glibc's malloc.h, and bytes
 
 
 def free_memory() -> int:
@@ -20,6 +22,16 @@ def free_memory() -> int:
     limits = {resource.RLIMIT_AS: used.vms, resource.RLIMIT_DATA: getattr(used, "data", 0)}
     left = [resource.getrlimit(kind)[0] - taken for kind, taken in limits.items() if _is_limited(kind)]
     return max(0, min(psutil.virtual_memory().available, *left, *_left_in_groups()))
+
+
+def return_freed_tensors() -> None:
+    """Lets this process return the memory of tensors to the system as soon as they are freed.
+
+    glibc keeps blocks below 32 MB for later, and small objects among them keep them from being used for larger ones.
+    Other C libraries are left as they are.
+    """
+    if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
+        set_option(MMAP_THRESHOLD, LEAST_MAPPED)
 
 
 def _is_limited(kind: int) -> bool:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from aerogel import files, models, progress
 from aerogel.errors import ModelError, PruningError
-from aerogel.memory import free_memory
+from aerogel.memory import free_memory, return_freed_tensors
 from aerogel.models.location import local_folder
 from aerogel.models.quiet import quiet_transformers
 from aerogel.models.saving import save_others
@@ -25,6 +25,7 @@ from aerogel.pruning.blocks import block_lists, walk
 from aerogel.pruning.calibration import CalibrationSource, as_calibration
 from aerogel.pruning.one_shot import prune_block
 from aerogel.pruning.plan import PrunePlan
+from aerogel.pruning.pruning_method import one_shot_method
 from aerogel.pruning.texts import tokenizer_of
 from aerogel.runtime.block_streaming import StreamingLoader, smooth_and_round
 from aerogel.runtime.fused.head import head_weight
@@ -73,6 +74,7 @@ def prune_checkpoint(
     """
     check_head_values(head_values, values)
     config = streamable(config)
+    return_freed_tensors()
     folder = local_folder(source)
     if folder is None:
         raise ModelError(f"{source} has no local files to read a block at a time: download it first")
@@ -111,10 +113,17 @@ def prune_checkpoint(
 
 
 def streamable(config: PruneConfig) -> PruneConfig:
-    """The configuration with the allocation uniform. Raises `PruningError` for one that needs the whole model."""
+    """The configuration with the allocation uniform. Raises `PruningError` for one that needs the whole model.
+
+    Methods that need gradients do: these are those of the model's predictions at the outputs of all its matrices.
+    """
     if config.scope == "global" or config.allocation not in (None, "uniform"):
         chosen = "global" if config.scope == "global" else config.allocation
         raise PruningError(f"allocation {chosen} compares all matrices, which needs the whole model in memory")
+    if one_shot_method(config.method).needs == "gradients":
+        raise PruningError(
+            f"method {config.method} needs gradients of the whole model in memory: use admm, the nearest"
+        )
     config = replace(config, allocation="uniform")
     if config.values and config.targets != ("blocks",):
         raise PruningError(
