@@ -1,5 +1,6 @@
 """The inputs of each block: equal to a slow computation on every architecture, and the outputs of pruned blocks."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,8 @@ from transformers import PreTrainedModel
 from aerogel import progress
 from aerogel.errors import ModelError, PruningError
 from aerogel.models import Head, load, load_tokenizer, prunable_weights
-from aerogel.pruning import block_inputs
 from aerogel.pruning.batches import Batch
-from aerogel.pruning.blocks import block_lists, walk
+from aerogel.pruning.blocks import BlockLoader, block_lists, walk
 from aerogel.pruning.calibration import Calibration
 from builders import ARCHITECTURES, prose, text_data
 
@@ -138,17 +138,24 @@ def test_layers_with_the_same_input_share_one_sum() -> None:
         assert len({id(sums) for sums in kinds.values()}) == 4
 
 
-def test_activations_beyond_the_limit_go_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_beyond_the_limit_go_to_disk(tmp_path: Path) -> None:
     model = ARCHITECTURES["llama"].build()
     batches = [*batches_for("llama", model), *batches_for("llama", model)]
 
-    def moments() -> list[Tensor]:
-        found = walk(model, prunable_weights(model), batches, True, "test")
-        return [sums for block in found for sums in block.moments.values()]
+    def moments(loader: BlockLoader) -> list[Tensor]:
+        sums = []
+        for block in walk(model, prunable_weights(model), batches, True, "test", loader=loader):
+            sums += block.moments.values()
+            on_disk.append(sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()))
+        return sums
 
-    in_memory = moments()
-    monkeypatch.setattr(block_inputs, "IN_MEMORY", 5000)
-    assert all(torch.equal(one, other) for one, other in zip(in_memory, moments(), strict=True))
+    on_disk: list[int] = []
+    loader = BlockLoader()
+    in_memory = moments(loader)
+    loader.in_memory, loader.scratch = 5000, tmp_path
+    assert all(torch.equal(one, other) for one, other in zip(in_memory, moments(loader), strict=True))
+    assert on_disk[-1] > on_disk[0] == 0
+    assert not list(tmp_path.iterdir())
 
 
 # refusals
