@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from aerogel.pruning import PruneConfig
-from aerogel.study import parse_spec
+from aerogel.study import StudySpec, parse_spec
 from aerogel.study.plan import plan
 from aerogel.study.trial import Benchmark, Scoring, Trial, WeightAnalysis, trial_from_json
 from aerogel.tasks import Examples, Task, TaskData
@@ -77,7 +77,7 @@ def test_gradual_is_planned_once_a_sparsity_and_the_others_once_a_method_too(
     assert counts == {
         (name, sparsity): tasks * (len(methods) if sparsity and name != "gradual" else 1)
         for name in recoveries
-        for sparsity in sparsities
+        for sparsity in {0, *sparsities}
     }
 
 
@@ -137,6 +137,52 @@ def test_values_multiply_scores_and_benchmarks_and_the_dense_model_is_in_float32
     assert [trial_from_json(json.dumps(asdict(trial))) for trial in trials] == trials
     known = {*chosen.scored_variants, *chosen.measured_variants}
     assert {trial.variant for trial in trials if isinstance(trial, Scoring | Benchmark) and trial.sparsity} == known
+
+
+VARIANTS = (
+    {"method": "magnitude"},
+    {"method": "best"},
+    {"recovery": "gradual"},
+    {"recovery": "gradual", "values": "int8", "pattern": "block:1x4", "sparsities": [0.9]},
+)
+
+
+def with_variants(**changes: object) -> StudySpec:
+    values = {"name": "x", "models": ["a"], "tasks": ["sst2"], "sparsities": [0.5, 0.9], "variants": VARIANTS}
+    return parse_spec(values | changes)
+
+
+def test_variants_replace_the_product_of_the_lists() -> None:
+    chosen = with_variants()
+    trials = plan(chosen, DATA)
+    sparse = [
+        "50% magnitude none",
+        "90% magnitude none",
+        "50% best none",
+        "90% best none",
+        "50% gradual",
+        "90% gradual",
+    ]
+    scored = ["dense none", "dense gradual", "dense gradual int8", *sparse, "90% block:1x4 gradual int8"]
+    measured = ["dense", "dense int8", "50% magnitude", "90% magnitude", "90% block:1x4 magnitude int8"]
+    labels = Counter(trial.label for trial in trials if isinstance(trial, Scoring | Benchmark))
+    assert labels == Counter(
+        [f"a {name}, sst2, seed 0" for name in scored] + [f"a {name}, benchmark" for name in measured]
+    )
+    assert [trial_from_json(json.dumps(asdict(trial))) for trial in trials] == trials
+    known = {*chosen.scored_variants, *chosen.measured_variants}
+    assert {trial.variant for trial in trials if isinstance(trial, Scoring | Benchmark) and trial.sparsity} == known
+    costs = {(trial.variant, trial.sparsity) for trial in trials if isinstance(trial, Benchmark)}
+    for trial in scorings(trials):
+        if trial.sparsity:
+            assert (chosen.measured_variant(trial.variant), trial.sparsity) in costs
+            assert trial.sparsity in chosen.sparsities_of(trial.variant)
+
+
+def test_variants_share_trials_with_the_lists() -> None:
+    lists = {trial.key for trial in plan(spec(recoveries=["none"], methods=["magnitude"]), DATA)}
+    variants = {trial.key for trial in plan(spec(methods=["magnitude"], variants=VARIANTS[:1]), DATA)}
+    assert lists == variants
 
 
 def test_gradual_pruning_takes_its_settings_from_the_study() -> None:

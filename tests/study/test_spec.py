@@ -21,6 +21,20 @@ def test_a_specification_survives_json() -> None:
     assert type(spec).model_validate_json(spec.model_dump_json()) == spec
 
 
+def test_the_dense_model_belongs_to_every_study() -> None:
+    assert parse_spec({"name": "x", "models": ["a"], "sparsities": [0.5, 0.9]}).sparsities == (0, 0.5, 0.9)
+    assert parse_spec({"name": "x", "models": ["a"], "sparsities": [0.5, 0]}).sparsities == (0.5, 0)
+
+
+def test_variants_fill_the_lists() -> None:
+    variants = [{"method": "best"}, {"recovery": "gradual", "values": "int8"}, {"recovery": "gradual"}]
+    spec = parse_spec({"name": "x", "models": ["a"], "variants": variants})
+    lists = (spec.methods, spec.recoveries, spec.values, spec.structures)
+    assert lists == (("best",), ("none", "gradual"), ("float32", "int8"), ("none",))
+    assert type(spec).model_validate_json(spec.model_dump_json()) == spec
+    assert parse_spec(spec.model_dump(exclude_none=True)) == spec
+
+
 def test_columns_are_of_tasks() -> None:
     columns = {"own.csv": {"text": "review"}}
     spec = parse_spec({"name": "x", "models": ["a"], "tasks": ["own.csv"], "columns": columns})
@@ -81,6 +95,15 @@ def test_columns_are_of_tasks() -> None:
         ('name = "x"\nmodels = ["a"]\nstructures = ["sparsity=50"]', "did you mean 0.5"),
         ('name = "x"\nmodels = ["a"]\nstructures = [2]', "structures.0"),
         ('name = "x"\nmodels = ["a"]\nvalues = "int8"', "values"),
+        ('name = "x"\nmodels = ["a"]\n[[variants]]\nmethod = "bst"', "variants.0.method: unknown method 'bst'"),
+        ('name = "x"\nmodels = ["a"]\n[[variants]]\nrecovery = "gradual"\nmethod = "best"', "variants.0: method"),
+        ('name = "x"\nmodels = ["a"]\n[[variants]]\nmethod = "best"\nsparsities = [0.8]', "variants: 0.8"),
+        (
+            'name = "x"\nmodels = ["a"]\nvalues = ["int8"]\n[[variants]]\nmethod = "best"',
+            "values: the variants have float32",
+        ),
+        ('name = "x"\nmodels = ["a"]\n[[variants]]\nmethod = "best"\npattern = "2:4"', "pattern 2:4"),
+        ('name = "x"\nmodels = ["a"]\n[[variants]]\npattern = "2:4"', "variants.0: method"),
         ('name = "x"\nmodels = ["a"]\n[recovery]\nscore = "movment"', "did you mean movement"),
         ('name = "x"\nmodels = ["a"]\n[recovery]\nepochs = 0', "recovery.epochs"),
         ('name = "x"\nmodels = ["a"]\nscope = "rows"', "scope"),

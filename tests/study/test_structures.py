@@ -162,7 +162,7 @@ def test_a_small_model_is_trained_in_every_recovery(structured_folder: Path, rec
     data = load_task(task).divided()
     part = chosen.recovery.model_copy(update={"epochs": 4.0, "score": "magnitude"})
     trials = plan(chosen.model_copy(update=changes | {"recovery": part}), {task: data})
-    [trial] = [trial for trial in trials if isinstance(trial, Scoring)]
+    [trial] = [trial for trial in trials if isinstance(trial, Scoring) and trial.sparsity]
     result = run_trial(trial, data)
     assert result.training.steps > 0
     assert result.structure

@@ -5,6 +5,7 @@ from .choices import (
     ROUNDED_VALUES as ROUNDED_VALUES,
     SCOPES as SCOPES,
     SCORES as SCORES,
+    UNSTRUCTURED as UNSTRUCTURED,
     Allocation as Allocation,
     RoundedValues as RoundedValues,
     Scope as Scope,

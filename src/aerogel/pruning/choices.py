@@ -9,6 +9,7 @@ Scope = Literal["layer", "row", "global"]
 Allocation = Literal["uniform", "global", "mixed", "owl", "progression", "search"]
 RoundedValues = Literal["int8"]  # types of packed values that pruning on text and training can round to
 
+UNSTRUCTURED = "unstructured"  # the pattern of zeros anywhere
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
 ROUNDED_VALUES: tuple[RoundedValues, ...] = get_args(RoundedValues)

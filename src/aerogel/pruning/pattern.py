@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aerogel.errors import PruningError, check_sparsity, expect
+from aerogel.pruning.choices import UNSTRUCTURED
 
 NARROW = 16  # scores in a row, as in N:M groups: comparing all pairs is faster than sorting
 STRIDE = 61  # of the sample that estimates a quantile; a prime, since matrices may be periodic
@@ -43,7 +44,7 @@ class Pattern:
         Pattern(kept=0, group=0, rows=4, columns=1, per_row=False)
         """
         expect(text, str, PruningError, "a pattern: unstructured, N:M or block:RxC")
-        if text == "unstructured":
+        if text == UNSTRUCTURED:
             return cls()
         if match := re.fullmatch(r"(\d+):(\d+)", text):
             kept, group = map(int, match.groups())
@@ -62,7 +63,7 @@ class Pattern:
     def __str__(self) -> str:
         if self.group:
             return f"{self.kept}:{self.group}"
-        return f"block:{self.rows}x{self.columns}" if self.rows * self.columns > 1 else "unstructured"
+        return f"block:{self.rows}x{self.columns}" if self.rows * self.columns > 1 else UNSTRUCTURED
 
     @property
     def fixed_sparsity(self) -> float | None:

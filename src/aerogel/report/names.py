@@ -47,7 +47,8 @@ def variant_name(spec: StudySpec, variant: Variant) -> str:
     """What distinguishes it from the study's other variants; empty where it is the only one."""
     method = variant.method if len(spec.methods) > 1 else None
     values = values_name(variant) if len(spec.values) > 1 else None
-    parts = (variant.structure, method, RECOVERY_NAMES.get(variant.recovery or ""), values)
+    pattern = variant.pattern if len({known.pattern for known in spec.scored_variants}) > 1 else None
+    parts = (variant.structure, method, RECOVERY_NAMES.get(variant.recovery or ""), values, pattern)
     return ", ".join(part for part in parts if part)
 
 

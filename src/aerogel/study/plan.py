@@ -1,15 +1,14 @@
 """From a specification to its trials."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from aerogel.benchmark import BenchConfig
 from aerogel.models.location import folder_files
-from aerogel.pruning import PruneConfig, method
+from aerogel.pruning import UNSTRUCTURED, PruneConfig, method
 from aerogel.runtime.values import VALUE_TYPES, ValueChoice
 from aerogel.structure import StructureConfig
-from aerogel.study.spec import NO_STRUCTURE, StudySpec
-from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis, sparsity_of
+from aerogel.study.spec import NO_STRUCTURE, StudySpec, VariantPart
+from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.study.variant import VALUES
 from aerogel.tasks import TaskData
 from aerogel.training import GradualPruning, Recovery, TrainingConfig
@@ -40,8 +39,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
         for seed in spec.seeds
         for model in spec.models
         for task in spec.tasks
-        for recovery in _recoveries(spec, seed)
-        for values in _values(spec, sparsity_of(recovery.pruning))
+        for recovery, values in _scored(spec, seed)
     ]
     if spec.benchmark:
         config = BenchConfig(**spec.benchmark.model_dump())
@@ -50,63 +48,76 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
                 model=model, files=files[model], config=config, pruning=pruning, values=values, structure=structure
             )
             for model in spec.models
-            for structure in _structures(spec, spec.seeds[0])
-            for pruning in _prunings(spec, spec.seeds[0])
-            if _is_combined(spec, structure, sparsity_of(pruning))
-            for values in _values(spec, sparsity_of(pruning))
+            for pruning, values, structure in _measured(spec, spec.seeds[0])
         ]
     return trials
 
 
-def _recoveries(spec: StudySpec, seed: int) -> list[Recovery]:
-    """Each pruning of each structure with each recovery; "gradual" once a sparsity, since its method is that of
-    `[recovery]`."""
-    prunings, epochs = _prunings(spec, seed), spec.recovery.epochs
-    of_name = {
-        "none": [Recovery(pruning, finetune_first=True, epochs=0.0) for pruning in prunings],
-        "finetune": [Recovery(pruning, finetune_first=True, epochs=epochs) for pruning in prunings],
-        "gradual": [
-            Recovery(GradualPruning(_pruning(spec, spec.recovery.score, sparsity, seed)), SELF, True, epochs)
-            for sparsity in spec.sparsities
-        ],
-    }
-    recoveries = [of_name[name] for name in spec.recoveries] or [[Recovery(pruning) for pruning in prunings]]
-    return [
-        replace(recovery, structure=structure)
-        for alike in recoveries
-        for structure in _structures(spec, seed)
-        for recovery in alike
-        if _is_combined(spec, structure, sparsity_of(recovery.pruning))
+def _scored(spec: StudySpec, seed: int) -> list[tuple[Recovery, ValueChoice | None]]:
+    """The recovery and the values of each variant at each sparsity; dense models that variants share come once."""
+    settings = [
+        (_recovery(spec, part, sparsity, structure, seed), values)
+        for part in spec.parts
+        for sparsity in spec.part_sparsities(part)
+        for structure in _structures(part, sparsity, seed)
+        for values in _values(part, sparsity)
     ]
+    return list(dict.fromkeys(settings))
 
 
-def _structures(spec: StudySpec, seed: int) -> list[StructureConfig | None]:
-    """`None`, for the dense model, comes first."""
-    return [None, *(StructureConfig.parse(text, seed) for text in spec.structures if text != NO_STRUCTURE)]
+def _measured(
+    spec: StudySpec, seed: int
+) -> list[tuple[PruneConfig | None, ValueChoice | None, StructureConfig | None]]:
+    """The pruning, values and structure of each model to measure, each once."""
+    settings = [
+        (
+            _pruning(spec, part, spec.measured_method(part.method), sparsity, seed) if sparsity else None,
+            values,
+            structure,
+        )
+        for part in spec.parts
+        for sparsity in spec.part_sparsities(part)
+        for structure in _structures(part, sparsity, seed)
+        for values in _values(part, sparsity)
+    ]
+    return list(dict.fromkeys(settings))
 
 
-def _is_combined(spec: StudySpec, structure: StructureConfig | None, sparsity: float) -> bool:
-    """The dense model is in every study with sparsity 0, for the comparison."""
-    return structure is not None or not sparsity or NO_STRUCTURE in spec.structures
+def _recovery(
+    spec: StudySpec, part: VariantPart, sparsity: float, structure: StructureConfig | None, seed: int
+) -> Recovery:
+    """How one variant is pruned to one sparsity and recovered; the method of "gradual" is that of `[recovery]`."""
+    epochs, name = spec.recovery.epochs, part.method or spec.recovery.score
+    if part.recovery == "gradual":
+        gradual = GradualPruning(_pruning(spec, part, name, sparsity, seed))
+        return Recovery(gradual, SELF, True, epochs, structure=structure)
+    pruning = _pruning(spec, part, name, sparsity, seed) if sparsity else None
+    if part.recovery is None:
+        return Recovery(pruning, structure=structure)
+    return Recovery(
+        pruning, finetune_first=True, epochs=epochs if part.recovery == "finetune" else 0.0, structure=structure
+    )
 
 
-def _values(spec: StudySpec, sparsity: float) -> list[ValueChoice | None]:
-    """The dense model is always in float32, for the comparison, and in types of integers: it has no packed floats."""
+def _structures(part: VariantPart, sparsity: float, seed: int) -> list[StructureConfig | None]:
+    """At sparsity 0 also `None`, that of the dense model, for the comparison."""
+    if part.structure == NO_STRUCTURE:
+        return [None]
+    own = StructureConfig.parse(part.structure, seed)
+    return [own] if sparsity else [None, own]
+
+
+def _values(part: VariantPart, sparsity: float) -> list[ValueChoice | None]:
+    """The dense model is in float32, for the comparison, and in a type of integers: it has no packed floats."""
+    own = VALUES[part.values]
     if sparsity:
-        return [VALUES[name] for name in spec.values]
-    return [None, *(VALUES[name] for name in spec.values if not VALUE_TYPES[name].is_float)]
+        return [own]
+    return [None] if VALUE_TYPES[part.values].is_float else [None, own]
 
 
-def _prunings(spec: StudySpec, seed: int) -> list[PruneConfig | None]:
-    """One a method and sparsity; `None`, the dense model, once."""
-    dense: list[PruneConfig | None] = [None] if 0 in spec.sparsities else []
-    sparsities = [sparsity for sparsity in spec.sparsities if sparsity]
-    return dense + [_pruning(spec, name, sparsity, seed) for name in spec.methods for sparsity in sparsities]
-
-
-def _pruning(spec: StudySpec, name: str, sparsity: float, seed: int) -> PruneConfig:
+def _pruning(spec: StudySpec, part: VariantPart, name: str, sparsity: float, seed: int) -> PruneConfig:
     """Without a scope and an allocation, methods that do not look at text rank the weights globally."""
-    pattern = spec.pattern if sparsity else "unstructured"  # the dense model has none
+    pattern = (part.pattern or spec.pattern) if sparsity else UNSTRUCTURED  # the dense model has none
     scope = spec.scope or (None if spec.allocation or method(name).looks_at_text else "global")
     targets = ("blocks", *spec.include)
     return PruneConfig(name, sparsity, pattern, scope, targets, seed=seed, allocation=spec.allocation)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import replace
-from itertools import product
 from typing import Annotated, Any
 
 from pydantic import (
@@ -15,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -22,7 +22,7 @@ from pydantic import (
 from aerogel import bounds
 from aerogel.errors import AerogelError, StudyError, check_sparsity, first_line, read_sparsity, unknown_name
 from aerogel.models.prunable import TARGETS
-from aerogel.pruning import METHODS, SCORES, Allocation, Pattern, PruneConfig, Scope
+from aerogel.pruning import METHODS, SCORES, UNSTRUCTURED, Allocation, Pattern, PruneConfig, Scope
 from aerogel.structure import StructureConfig
 from aerogel.study.results import first_problem
 from aerogel.study.source import read_values
@@ -87,6 +87,9 @@ Score = Annotated[str, _choice("score", SCORES)]
 Values = Annotated[str, _choice("value type", VALUES)]
 Structure = Annotated[str, AfterValidator(_structure)]
 Target = Annotated[str, _choice("target", TARGETS[1:])]
+PatternName = Annotated[str, AfterValidator(lambda text: str(Pattern.parse(text)))]
+AXES = {"methods": "method", "structures": "structure", "recoveries": "recovery", "values": "values"}
+"""The lists whose product is the variants of a study, and what one variant calls an entry."""
 
 
 class _Part(BaseModel):
@@ -109,6 +112,29 @@ class EvaluationPart(_Part):
 
     limit: Count | None = None
     text_limit: Count | None = None
+
+
+class VariantPart(_Part):
+    """`[[variants]]`: one way to make the models small.
+
+    Recovery "gradual" has no `method`: it prunes by the score of `[recovery]`. `pattern` and `sparsities` are those of
+    the study unless given. `recovery` is `None` only in a study without variants and recoveries.
+    """
+
+    method: Method | None = None
+    recovery: Recovery | None = "none"
+    values: Values = "float32"
+    structure: Structure = NO_STRUCTURE
+    pattern: PatternName | None = None
+    sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VariantPart:
+        if self.recovery == "gradual" and self.method:
+            raise ValueError(f"method {self.method}: recovery gradual prunes by the score of [recovery]")
+        if self.recovery != "gradual" and not self.method:
+            raise ValueError(f"method: expected one of {', '.join(METHODS)}")
+        return self
 
 
 class RecoveryPart(_Part):
@@ -143,9 +169,15 @@ class ResourcesPart(_Part):
 
 
 class StudySpec(_Part):
-    """A study: the product of its lists. Sparsity 0 is the dense model, trained and measured like the others.
+    """A study: the product of its lists, or of its variants, models, tasks and seeds.
+
+    Sparsity 0 is the dense model, trained and measured like the others, and belongs to every study.
 
     Attributes:
+        variants: combinations of a method, a recovery, values, a structure, a pattern and sparsities, in place of all
+            combinations of the lists of these: see `VariantPart`. Each also has its dense model. The lists are then
+            filled from the variants. All models are fine-tuned first, and time, memory and size are measured once for
+            the same structure, pattern, values and sparsity, whatever the method.
         columns: of each task that has unusual names, the column of each role, see `aerogel.load_task`.
         scope: by default, methods that look at weights alone rank them globally, and the others as they define.
         sensitivity: one of the tasks, on whose training split each layer and kind of matrix is pruned alone.
@@ -153,7 +185,7 @@ class StudySpec(_Part):
         structures: targets to which heads and neurons are removed, in the words of the options of `aerogel prune
             --structure`: "none", "speedup=2", "speedup=4,uniform", "parameters=20e6", "size=40MB", "sparsity=0.5". Each
             is combined with every sparsity, of the weights that are left; the dense model has sparsity 0 and "none",
-            which is in every study with sparsity 0.
+            which is in every study.
         recoveries: what follows the dense model's fine-tuning, see `aerogel.study.trial.RECOVERIES`. Without any, the
             given models are pruned and then trained.
         values: "float32", "bfloat16" or "int8". Models in the last two are scored and measured packed; for int8 the
@@ -171,16 +203,17 @@ class StudySpec(_Part):
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     tasks: tuple[str, ...] = ()
     columns: dict[str, dict[str, str]] = {}
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = ("magnitude",)
+    variants: tuple[VariantPart, ...] = ()
+    methods: Annotated[tuple[Method, ...], Field(min_length=1, validate_default=True)] = ("magnitude",)
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0, 0.5, 0.9)
-    pattern: Annotated[str, AfterValidator(lambda text: str(Pattern.parse(text)))] = "unstructured"
+    pattern: PatternName = UNSTRUCTURED
     scope: Scope | None = None
     allocation: Allocation | None = None
     sensitivity: str | None = None
     include: tuple[Target, ...] = ()
-    structures: Annotated[tuple[Structure, ...], Field(min_length=1)] = (NO_STRUCTURE,)
-    recoveries: tuple[Recovery, ...] = ()
-    values: Annotated[tuple[Values, ...], Field(min_length=1)] = ("float32",)
+    structures: Annotated[tuple[Structure, ...], Field(min_length=1, validate_default=True)] = (NO_STRUCTURE,)
+    recoveries: Annotated[tuple[Recovery, ...], Field(validate_default=True)] = ()
+    values: Annotated[tuple[Values, ...], Field(min_length=1, validate_default=True)] = ("float32",)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     processes: Annotated[int, Field(ge=1, le=bounds.PROCESSES)] = 1
     training: TrainingPart = TrainingPart()
@@ -194,6 +227,21 @@ class StudySpec(_Part):
     def _no_repeats(cls, values: tuple) -> tuple:
         return tuple(dict.fromkeys(values))
 
+    @field_validator("sparsities")
+    @classmethod
+    def _with_dense(cls, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        return sparsities if 0 in sparsities else (0.0, *sparsities)
+
+    @field_validator(*AXES)
+    @classmethod
+    def _of_variants(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        name = str(info.field_name)
+        listed = [getattr(part, AXES[name]) for part in info.data.get("variants", ())]
+        own = tuple(dict.fromkeys(filter(None, listed)))
+        if own and entries not in (own, cls.model_fields[name].default):
+            raise ValueError(f"the variants have {', '.join(own)}: leave out {name}")
+        return own or entries
+
     @model_validator(mode="after")
     def _consistent(self) -> StudySpec:
         if self.sensitivity is not None and self.sensitivity not in self.tasks:
@@ -202,45 +250,66 @@ class StudySpec(_Part):
             if task not in self.tasks:
                 raise ValueError(f"columns: {task!r} is not one of the tasks")
         PruneConfig(scope=self.scope, allocation=self.allocation)  # which may contradict each other
-        pattern = Pattern.parse(self.pattern)
-        for sparsity in filter(None, self.sparsities):
-            if not pattern.allows(sparsity):
-                fixed = f"pattern {pattern} fixes the sparsity at {pattern.fixed_sparsity:g}"
-                raise ValueError(f"{fixed}, found {sparsity:g} in sparsities")
-        variants = len(self.methods) * len(self.sparsities) * len(self.structures) * max(1, len(self.recoveries))
-        trials = len(self.models) * variants * len(self.values) * (1 + len(self.tasks) * len(self.seeds))
+        for part in self.parts:
+            pattern = Pattern.parse(part.pattern or self.pattern)
+            for sparsity in filter(None, self.part_sparsities(part)):
+                if sparsity not in self.sparsities:
+                    raise ValueError(f"variants: {sparsity:g} is not one of the study's sparsities")
+                if not pattern.allows(sparsity):
+                    fixed = f"pattern {pattern} fixes the sparsity at {pattern.fixed_sparsity:g}"
+                    raise ValueError(f"{fixed}, found {sparsity:g} in sparsities")
+        settings = sum(len(self.part_sparsities(part)) for part in self.parts)
+        trials = len(self.models) * settings * (1 + len(self.tasks) * len(self.seeds))
         if trials > MOST_TRIALS:
             raise ValueError(f"{trials:,} trials, expected at most {MOST_TRIALS:,}")
         return self
 
     @property
-    def scored_variants(self) -> tuple[Variant, ...]:
-        """The variants of pruned models that are scored, in the order of the lists."""
-        if not self.recoveries:
-            return self.measured_variants
-        return tuple(
-            Variant(method, recovery, VALUES[values], structure)
-            for recovery in self.recoveries
-            for structure in self._structures
+    def parts(self) -> tuple[VariantPart, ...]:
+        """The variants, or the product of the lists, in their order."""
+        return self.variants or tuple(
+            VariantPart.model_construct(recovery=recovery, structure=structure, method=method, values=values)
+            for recovery in self.recoveries or (None,)
+            for structure in self.structures
             for method in (self.methods if recovery != "gradual" else (None,))
             for values in self.values
         )
 
+    def sparsities_of(self, variant: Variant) -> tuple[float, ...]:
+        """Those at which a variant is scored, in order."""
+        parts = [part for part in self.parts if self._variant(part) == variant]
+        return tuple(sorted({sparsity for part in parts for sparsity in self.part_sparsities(part)}))
+
+    def part_sparsities(self, part: VariantPart) -> tuple[float, ...]:
+        """Those of one of the `parts`, the dense model first."""
+        return (0.0, *filter(None, part.sparsities or self.sparsities))
+
+    @property
+    def scored_variants(self) -> tuple[Variant, ...]:
+        """The variants of pruned models that are scored, in the order of the lists."""
+        return tuple(dict.fromkeys(map(self._variant, self.parts)))
+
     @property
     def measured_variants(self) -> tuple[Variant, ...]:
         """Those whose time, memory and size are measured: they do not depend on the recovery."""
-        return tuple(
-            Variant(method, values=VALUES[values], structure=structure)
-            for structure, method, values in product(self._structures, self.methods, self.values)
-        )
+        return tuple(dict.fromkeys(map(self.measured_variant, self.scored_variants)))
 
     def measured_variant(self, variant: Variant) -> Variant:
         """The one whose time, memory and size stand for those of a scored variant."""
-        return replace(variant, method=variant.method or self.methods[0], recovery=None)
+        return replace(variant, method=self.measured_method(variant.method), recovery=None)
 
-    @property
-    def _structures(self) -> list[str | None]:
-        return [None if structure == NO_STRUCTURE else structure for structure in self.structures]
+    def measured_method(self, method: str | None) -> str:
+        return method if method and not self.variants else self.methods[0]
+
+    def _variant(self, part: VariantPart) -> Variant:
+        pattern = part.pattern or self.pattern
+        return Variant(
+            part.method,
+            part.recovery,
+            VALUES[part.values],
+            None if part.structure == NO_STRUCTURE else part.structure,
+            None if pattern == UNSTRUCTURED else pattern,
+        )
 
 
 def load_spec(name: str) -> StudySpec:

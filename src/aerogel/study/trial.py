@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, TypeAdapter
 
 from aerogel.benchmark import BenchConfig
-from aerogel.pruning import PruneConfig
+from aerogel.pruning import UNSTRUCTURED, PruneConfig
 from aerogel.runtime.values import ValueChoice
 from aerogel.structure import StructureConfig
 from aerogel.study.results import (
@@ -125,8 +125,10 @@ class Scoring(_ModelTrial):
             name = "gradual"
         elif self.recovery.finetune_first:
             name = "finetune" if self.recovery.epochs else "none"
-        method = pruning.method if isinstance(pruning, PruneConfig) else None
-        return Variant(method, name, self.values, _words(self.recovery.structure))
+        method, config = None, pruning.pruning if isinstance(pruning, GradualPruning) else pruning
+        if isinstance(pruning, PruneConfig):
+            method = pruning.method
+        return Variant(method, name, self.values, _words(self.recovery.structure), _pattern(config))
 
     @property
     def runs_alone(self) -> bool:
@@ -161,7 +163,7 @@ class Benchmark(_ModelTrial):
     @property
     def variant(self) -> Variant:
         method = self.pruning.method if self.pruning else None
-        return Variant(method, values=self.values, structure=_words(self.structure))
+        return Variant(method, None, self.values, _words(self.structure), _pattern(self.pruning))
 
     @property
     def label(self) -> str:
@@ -194,7 +196,11 @@ def sparsity_of(pruning: PruneConfig | GradualPruning | None) -> float:
 def _pruned(model: str, sparsity: float, variant: Variant) -> str:
     zeros = f"{100 * sparsity:g}%" if sparsity else None
     amount = " ".join(filter(None, (variant.structure, zeros))) or "dense"
-    return " ".join(filter(None, (model, amount, variant.method, variant.recovery, variant.values)))
+    return " ".join(filter(None, (model, amount, variant.pattern, variant.method, variant.recovery, variant.values)))
+
+
+def _pattern(pruning: PruneConfig | None) -> str | None:
+    return pruning.pattern if pruning and pruning.pattern != UNSTRUCTURED else None
 
 
 def _words(structure: StructureConfig | None) -> str | None:

@@ -13,17 +13,18 @@ VALUES: dict[str, ValueChoice | None] = {"float32": None, **{name: name for name
 
 @dataclass(frozen=True)
 class Variant:
-    """The method that pruned the model, the recovery, where the study has recoveries, the type of rounded values, and
-    the target to which structures were removed.
+    """The method that pruned the model, the recovery, where the study has recoveries, the type of rounded values, the
+    target to which structures were removed, and the pattern of the zeros.
 
     `method` is `None` for a model without pruned weights, and for one that was pruned while it trained; `values` is
-    `None` for float32, and `structure` for a model with all its heads and neurons.
+    `None` for float32, `structure` for a model with all its heads and neurons, and `pattern` for zeros anywhere.
     """
 
     method: str | None = None
     recovery: str | None = None
     values: ValueChoice | None = None
     structure: str | None = None
+    pattern: str | None = None
 
     @property
     def dense(self) -> Variant:
@@ -33,7 +34,7 @@ class Variant:
     @property
     def unpruned(self) -> Variant:
         """The same at sparsity 0."""
-        return replace(self, method=None)
+        return replace(self, method=None, pattern=None)
 
     @property
     def unrounded(self) -> Variant:
