@@ -91,3 +91,8 @@ def test_other_errors_pass_unchanged(error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, writing(Path("out")):
         raise error
     assert raised.value is error
+
+
+def test_a_name_that_is_known_twice_is_suggested_once() -> None:
+    assert unknown_name("task", "sst-2", ["sst2", "mrpc", "sst2"]).count("sst2") == 1
+    assert unknown_name("task", "zzz", ["sst2", "mrpc", "sst2"]).count("sst2") == 1

@@ -87,13 +87,13 @@ def excerpt(value: object) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean a or b?` with the known names most similar to this one; empty if none is similar."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for an unknown name: suggests the most similar known names, or lists all of them."""
-    known = list(known)
+    known = list(dict.fromkeys(known))
     return f"unknown {kind} {name!r}: {nearest(str(name), known) or 'expected one of ' + ', '.join(known)}"
 
 

@@ -57,8 +57,9 @@ def test_libraries_print_nothing() -> None:
     script += "['--tasks', 'python-reference']; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0
-    (line,) = done.stderr.splitlines()
-    assert "python-reference" in line
+    source, following = done.stderr.splitlines()
+    assert "python-reference" in source
+    assert following.startswith("next: aerogel ")
 
 
 @pytest.mark.parametrize("command", ["prune", "finetune"])

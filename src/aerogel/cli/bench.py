@@ -8,11 +8,14 @@ import click
 
 from aerogel.benchmark.runtimes import RUNTIMES
 from aerogel.cli import options
+from aerogel.cli.notes import note_next
 from aerogel.cli.output import note, print_json, print_table, progress_bar
 from aerogel.models.zoo import check_path
 
 
-@click.command()
+@click.command(
+    epilog=options.examples("aerogel bench tiny-gpt2 sparse", "aerogel bench tiny-bert --batch-size 1 --threads 1")
+)
 @click.argument("models", nargs=-1, required=True)
 @click.option("--batch-size", default=128, show_default=True, type=options.SIZE)
 @click.option("--sequence-length", default=64, show_default=True, type=options.SIZE,
@@ -25,10 +28,11 @@ from aerogel.models.zoo import check_path
               help=f"Also measure the dense model in this runtime: {' or '.join(RUNTIMES)}.")  # fmt: skip
 @options.as_json
 def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **settings: Any) -> None:
-    """Measure time and memory of MODELS, each in a fresh process, with interleaved rounds.
+    """Measure time and memory of MODELS.
 
-    A pruned model is measured dense and compressed. OpenVINO chooses bfloat16 where the processor has it; in
-    openvino-int8, NNCF quantizes the model on random tokens: for its accuracy, quantize on real text.
+    Each runs in a fresh process, in interleaved rounds. A pruned model is measured dense and compressed. OpenVINO
+    chooses bfloat16 where the processor has it; in openvino-int8, NNCF quantizes the model on random tokens: for
+    its accuracy, quantize on real text.
     """
     for model in models:
         check_path(model)
@@ -59,6 +63,10 @@ def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **
         f"{', '.join(f'{name} {versions[name]}' for name in ('torch', 'transformers', *others))}; "
         "memory is the peak above the process's baseline"
     )
+    if any(entry.compressed for entry in measurements):
+        note_next("evaluate", models[-1], "--tasks", "TASK", *(["--reference", models[0]] if models[1:] else []))
+    else:
+        note_next("prune", models[0], "--sparsity", "0.9", "--output", "sparse")
     if has_amx():
         note(
             "this processor has AMX, with which dense models in bfloat16 or int8 are much faster than with AVX-512 in "

@@ -1,19 +1,31 @@
 """`aerogel evaluate`."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aerogel.cli import options
-from aerogel.cli.output import note, note_columns, print_json, print_table, progress_bar
+from aerogel.cli.notes import note_next
+from aerogel.cli.output import note, note_columns, print_json, print_table, progress_bar, stdout
 from aerogel.models.zoo import check_path
 from aerogel.tasks import check_task, load_task
 
+if TYPE_CHECKING:
+    from aerogel.evaluation import Evaluation
 
-@click.command()
+
+@click.command(
+    epilog=options.examples(
+        "aerogel evaluate sparse --tasks python-reference --reference tiny-gpt2",
+        "aerogel evaluate tuned --tasks movie-reviews --limit 200",
+    )
+)
 @click.argument("model")
-@click.option("--tasks", help=f"Separated by commas, each {options.TASK}.")
+@options.task("--tasks", "--task", "tasks", help=f"Separated by commas, each {options.TASK}.")
 @click.option("--harness", metavar="TASKS", help="Tasks of lm-evaluation-harness, or their YAML files, instead.")
 @options.data
 @options.columns
@@ -74,12 +86,28 @@ def evaluate(
         return
     width = len(COLUMNS) if reference else len(COLUMNS) - 1  # without the interval
     print_table(model, COLUMNS[:width], [row[:width] for row in results.rows()], text_columns=2)
+    _print_meaning(results)
     for name, types in packed.items():
         for values, count in types.items():
             note(f"{name}: {count} layers are packed, with values in {values}")
     for entry in loaded:
         note(f"{entry.task.name}: {entry.source}")
         note_columns(entry)
+    note_next("bench", *([reference] if reference else []), model)
+
+
+def _print_meaning(results: Evaluation) -> None:
+    """What the numbers are, and a closing sentence for each task."""
+    from aerogel.evaluation import below_chance, conclusion, meaning
+
+    terms = {name: meaning(name) for evaluation in results.values() for name in evaluation}
+    print_table("Terms", ("", ""), [(name, text) for name, text in terms.items() if text], text_columns=2)
+    for task, evaluation in results.items():
+        sentences = [below_chance(evaluation.score)]
+        if evaluation.comparison:
+            sentences.append(conclusion(evaluation.score, evaluation.comparison))
+        for sentence in filter(None, sentences):
+            stdout().print(f"{task}: {sentence}", highlight=False)
 
 
 def _evaluate_harness(model: str, tasks: list[str], limit: int | None, device: str | None, as_json: bool) -> None:

@@ -10,8 +10,8 @@ import click
 
 from aerogel import files
 from aerogel.cli import options
-from aerogel.cli.notes import note_saved, note_structure, note_training
-from aerogel.cli.output import note_columns, progress_bar
+from aerogel.cli.notes import note_next, note_saved, note_structure, note_training
+from aerogel.cli.output import note, note_columns, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ROUNDED_VALUES, SCORES
 from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED, check_head_values
@@ -27,9 +27,14 @@ if TYPE_CHECKING:
     from aerogel.training.schedule import ScheduleName
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "aerogel finetune tiny-bert --task movie-reviews --learning-rate 5e-4 --output tuned",
+        "aerogel finetune tuned --task movie-reviews --sparsity 0.9 --teacher tuned --output small",
+    )
+)
 @click.argument("model")
-@click.option("--task", required=True, help=f"{options.TASK[0].upper()}{options.TASK[1:]}.")
+@options.task("--task", "--tasks", "task", required=True, help=f"{options.TASK[0].upper()}{options.TASK[1:]}.")
 @options.output
 @options.data
 @options.columns
@@ -94,10 +99,11 @@ def finetune(
     device: str | None,
     **settings: Any,  # of TrainingConfig
 ) -> None:
-    """Fine-tune MODEL on a task; the zeros of a pruned model stay zeros.
+    """Fine-tune MODEL on a task, or prune it while it trains.
 
-    With --structure it first loses heads and neurons, with --sparsity it is pruned while it trains, and with --values
-    trained for int8; then it is saved packed. Run an interrupted command again to resume it.
+    The zeros of a pruned model stay zeros. With --structure it first loses heads and neurons, with --sparsity it
+    is pruned while it trains, and with --values trained for int8; then it is saved packed. Run an interrupted
+    command again to resume it.
     """
     check_head_values(head_values, values)
     if head_values and no_pack:
@@ -112,7 +118,7 @@ def finetune(
         note_columns(task_data)
         from aerogel import models, training
         from aerogel.benchmark.forward import measure_in
-        from aerogel.evaluation import score as score_task
+        from aerogel.evaluation import below_chance, score as score_task
         from aerogel.runtime.writing import save_pruned
 
         if head_values and (kind := task_data.task.head.kind) != "language-modelling":
@@ -123,9 +129,14 @@ def finetune(
         gradual = training.GradualPruning.of(**pruning, seed=config.seed) if pruning else None
         tokenizer = models.load_tokenizer(model)
 
+        warning: str | None = None
+
         def validate(trained: PreTrainedModel) -> Mapping[str, float]:
+            nonlocal warning
             limit = task_data.task.kind.validation_limit
-            return score_task(trained, tokenizer, task_data, limit, config.max_length).metrics
+            score = score_task(trained, tokenizer, task_data, limit, config.max_length)
+            warning = below_chance(score)
+            return score.metrics
 
         def load(name: str, head: models.Head) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             loaded, tokenizer = models.load(name, head)
@@ -159,6 +170,15 @@ def finetune(
         )
         recovered.remove_checkpoints()
     note_training(recovered.training, task_data)
+    if warning:
+        note(f"{warning}: try more epochs or another learning rate")
     if recovered.structure:
         note_structure(recovered.structure)
     note_saved(saved, model, output, packs, values)
+    reading = options.data_options(data, columns)
+    if removal or packs:
+        reference = [] if teacher in (None, training.recovery.SELF) else ["--reference", teacher]
+        note_next("evaluate", output, "--tasks", task, *reading, *reference)
+    else:
+        pruning_options = ("--sparsity", "0.9", "--teacher", output, "--output", f"{output}-sparse")
+        note_next("finetune", output, "--task", task, *reading, *pruning_options)

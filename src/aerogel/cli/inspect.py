@@ -8,12 +8,17 @@ import click
 
 from aerogel import files
 from aerogel.cli import options
+from aerogel.cli.notes import note_next
 from aerogel.cli.output import note, note_columns, print_json, print_table, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.tasks import check_task
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "aerogel inspect tiny-bert", "aerogel inspect tiny-gpt2 --sensitivity python-reference --output weights"
+    )
+)
 @click.argument("model")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for weights.json and the charts.")
 @options.include
@@ -42,10 +47,10 @@ def inspect(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Show the weight distribution and zeros of MODEL, by layer and by kind of matrix.
+    """Show the weight distribution and zeros of MODEL.
 
-    Of a packed model also the types of its values; weights in int8 are shown as integers times their scales. Of a model
-    that has lost heads and neurons also how many each layer has kept.
+    By layer and by kind of matrix. Of a packed model also the types of its values; weights in int8 are shown as
+    integers times their scales. Of a model that has lost heads and neurons also how many each layer has kept.
     """
     if device and not text:
         raise click.UsageError("--device needs --sensitivity, which computes on it")
@@ -115,3 +120,7 @@ def inspect(
     if output:
         charts = ["layers", *(["structure"] if structure else []), *(["sensitivity"] if parts else [])]
         note(f"wrote {output}/weights.json, distribution.svg, {', '.join(f'{chart}.svg' for chart in charts)}")
+    if packed:
+        note_next("bench", model)
+    else:
+        note_next("prune", model, "--sparsity", "0.9", "--output", "sparse")

@@ -18,6 +18,7 @@ from aerogel.cli.finetune import finetune
 from aerogel.cli.inspect import inspect
 from aerogel.cli.models import list_models
 from aerogel.cli.output import note
+from aerogel.cli.pack import pack
 from aerogel.cli.prune import prune, unpack
 from aerogel.cli.study import report, study
 from aerogel.errors import AerogelError, AerogelWarning, first_line
@@ -25,17 +26,39 @@ from aerogel.errors import AerogelError, AerogelWarning, first_line
 TERMINATED = 128 + signal.SIGTERM
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Group(click.Group):
+    """Lists the commands in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="aerogel")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def aerogel(debug: bool) -> None:
+@click.pass_context
+def aerogel(ctx: click.Context, debug: bool) -> None:
     """Make transformers sparse, and make it count.
 
-    MODEL is a zoo name (see `aerogel models`), a local folder, or a Hugging Face hub id.
+    \b
+    The first minute: prune a model, then ask what it lost and what it gained.
+      aerogel prune tiny-gpt2 --sparsity 0.5 --method best \\
+          --calibration python-reference --output sparse
+      aerogel evaluate sparse --tasks python-reference --reference tiny-gpt2
+      aerogel bench tiny-gpt2 sparse
+
+    MODEL is a zoo name (see `aerogel models`), a local folder, or a Hugging Face hub id. Each command shows examples
+    with --help.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
-for command in (list_models, inspect, prune, unpack, finetune, evaluate, bench, study, report):
+for command in (list_models, inspect, prune, pack, unpack, finetune, evaluate, bench, study, report):
     aerogel.add_command(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from aerogel.structure import Structure
     from aerogel.tasks import TaskData
     from aerogel.training import TrainingResult
+
+
+def note_next(*arguments: object) -> None:
+    """Say which command of aerogel to run next."""
+    note(f"next: {shlex.join(['aerogel', *map(str, arguments)])}")
 
 
 def note_training(result: TrainingResult, data: TaskData) -> None:

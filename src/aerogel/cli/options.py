@@ -1,11 +1,12 @@
 """Shared options and their types, which refuse wrong values before torch is imported."""
 
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -20,6 +21,7 @@ from aerogel.tasks.files import FORMATS
 
 Parameter = click.Parameter | None
 Context = click.Context | None
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Positive(click.FloatRange):
@@ -46,6 +48,38 @@ class _Read(click.ParamType):
             return self.read(str(value))
         except (ValueError, OverflowError):
             self.fail(f"{str(value)!r} is not a number.", param, ctx)
+
+
+class _TaskOption(click.Option):
+    """`--task` or `--tasks`: both are taken everywhere, and the help shows the first."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        names = self.opts
+        self.opts = names[:1]
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = names
+
+
+def task(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option for tasks: the name that the help shows, the other name, and that of the parameter."""
+    return click.option(*names, cls=_TaskOption, **settings)
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help. Long commands continue on the next line, as a shell reads them."""
+    lines = [
+        " \\\n      ".join(textwrap.wrap(command, 74, break_long_words=False, break_on_hyphens=False))
+        for command in commands
+    ]
+    return "\b\nExamples:\n  " + "\n  ".join(lines)
+
+
+def data_options(data: Path | None, columns: dict[str, str] | None) -> list[str]:
+    """The options of a command that read the same data as another one."""
+    pairs = ",".join(f"{role}={column}" for role, column in (columns or {}).items())
+    return [*(["--data", str(data)] if data else []), *(["--columns", pairs] if pairs else [])]
 
 
 def _data_folder(name: str) -> Path:

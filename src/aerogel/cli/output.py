@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 from rich.console import Console
@@ -13,18 +14,23 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from aerogel import progress
 from aerogel.tasks import TaskData
 
 EVERY = 30.0  # seconds between progress lines if stderr is not a terminal
 WIDE = 160  # width of tables in a file or pipe
+GAP = 2  # between the columns of a table
+NARROW = 100  # columns of a terminal below which progress bars leave out the elapsed time
 
 
 class _Console(Console):
@@ -59,15 +65,35 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> None:
-    """Print a table. The first `text_columns` columns are text, the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    """Print a table. The first `text_columns` columns are text, the others numbers.
+
+    Where the terminal is too narrow, text wraps, and numbers that do not fit follow in a second table below.
+    """
+    console = stdout()
+    widths = [max(map(len, cells)) + GAP for cells in zip(columns, *rows, strict=True)]
+    texts, numbers = list(range(text_columns)), list(range(text_columns, len(columns)))
+    room = console.width + GAP - min(sum(widths[:text_columns]), console.width // 2)
+    while True:
+        fitting = max(1, sum(total <= room for total in accumulate(widths[index] for index in numbers)))
+        chosen = texts + numbers[:fitting]
+        parts = [[row[index] for index in chosen] for row in rows]
+        _print_part(console, title, [columns[index] for index in chosen], parts, text_columns)
+        title, numbers = "", numbers[fitting:]
+        if not numbers:
+            return
+
+
+def _print_part(
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int
+) -> None:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, padding=(0, GAP, 0, 0), pad_edge=False
+    )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < text_columns else "right", overflow="fold")
+        is_text = index < text_columns
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in rows:
         table.add_row(*row)
-    console = stdout()
-    # on a narrow terminal long lines wrap, rather than numbers within columns
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=WIDE)).maximum)
     console.print(table)
 
 
@@ -132,16 +158,30 @@ def lines(text: Callable[[], str]) -> Iterator[None]:
             writer.join()
 
 
+class _Words(ProgressColumn):
+    """The description, cut to a width, so that the count and the time left are always seen."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = max(width, 8)
+
+    def render(self, task: Task) -> Text:
+        text = Text(task.description, no_wrap=True)
+        text.truncate(self.width, overflow="ellipsis")
+        return text
+
+
 def bars() -> Progress:
     """Transient progress bars on stderr."""
     console = stderr()
+    is_narrow = console.width < NARROW
+    bar, elapsed = (10, ()) if is_narrow else (24, (TimeElapsedColumn(), TextColumn("so far,")))
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        _Words(console.width - (44 if is_narrow else 76)),
+        BarColumn(bar_width=bar),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("so far,"),
+        *elapsed,
         TimeRemainingColumn(),
         TextColumn("left"),
         console=console,

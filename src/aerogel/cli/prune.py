@@ -9,7 +9,7 @@ import click
 
 from aerogel import bounds, files
 from aerogel.cli import options
-from aerogel.cli.notes import note_saved, note_structure, note_written
+from aerogel.cli.notes import note_next, note_saved, note_structure, note_written
 from aerogel.cli.output import note, note_columns, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ALLOCATIONS, METHODS, ROUNDED_VALUES, SCOPES
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from aerogel.runtime.values import HeadChoice, ValueChoice
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "aerogel prune tiny-gpt2 --sparsity 0.5 --method best --calibration python-reference --output sparse",
+        "aerogel prune tiny-bert --sparsity 0.9 --pattern block:1x4 --values int8 --output fast",
+    )
+)
 @click.argument("model")
 @options.output
 @click.option("--sparsity", type=options.SPARSITY, help="Share of zeros among the prunable weights, in [0, 1).")
@@ -159,13 +164,21 @@ def prune(
     if structure:
         note_structure(structure)
     note_saved(saved, model, output, packs, values)
+    if calibration:
+        note_next(
+            "evaluate", output, "--tasks", calibration, *options.data_options(data, columns), "--reference", model
+        )
+    else:
+        note_next("bench", model, output)
 
 
-@click.command()
+@click.command(
+    epilog=options.examples("aerogel unpack sparse --output dense", "aerogel unpack fast --output dense-fast")
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.output
 def unpack(folder: Path, output: Path) -> None:
-    """Write the packed model in FOLDER as an ordinary dense checkpoint.
+    """Write a packed model as an ordinary dense checkpoint.
 
     Weights have the same bits; those in int8 are dequantized, to integers times the scale of their output.
     """
@@ -178,3 +191,4 @@ def unpack(folder: Path, output: Path) -> None:
     if unpacked.dequantized:
         note(f"{unpacked.dequantized} layers have int8 values: their weights are written dequantized")
     note_written(unpacked.left_out, str(folder), output)
+    note_next("inspect", output)

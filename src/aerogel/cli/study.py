@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from aerogel.study import StudyProgress
 
 
-@click.command()
+@click.command(
+    epilog=options.examples(
+        "aerogel study starter",
+        "aerogel study starter --model tiny-gpt2 --task python-reference --sparsity 0.9 --output runs/mine",
+    )
+)
 @click.argument("name", default="starter", metavar="[NAME|SPEC.toml]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the study [default: runs/NAME].")
 @options.data
 @click.option("--model", "models", multiple=True, help="Replace the study's models.")
-@click.option("--task", "tasks", multiple=True, help="Replace the study's tasks.")
+@options.task("--task", "--tasks", "tasks", multiple=True, help="Replace the study's tasks.")
 @click.option("--sparsity", "sparsities", multiple=True, type=options.SPARSITY, help="Replace the study's sparsities.")
 @click.option("--limit", type=options.COUNT, help="Train and score on the first LIMIT examples or windows of text.")
 @click.option(
@@ -65,6 +70,8 @@ def study(
         for field, chosen in (("models", models), ("tasks", tasks), ("sparsities", sparsities)):
             if chosen:
                 values[field] = chosen
+        if sparsities:
+            values["variants"] = [variant | {"sparsities": None} for variant in values["variants"]]
         if tasks and values["sensitivity"]:
             values["sensitivity"] = tasks[0]
         if limit:
@@ -86,14 +93,15 @@ def study(
         note(f"failed: {trial.label}: {outcome.error}")
     done = store.count() - len(store.open_trials())
     note(f"{done} of {store.count()} trials done, {time.monotonic() - display.step.started:.0f} s")
+    note(f"next: open {page} in a browser")
     stdout().print(str(page), highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
-@click.command()
+@click.command(epilog=options.examples("aerogel report runs/starter", "aerogel report runs/mine"))
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Write report.html in a study's FOLDER again, from its store."""
+    """Write the report of the study in FOLDER again."""
     store_path(folder)
     with progress_bar():
         from aerogel.report import build_report

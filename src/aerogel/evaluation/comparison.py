@@ -100,6 +100,7 @@ class Comparison:
         agreement: share of predictions equal to the reference's.
         flips: for classes.
         intervals: of the main metric, by name; for metrics of losses.
+        loss_change: the loss of a prediction minus the reference's, in nats; for metrics of losses.
     """
 
     reference: Score
@@ -107,21 +108,24 @@ class Comparison:
     agreement: Interval
     flips: Flips | None
     intervals: dict[str, Interval]
+    loss_change: Interval | None = None
 
     @classmethod
     def of(cls, run: Run) -> Comparison:
         own, dense = run.predictions, run.reference
         assert dense, "the run has a reference"
         score = run.score(dense)
-        main, intervals = run.task.metric(next(iter(score.metrics))), {}
+        main, intervals, change = run.task.metric(next(iter(score.metrics))), {}, None
         if main and main.of_losses:
             intervals[main.name] = Interval.of(*sums_by_row(own.losses, own.rows), main.function)
+            change = Interval.of(*sums_by_row(own.losses - dense.losses, own.rows))
         return cls(
             score,
             Interval.of(*sums_by_row(run.divergences, run.rows)),
             Interval.of(*sums_by_row(own.values == dense.values, own.rows)),
             Flips.of(own.values, dense.values, own.references) if score.references else None,
             intervals,
+            change,
         )
 
     def to_dict(self) -> dict[str, float]:

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import models
 from aerogel.errors import ModelError
-from aerogel.runtime.conversion import compress, decompress
+from aerogel.runtime.conversion import LEAST_SPARSITY, compress, decompress
 from aerogel.runtime.layers import sparse_layers
-from aerogel.runtime.values import HeadChoice, ValueChoice
+from aerogel.runtime.values import VALUE_TYPES, HeadChoice, ValueChoice
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,29 @@ def save_pruned(
         stored.apply(model)
     left_out = models.save(model, tokenizer, output, source, replace(provenance, sparsity=zeros.sparsity))
     return Saved(zeros, str(stored.main).removeprefix("torch."), bool(sparse_layers(model)), left_out)
+
+
+def pack(
+    source: str,
+    output: str | os.PathLike[str],
+    values: ValueChoice | None = None,
+    head_values: HeadChoice | None = None,
+) -> Saved:
+    """Writes a model packed, with the zeros that it has.
+
+    Raises `ModelError` for a model without enough zeros, unless `values` are integers: those are packed without zeros.
+    """
+    model = models.load_model(source)
+    is_float = values is None or VALUE_TYPES[values].is_float
+    sparsity = max(float(weight.zeros.float().mean()) for weight in models.prunable_weights(model))
+    if is_float and sparsity < LEAST_SPARSITY:
+        raise ModelError(
+            f"{source} has at most {sparsity:.0%} zeros in a layer, and packing pays off from {LEAST_SPARSITY:.0%}: "
+            "prune it first (aerogel prune), or pack it with values int8"
+        )
+    tokenizer = models.load_tokenizer(source) if models.has_tokenizer(source) else None
+    provenance = models.Provenance()
+    return save_pruned(model, tokenizer, output, source, provenance, pack=True, values=values, head_values=head_values)
 
 
 def unpack(folder: str, output: str | os.PathLike[str]) -> Unpacked:

@@ -1,0 +1,44 @@
+"""`aerogel pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aerogel import files
+from aerogel.cli import options
+from aerogel.cli.notes import note_next, note_saved
+from aerogel.cli.output import progress_bar
+from aerogel.models.zoo import check_path
+from aerogel.runtime.values import check_head_values
+
+if TYPE_CHECKING:
+    from aerogel.runtime.values import HeadChoice, ValueChoice
+
+
+@click.command(
+    epilog=options.examples(
+        "aerogel pack pruned --output packed", "aerogel pack pruned --values int8 --output packed-int8"
+    )
+)
+@click.argument("model")
+@options.output
+@options.values
+@options.head_values
+def pack(model: str, *, output: Path, values: ValueChoice | None, head_values: HeadChoice | None) -> None:
+    """Save a model that has zeros packed, as it is.
+
+    Packed it is smaller, and runs sparse. For a model that was pruned elsewhere, or saved with --no-pack.
+    `aerogel prune` packs what it prunes.
+    """
+    check_head_values(head_values, values)
+    files.check_new(output)
+    check_path(model)
+    with progress_bar():
+        from aerogel.runtime.writing import pack as write_packed
+
+        saved = write_packed(model, output, values, head_values)
+    note_saved(saved, model, output, True, values)
+    note_next("bench", output)
