@@ -14,7 +14,7 @@ from builders import sentences, write_tsv
 
 # so that the examples of training, scoring and studies run quickly
 QUICK = {
-    "finetune": "--limit 64 --epochs 1 --max-length 16",
+    "finetune": "--limit 64 --epochs 1 --batch-size 4 --max-length 16",
     "evaluate": "--limit 8",
     "bench": "--batch-size 2 --sequence-length 8 --rounds 3 --training-steps 1",
     "study": "--model tiny-gpt2 --task python-reference --sparsity 0.9 --limit 8",

@@ -163,8 +163,8 @@ def test_variants_replace_the_product_of_the_lists() -> None:
         "50% gradual",
         "90% gradual",
     ]
-    scored = ["dense none", "dense gradual", "dense gradual int8", *sparse, "90% block:1x4 gradual int8"]
-    measured = ["dense", "dense int8", "50% magnitude", "90% magnitude", "90% block:1x4 magnitude int8"]
+    scored = ["dense none", "dense gradual", *sparse, "90% block:1x4 gradual int8"]
+    measured = ["dense", "50% magnitude", "90% magnitude", "90% block:1x4 magnitude int8"]
     labels = Counter(trial.label for trial in trials if isinstance(trial, Scoring | Benchmark))
     assert labels == Counter(
         [f"a {name}, sst2, seed 0" for name in scored] + [f"a {name}, benchmark" for name in measured]
@@ -177,6 +177,14 @@ def test_variants_replace_the_product_of_the_lists() -> None:
         if trial.sparsity:
             assert (chosen.measured_variant(trial.variant), trial.sparsity) in costs
             assert trial.sparsity in chosen.sparsities_of(trial.variant)
+
+
+def test_a_study_of_variants_always_has_the_fine_tuned_dense_model() -> None:
+    trials = plan(with_variants(variants=VARIANTS[-1:]), DATA)
+    scores = {(trial.variant, trial.sparsity) for trial in scorings(trials)}
+    (small,) = (variant for variant, sparsity in scores if sparsity)
+    assert scores == {(small, 0.9), (small.fine_tuned, 0)}
+    assert {trial.sparsity for trial in trials if isinstance(trial, Benchmark)} == {0, 0.9}
 
 
 def test_variants_share_trials_with_the_lists() -> None:

@@ -13,7 +13,7 @@ def test_built_in_studies_are_well_formed(name: str) -> None:
     spec = load_spec(name)
     assert spec.name == name
     assert {0, 0.9, 0.95} <= set(spec.sparsities)
-    assert bool(spec.recoveries) == (name == "recovery")
+    assert bool(spec.recoveries) == (name != "reports")
 
 
 def test_a_specification_survives_json() -> None:

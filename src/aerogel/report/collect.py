@@ -109,9 +109,10 @@ def _groups(runs: list[Run]) -> Groups:
 
 
 def _scored(groups: Groups, group: Group) -> Scored:
-    """The scores of a group, compared with those of the dense model with the same training."""
+    """The scores of a group, compared with those of the dense model: trained alike, or else the fine-tuned one."""
     task, model, variant, sparsity = group
-    reference = task, model, variant.dense, 0.0
+    alike, fine_tuned = ((task, model, known, 0.0) for known in (variant.dense, variant.fine_tuned))
+    reference = alike if alike in groups else fine_tuned
     runs = groups[group]
     references = groups.get(reference, {}) if group != reference else {}
     # models of the same seed start alike and see the same data in the same order

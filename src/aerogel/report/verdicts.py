@@ -47,11 +47,17 @@ def is_kept(row: Scored) -> bool:
 
 
 def dense_rows(findings: Findings) -> DenseRows:
-    return {
+    """For a recovery without a dense model that was trained alike, the fine-tuned one."""
+    rows = {
         (row.task, row.model, row.variant.recovery): row
         for row in findings.scores
         if row.variant == row.variant.dense and not row.sparsity
     }
+    for row in findings.scores:
+        fine_tuned = rows.get((row.task, row.model, row.variant.fine_tuned.recovery))
+        if fine_tuned:
+            rows.setdefault((row.task, row.model, row.variant.recovery), fine_tuned)
+    return rows
 
 
 def problem(dense: Scored) -> str | None:

@@ -55,6 +55,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
 
 def _scored(spec: StudySpec, seed: int) -> list[tuple[Recovery, ValueChoice | None]]:
     """The recovery and the values of each variant at each sparsity; dense models that variants share come once."""
+    dense = [(Recovery(None, finetune_first=True, epochs=0.0), None)] if spec.variants else []
     settings = [
         (_recovery(spec, part, sparsity, structure, seed), values)
         for part in spec.parts
@@ -62,13 +63,14 @@ def _scored(spec: StudySpec, seed: int) -> list[tuple[Recovery, ValueChoice | No
         for structure in _structures(part, sparsity, seed)
         for values in _values(part, sparsity)
     ]
-    return list(dict.fromkeys(settings))
+    return list(dict.fromkeys([*dense, *settings]))
 
 
 def _measured(
     spec: StudySpec, seed: int
 ) -> list[tuple[PruneConfig | None, ValueChoice | None, StructureConfig | None]]:
     """The pruning, values and structure of each model to measure, each once."""
+    dense = [(None, None, None)] if spec.variants else []
     settings = [
         (
             _pruning(spec, part, spec.measured_method(part.method), sparsity, seed) if sparsity else None,
@@ -80,7 +82,7 @@ def _measured(
         for structure in _structures(part, sparsity, seed)
         for values in _values(part, sparsity)
     ]
-    return list(dict.fromkeys(settings))
+    return list(dict.fromkeys([*dense, *settings]))
 
 
 def _recovery(

@@ -175,9 +175,10 @@ class StudySpec(_Part):
 
     Attributes:
         variants: combinations of a method, a recovery, values, a structure, a pattern and sparsities, in place of all
-            combinations of the lists of these: see `VariantPart`. Each also has its dense model. The lists are then
-            filled from the variants. All models are fine-tuned first, and time, memory and size are measured once for
-            the same structure, pattern, values and sparsity, whatever the method.
+            combinations of the lists of these, which are then filled from the variants: see `VariantPart`. All models
+            are fine-tuned first. A variant whose sparsities leave out 0 is compared with the fine-tuned dense model,
+            any other with the dense model of its own recovery. Time, memory and size are measured once for the same
+            structure, pattern, values and sparsity, whatever the method.
         columns: of each task that has unusual names, the column of each role, see `aerogel.load_task`.
         scope: by default, methods that look at weights alone rank them globally, and the others as they define.
         sensitivity: one of the tasks, on whose training split each layer and kind of matrix is pruned alone.
@@ -281,8 +282,9 @@ class StudySpec(_Part):
         return tuple(sorted({sparsity for part in parts for sparsity in self.part_sparsities(part)}))
 
     def part_sparsities(self, part: VariantPart) -> tuple[float, ...]:
-        """Those of one of the `parts`, the dense model first."""
-        return (0.0, *filter(None, part.sparsities or self.sparsities))
+        """Those of one of the `parts`, the dense model first where it has one."""
+        listed = part.sparsities or self.sparsities
+        return (*([0.0] if 0 in listed else []), *filter(None, listed))
 
     @property
     def scored_variants(self) -> tuple[Variant, ...]:

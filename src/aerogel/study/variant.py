@@ -32,6 +32,11 @@ class Variant:
         return Variant(None, self.recovery)
 
     @property
+    def fine_tuned(self) -> Variant:
+        """That of the fine-tuned dense model, for variants without a dense model with the same training."""
+        return Variant(None, self.recovery and "none")
+
+    @property
     def unpruned(self) -> Variant:
         """The same at sparsity 0."""
         return replace(self, method=None, pattern=None)
