@@ -22,12 +22,7 @@ if TYPE_CHECKING:
     from aerogel.study import StudyProgress
 
 
-@click.command(
-    epilog=options.examples(
-        "aerogel study starter",
-        "aerogel study starter --model tiny-gpt2 --task python-reference --sparsity 0.9 --output runs/mine",
-    )
-)
+@click.command(epilog=options.examples("aerogel study starter", "aerogel study mine.toml --output runs/mine"))
 @click.argument("name", default="starter", metavar="[NAME|SPEC.toml]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the study [default: runs/NAME].")
 @options.data
