@@ -20,7 +20,8 @@ from aerogel.report.scatter import FLOOR
 from aerogel.report.table import Table
 from aerogel.report.verdicts import Option, choices, options
 from aerogel.study import Store, StudySpec
-from aerogel.study.spec import NO_STRUCTURE, ResourcesPart
+from aerogel.study.parts import NO_STRUCTURE, ResourcesPart
+from aerogel.study.spec import AXES
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ def sections(findings: Findings, judged: list[Option], style: ChartStyle) -> lis
 
 def toml(spec: StudySpec) -> str:
     """The specification, to be given to `aerogel study` again."""
-    unused = set() if spec.recoveries else {"recoveries", "recovery"}
+    unused = set(AXES) if spec.variants else {"variants"}
+    if not spec.recoveries:
+        unused |= {"recoveries", "recovery"}
     if spec.structures == (NO_STRUCTURE,):
         unused.add("structures")
     if spec.resources == ResourcesPart():

@@ -11,7 +11,7 @@ from aerogel.report.findings import Cost, Findings, Realised, Scored
 from aerogel.report.names import RECOVERY_NAMES, structure_name, values_name
 from aerogel.report.table import Column
 from aerogel.report.verdicts import Option
-from aerogel.study.spec import NO_STRUCTURE
+from aerogel.study.parts import NO_STRUCTURE
 
 Row = TypeVar("Row", Scored, Cost, Realised)
 

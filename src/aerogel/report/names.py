@@ -2,7 +2,7 @@
 
 from aerogel.report.estimate import percent
 from aerogel.study import StudySpec
-from aerogel.study.spec import NO_STRUCTURE
+from aerogel.study.parts import NO_STRUCTURE
 from aerogel.study.variant import Variant
 from aerogel.tasks import METRICS
 from aerogel.tasks.metrics import perplexity

@@ -7,7 +7,8 @@ from aerogel.models.location import folder_files
 from aerogel.pruning import UNSTRUCTURED, PruneConfig, method
 from aerogel.runtime.values import VALUE_TYPES, ValueChoice
 from aerogel.structure import StructureConfig
-from aerogel.study.spec import NO_STRUCTURE, StudySpec, VariantPart
+from aerogel.study.parts import NO_STRUCTURE, VariantPart
+from aerogel.study.spec import StudySpec
 from aerogel.study.trial import Benchmark, Scoring, SensitivityAnalysis, Trial, WeightAnalysis
 from aerogel.study.variant import VALUES
 from aerogel.tasks import TaskData

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -20,30 +16,34 @@ from pydantic import (
 )
 
 from aerogel import bounds
-from aerogel.errors import AerogelError, StudyError, check_sparsity, first_line, read_sparsity, unknown_name
-from aerogel.models.prunable import TARGETS
-from aerogel.pruning import METHODS, SCORES, UNSTRUCTURED, Allocation, Pattern, PruneConfig, Scope
-from aerogel.structure import StructureConfig
+from aerogel.errors import AerogelError, StudyError, first_line
+from aerogel.pruning import UNSTRUCTURED, Allocation, Pattern, PruneConfig, Scope
+from aerogel.study.parts import (
+    NO_STRUCTURE,
+    BenchmarkPart,
+    EvaluationPart,
+    Method,
+    Part,
+    PatternName,
+    Recovery,
+    RecoveryPart,
+    ResourcesPart,
+    Seed,
+    Sparsity,
+    Structure,
+    Target,
+    TrainingPart,
+    Values,
+    VariantPart,
+)
 from aerogel.study.results import first_problem
 from aerogel.study.source import read_values
-from aerogel.study.trial import RECOVERIES
 from aerogel.study.variant import VALUES, Variant
 
-NO_STRUCTURE = "none"
 MOST_TRIALS = 100_000
 NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,60}")  # of a folder, in at most 240 bytes
-
-
-class _FieldError(AerogelError, ValueError):
-    """The error of a field's check; pydantic catches it and adds the field."""
-
-
-def _sparsity(value: Any) -> Any:
-    if isinstance(value, str):
-        return read_sparsity(value, _FieldError)
-    if isinstance(value, int | float):
-        check_sparsity(value, _FieldError)
-    return value
+AXES = {"methods": "method", "structures": "structure", "recoveries": "recovery", "values": "values"}
+"""The lists whose product is the variants of a study, and what one variant calls an entry."""
 
 
 def _folder_name(name: str) -> str:
@@ -52,123 +52,7 @@ def _folder_name(name: str) -> str:
     return name
 
 
-def _structure(text: str) -> str:
-    try:
-        return text if text == NO_STRUCTURE else str(StructureConfig.parse(text))
-    except AerogelError as error:
-        raise _FieldError(str(error)) from error
-
-
-def _part_or_whole(count: float) -> float:
-    if count > 1 and count % 1:
-        raise ValueError("expected a whole number, or a part of one")
-    return count
-
-
-def _choice(kind: str, known: Collection[str]) -> AfterValidator:
-    """Checks that a name is among the `known` ones."""
-
-    def check(name: str) -> str:
-        if name not in known:
-            raise _FieldError(unknown_name(kind, name, known))
-        return name
-
-    return AfterValidator(check)
-
-
-Count = Annotated[int, Field(ge=1, le=bounds.COUNT)]
-Size = Annotated[int, Field(ge=1, le=bounds.SIZE)]
-Epochs = Annotated[float, Field(gt=0, le=bounds.EPOCHS)]
-Seed = Annotated[int, Field(ge=bounds.SEEDS[0], le=bounds.SEEDS[-1])]
-Sparsity = Annotated[float, BeforeValidator(_sparsity)]
-Method = Annotated[str, _choice("method", METHODS)]
-Recovery = Annotated[str, _choice("recovery", RECOVERIES)]
-Score = Annotated[str, _choice("score", SCORES)]
-Values = Annotated[str, _choice("value type", VALUES)]
-Structure = Annotated[str, AfterValidator(_structure)]
-Target = Annotated[str, _choice("target", TARGETS[1:])]
-PatternName = Annotated[str, AfterValidator(lambda text: str(Pattern.parse(text)))]
-AXES = {"methods": "method", "structures": "structure", "recoveries": "recovery", "values": "values"}
-"""The lists whose product is the variants of a study, and what one variant calls an entry."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TrainingPart(_Part):
-    """`[training]`: see `aerogel.training.TrainingConfig`; `limit` and `text_limit` cap examples and windows."""
-
-    epochs: Epochs = 3.0
-    batch_size: Size = 32
-    learning_rate: Annotated[float, Field(gt=0, le=bounds.LEARNING_RATE)] = 5e-5
-    max_length: Annotated[int, Field(gt=8, le=bounds.SIZE)] = 128
-    limit: Count | None = None
-    text_limit: Count | None = None
-
-
-class EvaluationPart(_Part):
-    """`[evaluation]`: caps on the examples and the windows of text that a model is scored on."""
-
-    limit: Count | None = None
-    text_limit: Count | None = None
-
-
-class VariantPart(_Part):
-    """`[[variants]]`: one way to make the models small.
-
-    Recovery "gradual" has no `method`: it prunes by the score of `[recovery]`. `pattern` and `sparsities` are those of
-    the study unless given. `recovery` is `None` only in a study without variants and recoveries.
-    """
-
-    method: Method | None = None
-    recovery: Recovery | None = "none"
-    values: Values = "float32"
-    structure: Structure = NO_STRUCTURE
-    pattern: PatternName | None = None
-    sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> VariantPart:
-        if self.recovery == "gradual" and self.method:
-            raise ValueError(f"method {self.method}: recovery gradual prunes by the score of [recovery]")
-        if self.recovery != "gradual" and not self.method:
-            raise ValueError(f"method: expected one of {', '.join(METHODS)}")
-        return self
-
-
-class RecoveryPart(_Part):
-    """`[recovery]`: epochs after those of the dense model, and the method that "gradual" prunes by."""
-
-    epochs: Epochs = 6.0
-    score: Score = "best"
-
-
-class BenchmarkPart(_Part):
-    """`[benchmark]`: see `aerogel.benchmark.BenchConfig`."""
-
-    batch_size: Size = 128
-    sequence_length: Size = 64
-    rounds: Size = 7
-    training_steps: Size = 3
-
-
-class ResourcesPart(_Part):
-    """`[resources]`: what a trial asks a cluster for. Benchmarks take all CPUs of a node.
-
-    Attributes:
-        cpus: also the number of threads, on this machine too. By default 1 on a cluster, and on this machine the cores
-            divided by `processes`.
-        memory_gb: of 10⁹ bytes; by default nothing is reserved.
-        gpus: a whole number, or a part of one.
-    """
-
-    cpus: Annotated[int, Field(ge=1, le=bounds.PROCESSES)] | None = None
-    memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    gpus: Annotated[float, Field(ge=0, le=1000), AfterValidator(_part_or_whole)] = 0.0
-
-
-class StudySpec(_Part):
+class StudySpec(Part):
     """A study: the product of its lists, or of its variants, models, tasks and seeds.
 
     Sparsity 0 is the dense model, trained and measured like the others, and belongs to every study.
@@ -203,7 +87,7 @@ class StudySpec(_Part):
     name: Annotated[str, AfterValidator(_folder_name)]
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     tasks: tuple[str, ...] = ()
-    columns: dict[str, dict[str, str]] = {}
+    columns: dict[str, dict[str, str]] = Field(default_factory=dict)
     variants: tuple[VariantPart, ...] = ()
     methods: Annotated[tuple[Method, ...], Field(min_length=1, validate_default=True)] = ("magnitude",)
     sparsities: Annotated[tuple[Sparsity, ...], Field(min_length=1)] = (0, 0.5, 0.9)

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from aerogel.errors import StudyError, first_line
 from aerogel.study.executors.node import version_difference, versions
-from aerogel.study.spec import ResourcesPart
+from aerogel.study.parts import ResourcesPart
 
 CONNECT_WITHIN, ANSWER_WITHIN = 5.0, 600.0  # seconds: for a connection, and for all nodes to import aerogel
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # with empty settings, see RFC 9113

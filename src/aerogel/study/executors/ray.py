@@ -11,8 +11,8 @@ from typing import Any
 
 from aerogel.errors import StudyError, first_line, writing
 from aerogel.study.executors import Progress
+from aerogel.study.parts import ResourcesPart
 from aerogel.study.results import Done, Failed, Machine, Outcome
-from aerogel.study.spec import ResourcesPart
 from aerogel.study.trial import Scoring, Trial
 from aerogel.tasks import TaskData
 from aerogel.training.recovery import starts_tuned, tuned_folder
