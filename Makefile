@@ -14,7 +14,7 @@ DEPENDENT := tests/ecosystem tests/models tests/runtime/fused tests/structure te
 	tests/tasks/test_encode.py tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help study screenshots test newest lowest check sanitize neon wheels wheel bench format clean
+.PHONY: help study screenshots test newest lowest check docs sanitize neon wheels wheel bench format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -57,6 +57,13 @@ check: $(READY) sanitize  ## format, lint, types, imports, sanitizers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/docs-ready  ## build the documentation site in build/docs; warnings are errors
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -d build/doctrees -b html docs build/docs
+
+$(VENV)/docs-ready: $(READY)
+	$(PIP) install --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 sanitize: $(READY)  ## run the kernels and the checkpoint code on random and damaged matrices with sanitizers
 	$(BIN)/cmake -S . -B build/sanitize -DAEROGEL_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo

@@ -25,7 +25,7 @@ class WeightStatistics:
     """Statistics of one group of weights.
 
     `zeros`, `below_1e_3` and `below_1e_2` are shares of the group in [0, 1]; `kurtosis` is excess kurtosis
-    (0 for a normal distribution); `quantiles` are those of |w| at `QUANTILES`; `histogram` counts nonzero
+    (0 for a normal distribution); `quantiles` are those of `|w|` at `QUANTILES`; `histogram` counts nonzero
     weights in `BINS` equal bins over the report's `span`, with values outside in the outermost bins.
     """
 

@@ -21,7 +21,8 @@ from aerogel.errors import AerogelError, expect, first_line, unknown_name
 if TYPE_CHECKING:
     from aerogel.benchmark.subject import Checkpoint
 
-RUNTIMES = {"openvino": ("openvino",), "openvino-int8": ("openvino", "nncf")}  # the packages that each needs
+RUNTIMES = {"openvino": ("openvino",), "openvino-int8": ("openvino", "nncf")}
+"""Other runtimes that `bench` can measure, and the packages that each needs."""
 CALIBRATION = 64  # sequences
 ServedIn = Literal["torch", "aerogel", "openvino"]  # the runtimes in which structured pruning measures speed
 

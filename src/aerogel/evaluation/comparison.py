@@ -75,7 +75,7 @@ class Flips:
 
     @property
     def p(self) -> float:
-        """McNemar's p: the probability of a split into lost and gained at least as uneven, if both models are right
+        """McNemar's p, the probability of a split into lost and gained at least as uneven, if both models are right
         equally often (exact binomial test).
         """
         changed = self.lost + self.gained

@@ -53,6 +53,7 @@ from aerogel.models.quiet import quiet_transformers
 from aerogel.models.tokenizer import set_padding
 
 Architecture = Literal["encoder", "decoder", "encoder-decoder"]
+"""How a transformer reads and writes text."""
 HEADS: dict[str, dict[Architecture | None, tuple[Any, Mapping[str, str]]]] = {
     "classification": {None: (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)},
     "token-classification": {None: (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES)},

@@ -132,9 +132,11 @@ ZOO = {
         _hub("bart", "encoder-decoder", "139M", "facebook/bart-base"),
     )
 }
+"""The models of the zoo by name."""
 
 
 def offline_names() -> list[str]:
+    """The names in the zoo that need no Hugging Face hub."""
     return [name for name, entry in ZOO.items() if entry.offline]
 
 

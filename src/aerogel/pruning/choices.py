@@ -6,15 +6,23 @@ from aerogel import registry
 from aerogel.errors import PruningError, unknown_name
 
 Scope = Literal["layer", "row", "global"]
+"""Which weights compete: those of a matrix, of an output row, or all."""
 Allocation = Literal["uniform", "global", "mixed", "owl", "progression", "search"]
-RoundedValues = Literal["int8"]  # types of packed values that pruning on text and training can round to
+"""How the sparsity is distributed over the matrices."""
+RoundedValues = Literal["int8"]
+"""The types of packed values that pruning on text and training can round to."""
 
 UNSTRUCTURED = "unstructured"  # the pattern of zeros anywhere
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+"""All values of `Scope`."""
 ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
+"""All values of `Allocation`."""
 ROUNDED_VALUES: tuple[RoundedValues, ...] = get_args(RoundedValues)
-METHODS = tuple(registry.names("aerogel.pruning.methods"))  # methods of one-shot pruning
-SCORES = tuple(sorted([*METHODS, *registry.names("aerogel.pruning.scores")]))  # methods of pruning during training
+"""All values of `RoundedValues`."""
+METHODS = tuple(registry.names("aerogel.pruning.methods"))
+"""The names of the methods of one-shot pruning."""
+SCORES = tuple(sorted([*METHODS, *registry.names("aerogel.pruning.scores")]))
+"""The names of the methods of pruning during training."""
 
 
 def check_one_shot(name: str) -> str:

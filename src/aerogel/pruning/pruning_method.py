@@ -15,6 +15,7 @@ from aerogel.registry import entries
 
 Needs = Literal["nothing", "input_norms", "hessian", "gradients", "training"]
 ScoreState = dict[str, Tensor]
+"""The tensors of a score by name, saved with each checkpoint."""
 
 
 @dataclass(frozen=True)

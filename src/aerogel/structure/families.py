@@ -7,6 +7,7 @@ from typing import Literal
 from torch import nn
 
 Kind = Literal["attention", "cross_attention", "feed_forward"]
+"""The kinds of sub-layers that can lose structures."""
 
 
 @dataclass(frozen=True)

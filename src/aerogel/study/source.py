@@ -8,6 +8,7 @@ from typing import Any
 from aerogel.errors import StudyError, excerpt, first_line, unknown_name
 
 BUILT_IN = ("starter", "reports", "recovery")
+"""The names of the studies in the package."""
 STORE = "study.sqlite"
 MOST_BYTES, LONGEST_LINE = 100_000, 4000  # tomllib takes time that grows with the square of a dotted key
 

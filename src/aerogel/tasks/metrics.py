@@ -251,3 +251,4 @@ METRICS = {
         Metric("loss", loss, False, (0.0, math.inf), of_losses=True),
     )
 }
+"""The metrics by name."""

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-IGNORED = -100  # the label that cross-entropy ignores
+IGNORED = -100
+"""The label that cross-entropy ignores."""
 MASK_RATE = 0.15
 INFILL_RATE = 0.30
 MEAN_SPAN = 3.0

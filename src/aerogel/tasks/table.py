@@ -101,3 +101,4 @@ TASKS = {
         Task("python-reference", "language_modelling"),
     )
 }
+"""The tasks with a name."""
