@@ -43,6 +43,7 @@ suppress_warnings = ["config.cache"]
 
 default_role = "code"  # docstrings quote code with single backticks
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 autodoc_typehints_format = "short"

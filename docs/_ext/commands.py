@@ -1,5 +1,7 @@
 """The directive `commands`: the reference of the command line, from click."""
 
+from inspect import cleandoc
+
 import click
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -25,7 +27,11 @@ def description(name: str, command: click.Command, parent: click.Context) -> str
     """The section of one command, in Markdown."""
     context = click.Context(command, info_name=name, parent=parent)
     usage = f"aerogel {name} {' '.join(command.collect_usage_pieces(context))}"
-    parts = [f"## aerogel {name}", f"```text\n{usage}\n```", *map(paragraph, (command.help or "").split("\n\n"))]
+    parts = [
+        f"## aerogel {name}",
+        f"```text\n{usage}\n```",
+        *map(paragraph, cleandoc(command.help or "").split("\n\n")),
+    ]
     for option in command.get_params(context):
         if isinstance(option, click.Option) and (record := option.get_help_record(context)):
             terms, text = record

@@ -55,6 +55,13 @@ def origin(package: str, name: str) -> str:
     return package
 
 
+def keep_colons(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """napoleon would read what precedes a colon in the first line of a property as its type."""
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
     app.add_directive("public-names", PublicNames)
     return {"parallel_read_safe": True}
