@@ -58,12 +58,8 @@ check: $(READY) sanitize  ## format, lint, types, imports, sanitizers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-docs: $(VENV)/docs-ready  ## build the documentation site in build/docs; warnings are errors
+docs: $(READY)  ## build the documentation site in build/docs; warnings are errors
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -d build/doctrees -b html docs build/docs
-
-$(VENV)/docs-ready: $(READY)
-	$(PIP) install --constraint constraints.txt --editable '.[docs]'
-	touch $@
 
 sanitize: $(READY)  ## run the kernels and the checkpoint code on random and damaged matrices with sanitizers
 	$(BIN)/cmake -S . -B build/sanitize -DAEROGEL_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
@@ -121,5 +117,5 @@ clean:  ## remove the environment, builds and caches, keep runs
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt torch
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
