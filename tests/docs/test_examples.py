@@ -81,7 +81,7 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path, monkeypatch: pytest.
 def test_what_is_not_run_is_named(block: Block) -> None:
     assert block.reason in REASONS
     for program, *words in block.commands:
-        if program == "aerogel":
+        if program == "aerogel" and block.reason != "other program":  # which must be installed for its option
             name, *arguments = [word.replace("MODEL", "tiny-bert") for word in words]
             command = aerogel.commands[name]
             command.make_context(name, list(arguments))  # raises click.UsageError for an unknown option

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-import sys
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -17,20 +17,16 @@ PAGES = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob(
 
 
 @pytest.fixture
-def extension(monkeypatch: pytest.MonkeyPatch) -> object:
+def extension(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Imports a module of docs/_ext."""
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
-
-    def load(name: str) -> ModuleType:
-        for module in ("records", "plots"):
-            monkeypatch.delitem(sys.modules, module, raising=False)
-        return importlib.import_module(name)
-
-    return load
+    return importlib.import_module
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_is_whole_and_each_of_its_tables_is_on_a_page(name: str, extension) -> None:
+def test_a_record_is_whole_and_each_of_its_tables_is_on_a_page(
+    name: str, extension: Callable[[str], ModuleType]
+) -> None:
     record = extension("records").record(name)
     assert record.title
     assert record.protocol
@@ -43,7 +39,7 @@ def test_a_record_is_whole_and_each_of_its_tables_is_on_a_page(name: str, extens
     assert re.search(rf"^```{{protocol}} {name}$", PAGES, re.MULTILINE)
 
 
-def test_numbers_keep_the_digits_they_were_written_with(extension) -> None:
+def test_numbers_keep_the_digits_they_were_written_with(extension: Callable[[str], ModuleType]) -> None:
     records = extension("records")
     table = records.record("recovery").tables["minilm"]
     first = table.rows[0][table.column("validation: dense")]
@@ -53,7 +49,9 @@ def test_numbers_keep_the_digits_they_were_written_with(extension) -> None:
 
 
 @pytest.mark.parametrize(("name", "title"), [("int8-speed", "bert"), ("families", "speed")])
-def test_speed_ups_are_ratios_of_the_times_beside_them(name: str, title: str, extension) -> None:
+def test_speed_ups_are_ratios_of_the_times_beside_them(
+    name: str, title: str, extension: Callable[[str], ModuleType]
+) -> None:
     table = extension("records").record(name).tables[title]
     checked = 0
     for ratio in (place for place, column in enumerate(table.columns) if "speed-up" in column):
@@ -65,8 +63,7 @@ def test_speed_ups_are_ratios_of_the_times_beside_them(name: str, title: str, ex
     assert checked > len(table.rows)
 
 
-def test_charts_have_a_title_their_labels_and_the_colours_of_the_page(extension) -> None:
-    plots = extension("plots")
+def test_charts_have_a_title_their_labels_and_the_colours_of_the_page(extension: Callable[[str], ModuleType]) -> None:
     table = extension("records").Table(
         ["model", "sparsity [%]", "speed-up [×]"],
         [["one", 50, Decimal("1.50")], ["two", 90, None], ["three", 95, Decimal("4.0")]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ EXTENSIONS = Path(__file__).parents[2] / "docs" / "_ext"
 
 
 @pytest.fixture
-def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Builds a site of one page, and returns the exit code."""
 
     def run(page: str, *extensions: str) -> int:
@@ -30,7 +31,9 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_page_that_loads_from_the_network_fails(build, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_that_loads_from_the_network_fails(
+    build: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert build("# Page\n\n<a href='https://example.org'>a link is not loaded</a>", "offline") == 0
     assert build("# Page\n\n<script src='https://example.org/a.js'></script>", "offline") != 0
     assert "https://example.org/a.js" in capsys.readouterr().err
@@ -38,7 +41,7 @@ def test_a_page_that_loads_from_the_network_fails(build, capsys: pytest.CaptureF
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_public_name_without_documentation_fails(
-    build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    build: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     page = "# Page\n\n```{public-names} %s\n```"
