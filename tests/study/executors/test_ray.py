@@ -195,7 +195,7 @@ def test_a_lost_node_loses_no_trial_but_the_times_that_it_measured(
         handles = [place.submit(trial, None) for trial in trials]
         while not handles[0].progress:
             place.wait(timeout=1)
-        [two] = [node for node in cluster.worker_nodes if node.node_name == "two"]
+        [two] = cluster.worker_nodes
         cluster.remove_node(two, allow_graceful=False)
         while not all(handle.outcome for handle in handles):
             place.wait(timeout=1)
