@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from aerogel.errors import AerogelError
-from aerogel.files import cache_home, check_new, new_folder, write_text
+from aerogel.files import cache_home, check_new, new_folder, resumable_folder, unfinished_folder, write_text
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -190,3 +190,25 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     for unset in (lambda: monkeypatch.setenv("XDG_CACHE_HOME", ""), lambda: monkeypatch.delenv("XDG_CACHE_HOME")):
         unset()
         assert cache_home() == Path.home() / ".cache" / "aerogel"
+
+
+def test_a_resumable_folder_stays_until_it_is_finished(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+
+    def interrupted() -> None:
+        with resumable_folder(output) as (new, state):
+            (new / "shard").write_text("first")
+            (state / "progress").write_text("1")
+            with pytest.raises(AerogelError, match="output"), resumable_folder(output):
+                pass
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert not output.exists()
+    assert unfinished_folder(output).exists()
+    with resumable_folder(output) as (new, state):
+        assert (new / "shard").read_text() == "first"
+        assert (state / "progress").read_text() == "1"
+    assert (output / "shard").read_text() == "first"
+    assert sorted(tmp_path.iterdir()) == [output]

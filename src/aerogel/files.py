@@ -130,6 +130,7 @@ def resumable_folder(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]
                 raise AerogelError(f"{path} is being written by another process: wait, or choose another") from error
         with writing(path, remedy=": free some and rerun the command, which resumes"):
             yield work / "new", work / "state"
+            shutil.rmtree(work / "state")  # first, so that it never outlives the output that it is of
             _publish(work / "new", path)
         shutil.rmtree(work, ignore_errors=True)
     finally:

@@ -4,11 +4,12 @@ import math
 import os
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from aerogel.errors import ModelError
-from aerogel.models.checkpoint import stored_tensors
+from aerogel.errors import ModelError, first_line
+from aerogel.models.checkpoint import file_tensors, weight_files
 from aerogel.models.loading import checkpoint_class, explained, from_config, load_config
 from aerogel.models.location import local_folder, located
 from aerogel.models.quiet import quiet_transformers
@@ -41,11 +42,17 @@ def skeleton(name: str | os.PathLike[str]) -> PreTrainedModel:
 def float32_bytes(name: str | os.PathLike[str]) -> int | None:
     """The bytes of a model's tensors in float32, in which it is loaded.
 
-    `None` without local safetensors files, and for a model that `skeleton` refuses.
+    `None` without local safetensors files, and for a model that `skeleton` refuses. Raises `ModelError`, naming the
+    file that is missing or truncated.
     """
     folder = local_folder(name)
     if folder is None or hasattr(load_config(name, *located(name)), "quantization_config"):
         return None
+    count = 0
     with explained(name, str(folder)):
-        tensors = stored_tensors(folder)
-    return 4 * sum(math.prod(tensor.shape) for tensor in tensors.values()) or None
+        for file in weight_files(folder):
+            try:
+                count += sum(math.prod(tensor.shape) for tensor in file_tensors(file).values())
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{file} is not a whole safetensors file ({first_line(error)})") from error
+    return 4 * count or None

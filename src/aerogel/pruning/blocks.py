@@ -51,8 +51,8 @@ class BlockLoader:
         """Around the capture of the inputs of the first block, which runs it and what is before the blocks."""
         return nullcontext()
 
-    def first(self, states: Sequence[Tensor]) -> int:
-        """The first block to visit. The inputs of another than block 0 are copied to `states`."""
+    def first(self, names: Sequence[str], states: Sequence[Tensor]) -> int:
+        """The first of these blocks to visit. The inputs of another than block 0 are copied to `states`."""
         return 0
 
     def block(self, name: str, states: Sequence[Tensor], calls: Sequence[Call]) -> AbstractContextManager[None]:
@@ -85,7 +85,7 @@ def walk(
         for list_name, blocks in lists:
             with loader.inputs(blocks):
                 states, calls = capture(model, list_name, blocks, batches, ActivationStore(scratch, loader.in_memory))
-            first = loader.first(states)
+            first = loader.first([f"{list_name}.{index}" for index in range(len(blocks))], states)
             done += first
             for index, block in list(enumerate(blocks))[first:]:
                 name = f"{list_name}.{index}"

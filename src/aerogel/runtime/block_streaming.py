@@ -58,16 +58,16 @@ class StreamingLoader(BlockLoader):
         yield
         self.source.release(names)
 
-    def first(self, states: Sequence[Tensor]) -> int:
+    def first(self, names: Sequence[str], states: Sequence[Tensor]) -> int:
         if self.rounded and not self.by_weight:
             store = ActivationStore(str(self.scratch), self.in_memory)
             self.other_states = [store.keep(hidden) for hidden in states]
-        blocks = [shard.unit for shard in self.progress.shards if shard.unit != OUTSIDE]
-        if blocks and self._states_after(blocks[-1]).exists():
-            with safe_open(self._states_after(blocks[-1]), framework="pt", backend="pread") as content:
+        done = sum(name in self.progress.done for name in names)
+        if 0 < done < len(names):
+            with safe_open(self._states_after(names[done - 1]), framework="pt", backend="pread") as content:
                 for index, hidden in enumerate([*states, *self.other_states]):
                     hidden.copy_(content.get_tensor(str(index)))
-        return len(blocks)
+        return done
 
     @contextmanager
     def block(self, name: str, states: Sequence[Tensor], calls: Sequence[Call]) -> Iterator[None]:

@@ -36,6 +36,8 @@ from aerogel.runtime.values import HeadChoice, ValueChoice, check_head_values
 from aerogel.runtime.writing import Saved, ZeroCount
 
 IN_MEMORY_SHARE = 8  # activations stay in memory up to this part of what is free
+# copies of the largest matrix, and of the Hessian of its inputs, that methods and their statistics hold at once
+WORK_MATRICES, WORK_HESSIANS = 6, 6
 
 
 def prune_checkpoint(
@@ -185,9 +187,6 @@ def check_memory(plan: PrunePlan, tensors: TensorSource, batches: Sequence[Batch
         raise PruningError(
             f"pruning one block takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
         )
-
-
-WORK_MATRICES, WORK_HESSIANS = 6, 6
 
 
 def _digest(batches: Sequence[Batch]) -> str:
