@@ -3,7 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from statistics import fmean
 
 from aerogel.analysis.plot import heat_map, short
@@ -162,15 +163,17 @@ class Opening:
         return Chart.of("Score kept with and without recovery, %", _gain(gains), panels, ("recovered", "pruned only"))
 
     def pair(self, choice: Option) -> list[Variant]:
-        """A variant with recovery and the one without, with everything else as in the best."""
-        recoveries = [name for name in self.spec.recoveries if name != "none"]
-        if not recoveries or "none" not in self.spec.recoveries:
+        """A variant with recovery and one without, which differ in little else and are like the best."""
+        recovered = [variant for variant in self.spec.scored_variants if variant.recovery not in (None, "none")]
+        alone = [variant for variant in self.spec.scored_variants if variant.recovery == "none"]
+        if not recovered or not alone:
             return []
-        best, score = choice.variant, self.spec.recovery.score
-        method = best.method or (score if score in self.spec.methods else self.spec.methods[0])
-        recovery = recoveries[0] if best.recovery == "none" else best.recovery
-        recovered = replace(best, recovery=recovery, method=None if recovery == "gradual" else method)
-        return [recovered, replace(best, recovery="none", method=method)]
+
+        def likeness(one: Variant, other: Variant) -> tuple[int, bool, int, bool]:
+            best, method = choice.variant, one.method or self.spec.recovery.score
+            return _shared(one, other), other.method == method, _shared(one, best), one.recovery == best.recovery
+
+        return list(max(product(recovered, alone), key=lambda pair: likeness(*pair)))
 
     def _kept_by_sparsity(self, task: str, model: str, variant: Variant) -> dict[float, Point]:
         return {
@@ -220,3 +223,8 @@ def _kept(row: Scored) -> str:
 
 def _scaled(ends: tuple[float, float]) -> tuple[float, float]:
     return 100 * ends[0], 100 * ends[1]
+
+
+def _shared(one: Variant, other: Variant) -> int:
+    """How many of the values, the structure and the pattern are the same."""
+    return (one.values == other.values) + (one.structure == other.structure) + (one.pattern == other.pattern)
