@@ -57,7 +57,8 @@ def test_libraries_print_nothing() -> None:
     script += "['--tasks', 'python-reference']; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0
-    source, following = done.stderr.splitlines()
+    # on a slow machine there are lines of progress
+    source, following = [line for line in done.stderr.splitlines() if "so far" not in line]
     assert "python-reference" in source
     assert following.startswith("next: aerogel ")
 
