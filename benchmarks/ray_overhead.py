@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import median
 
 import click
-from ray.cluster_utils import Cluster
 from transformers import BertConfig, BertForMaskedLM
 
 import aerogel as ag
@@ -30,6 +29,8 @@ WINDOW = 20  # trials
 @click.command(help=__doc__.partition("\n")[0])
 @click.option("--trials", default=200, show_default=True)
 def main(trials: int) -> None:
+    from ray.cluster_utils import Cluster  # not at the top: each trial's process runs the script's imports again
+
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
     config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=64)
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # a short path, for Ray's sockets
