@@ -23,9 +23,10 @@ study: $(READY)  ## run the starter study and write runs/starter/report.html
 	$(BIN)/aerogel study starter
 
 STUDY ?= runs/starter
-screenshots: $(READY)  ## write the pictures of the report in docs from the report of STUDY
+screenshots: $(READY)  ## write the pictures in docs: of the report of STUDY, and the chart of the README
 	$(PIP) install --quiet playwright
 	$(BIN)/python tools/screenshots.py $(STUDY)
+	$(BIN)/python tools/readme_chart.py
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

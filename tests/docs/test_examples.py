@@ -20,9 +20,8 @@ from builders import sentences
 ROOT = Path(__file__).parents[2]
 TESTED_ELSEWHERE = ("fuse-a-family", "write-a-task-kind")  # with the tests of families and of kinds
 PAGES = [page for page in sorted(ROOT.glob("docs/*.md")) if page.stem not in TESTED_ELSEWHERE]
-if "```sh\n" in (ROOT / "README.md").read_text(encoding="utf-8"):
-    PAGES.append(ROOT / "README.md")
-REASONS = {"adapters", "build", "hub", "install", "long", "other program", "placeholders", "server"}
+PAGES.append(ROOT / "README.md")
+REASONS = {"adapters", "build", "device", "hub", "install", "long", "other program", "placeholders", "server"}
 BLOCK = re.compile(r"(?:<!-- not run: ([\w ]+) -->\n)?```(sh|python)\n(.*?)```", re.DOTALL)
 QUICK = {  # a command has an option at most twice, and the last counts
     "bench": ["--batch-size", "1", "--rounds", "1", "--sequence-length", "8", "--training-steps", "1"],
