@@ -1,4 +1,4 @@
-"""aerogel makes transformers sparse, and makes it count.
+"""aerogel prunes and quantizes transformers, restores their accuracy, and runs them faster on CPUs.
 
 Names are imported when they are first used, so that `import aerogel` is fast.
 """

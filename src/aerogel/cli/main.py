@@ -42,7 +42,7 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def aerogel(ctx: click.Context, debug: bool) -> None:
-    """Make transformers sparse, and make it count.
+    """Prune and quantize transformers, and run them faster on CPUs.
 
     \b
     The first minute: prune a model, then ask what it lost and what it gained.
