@@ -179,9 +179,7 @@ def test_a_killed_trial_is_a_failed_one_and_runs_again(tmp_path: Path) -> None:
     assert not Store.open(tmp_path).open_trials()
 
 
-@pytest.mark.parametrize(
-    ("how", "after"), [(signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGINT, 0), (signal.SIGTERM, 1)]
-)
+@pytest.mark.parametrize(("how", "after"), [(signal.SIGKILL, 2), (signal.SIGINT, 0), (signal.SIGTERM, 1)])
 def test_an_interrupt_loses_the_trial_under_way_and_nothing_else(
     tmp_path: Path, how: signal.Signals, after: int
 ) -> None:
@@ -246,7 +244,7 @@ def test_a_small_file_is_calibrated_on_whole_and_a_global_ranking_measured(tmp_p
     file = write_tsv(tmp_path / "moods.tsv", [*sentences(40)])
     changes = {"tasks": [str(file)], "methods": ["wanda"], "scope": "global", "sparsities": [0.5], "benchmark": TINY}
     store = run_study(small_spec(**ONE | changes), tmp_path / "out")
-    assert [type(outcome) for _, outcome in store.outcomes()] == [Done] * 3
+    assert [type(outcome) for _, outcome in store.outcomes()] == [Done] * 5  # with the dense model
 
 
 def test_what_is_missing_is_said_before_anything_runs(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_results_are_those_of_this_machine_to_the_bit(
     spec = small_spec(
         models=["model"],
         tasks=["moods.tsv"],
-        sparsities=[0, 0.5, 0.9],
+        sparsities=[0, 0.9],
         seeds=[0],
         recoveries=["none", "finetune"],
         sensitivity="moods.tsv",
@@ -112,7 +112,7 @@ def test_results_are_those_of_this_machine_to_the_bit(
     assert {other.machine.threads for trial, other in there if trial.runs_alone} == {2}
     assert all(other.result.dense.name == "model" for trial, other in there if trial.runs_alone)
     scores = [other.result for _, other in there if isinstance(other.result, ScoringResult)]
-    assert len(scores) == 6
+    assert len(scores) == 4
     assert len({score.dense_seconds for score in scores}) == 1  # trained once
     assert len([*(tmp_path / "home" / "tuned").glob("*.json")]) == 1  # and kept
     nodes = {other.machine.node for _, other in there}
@@ -133,10 +133,10 @@ def test_a_trial_whose_worker_is_killed_runs_again(executor: str, tmp_path: Path
             killed.append(workers[0].pid)
             workers[0].kill()
 
-    spec = small_spec(models=["tiny-gpt2"], sparsities=[0, 0.5], benchmark=None, resources={"cpus": 1})
+    spec = small_spec(models=["tiny-gpt2"], sparsities=[0, 0.5], seeds=[0], benchmark=None, resources={"cpus": 1})
     store = run_study(spec, tmp_path, watch=kill_one, executor=executor)
     assert killed
-    assert [type(outcome) for _, outcome in store.outcomes()] == [Done] * 9
+    assert {type(outcome) for _, outcome in store.outcomes()} == {Done}
 
 
 def test_a_killed_driver_ends_its_trials_and_resumes(executor: str, cluster: Cluster, tmp_path: Path) -> None:
