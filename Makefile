@@ -14,7 +14,7 @@ DEPENDENT := tests/ecosystem tests/models tests/runtime/fused tests/structure te
 	tests/tasks/test_encode.py tests/test_architectures.py tests/test_package.py tests/test_sweep.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help study screenshots test newest lowest check docs sanitize neon wheels wheel bench format clean
+.PHONY: help study screenshots test long newest lowest check docs sanitize neon wheels wheel bench format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -28,15 +28,18 @@ screenshots: $(READY)  ## write the pictures in docs: of the report of STUDY, an
 	$(BIN)/python tools/screenshots.py $(STUDY)
 	$(BIN)/python tools/readme_chart.py
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+test: $(READY)  ## run the tests but the longest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not long"
+
+long: $(READY)  ## run the longest tests: of killed clusters, and of what the starter study's models learn
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long
 
 newest: $(VENV)-newest  ## run the tests that depend on other libraries, with the newest versions
 lowest: $(VENV)-lowest  ## the same with the lowest allowed versions
 newest lowest:
 	$</bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet --no-deps .
 	$</bin/python tools/versions.py installed
-	$</bin/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(DEPENDENT) \
+	$</bin/python -m pytest --numprocesses 2 --dist worksteal -m "not slow and not long" $(DEPENDENT) \
 		--override-ini filterwarnings= --pythonwarnings error::aerogel.errors.AerogelWarning
 	$</bin/python tools/versions.py installed
 

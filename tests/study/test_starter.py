@@ -38,7 +38,7 @@ def test_it_has_what_the_two_reports_plotted() -> None:
     assert {("best", "none", None), (None, "gradual", "int8")} <= answers
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("model", SPEC.models)
 @pytest.mark.parametrize("task", SPEC.tasks)
 def test_dense_models_are_far_better_than_chance(model: str, task: str) -> None:

@@ -85,6 +85,7 @@ def timeless(outcome: Outcome) -> object:
     return replace(outcome.result, training=replace(outcome.result.training, seconds=0.0), dense_seconds=None)
 
 
+@pytest.mark.long
 def test_results_are_those_of_this_machine_to_the_bit(
     executor: str, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +121,7 @@ def test_results_are_those_of_this_machine_to_the_bit(
     assert all(f"<dd>{node}</dd>" in page for node in nodes)
 
 
+@pytest.mark.long
 def test_a_trial_whose_worker_is_killed_runs_again(executor: str, tmp_path: Path) -> None:
     killed: list[int] = []
 
@@ -139,6 +141,7 @@ def test_a_trial_whose_worker_is_killed_runs_again(executor: str, tmp_path: Path
     assert {type(outcome) for _, outcome in store.outcomes()} == {Done}
 
 
+@pytest.mark.long
 def test_a_killed_driver_ends_its_trials_and_resumes(executor: str, cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "spec.toml").write_text(SPEC)
     output = tmp_path / "out"
