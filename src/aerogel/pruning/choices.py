@@ -12,7 +12,8 @@ Allocation = Literal["uniform", "global", "mixed", "owl", "progression", "search
 RoundedValues = Literal["int8"]
 """The types of packed values that pruning on text and training can round to."""
 
-UNSTRUCTURED = "unstructured"  # the pattern of zeros anywhere
+UNSTRUCTURED = "unstructured"
+"""The pattern of zeros anywhere."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """All values of `Scope`."""
 ALLOCATIONS: tuple[Allocation, ...] = get_args(Allocation)
