@@ -207,9 +207,13 @@ def _gain(gains: dict[float, list[tuple[float, float]]]) -> str:
     means = {sparsity: tuple(map(fmean, zip(*pairs, strict=True))) for sparsity, pairs in gains.items()}
     best = max(means, key=lambda sparsity: means[sparsity][1] - means[sparsity][0])
     before, after = means[best]
+    mean = "on average " if len(gains[best]) > 1 else ""
+    if after - before < -100 * LITTLE:
+        return (
+            f"Recovery does not help: {mean}{before:.0f}% is kept without it, {after:.0f}% with it at {percent(best)}."
+        )
     if after - before < 100 * LITTLE:
         return f"Recovery gains less than {percent(LITTLE)} of the score at every sparsity."
-    mean = "on average " if len(gains[best]) > 1 else ""
     return f"Recovery helps most at {percent(best)}: {mean}{before:.0f}% is kept without it, {after:.0f}% with it."
 
 
