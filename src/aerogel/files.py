@@ -121,11 +121,12 @@ def resumable_folder(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]
     with writing(path):
         for folder in (work / "new", work / "state"):
             folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(work, os.O_RDONLY)
+    handle = None
     try:
-        with contextlib.suppress(OSError):  # network file systems can't lock folders
+        with contextlib.suppress(OSError):  # Windows and network file systems can't lock folders
+            handle = os.open(work, os.O_RDONLY)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(handle)
             except BlockingIOError as error:
                 raise AerogelError(f"{path} is being written by another process: wait, or choose another") from error
         with writing(path, remedy=": free some and rerun the command, which resumes"):
@@ -134,7 +135,8 @@ def resumable_folder(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]
             _publish(work / "new", path)
         shutil.rmtree(work, ignore_errors=True)
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
 def unfinished_folder(path: str | os.PathLike[str]) -> Path:

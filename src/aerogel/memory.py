@@ -1,11 +1,14 @@
 """The memory that this process may still use."""
 
 import ctypes
-import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+if sys.platform != "win32":
+    import resource
 
 PROCESS_GROUPS = Path("/proc/self/cgroup")
 MOUNT = Path("/sys/fs/cgroup")
@@ -17,11 +20,7 @@ def free_memory() -> int:
 
     The limits of a process are those of its address space and of its data (`ulimit -v`, `ulimit -d`).
     """
-    process = psutil.Process()
-    used = process.memory_info()
-    limits = {resource.RLIMIT_AS: used.vms, resource.RLIMIT_DATA: getattr(used, "data", 0)}
-    left = [resource.getrlimit(kind)[0] - taken for kind, taken in limits.items() if _is_limited(kind)]
-    return max(0, min(psutil.virtual_memory().available, *left, *_left_in_groups()))
+    return max(0, min(psutil.virtual_memory().available, *_left_to_process(), *_left_in_groups()))
 
 
 def return_freed_tensors() -> None:
@@ -30,12 +29,20 @@ def return_freed_tensors() -> None:
     glibc keeps blocks below 32 MB for later, and small objects among them keep them from being used for larger ones.
     Other C libraries are left as they are.
     """
+    if sys.platform == "win32":
+        return
     if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
         set_option(MMAP_THRESHOLD, LEAST_MAPPED)
 
 
-def _is_limited(kind: int) -> bool:
-    return resource.getrlimit(kind)[0] != resource.RLIM_INFINITY
+def _left_to_process() -> Iterator[int]:
+    """The bytes that each limit of this process leaves."""
+    if sys.platform != "win32":
+        used = psutil.Process().memory_info()
+        for kind, taken in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", 0))):
+            limit = resource.getrlimit(kind)[0]
+            if limit != resource.RLIM_INFINITY:
+                yield limit - taken
 
 
 def _left_in_groups() -> Iterator[int]:

@@ -1,6 +1,6 @@
 """From a specification to its trials."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from aerogel.benchmark import BenchConfig
 from aerogel.models.location import folder_files
@@ -59,10 +59,7 @@ def _scored(spec: StudySpec, seed: int) -> list[tuple[Recovery, ValueChoice | No
     dense = [(Recovery(None, finetune_first=True, epochs=0.0), None)] if spec.variants else []
     settings = [
         (_recovery(spec, part, sparsity, structure, seed), values)
-        for part in spec.parts
-        for sparsity in spec.part_sparsities(part)
-        for structure in _structures(part, sparsity, seed)
-        for values in _values(part, sparsity)
+        for part, sparsity, structure, values in _combinations(spec, seed)
     ]
     return list(dict.fromkeys([*dense, *settings]))
 
@@ -78,12 +75,20 @@ def _measured(
             values,
             structure,
         )
-        for part in spec.parts
-        for sparsity in spec.part_sparsities(part)
-        for structure in _structures(part, sparsity, seed)
-        for values in _values(part, sparsity)
+        for part, sparsity, structure, values in _combinations(spec, seed)
     ]
     return list(dict.fromkeys([*dense, *settings]))
+
+
+def _combinations(
+    spec: StudySpec, seed: int
+) -> Iterator[tuple[VariantPart, float, StructureConfig | None, ValueChoice | None]]:
+    """Each variant at each of its sparsities, with the structure and the values that it has there."""
+    for part in spec.parts:
+        for sparsity in spec.part_sparsities(part):
+            for structure in _structures(part, sparsity, seed):
+                for values in _values(part, sparsity):
+                    yield part, sparsity, structure, values
 
 
 def _recovery(
