@@ -23,7 +23,7 @@ from aerogel.models import Head, load_model
 from aerogel.runtime import kernel
 from aerogel.runtime.fused.block import FusedBlock
 from aerogel.runtime.layers import sparse_layers
-from aerogel.runtime.writing import unpack
+from aerogel.runtime.unpacking import unpack
 from aerogel.structure import read_plan, removed, shrink, sublayers
 from structured import CLASSES, GENERATING, build, difference, random_kept
 from tiny import outputs, tiny_inputs

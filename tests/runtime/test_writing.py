@@ -10,7 +10,8 @@ from aerogel.models import Provenance, load, load_model, prunable_weights
 from aerogel.models.int8 import round_to_grid
 from aerogel.pruning import prune
 from aerogel.runtime.layers import sparse_layers
-from aerogel.runtime.writing import save_pruned, unpack
+from aerogel.runtime.unpacking import unpack
+from aerogel.runtime.writing import save_pruned
 
 
 @pytest.mark.parametrize("sparsity", [0.2, 0.8])

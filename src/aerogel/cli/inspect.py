@@ -60,17 +60,21 @@ def inspect(
     if text:
         check_task(text, data)
     with progress_bar():
+        import torch
+
         from aerogel.analysis import inspect as inspect_model
         from aerogel.analysis.plot import distribution, heat_map, kept_structures, layers
         from aerogel.analysis.weights import COLUMNS
-        from aerogel.models import load_model, load_tokenizer, to_device
+        from aerogel.models import load_model, load_tokenizer, stored_dtypes, to_device
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.pruning.sensitivity import sensitivity
         from aerogel.runtime.conversion import packed_types
         from aerogel.structure import removed
         from aerogel.tasks import load_task
 
-        loaded = load_model(model)
+        stored = stored_dtypes(model)
+        # weights in the dtype of the files stay in them until they are read, also those of a model larger than memory
+        loaded = load_model(model, dtype=torch.float32 if text or stored.others else stored.main)
         report = inspect_model(loaded, model, ("blocks", *include))
         packed, structure, parts = packed_types(loaded), removed(loaded), None
         if text:

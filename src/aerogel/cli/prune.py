@@ -185,7 +185,7 @@ def unpack(folder: Path, output: Path) -> None:
     files.check_new(output)
     check_path(str(folder))
     with progress_bar():
-        from aerogel.runtime.writing import unpack as write_unpacked
+        from aerogel.runtime.unpacking import unpack as write_unpacked
 
         unpacked = write_unpacked(str(folder), output)
     if unpacked.dequantized:

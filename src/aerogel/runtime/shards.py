@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class ShardWriter:
 
     def path(self, unit: str) -> Path:
         units = list(self.source.keys)
-        return self.folder / f"model-{units.index(unit) + 1:05}-of-{len(units):05}.safetensors"
+        return self.folder / shard_name(units.index(unit), len(units))
 
     def write(self, unit: str, weights: Collection[PrunableWeight]) -> Shard:
         """Writes a unit and counts the zeros of those of these weights that are in it."""
@@ -88,16 +88,8 @@ class ShardWriter:
 
     def finish(self, head_values: HeadChoice | None) -> bool:
         """Writes the index and the configuration, and returns whether some weights are packed."""
-        model, total, is_packed = self.source.model, 0, False
-        weight_map: dict[str, str] = {}
-        for unit in self.source.keys:
-            shard = self.path(unit)
-            tensors = file_tensors(shard)
-            weight_map |= dict.fromkeys(tensors, shard.name)
-            total += shard.stat().st_size
-            is_packed |= any(tensor.dtype == "U8" and len(tensor.shape) == 1 for tensor in tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        files.write_text(self.folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+        model = self.source.model
+        is_packed = write_index(self.folder, map(self.path, self.source.keys))
         model.config.architectures = [type(model).__name__]
         model.config.dtype = self.source.dtypes.main
         if is_packed:
@@ -108,6 +100,25 @@ class ShardWriter:
         if is_packed:
             add_hint(self.folder)
         return is_packed
+
+
+def shard_name(index: int, count: int) -> str:
+    """The name of a file of weights, one of `count`, as transformers has it; `index` counts from 0."""
+    return "model.safetensors" if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
+
+
+def write_index(folder: Path, shards: Iterable[Path]) -> bool:
+    """Writes the index of a checkpoint's files, and returns whether some weights are packed."""
+    weight_map: dict[str, str] = {}
+    total, is_packed = 0, False
+    for shard in shards:
+        tensors = file_tensors(shard)
+        weight_map |= dict.fromkeys(tensors, shard.name)
+        total += shard.stat().st_size
+        is_packed |= any(tensor.dtype == "U8" and len(tensor.shape) == 1 for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    files.write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+    return is_packed
 
 
 @dataclass

@@ -1,15 +1,14 @@
-"""Writing models that were changed: pruned ones packed, packed ones as dense checkpoints."""
+"""Writes pruned models packed."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aerogel import models
 from aerogel.errors import ModelError
-from aerogel.runtime.conversion import LEAST_SPARSITY, compress, decompress
+from aerogel.runtime.conversion import LEAST_SPARSITY, compress
 from aerogel.runtime.layers import sparse_layers
 from aerogel.runtime.values import VALUE_TYPES, HeadChoice, ValueChoice
 
@@ -42,16 +41,6 @@ class Saved:
     zeros: ZeroCount
     dtype: str
     is_packed: bool
-    left_out: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Unpacked:
-    """What was written: the number of layers whose weights were `dequantized`, and the files of the source that were
-    `left_out`, see `aerogel.models.save`.
-    """
-
-    dequantized: int
     left_out: Sequence[str]
 
 
@@ -113,18 +102,3 @@ def pack(
     tokenizer = models.load_tokenizer(source) if models.has_tokenizer(source) else None
     provenance = models.Provenance()
     return save_pruned(model, tokenizer, output, source, provenance, pack=True, values=values, head_values=head_values)
-
-
-def unpack(folder: str, output: str | os.PathLike[str]) -> Unpacked:
-    """Writes a packed checkpoint as a dense one: bit for bit, or of int8 values the integers times their scales.
-
-    Raises `ModelError` for a folder that is not a packed checkpoint.
-    """
-    stored = models.stored_dtypes(folder)
-    model = models.load_model(folder, dtype=torch.float32 if stored.others else stored.main)
-    layers = [layer for _, layer in sparse_layers(model)]
-    if not layers:
-        raise ModelError(f"{folder} is not a packed checkpoint; nothing to unpack")
-    dequantized = sum(layer.scales is not None for layer in layers)
-    stored.apply(decompress(model))
-    return Unpacked(dequantized, models.save(model, None, output, folder))
