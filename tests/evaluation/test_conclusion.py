@@ -42,7 +42,8 @@ def test_other_metrics_get_no_verdict_about_noise() -> None:
 
 
 def test_only_classifiers_can_be_below_chance() -> None:
-    assert below_chance(accuracy(0.51)) is None
+    assert below_chance(accuracy(0.65)) is None
+    assert "little above" in (below_chance(accuracy(0.57)) or "")
     assert "0.5000" in (below_chance(accuracy(0.5)) or "")
     assert "0.4000" in (below_chance(accuracy(0.4)) or "")
     assert below_chance(Score("text", {"perplexity": 9.0}, {"tokens": 10})) is None

@@ -43,6 +43,12 @@ def test_groups_of_a_calibrated_method_are_pruned_at_once(settings: dict, prunin
     assert GradualPruning.of(**settings).schedule_for(100).prunings == prunings
 
 
+def test_short_trainings_prune_less_often_with_calibration_text() -> None:
+    counts = {steps: GradualPruning.of(sparsity=0.9).schedule_for(steps).prunings for steps in (1, 15, 16, 39, 40, 400)}
+    assert counts == {1: 1, 15: 1, 16: 2, 39: 4, 40: 5, 400: 5}
+    assert GradualPruning.of(sparsity=0.9, score="movement").schedule_for(16).prunings == PRUNINGS
+
+
 def test_allocations_that_contradict_groups_are_refused() -> None:
     for score in ("best", "movement"):
         with pytest.raises(PruningError, match=r"2:4.*owl"):

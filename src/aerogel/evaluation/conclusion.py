@@ -16,6 +16,7 @@ TERMS = {
     "mcnemar_p": "probability of so uneven a split into lost and gained if both models are right equally often",
 }
 """The numbers of an evaluation beside the metrics of the task."""
+LITTLE = 0.2  # of the way from the most frequent class to no errors
 
 
 def meaning(name: str) -> str | None:
@@ -29,14 +30,19 @@ def meaning(name: str) -> str | None:
 
 
 def below_chance(score: Score) -> str | None:
-    """A sentence on a classifier that is not better than the most frequent class, `None` for any other model.
+    """A sentence on a classifier that is not better than the most frequent class, or little; `None` for other models.
 
     >>> below_chance(Score("mood", {"accuracy": 0.5}, {"examples": 10}, {"majority": 0.6}))
     'accuracy 0.5000 is not above 0.6000, that of always predicting the most frequent class: mood is not learned'
     """
     accuracy, majority = score.metrics.get("accuracy"), score.baselines.get("majority")
-    if accuracy is None or majority is None or accuracy > majority:
+    if accuracy is None or majority is None or accuracy > majority + LITTLE * (1 - majority):
         return None
+    if accuracy > majority:
+        return (
+            f"accuracy {accuracy:.4f} is little above {majority:.4f}, that of always predicting the most frequent class: "
+            "train longer, or with another learning rate"
+        )
     return (
         f"accuracy {accuracy:.4f} is not above {majority:.4f}, that of always predicting the most frequent class: "
         f"{score.task} is not learned"

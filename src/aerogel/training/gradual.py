@@ -13,6 +13,10 @@ from aerogel.models.prunable import error_context
 from aerogel.pruning import Pattern, PruneConfig, method
 from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule, ScheduleName
 
+# Optimizer steps for each pruning with calibration text. Such a pruning takes as long as several steps, and with few steps
+# between them one gives as good a model as five: docs/design/recovery.md.
+APART = 8
+
 
 @dataclass(frozen=True)
 class GradualPruning:
@@ -23,7 +27,8 @@ class GradualPruning:
             text (method "best", swaps, a searched allocation, ...) prunes the whole model again at each step, and may
             bring weights back. Any other ranks the weights that are left, and what it prunes stays pruned; without a
             scope and an allocation it ranks the weights of all matrices together, as scope "global".
-        schedule: "gradual" in five steps or "constant" in one, see `aerogel.training.schedule`.
+        schedule: "gradual" in five steps or "constant" in one, see `aerogel.training.schedule`. In fewer than 40
+            optimizer steps a calibrated configuration prunes less often than five times, once for each 8 steps.
 
     Raises `PruningError` for an unknown schedule, a missing sparsity, a sparsity or allocation that contradicts the
     pattern, and for swaps, reconstruction or a searched allocation with a method that ranks by gradients.
@@ -90,9 +95,11 @@ class GradualPruning:
 
     def schedule_for(self, steps: int) -> Schedule:
         """The schedule over a training of `steps` optimizer steps. Raises `PruningError` for too few steps."""
+        calibrated = self.pruning.needs_calibration
         # a calibrated method has no mask on the way to N:M groups
-        at_once = self.schedule == "constant" or (self.pruning.needs_calibration and self.pattern.group)
-        return Schedule(steps, self.sparsity, 1 if at_once else PRUNINGS)
+        if self.schedule == "constant" or (calibrated and self.pattern.group):
+            return Schedule(steps, self.sparsity, 1)
+        return Schedule(steps, self.sparsity, min(PRUNINGS, max(1, steps // APART)) if calibrated else PRUNINGS)
 
     def weights(self, model: nn.Module) -> list[PrunableWeight]:
         """The weights to prune. Raises `PruningError` or `ModelError` where pattern or names do not fit the model."""
