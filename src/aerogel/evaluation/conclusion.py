@@ -40,8 +40,8 @@ def below_chance(score: Score) -> str | None:
         return None
     if accuracy > majority:
         return (
-            f"accuracy {accuracy:.4f} is little above {majority:.4f}, that of always predicting the most frequent class: "
-            "train longer, or with another learning rate"
+            f"accuracy {accuracy:.4f} is little above {majority:.4f}, that of always predicting the most frequent "
+            "class: train longer, or with another learning rate"
         )
     return (
         f"accuracy {accuracy:.4f} is not above {majority:.4f}, that of always predicting the most frequent class: "
