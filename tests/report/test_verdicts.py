@@ -93,7 +93,7 @@ def test_everything_up_to_the_highest_keeps_to_the_limit(findings: Findings, val
     [
         (scored(0, 0.0, metric="matthews"), "Matthews"),
         (scored(0, math.nan), "accuracy"),
-        (scored(0, 0.8, one_answer=1), "one prediction"),
+        (scored(0, 0.8, one_answer=1), "same prediction"),
         (scored(0, 0.5, majority=0.53), "0.530"),
         (scored(0, 0.53, majority=0.53), "0.530"),
     ],

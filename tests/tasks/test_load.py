@@ -215,7 +215,7 @@ def test_one_split_is_whole_until_it_is_divided(tmp_path: Path, split: Any) -> N
     data = load_task("sst2", tmp_path)
     for either in ("train", "validation"):
         assert data.split(either).texts == [(text,) for text, _ in rows]
-    assert data.source.startswith(f"{tmp_path / 'sst2'} (all of it")
+    assert data.source.startswith(f"{tmp_path / 'sst2'} (all rows")
     divided = data.divided()
     assert 0 < len(divided.split("validation")) < len(divided.split("train"))
     assert len(divided.split("validation")) + len(divided.split("train")) == 100

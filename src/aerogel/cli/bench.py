@@ -19,8 +19,8 @@ from aerogel.models.zoo import check_path
 @click.argument("models", nargs=-1, required=True)
 @click.option("--batch-size", default=128, show_default=True, type=options.SIZE)
 @click.option("--sequence-length", default=64, show_default=True, type=options.SIZE,
-              help="Tokens of a text, or frames of a waveform, most often 20 ms each. Images and spectrograms have the "
-                   "model's own size.")  # fmt: skip
+              help="Tokens of a text, or frames of a waveform, usually 20 ms each. Images and spectrograms have the "
+                   "size that the model expects.")  # fmt: skip
 @click.option("--rounds", default=7, show_default=True, type=options.SIZE, help="Timed batches of inference.")
 @click.option("--training-steps", default=3, show_default=True, type=options.SIZE)
 @click.option("--threads", type=options.THREADS, help="Threads of each model [default: PyTorch's].")
@@ -30,9 +30,9 @@ from aerogel.models.zoo import check_path
 def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **settings: Any) -> None:
     """Measure time and memory of MODELS.
 
-    Each runs in a fresh process, in interleaved rounds. A pruned model is measured dense and compressed. OpenVINO
-    chooses bfloat16 where the processor has it; in openvino-int8, NNCF quantizes the model on random tokens: for
-    its accuracy, quantize on real text.
+    Each model runs in a fresh process, in interleaved rounds. A pruned model is measured dense and compressed.
+    OpenVINO uses bfloat16 if the processor has it. For openvino-int8, NNCF quantizes the model on random tokens,
+    which is enough to measure its speed but not its accuracy.
     """
     for model in models:
         check_path(model)
@@ -69,6 +69,6 @@ def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **
         note_next("prune", models[0], "--sparsity", "0.9", "--output", "sparse")
     if has_amx():
         note(
-            "this processor has AMX, with which dense models in bfloat16 or int8 are much faster than with AVX-512 in "
-            f"other runtimes; aerogel's kernels do not use it: compare with --beside {' and '.join(RUNTIMES)}"
+            "this processor has AMX, which makes dense models in bfloat16 or int8 much faster than AVX-512 in other "
+            f"runtimes; aerogel does not use it: compare with --beside {' and '.join(RUNTIMES)}"
         )

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     )
 )
 @click.argument("model")
-@options.task("--tasks", "--task", "tasks", help=f"Separated by commas, each {options.TASK}.")
-@click.option("--harness", metavar="TASKS", help="Tasks of lm-evaluation-harness, or their YAML files, instead.")
+@options.task("--tasks", "--task", "tasks", help=f"Tasks, separated by commas; each is {options.TASK}.")
+@click.option(
+    "--harness", metavar="TASKS", help="Instead of --tasks: tasks of lm-evaluation-harness, or their YAML files."
+)
 @options.data
 @options.columns
 @click.option("--reference", metavar="MODEL", help="Dense model to compare with: KL, agreement and flips.")
@@ -97,7 +99,7 @@ def evaluate(
 
 
 def _print_meaning(results: Evaluation) -> None:
-    """What the numbers are, and a closing sentence for each task."""
+    """Explains the terms, and prints a conclusion for each task."""
     from aerogel.evaluation import below_chance, conclusion, meaning
 
     terms = {name: meaning(name) for evaluation in results.values() for name in evaluation}

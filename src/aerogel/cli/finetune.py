@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--epochs",
     type=options.EPOCHS,
-    help=f"Of training [default: {TUNING_EPOCHS:g}, or {RECOVERY_EPOCHS:g} with --sparsity].",
+    help=f"Epochs of training [default: {TUNING_EPOCHS:g}, or {RECOVERY_EPOCHS:g} with --sparsity].",
 )
 @click.option("--learning-rate", default=5e-5, show_default=True, type=options.LEARNING_RATE)
 @click.option("--batch-size", default=32, show_default=True, type=options.SIZE)
@@ -50,11 +50,13 @@ if TYPE_CHECKING:
 @click.option(
     "--sparsity", type=options.SPARSITY, help="Prune during training: the share of zeros at the end, in [0, 1)."
 )
-@click.option("--schedule", type=click.Choice(SCHEDULES), help="Prune in five steps [default], or at once.")
+@click.option(
+    "--schedule", type=click.Choice(SCHEDULES), help="gradual: prune in five steps [default]. constant: prune once."
+)
 @click.option(
     "--score",
     type=click.Choice(SCORES),
-    help="The method that chooses the weights to remove; best [default] looks at the training text.",
+    help="Method that chooses the weights to remove; best [default] is calibrated on the training text.",
 )
 @click.option(
     "--pattern", help=f"unstructured [default], N:M or block:RxC; {INT8_PATTERN} is the fastest with --values int8."
@@ -62,8 +64,8 @@ if TYPE_CHECKING:
 @click.option(
     "--teacher",
     metavar="self|MODEL",
-    help="Learn from this model; self: from MODEL itself, fine-tuned on the task first (or found in the cache) if its "
-    "data has labels.",
+    help="Distil from this model. self: from MODEL itself, first fine-tuned on the task if the data has labels (and "
+    "cached).",
 )
 @click.option(
     "--values",
@@ -77,7 +79,7 @@ if TYPE_CHECKING:
 @click.option("--precision", type=click.Choice(PRECISIONS), help="[default: bfloat16 on a GPU that has it]")
 @options.seed
 @options.device
-@click.option("--no-pack", is_flag=True, help="Save zeros like other weights.")
+@click.option("--no-pack", is_flag=True, help="Save an ordinary dense checkpoint with zeros.")
 def finetune(
     model: str,
     *,
@@ -101,13 +103,13 @@ def finetune(
 ) -> None:
     """Fine-tune MODEL on a task, or prune it while it trains.
 
-    The zeros of a pruned model stay zeros. With --structure it first loses heads and neurons, with --sparsity it
-    is pruned while it trains, and with --values trained for int8; then it is saved packed. Run an interrupted
-    command again to resume it.
+    The zeros of a pruned model are kept. --structure first removes heads and neurons, --sparsity prunes during
+    training, and --values trains for int8. With the last two, the model is saved packed. Run an interrupted command
+    again to resume it.
     """
     check_head_values(head_values, values)
     if head_values and no_pack:
-        raise click.UsageError("--head-values rounds a packed model: leave out --no-pack")
+        raise click.UsageError("--head-values needs packed weights: leave out --no-pack")
     removal, sparsity = structured.config(sparsity, settings["seed"])
     files.check_new(output)
     for name in filter(None, (model, teacher)):
@@ -122,7 +124,7 @@ def finetune(
         from aerogel.runtime.writing import save_pruned
 
         if head_values and (kind := task_data.task.head.kind) != "language-modelling":
-            raise click.UsageError(f"--head-values needs a language-model head, and task {task} has one of {kind}")
+            raise click.UsageError(f"--head-values needs a language-model head, and task {task} has a head for {kind}")
         pruning: dict[str, Any] = {"sparsity": sparsity, "schedule": schedule, "score": score, "pattern": pattern}
         pruning = {name: value for name, value in pruning.items() if value is not None}
         config = training.TrainingConfig(**settings)

@@ -26,7 +26,7 @@ from aerogel.tasks import check_task
     "--sensitivity",
     "text",
     metavar="NAME|FILE",
-    help="Prune each layer and kind of matrix alone, and compare predictions on this text.",
+    help="Prune each layer, and each kind of matrix, on its own, and compare the predictions on this text.",
 )
 @click.option(
     "--method", default="magnitude", show_default=True, type=options.METHOD, help="Pruning method of --sensitivity."
@@ -49,11 +49,11 @@ def inspect(
 ) -> None:
     """Show the weight distribution and zeros of MODEL.
 
-    By layer and by kind of matrix. Of a packed model also the types of its values; weights in int8 are shown as
-    integers times their scales. Of a model that has lost heads and neurons also how many each layer has kept.
+    By layer and by kind of matrix. For a packed model it also shows the types of the values; int8 weights are
+    dequantized. For a model that has lost heads or neurons it also shows how many each layer keeps.
     """
     if device and not text:
-        raise click.UsageError("--device needs --sensitivity, which computes on it")
+        raise click.UsageError("--device needs --sensitivity: nothing else computes on it")
     if output:
         files.check_new(output)
     check_path(model)

@@ -45,14 +45,14 @@ def aerogel(ctx: click.Context, debug: bool) -> None:
     """Prune and quantize transformers, and run them faster on CPUs.
 
     \b
-    The first minute: prune a model, then ask what it lost and what it gained.
+    Prune a model, then measure what it lost and what it gained:
       aerogel prune tiny-gpt2 --sparsity 0.5 --method best \\
           --calibration python-reference --output sparse
       aerogel evaluate sparse --tasks python-reference --reference tiny-gpt2
       aerogel bench tiny-gpt2 sparse
 
-    MODEL is a zoo name (see `aerogel models`), a local folder, or a Hugging Face hub id. Each command shows examples
-    with --help.
+    MODEL is a zoo name (see `aerogel models`), a local folder, or a Hugging Face hub id. --help of a command shows
+    examples.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -97,7 +97,7 @@ def _sentence(error: Exception) -> str:
         text = " ".join(str(error).split("\n"))
         return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)  # of a file's name
     if isinstance(error, UnicodeEncodeError):  # only a caller in Python can pass such a string
-        return f"{ascii(error.object)[:80]} is not text that a file name can have ({error.reason})"
+        return f"{ascii(error.object)[:80]} can't be part of a file name ({error.reason})"
     name, text = type(error).__name__, first_line(error)
     text = text if text.startswith(name) else f"{name}: {text}"
     if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:

@@ -1,4 +1,4 @@
-"""What commands that write models say of the result."""
+"""Notes that commands print about the models that they write."""
 
 from __future__ import annotations
 
@@ -47,11 +47,9 @@ def note_saved(saved: Saved, model: str, output: Path, packs: bool, values: str 
     if rounded:
         note(f"packed weights are saved in {values}")
     if saved.dtype != "float32":
-        note(f"{'other ' if rounded else ''}weights are saved in {saved.dtype}, as {model} has them")
+        note(f"{'other ' if rounded else ''}weights are saved in {saved.dtype}, the type of {model}")
     if packs and not saved.is_packed:
-        note(
-            f"saved dense: no layer that can be packed has at least {LEAST_SPARSITY:.0%} zeros, where packing pays off"
-        )
+        note(f"saved dense: no layer that can be packed has at least {LEAST_SPARSITY:.0%} zeros")
     note_written(saved.left_out, model, output)
 
 

@@ -98,7 +98,7 @@ def _device(text: str) -> str:
 def _columns(text: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in text.split(",")]
     if wrong := [role + equals for role, equals, column in pairs if not (role and column)]:
-        raise DataError(f"columns {text!r}: expected ROLE=NAME after each comma, found {wrong[0]!r}")
+        raise DataError(f"columns {text!r}: expected pairs ROLE=NAME separated by commas, found {wrong[0]!r}")
     return {role.strip(): column.strip() for role, _, column in pairs}
 
 
@@ -126,9 +126,9 @@ class Structured:
                 raise click.UsageError(f"--{option} needs --structure")
             return None, sparsity
         if self.runtime and "speedup" not in given:
-            raise click.UsageError("--runtime is where a --speedup is measured: give one, or leave it out")
+            raise click.UsageError("--runtime needs --speedup, which is measured in it")
         if len(given) > 1:
-            raise click.UsageError(f"--{' and --'.join(given)} contradict each other: give one of them")
+            raise click.UsageError(f"--{' and --'.join(given)} exclude each other: choose one")
         if not given and sparsity is None:
             raise click.UsageError("--structure needs a target: --speedup, --parameters, --size or --sparsity")
         config = StructureConfig(**(given or {"sparsity": sparsity}), uniform=self.uniform, seed=seed)
@@ -163,19 +163,32 @@ _STRUCTURE = (
     click.option(
         "--structure",
         is_flag=True,
-        help="Remove attention heads, feed-forward neurons and whole sub-layers; with --sparsity and another target, "
-        "then prune what is left.",
+        help="Remove attention heads, feed-forward neurons and whole sub-layers. --sparsity is the share to remove, or "
+        "with another target the zeros among the weights that are left.",
     ),
-    click.option("--speedup", type=_Positive(1e6), help="Measured on this machine: 2 for twice as fast."),
-    click.option("--parameters", type=_Read("number", lambda text: int(float(text))), help="At most this number."),
-    click.option("--size", type=_Read("bytes", read_bytes), help="Bytes of the weights at most, such as 40MB."),
     click.option(
-        "--uniform", is_flag=True, help="Remove the same in every layer, so that the model loads without aerogel."
+        "--speedup", type=_Positive(1e6), help="Target of --structure: 2 for twice as fast, measured on this machine."
+    ),
+    click.option(
+        "--parameters",
+        type=_Read("number", lambda text: int(float(text))),
+        help="Target of --structure: at most this many parameters.",
+    ),
+    click.option(
+        "--size",
+        type=_Read("bytes", read_bytes),
+        help="Target of --structure: weights of at most this size, such as 40MB.",
+    ),
+    click.option(
+        "--uniform",
+        is_flag=True,
+        help="Remove the same number in every layer, so that the model loads without aerogel.",
     ),
     click.option(
         "--runtime",
         type=click.Choice(get_args(ServedIn)),
-        help="Where the speed-up is measured, batch 16 of 64 tokens [default: aerogel for packed models, else torch].",
+        help="Runtime in which --speedup is measured, on batches of 16 x 64 tokens [default: aerogel if the model is "
+        "packed, else torch].",
     ),
 )
 
@@ -186,23 +199,25 @@ data = click.option(
 columns = click.option(
     "--columns",
     type=_Read("text", _columns),
-    help="Columns of your own data whose names are not usual, for example text=review,label=stars.",
+    help="Columns of your own data that are not found by their names, for example text=review,label=stars.",
 )
 max_length = click.option(
-    "--max-length", default=128, show_default=True, type=click.IntRange(8, bounds.SIZE), help="Tokens of a sentence."
+    "--max-length", default=128, show_default=True, type=click.IntRange(8, bounds.SIZE), help="Most tokens of an input."
 )
-limit = click.option("--limit", type=COUNT, help="Number of examples or windows to use, from the start.")
+limit = click.option(
+    "--limit", type=COUNT, help="Use only the first LIMIT examples or windows of text.", metavar="LIMIT"
+)
 output = click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new model.")
 values = click.option(
     "--values",
     type=click.Choice(VALUE_CHOICES),
-    help=f"Round the packed weights. int8 runs fastest, with --pattern {INT8_PATTERN}: {INT8_SPEED} "
-    "[default: as they are].",
+    help=f"Round the packed weights to this type. int8 with --pattern {INT8_PATTERN} is the fastest: {INT8_SPEED} "
+    "[default: not rounded].",
 )
 head_values = click.option(
     "--head-values",
     type=click.Choice(HEAD_CHOICES),
-    help="Compute the language-model head in int8 too, with --values int8: less time for each generated token.",
+    help="Also compute the language-model head in int8, for faster generation; needs --values int8.",
 )
 device = click.option(
     "--device",

@@ -55,7 +55,7 @@ def note(text: str) -> None:
 
 
 def note_columns(data: TaskData) -> None:
-    """Say how a user's own data is read."""
+    """Print how a user's own data is read."""
     if data.description:
         note(f"{data.task.name}: {data.description}")
 
@@ -67,7 +67,7 @@ def print_json(value: Any) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> None:
     """Print a table. The first `text_columns` columns are text, the others numbers.
 
-    Where the terminal is too narrow, text wraps, and numbers that do not fit follow in a second table below.
+    If the terminal is too narrow, text wraps, and columns of numbers that do not fit are in a second table below.
     """
     console = stdout()
     widths = [max(map(len, cells)) + GAP for cells in zip(columns, *rows, strict=True)]
@@ -159,7 +159,7 @@ def lines(text: Callable[[], str]) -> Iterator[None]:
 
 
 class _Words(ProgressColumn):
-    """The description, cut to a width, so that the count and the time left are always seen."""
+    """The description, cut to a width, so that the count and the time left are always visible."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 @options.values
 @options.head_values
 def pack(model: str, *, output: Path, values: ValueChoice | None, head_values: HeadChoice | None) -> None:
-    """Save a model that has zeros packed, as it is.
+    """Pack a MODEL that already has zeros.
 
-    Packed it is smaller, and runs sparse. For a model that was pruned elsewhere, or saved with --no-pack.
-    `aerogel prune` packs what it prunes.
+    The packed model is smaller and faster. Use it for a model that was pruned by another tool, or saved with --no-pack.
+    `aerogel prune` packs its output itself.
     """
     check_head_values(head_values, values)
     files.check_new(output)

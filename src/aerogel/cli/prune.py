@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     default="magnitude",
     show_default=True,
     type=options.METHOD,
-    help=f"How to choose the weights to remove: {', '.join(METHODS)}.",
+    help=f"Pruning method: {', '.join(METHODS)}.",
 )
 @click.option(
     "--pattern",
@@ -45,33 +45,36 @@ if TYPE_CHECKING:
 @click.option(
     "--scope",
     type=click.Choice(SCOPES),
-    help="Which weights compete: of a matrix, of an output row, or all [default: as the method defines].",
+    help="Which weights are ranked together: those of a matrix (layer), of an output row, or all (global) "
+    "[default: the method's own].",
 )
 @click.option(
     "--allocation",
     type=click.Choice(ALLOCATIONS),
-    help="How the sparsity is distributed over the matrices [default: as the method defines].",
+    help="How the sparsity is distributed over the matrices [default: the method's own].",
 )
-@click.option("--swap", is_flag=True, help="Refine each mask by swaps.")
+@click.option("--swap", is_flag=True, help="Improve each mask by exchanging kept and removed weights.")
 @click.option(
     "--reconstruct",
     default=0,
     metavar="EPOCHS",
     type=click.IntRange(0, bounds.SIZE),
-    help="Train attention and MLP towards their dense outputs after pruning.",
+    help="After pruning, train each attention and MLP to reproduce its dense outputs.",
 )
-@click.option("--calibration", metavar="NAME|FILE", help=f"Text to calibrate on, the training split of {options.TASK}.")
-@click.option("--samples", default=64, show_default=True, type=options.SIZE, help="Windows of that text.")
+@click.option("--calibration", metavar="NAME|FILE", help=f"Calibration text: the training split of {options.TASK}.")
+@click.option("--samples", default=64, show_default=True, type=options.SIZE, help="Windows of calibration text.")
 @options.data
 @options.columns
 @options.include
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights of these names dense.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave weights with these names dense.")
 @options.seed
 @options.device
 @options.values
 @options.head_values
 @options.structured
-@click.option("--no-pack", is_flag=True, help="Save zeros like other weights, for example to fine-tune the model.")
+@click.option(
+    "--no-pack", is_flag=True, help="Save an ordinary dense checkpoint with zeros, for example to fine-tune it."
+)
 def prune(
     model: str,
     *,
@@ -89,12 +92,13 @@ def prune(
     device: str | None,
     **settings: Any,  # the other fields of PruneConfig
 ) -> None:
-    """Prune MODEL and save it packed: smaller, and it runs sparse.
+    """Prune MODEL and save it packed.
 
-    With --structure whole heads and neurons are removed, so that every runtime gains.
+    The packed model is smaller and faster. --structure removes whole heads and neurons, which makes it faster in every
+    runtime.
     """
     if values and no_pack:
-        raise click.UsageError("--values rounds packed values: leave out --no-pack")
+        raise click.UsageError("--values needs packed weights: leave out --no-pack")
     check_head_values(head_values, values)
     files.check_new(output)
     check_path(model)
@@ -121,8 +125,10 @@ def prune(
         )
         config.resolved()  # raises before the model is loaded
         if (removal or config.needs_calibration) and calibration is None:
-            needy = f"{'--structure' if removal else f'method {config.method}'} needs text with these options"
-            raise PruningError(f"{needy}: name a task or a file by --calibration")
+            needy = "--structure" if removal else f"method {config.method}"
+            raise PruningError(
+                f"{needy} needs calibration text with these options: choose a task or a file with --calibration"
+            )
         text = None
         tokenizer = models.load_tokenizer(model) if calibration or models.has_tokenizer(model) else None
         if calibration and tokenizer is not None:
@@ -180,7 +186,7 @@ def prune(
 def unpack(folder: Path, output: Path) -> None:
     """Write a packed model as an ordinary dense checkpoint.
 
-    Weights have the same bits; those in int8 are dequantized, to integers times the scale of their output.
+    Float weights keep their bits. int8 weights are dequantized.
     """
     files.check_new(output)
     check_path(str(folder))
@@ -189,6 +195,6 @@ def unpack(folder: Path, output: Path) -> None:
 
         unpacked = write_unpacked(str(folder), output)
     if unpacked.dequantized:
-        note(f"{unpacked.dequantized} layers have int8 values: their weights are written dequantized")
+        note(f"{unpacked.dequantized} layers have int8 values, which are written dequantized")
     note_written(unpacked.left_out, str(folder), output)
     note_next("inspect", output)

@@ -1,4 +1,4 @@
-"""Whether `aerogel prune` reads a model block by block from its files."""
+"""Decides whether `aerogel prune` reads a model from its files, one block at a time."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from aerogel.tables import size
 
 
 def streams(model: str, output: Path, config: PruneConfig, structure: bool) -> bool:
-    """True for a model larger than half of the free memory, and to resume what was interrupted; notes why.
+    """True if the model takes more than half of the free memory, or if an interrupted output exists; notes why.
 
-    What needs the whole model is done in memory if it fits. Raises `PruningError` if it does not.
+    Pruning that needs the whole model runs in memory if the model fits. Raises `PruningError` if it does not.
     """
     if files.unfinished_folder(output).exists():
         note(f"resuming the unfinished {output}")
@@ -23,7 +23,7 @@ def streams(model: str, output: Path, config: PruneConfig, structure: bool) -> b
     needed, free = float32_bytes(model), free_memory()
     if needed is None or needed <= free / 2:
         return False
-    sizes = f"{model} takes {size(needed)} in float32, and {size(free)} of memory are free"
+    sizes = f"{model} takes {size(needed)} in float32, and {size(free)} of memory is free"
     try:
         if structure:
             raise PruningError("--structure needs the whole model in memory")
@@ -33,5 +33,5 @@ def streams(model: str, output: Path, config: PruneConfig, structure: bool) -> b
             raise PruningError(f"{sizes}: {error}") from error
         note(f"{sizes}: {error}")
         return False
-    note(f"{sizes}: it is pruned from its files, a block at a time")
+    note(f"{sizes}: pruning it from its files, one block at a time")
     return True

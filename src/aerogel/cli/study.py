@@ -49,7 +49,7 @@ def study(
 ) -> int:
     """Run a study, or resume it, and write its report.
 
-    NAME is a built-in study, starter (the default), reports or recovery; or give a TOML file.
+    NAME is a built-in study: starter (the default), reports or recovery. SPEC.toml is a study of your own.
     """
     read_values(name)
     for model in models:
@@ -75,7 +75,7 @@ def study(
         spec = parse_spec(values)
     folder, display = output or Path("runs") / spec.name, _Display()
     try:
-        # Ray prints there what happens to its workers
+        # Ray prints messages about its workers to stdout
         with redirect_stdout(sys.stderr), display.bars, lines(display.line), progress.listening(display.update):
             store = run_study(spec, folder, data, display.show, executor)
     except KeyboardInterrupt:
@@ -106,8 +106,8 @@ def report(folder: Path) -> None:
 
 
 class _Display:
-    """A bar for the study and one for each running trial; off a terminal, a line for each trial that ends, and one
-    every half minute."""
+    """A bar for the study and one for each running trial. If stderr is not a terminal, a line for each trial that ends
+    and a line every half minute."""
 
     def __init__(self) -> None:
         self.bars, self.step = bars(), Step()

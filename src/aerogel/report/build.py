@@ -1,4 +1,4 @@
-"""The page: the findings of a study, put into the template."""
+"""Renders the findings of a study as one HTML page."""
 
 import os
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from aerogel.study.spec import AXES
 
 @dataclass(frozen=True)
 class Section:
-    """Charts and tables behind one heading."""
+    """Charts and tables in one collapsed section."""
 
     title: str
     charts: list[Chart]
@@ -36,7 +36,7 @@ class Section:
 def build_report(folder: str | os.PathLike[str]) -> Path:
     """Writes `report.html` into a study's folder, from its store alone, and returns the file's path.
 
-    The study may be unfinished: the page says so. Raises `StudyError` where the folder has no store, or a damaged one.
+    The study may be unfinished; the page says so. Raises `StudyError` if the folder has no store, or a damaged one.
 
     >>> import aerogel
     >>> spec = aerogel.StudySpec(name="tiny", models=("tiny-gpt2",), sparsities=(0.5,), benchmark=None)
@@ -79,7 +79,7 @@ def render(findings: Findings) -> str:
 
 
 def sections(findings: Findings, judged: list[Option], style: ChartStyle) -> list[Section]:
-    """What is behind details, in the order of the page, and not empty."""
+    """The collapsed sections that are not empty, in the order of the page."""
     figures = Figures(findings, style)
     scores = [table for task in findings.spec.tasks for table in tables.scores(findings, task)]
     several = [
@@ -87,14 +87,14 @@ def sections(findings: Findings, judged: list[Option], style: ChartStyle) -> lis
         Section("Time, memory and size", figures.costs(), tables.costs(findings)),
         Section("Weights before pruning", figures.weights(), tables.weights(findings)),
         Section("Sensitivity", figures.kinds(), tables.sensitivity(findings)),
-        Section("Heads and neurons that were kept", figures.structures(), tables.structures(findings)),
+        Section("Kept heads and neurons", figures.structures(), tables.structures(findings)),
         Section("Realised sparsity and every seed", [], [*tables.realised(findings), *tables.every_seed(findings)]),
     ]
     return [section for section in several if section.charts or section.tables]
 
 
 def toml(spec: StudySpec) -> str:
-    """The specification, to be given to `aerogel study` again."""
+    """The specification as TOML, which `aerogel study` reads."""
     unused = set(AXES) if spec.variants else {"variants"}
     if not spec.recoveries:
         unused |= {"recoveries", "recovery"}

@@ -1,4 +1,4 @@
-"""A chart of the page: its panels, and what it shows in one line."""
+"""A chart of the page: its panels and its caption."""
 
 import zlib
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from aerogel.charts import svg
 class Chart:
     """Drawings side by side under one title, which is unique in the page.
 
-    `dashes` names those of the lines, which have the colour and marker of their model.
+    `dashes` are the names of the line styles, by their index in `DASHES`. Colours and markers are those of the models.
     """
 
     title: str
@@ -24,7 +24,7 @@ class Chart:
 
     @classmethod
     def of(cls, title: str, caption: str, panels: Mapping[str, Figure], dashes: Iterable[str] | None = None) -> "Chart":
-        """From the figure of each panel by its name. Its text for screen readers ends in the caption."""
+        """From the figures of the panels by name. The text for screen readers ends with the caption."""
         names = {name: f"{title}, {name}" if name else title for name in panels}
         drawings = (
             svg(figure, f"{names[name]}. {caption}", f"f{zlib.crc32(names[name].encode()):08x}")

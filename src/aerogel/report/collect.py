@@ -1,4 +1,4 @@
-"""From the store to rows of findings."""
+"""Reads the store of a study into rows of findings."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -88,11 +88,11 @@ def _check_comparable(store: Store, runs: list[Run]) -> None:
         first = firsts.setdefault((run.trial.model, run.trial.task), run)
         scores = run.result.score, first.result.score
         if scores[0].metrics.keys() != scores[1].metrics.keys():
-            problem = "other metrics"
+            problem = "different metrics"
         elif len({len(score.predictions) for score in scores}) > 1:
-            problem = "another number of predictions"
+            problem = "a different number of predictions"
         elif len({len(score.logits[0]) for score in scores if score.logits}) > 1:
-            problem = "another number of classes"
+            problem = "a different number of classes"
         else:
             continue
         raise StudyError(f"{store.path}: trial {run.trial.label} has {problem} than trial {first.trial.label}")
@@ -109,13 +109,13 @@ def _groups(runs: list[Run]) -> Groups:
 
 
 def _scored(groups: Groups, group: Group) -> Scored:
-    """The scores of a group, compared with those of the dense model: trained alike, or else the fine-tuned one."""
+    """The scores of a group, compared with the dense model of the same training, or else with the fine-tuned one."""
     task, model, variant, sparsity = group
     alike, fine_tuned = ((task, model, known, 0.0) for known in (variant.dense, variant.fine_tuned))
     reference = alike if alike in groups else fine_tuned
     runs = groups[group]
     references = groups.get(reference, {}) if group != reference else {}
-    # models of the same seed start alike and see the same data in the same order
+    # models of the same seed have the same start and see the same data in the same order
     pairs = [(run, references[seed]) for seed, run in runs.items() if seed in references]
     scores = [(run.result.score, before.result.score) for run, before in pairs]
     first = next(iter(runs.values()))
@@ -147,7 +147,7 @@ def _scored(groups: Groups, group: Group) -> Scored:
 
 
 def _kept(metric: str, pairs: list[tuple[float, float]]) -> Estimate | None:
-    """Of a metric after and before: as a share of the mean before, so that one seed near 0 does not count for all."""
+    """The score kept, relative to the mean of the dense seeds, so that one dense seed near 0 does not dominate."""
     level = sum(before for _, before in pairs) / max(len(pairs), 1)
     if not level > 0:
         return None

@@ -17,7 +17,7 @@ Row = TypeVar("Row", Scored, Cost, Realised)
 
 
 def _of_dense(bytes_of: Callable[[Any], int]) -> Callable[[Cost], float | None]:
-    """The share of the dense model's bytes; stored dense, a model with all its heads and neurons has all of them."""
+    """The share of the dense model's bytes; `None` for an unstructured model that is stored dense, which has all."""
     return lambda cost: (
         bytes_of(cost.own) / bytes_of(cost.dense)
         if cost.dense and bytes_of(cost.dense) > 0 and (cost.own.compressed or cost.variant.structure)
@@ -34,11 +34,11 @@ COSTS = (
     Column("inference_memory_share", "of dense", _of_dense(attrgetter("inference_memory")), "{:.0%}".format),
     Column("training_memory_bytes", "peak in training, MB", attrgetter("own.training_memory"), megabytes),
     Column("inference_median_seconds", "inference, s", attrgetter("own.median"), significant),
-    Column("inference_p90_seconds", "its p90, s", attrgetter("own.p90"), significant),
+    Column("inference_p90_seconds", "inference p90, s", attrgetter("own.p90"), significant),
     Column("training_step_seconds", "training step, s", attrgetter("own.training_median"), significant),
     Column(
         "dense_median_seconds",
-        "dense beside it, s",
+        "dense in the same rounds, s",
         lambda cost: cost.dense.median if cost.dense else None,
         significant,
     ),
@@ -68,10 +68,10 @@ WEIGHTS = (
 def setting(
     findings: Findings, rows: Sequence[Row] | Sequence[Option], row_of: Callable[[Any], Any] = lambda row: row
 ) -> list[Column]:
-    """The columns that tell rows apart: the method only where there are several, the structure, the recovery and the
-    type of values where there is one.
+    """The columns that identify a row: the method if there are several, and the structure, the recovery and the type of
+    values if any row has one.
 
-    `row_of` gives what has an item's model, variant and sparsity.
+    `row_of` returns the row of an item, which has the model, the variant and the sparsity.
     """
     columns: list[Column] = [Column("model", "model", lambda item: row_of(item).model)]
     if len(findings.spec.methods) > 1:
@@ -96,8 +96,8 @@ def setting(
 
 
 def in_order(findings: Findings, rows: Sequence[Row]) -> list[Row]:
-    """By model, recovery, structure, method, type of values and sparsity, as the specification lists them, with the
-    whole model and float32 first."""
+    """Sorts by model, recovery, structure, method, type of values and sparsity, in the order of the specification. The
+    model without removed structures and float32 come first."""
     models, methods, recoveries = findings.spec.models, findings.spec.methods, findings.spec.recoveries
     structures, values = [NO_STRUCTURE, *findings.spec.structures], ["float32", *findings.spec.values]
     return sorted(

@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of one value for each seed, and from two seeds on its 95% confidence interval by Student's t."""
+    """The mean over seeds, and with two or more seeds its 95% confidence interval by Student's t."""
 
     values: tuple[float, ...]
 
@@ -56,12 +56,12 @@ def percent(share: float) -> str:
 
 
 def rough(share: float, digits: int = 1) -> str:
-    """A measured share in percent, or that it is not a number: `99.1%`."""
+    """A measured share in percent, or NaN: `99.1%`."""
     return minus(f"{100 * share:,.{digits}f}%") if math.isfinite(share) else "NaN"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with this many significant digits, without an exponent where that is readable."""
+    """A number with this many significant digits, without an exponent if that is readable."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞"
     if abs(value) >= 1e7:
@@ -71,7 +71,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def with_interval(estimate: Estimate, digits: int = 3) -> str:
-    """`0.812 ± 0.010`: the mean, and half its interval where it has one, with the same decimals."""
+    """`0.812 ± 0.010`: the mean, and half the interval if there is one, with the same decimals."""
     mean, half = significant(estimate.mean, digits), estimate.half
     if half is None or not math.isfinite(half):
         return mean

@@ -1,4 +1,4 @@
-"""The charts behind details: weights, scores against sparsity, structures, time, memory and size."""
+"""The charts of the collapsed sections: weights, scores against sparsity, structures, time, memory and size."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +21,7 @@ POSITIVE = (0.0, LARGEST)
 
 
 class Figures:
-    """Draws the findings, all in one `style`."""
+    """Draws the findings in one `style`."""
 
     def __init__(self, findings: Findings, style: ChartStyle) -> None:
         self.findings, self.spec, self.style = findings, findings.spec, style
@@ -79,7 +79,7 @@ class Figures:
         low, high = METRICS[metric].bounds
         caption = f"{self._fall(metric, rows)} {rows[0].counted:,} {rows[0].unit}. {direction(metric)}"
         if majority is not None:
-            caption += f" Dashed: always the commonest class, {significant(majority)}."
+            caption += f" Dashed: always predicting the most frequent class, {significant(majority)}."
         return self._chart(
             f"{task}: {metric_name(metric)}",
             caption,
@@ -90,7 +90,7 @@ class Figures:
         )
 
     def _fall(self, metric: str, rows: Rows) -> str:
-        """Where it is best and where worst, of all models and sparsities."""
+        """The best and the worst value of all models and sparsities."""
         order = sorted(rows, key=lambda row: row.metrics[metric].mean, reverse=METRICS[metric].higher_is_better)
         ends = [f"{_number(row.metrics[metric].mean)} ({self._name(row)})" for row in (order[0], order[-1])]
         return f"From {_range(ends)}."
@@ -124,7 +124,7 @@ class Figures:
         for model, variant in product(self.spec.models, self.spec.scored_variants):
             if values_name(variant) != self.spec.values[0]:
                 continue
-            # a line starts at sparsity 0 with the same structure, training and values, or else in float32
+            # at sparsity 0 a line has the same structure, training and values if it can, or else float32
             alike = variant.unpruned.unrounded, variant.unpruned, variant
             points = {
                 row.sparsity: self._point(row, value, scale)
@@ -159,7 +159,7 @@ class Figures:
         return Chart.of(title, caption, drawings, self.spec.methods)
 
     def structures(self) -> list[Chart]:
-        """What each sub-layer of each model and structure has kept."""
+        """What each sub-layer keeps, for each model and structure."""
         groups: dict[tuple[str, str], list[Realised]] = defaultdict(list)
         for row in self.findings.realised:
             if row.variant.structure and row.structure:
@@ -182,7 +182,7 @@ class Figures:
             ("Time of an inference batch, s", f"{batch}; bar to the 90th percentile.", _batch, None),
             ("Memory in inference, MB", f"{peak}, {batch}.", lambda cost: _alone(cost.own.inference_memory), None),
             ("Weight files on disk, MB", "The saved checkpoint.", lambda cost: _alone(cost.own.file_bytes), None),
-            ("Time of a training step, s", f"{batch}; bars: all steps. Trained with its zeros stored.", _step, None),
+            ("Time of a training step, s", f"{batch}; bars: all steps. Trained as a dense model.", _step, None),
             ("Memory in training, MB", f"{peak}, {batch}.", lambda cost: _alone(cost.own.training_memory), None),
         )
         return [
@@ -192,14 +192,14 @@ class Figures:
         ]
 
     def _cost(self, title: str, how: str, bar: Callable[[Cost], Bar | None], level: float | None) -> Chart:
-        """The models as they are stored, pale where a compressed one is drawn, dashed by structure and values."""
+        """The models stored dense and compressed, the former pale if both are drawn; dashed by structure and values."""
         best, stored = list(self.findings.best_costs.values()), self.findings.costs
         variants = [variant for variant in self.spec.measured_variants if variant.method == self.spec.methods[0]]
         layers = [(stored, True), (best, False)]
         if not all(map(bar, best)):  # only models stored dense are trained
             layers = [(stored, False)]
         elif self.findings.compressed:
-            how += " Pale: stored with its zeros."
+            how += " Pale: stored dense."
         lines = [
             Line(model, points, dashes, is_pale)
             for costs, is_pale in layers
@@ -229,7 +229,7 @@ class Figures:
 
 
 def by_main_metric(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
-    """Kinds of perplexity are never put together."""
+    """Groups rows by their main metric, so that kinds of perplexity are never in one chart or table."""
     by_metric: dict[str, list[Scored]] = defaultdict(list)
     for row in rows:
         by_metric[row.main].append(row)
@@ -254,7 +254,7 @@ def _alone(count: int | None) -> Bar | None:
 
 
 def _ends(lines: Sequence[Line]) -> str:
-    """Each model's first value, and that of the highest sparsity on its last line."""
+    """The first value of each model, and the value at the highest sparsity of its last line."""
     firsts = {line.model: line.points for line in reversed(lines)}
     lasts = {line.model: line.points for line in sorted(lines, key=lambda line: (not line.pale, max(line.points)))}
     changes = [
@@ -281,7 +281,7 @@ def _seconds(estimates: Iterable[Estimate]) -> str:
 
 
 def _range(texts: Iterable[str]) -> str:
-    """The first and the last of sorted texts, or the one that both are."""
+    """The first and the last of sorted texts, or one of them if they are equal."""
     texts = list(texts)
     return " to ".join(dict.fromkeys((texts[0], texts[-1])))
 

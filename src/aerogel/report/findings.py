@@ -29,10 +29,10 @@ class Scored:
             higher is better, and `dense / pruned` where lower is, as for a perplexity. `None` without such a model, or
             where the mean of its metric is not above 0.
         agreement: share of predictions equal to that model's. `None` without such a model, and for a regression.
-        training_seconds: of the recovery, where it follows `dense_seconds` of training.
-        one_answer: number of seeds whose model gives the same prediction everywhere.
-        counted: number of examples or tokens, and `unit` says which.
-        majority: share of the commonest class; `None` without classes.
+        training_seconds: of the recovery, if it follows `dense_seconds` of training.
+        one_answer: number of seeds whose model gives the same prediction for all examples.
+        counted: number of examples or tokens; `unit` is which of the two.
+        majority: share of the most frequent class; `None` without classes.
         kl: mean KL divergence from the dense model's predictions in nats, for classes.
         flips: predictions that changed, for each seed, for classes.
     """
@@ -65,7 +65,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one model costs at one sparsity, stored dense or compressed, beside the dense model, round by round."""
+    """Measurements of a model at one sparsity, stored dense or compressed, and of the dense one in the same rounds."""
 
     model: str
     variant: Variant
@@ -88,7 +88,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Kept:
-    """How many of the `original` heads or neurons of a sub-layer are `kept`, a mean."""
+    """How many of the `original` heads or neurons of a sub-layer are `kept`, on average."""
 
     name: str
     kind: str  # heads or neurons
@@ -97,7 +97,7 @@ class Kept:
 
 
 def mean_kept(structures: Iterable[Iterable[Removed | Kept]]) -> tuple[Kept, ...]:
-    """The mean of what each sub-layer of several models has kept."""
+    """What each sub-layer keeps, averaged over several models."""
     parts: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for part in chain.from_iterable(structures):
         parts[part.name, part.kind, part.original].append(part.kept)
@@ -146,10 +146,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that the report shows. `failed` and `open` are labels of trials, those of failed ones by their error.
+    """Everything that the report shows.
 
-    `costs` are of models stored dense in float32, zeros and all; `compressed` of those of which compressing packs
-    something.
+    `open` has the labels of trials, and `failed` has them by error. `costs` are of models stored dense in float32, and
+    `compressed` of models with packed layers.
     """
 
     spec: StudySpec
@@ -170,10 +170,10 @@ class Findings:
 
     @cached_property
     def best_costs(self) -> dict[tuple[str, Variant, float], Cost]:
-        """By model, variant and sparsity: compressed, or stored dense where compressing packs nothing."""
+        """By model, variant and sparsity: compressed, or stored dense if no layer is packed."""
         return {(cost.model, cost.variant, cost.sparsity): cost for cost in (*self.costs, *self.compressed)}
 
     def cost(self, row: Scored) -> Cost | None:
-        """That of a scored model, where it was measured."""
+        """The cost of a scored model, if it was measured."""
         variant = self.spec.measured_variant(row.variant)
         return self.best_costs.get((row.model, variant if row.sparsity else variant.unpruned, row.sparsity))

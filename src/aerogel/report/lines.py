@@ -15,12 +15,12 @@ from aerogel.charts import INK, MARKERS, PALETTE, RULE, figure, styled, tip
 from aerogel.report.estimate import minus, percent
 
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (5, 1.5, 1, 1.5, 1, 1.5)))
-SIGNS = "●■▲◆▼✚✖"  # the characters of MARKERS
-DODGE = 0.07  # of the distance between two sparsities, so that intervals stand beside each other
+SIGNS = "●■▲◆▼✚✖"  # MARKERS as characters
+DODGE = 0.07  # of the distance between two sparsities, so that intervals do not overlap
 PALE = 0.35  # opacity of a pale line
-LARGEST = 1e100  # matplotlib can't scale an axis much further; a collapsed model's perplexity goes there
+LARGEST = 1e100  # matplotlib can't scale an axis much further; the perplexity of a collapsed model can be this large
 EVERYTHING = (-LARGEST, LARGEST)
-DECADES = 8  # times the lowest value that the highest must be for ticks at powers of ten
+DECADES = 8  # highest / lowest value from which ticks are at powers of ten
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def stroke(index: int) -> Markup:
 
 @dataclass(frozen=True)
 class Point:
-    """A value, the ends of its bar where it has one, and what it is in words."""
+    """A value, the ends of its bar if it has one, and the text of its tooltip."""
 
     value: float
     text: str
@@ -91,9 +91,9 @@ class Scale:
         level: float | None = None,
         bounds: tuple[float, float] = EVERYTHING,
     ) -> "Scale":
-        """Fits every point with its bar, and a `level`; values are cut at `bounds`, the lowest and highest possible.
+        """Fits every point with its bar, and a `level`. Values are clipped to `bounds`, the possible range.
 
-        Logarithmic only where all values are above 0.
+        Logarithmic only if all values are above 0.
         """
         points = [point for line in lines for point in line.points.values()]
         ends = [end for point in points for end in (point.value, point.low, point.high, level) if end is not None]
@@ -183,7 +183,7 @@ def _draw(axes: Axes, line: Line, places: Mapping[float, float], style: ChartSty
 
 
 class PlainNumbers(Formatter):
-    """Numbers without exponents where they are readable; on a linear axis all to the same decimals."""
+    """Numbers without exponents if they are readable; on a linear axis all with the same decimals."""
 
     def __call__(self, value: float, pos: int | None = None) -> str:
         return minus(f"{value:,.10g}" if abs(value) < 1e7 else f"{value:.0e}")

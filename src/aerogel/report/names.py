@@ -39,12 +39,12 @@ def metric_name(metric: str) -> str:
 
 
 def metric_digits(value: float) -> int:
-    """Significant digits: four for a perplexity, three decimals for what lies between 0 and 1."""
+    """Significant digits: four from 1 on, as for a perplexity, three below 1."""
     return 4 if abs(value) >= 1 else 3
 
 
 def variant_name(spec: StudySpec, variant: Variant) -> str:
-    """What distinguishes it from the study's other variants; empty where it is the only one."""
+    """What distinguishes it from the study's other variants; empty if it is the only one."""
     method = variant.method if len(spec.methods) > 1 else None
     values = values_name(variant) if len(spec.values) > 1 else None
     pattern = variant.pattern if len({known.pattern for known in spec.scored_variants}) > 1 else None

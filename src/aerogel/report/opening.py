@@ -1,4 +1,4 @@
-"""What the page opens with: score kept against speed, each model's best variant, recovery, and sensitivity."""
+"""The top of the page: score kept against speed, each model's best variant, recovery, and sensitivity."""
 
 import math
 from collections import defaultdict
@@ -18,12 +18,12 @@ from aerogel.report.verdicts import TOLERANCE, Option, certainty, compared, dens
 from aerogel.study.variant import Variant
 
 LEVEL = 100 - 100 * TOLERANCE
-LITTLE = 0.01  # a gain of the score kept that is not worth mentioning
+LITTLE = 0.01  # a smaller gain of the score kept is not mentioned
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Values of the dense and of the sparse model, each with what that means."""
+    """Values of the dense and of the sparse model, each with a remark."""
 
     name: str
     values: tuple[tuple[str, str, str], ...]
@@ -31,7 +31,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Card:
-    """A model with its best variant: in words, in tiles, and what is uncertain or missing."""
+    """A model with its best variant: title, tiles, and remarks on what is uncertain or missing."""
 
     model: str
     title: str
@@ -47,7 +47,7 @@ class Opening:
         self.dense, self.is_timed = dense_rows(findings), bool(findings.best_costs)
 
     def cards(self) -> list[Card]:
-        """One for each model with scores."""
+        """A card for each model with scores."""
         return [self._card(model) for model in self.spec.models if any(model == name for _, name, _ in self.dense)]
 
     def _card(self, model: str) -> Card:
@@ -83,7 +83,7 @@ class Opening:
         return tiles
 
     def hero(self) -> Chart | None:
-        """The score kept on each task against speed, or against sparsity where no time was measured."""
+        """The score kept on each task against speed, or against sparsity if no time was measured."""
         curves = {task: [self._curve(task, choice) for choice in self.choices.values()] for task in self.spec.tasks}
         curves = {task: [curve for curve in several if len(curve.line) > 1] for task, several in curves.items()}
         curves = {task: several for task, several in curves.items() if several}
@@ -101,7 +101,7 @@ class Opening:
         )
 
     def _conclusion(self) -> str:
-        """How fast, or how sparse, each model is while it keeps its score."""
+        """How fast, or how sparse, each model is when it keeps its score."""
         parts = []
         for choice in self.choices.values():
             name = point_name(self.spec, choice.variant, choice.sparsity)
@@ -140,7 +140,7 @@ class Opening:
         return f"{row.model}, {point_name(self.spec, row.variant, row.sparsity)}"
 
     def recovery(self) -> Chart | None:
-        """The score kept by pruning alone and with recovery, of the best variant of each model."""
+        """The score that the best variant of each model keeps with recovery and by pruning alone."""
         lines: dict[str, list[Line]] = defaultdict(list)
         gains: dict[float, list[tuple[float, float]]] = defaultdict(list)
         for task in self.spec.tasks:
@@ -163,7 +163,7 @@ class Opening:
         return Chart.of("Score kept with and without recovery, %", _gain(gains), panels, ("recovered", "pruned only"))
 
     def pair(self, choice: Option) -> list[Variant]:
-        """A variant with recovery and one without, which differ in little else and are like the best."""
+        """A variant with recovery and one without, as similar as possible to each other and to the best variant."""
         recovered = [variant for variant in self.spec.scored_variants if variant.recovery not in (None, "none")]
         alone = [variant for variant in self.spec.scored_variants if variant.recovery == "none"]
         if not recovered or not alone:
@@ -186,7 +186,7 @@ class Opening:
         }
 
     def sensitivity(self) -> Chart | None:
-        """The effect of pruning one layer alone, without fine-tuning."""
+        """The effect of pruning each layer on its own, without fine-tuning."""
         tables = self.findings.sensitivities
         if not tables:
             return None
@@ -203,7 +203,7 @@ class Opening:
 
 
 def _gain(gains: dict[float, list[tuple[float, float]]]) -> str:
-    """At which sparsity recovery helps most, in the mean of models and tasks, both in percent."""
+    """The sparsity at which recovery helps most, averaged over models and tasks. Gains are in percent."""
     means = {sparsity: tuple(map(fmean, zip(*pairs, strict=True))) for sparsity, pairs in gains.items()}
     best = max(means, key=lambda sparsity: means[sparsity][1] - means[sparsity][0])
     before, after = means[best]

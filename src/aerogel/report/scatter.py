@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from aerogel.charts import RULE, figure, styled, tip
 from aerogel.report.lines import PALE, ChartStyle, PlainNumbers
 
-FLOOR, CEILING = 70.0, 110.0  # of the score kept in percent, at which the drawing is cut
+FLOOR, CEILING = 70.0, 110.0  # of the score kept in percent; points outside are drawn at the edge
 TEXT = 8  # points, of labels
 CROWDED = 0.05  # of a label's area that may cover others
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point: its label, its place on both axes, what it is in words, and whether it stands out."""
+    """A point: its label, its position, the text of its tooltip, and whether it stands out."""
 
     label: str
     x: float
@@ -45,8 +45,8 @@ def against_speed(
 ) -> Figure:
     """Draws the score kept in percent against speed.
 
-    `names` are the title and that of the horizontal axis. The drawing is shaded above `level`, and cut at `FLOOR`:
-    what is below stands there, with an arrow. The vertical axis has these `ends`.
+    `names` are the title and the label of the horizontal axis, `ends` those of the vertical axis. The drawing is shaded
+    above `level`. Points below `FLOOR` are drawn there, with an arrow.
     """
     drawing = figure(width=4.8, height=3.4)
     axes = drawing.axes[0]
@@ -68,8 +68,8 @@ def against_speed(
 
 
 def _label(drawing: Figure, axes: Axes, curves: Sequence[Curve], style: ChartStyle) -> None:
-    """Writes the label of each mark where it covers the least, those that stand out first, or leaves it out where it
-    would cover much of another label or mark."""
+    """Places the label of each mark where it covers the least, marks that stand out first. A label that would cover
+    much of another label or mark is left out."""
     drawing.draw_without_rendering()  # lays out the axes, so that places in points are known
     scale = 72 / drawing.dpi
     marks = [

@@ -17,7 +17,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "
 
 @dataclass(frozen=True)
 class Column:
-    """A `value` of each row, under `name` in the CSV and under `head` on the page, where `show` writes it."""
+    """A `value` of each row. `name` is the column of the CSV, `head` that of the page, where `show` formats it."""
 
     name: str
     head: str
@@ -27,7 +27,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain values and estimates, `None` where there is none; `title` is unique in the page."""
+    """Rows of plain values and estimates; `None` is an empty cell. `title` is unique in the page."""
 
     title: str
     columns: tuple[Column, ...]
@@ -52,9 +52,9 @@ class Table:
         return all(isinstance(row[index], str | None) for row in self.rows)
 
     def csv(self) -> str:
-        """All digits; an estimate has three columns, its mean and the ends of its interval.
+        """All digits. An estimate has three columns: its mean and the ends of its interval.
 
-        A text that a spreadsheet would read as a formula gets an apostrophe before it, which makes it text there.
+        A text that a spreadsheet would read as a formula gets an apostrophe in front, so that it stays text.
         """
         estimates = [any(isinstance(row[index], Estimate) for row in self.rows) for index in range(len(self.columns))]
         text = io.StringIO()

@@ -47,7 +47,7 @@ def _speedup(findings: Findings, row: Scored) -> float | None:
 
 
 def scores(findings: Findings, task: str) -> list[Table]:
-    """One for each main metric of a task, so that no table has two kinds of perplexity."""
+    """A table for each main metric of a task, so that no table has two kinds of perplexity."""
     by_metric = by_main_metric(row for row in findings.scores if row.task == task)
     return [
         _scores(findings, f"Scores: {task}" + (f", {metric_name(main)}" if len(by_metric) > 1 else ""), rows)
@@ -87,7 +87,7 @@ def _estimate(value: Estimate) -> str:
 
 
 def pruning(findings: Findings) -> list[Table]:
-    """How each variant was pruned and trained, as its trials say."""
+    """How each variant was pruned and trained."""
     columns = [
         Column("recovery", "recovery", lambda item: item[0], RECOVERY_NAMES.__getitem__),
         Column("method", "method", lambda item: item[1]),
@@ -124,18 +124,18 @@ def realised(findings: Findings) -> list[Table]:
 
 
 def structures(findings: Findings) -> list[Table]:
-    """A row for each structured variant and sub-layer: what it has kept, a mean over tasks and seeds."""
+    """A row for each structured variant and sub-layer: what it keeps, averaged over tasks and seeds."""
     items = [(row, part) for row in in_order(findings, findings.realised) for part in row.structure]
     columns = (
         *setting(findings, [row for row, _ in items], lambda item: item[0]),
         Column("parameters", "parameters", lambda item: item[0].parameters, "{:,.0f}".format),
         Column("sublayer", "sub-layer", lambda item: item[1].name, short),
-        Column("kind", "of", lambda item: item[1].kind),
-        Column("original", "had", lambda item: item[1].original, "{:,}".format),
+        Column("kind", "kind", lambda item: item[1].kind),
+        Column("original", "before", lambda item: item[1].original, "{:,}".format),
         Column("kept", "kept", lambda item: item[1].kept, "{:,.4g}".format),
         Column("share", "share", lambda item: item[1].kept / item[1].original, "{:.0%}".format),
     )
-    return [Table.of("Heads and neurons that were kept", columns, items)] if items else []
+    return [Table.of("Kept heads and neurons", columns, items)] if items else []
 
 
 def sensitivity(findings: Findings) -> list[Table]:

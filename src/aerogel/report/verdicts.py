@@ -1,4 +1,4 @@
-"""What the numbers mean: which variants keep the score of the dense model, and the best one of each model."""
+"""Verdicts: which variants keep the score of the dense model, and the best variant of each model."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from aerogel.report.names import metric_name
 from aerogel.study.variant import Variant
 
 TOLERANCE = 0.01
-"""The largest share of the dense model's score that a variant may lose and count as keeping it."""
+"""A variant keeps the score of the dense model if it loses at most this share of it."""
 ROUNDING = 1e-9  # a loss of exactly the tolerance is allowed
 
 DenseRows = dict[tuple[str, str, str | None], Scored]
@@ -33,7 +33,7 @@ class Option:
 
     @property
     def worst(self) -> float:
-        """The lowest share that is kept on any task, and minus infinity where one is not a number."""
+        """The lowest share that is kept on any task, and minus infinity if one is NaN."""
         kept = [row.kept.mean for row in self.rows if row.kept]
         return -math.inf if any(map(math.isnan, kept)) else min(kept)
 
@@ -47,7 +47,7 @@ def is_kept(row: Scored) -> bool:
 
 
 def dense_rows(findings: Findings) -> DenseRows:
-    """For a recovery without a dense model that was trained alike, the fine-tuned one."""
+    """The dense models. For a recovery without a dense model of the same training, the fine-tuned one."""
     rows = {
         (row.task, row.model, row.variant.recovery): row
         for row in findings.scores
@@ -61,14 +61,16 @@ def dense_rows(findings: Findings) -> DenseRows:
 
 
 def problem(dense: Scored) -> str | None:
-    """Why this dense model has no score to lose, or `None`."""
+    """Why there is no verdict on models pruned from this dense model, or `None`."""
     if not dense.value.mean > 0:
         return f"the dense {metric_name(dense.main)} is not above 0"
     if dense.one_answer == len(dense.seeds):
-        return "the dense model gives one prediction for all examples; it has not learned this task"
+        return "the dense model gives the same prediction for all examples; it has not learned this task"
     accuracy, majority = dense.metrics.get("accuracy"), dense.majority
     if accuracy and majority is not None and accuracy.mean <= majority:
-        numbers = f"{significant(accuracy.mean)} is not above {significant(majority)}, that of the commonest class"
+        numbers = (
+            f"{significant(accuracy.mean)} is not above {significant(majority)}, the share of the most frequent class"
+        )
         return f"the dense accuracy {numbers}; the model has not learned this task"
     return None
 
@@ -96,16 +98,16 @@ def _options(findings: Findings, model: str, variant: Variant, tasks: set[str]) 
 
 
 def compared(findings: Findings, model: str, variant: Variant) -> list[Scored]:
-    """The scores of a variant that are compared with the dense model's, also small or rounded ones at sparsity 0."""
+    """The scores of a variant that are compared with the dense ones, with smaller or rounded models at sparsity 0."""
     variants = variant, variant.unpruned
     rows = [row for row in findings.scores if row.model == model and row.variant in variants and row.kept]
     return sorted(rows, key=lambda row: row.sparsity)
 
 
 def choices(options: Sequence[Option]) -> dict[str, Option]:
-    """For each model the fastest option that keeps its scores, or else the one that keeps the most.
+    """For each model the fastest option that keeps its scores, or the sparsest one if no time was measured.
 
-    Where no time was measured, the sparsest one. Models that have learned no task are left out.
+    If no option keeps them, the one that keeps the most. Models that have learned no task are left out.
     """
 
     def rank(option: Option) -> tuple[bool, float, float]:
@@ -119,7 +121,7 @@ def choices(options: Sequence[Option]) -> dict[str, Option]:
 
 
 def certainty(rows: Sequence[Scored], wanted_seeds: int) -> str:
-    """How sure it is that these scores are kept."""
+    """How certain it is that these scores are kept."""
     fewest = min(len(row.seeds) for row in rows)
     lows = [row.kept.low if row.kept else None for row in rows]
     certain = [low for low in lows if low is not None]
@@ -132,7 +134,7 @@ def certainty(rows: Sequence[Scored], wanted_seeds: int) -> str:
     if fewest < wanted_seeds:
         remarks.append(f"{fewest} of {wanted_seeds} seeds")
     remarks += [
-        f"one prediction for all examples with {row.one_answer} of {len(row.seeds)} seeds on {row.task}"
+        f"the same prediction for all examples with {row.one_answer} of {len(row.seeds)} seeds on {row.task}"
         for row in rows
         if row.one_answer
     ]

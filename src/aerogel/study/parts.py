@@ -39,7 +39,7 @@ def _structure(text: str) -> str:
 
 def _part_or_whole(count: float) -> float:
     if count > 1 and count % 1:
-        raise ValueError("expected a whole number, or a part of one")
+        raise ValueError("expected a whole number, or a fraction below 1")
     return count
 
 
@@ -93,8 +93,8 @@ class EvaluationPart(Part):
 class VariantPart(Part):
     """`[[variants]]`: one way to make the models small.
 
-    Recovery "gradual" has no `method`: it prunes by the score of `[recovery]`. `pattern` and `sparsities` are those of
-    the study unless given. `recovery` is `None` only in a study without variants and recoveries.
+    Recovery "gradual" has no `method`: it uses the score of `[recovery]`. `pattern` and `sparsities` default to those
+    of the study. `recovery` is `None` only in a study without variants and recoveries.
     """
 
     method: Method | None = None
@@ -107,14 +107,14 @@ class VariantPart(Part):
     @model_validator(mode="after")
     def _consistent(self) -> VariantPart:
         if self.recovery == "gradual" and self.method:
-            raise ValueError(f"method {self.method}: recovery gradual prunes by the score of [recovery]")
+            raise ValueError(f"method {self.method}: leave it out, recovery gradual uses the score of [recovery]")
         if self.recovery != "gradual" and not self.method:
             raise ValueError(f"method: expected one of {', '.join(METHODS)}")
         return self
 
 
 class RecoveryPart(Part):
-    """`[recovery]`: epochs after those of the dense model, and the method that "gradual" prunes by."""
+    """`[recovery]`: epochs after those of the dense model, and the pruning method of "gradual"."""
 
     epochs: Epochs = 6.0
     score: Score = "best"
@@ -130,13 +130,13 @@ class BenchmarkPart(Part):
 
 
 class ResourcesPart(Part):
-    """`[resources]`: what a trial asks a cluster for. Benchmarks take all CPUs of a node.
+    """`[resources]`: what a trial reserves on a cluster. Benchmarks reserve all CPUs of a node.
 
     Attributes:
-        cpus: also the number of threads, on this machine too. By default 1 on a cluster, and on this machine the cores
-            divided by `processes`.
-        memory_gb: of 10⁹ bytes; by default nothing is reserved.
-        gpus: a whole number, or a part of one.
+        cpus: also the number of threads, on this machine too. The default is 1 on a cluster, and on this machine the
+            cores divided by `processes`.
+        memory_gb: in 10⁹ bytes; by default nothing is reserved.
+        gpus: a whole number, or a fraction below 1.
     """
 
     cpus: Annotated[int, Field(ge=1, le=bounds.PROCESSES)] | None = None

@@ -55,7 +55,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
 
 
 def _scored(spec: StudySpec, seed: int) -> list[tuple[Recovery, ValueChoice | None]]:
-    """The recovery and the values of each variant at each sparsity; dense models that variants share come once."""
+    """The recovery and the values of each variant at each sparsity. Shared dense models are listed once."""
     dense = [(Recovery(None, finetune_first=True, epochs=0.0), None)] if spec.variants else []
     settings = [
         (_recovery(spec, part, sparsity, structure, seed), values)
@@ -108,7 +108,7 @@ def _recovery(
 
 
 def _structures(part: VariantPart, sparsity: float, seed: int) -> list[StructureConfig | None]:
-    """At sparsity 0 also `None`, that of the dense model, for the comparison."""
+    """At sparsity 0 also `None`, for the dense model that the others are compared with."""
     if part.structure == NO_STRUCTURE:
         return [None]
     own = StructureConfig.parse(part.structure, seed)
@@ -116,7 +116,7 @@ def _structures(part: VariantPart, sparsity: float, seed: int) -> list[Structure
 
 
 def _values(part: VariantPart, sparsity: float) -> list[ValueChoice | None]:
-    """The dense model is in float32, for the comparison, and in a type of integers: it has no packed floats."""
+    """At sparsity 0, float32, and also the integer type of the variant: without zeros, no floats are packed."""
     own = VALUES[part.values]
     if sparsity:
         return [own]
@@ -124,7 +124,7 @@ def _values(part: VariantPart, sparsity: float) -> list[ValueChoice | None]:
 
 
 def _pruning(spec: StudySpec, part: VariantPart, name: str, sparsity: float, seed: int) -> PruneConfig:
-    """Without a scope and an allocation, methods that do not look at text rank the weights globally."""
+    """Without a scope and an allocation, methods that use only the weights rank them globally."""
     pattern = (part.pattern or spec.pattern) if sparsity else UNSTRUCTURED  # the dense model has none
     scope = spec.scope or (None if spec.allocation or method(name).looks_at_text else "global")
     targets = ("blocks", *spec.include)

@@ -1,4 +1,4 @@
-"""The result of each kind of trial, and the outcome that holds it, checked when they are read from a store."""
+"""Results and outcomes of trials. They are checked when they are read from a store."""
 
 import math
 from dataclasses import dataclass
@@ -77,8 +77,8 @@ class ScoringResult:
     """A fine-tuned model's score.
 
     Attributes:
-        training: the training that followed the pruning, or the dense model's where nothing is pruned.
-        dense_seconds: of the dense model's fine-tuning, where the trial started from one.
+        training: the training that followed the pruning, or that of the dense model if nothing is pruned.
+        dense_seconds: seconds of the dense model's fine-tuning, if the trial started from one.
         sparsity: share of zeros among the prunable weights; `model_sparsity` is that among all `parameters`.
         layers: share of zeros of each prunable matrix.
         source: where the data came from.
@@ -99,7 +99,9 @@ class ScoringResult:
         score, training = self.score, self.training
         for part in self.structure:
             _require(part.kind in KINDS, f"structure: {excerpt(part.kind)} is not one of {', '.join(KINDS)}")
-            _require(0 <= part.kept <= part.original < 2**62, f"structure: {excerpt(part.name)} keeps more than it had")
+            _require(
+                0 <= part.kept <= part.original < 2**62, f"structure: {excerpt(part.name)} keeps more than the original"
+            )
             _require(part.original > 0, f"structure: {excerpt(part.name)} had nothing")
         for name in ("metrics", "predictions", "counts"):
             _require(len(getattr(score, name)) > 0, f"{name} is empty")
@@ -119,9 +121,9 @@ class ScoringResult:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """The dense model's measurement, and beside it the pruned model's: its zeros stored, and compressed.
+    """The measurements of the dense model, and in the same rounds of the pruned model, stored dense and compressed.
 
-    `compressed` is `None` where no layer has enough zeros to be packed.
+    `compressed` is `None` if no layer has enough zeros to be packed.
     """
 
     dense: Measurement
@@ -149,7 +151,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Done(Generic[Result]):
-    """The outcome of a trial that ended well."""
+    """The outcome of a successful trial."""
 
     __pydantic_config__ = STRICT
 
@@ -160,9 +162,9 @@ class Done(Generic[Result]):
 
 @dataclass(frozen=True)
 class Failed:
-    """The outcome of a trial that raised an error, or whose process died or had too little memory.
+    """The outcome of a trial that raised an error, or whose process died or ran out of memory.
 
-    Those two leave no machine.
+    `machine` is `None` for the last two.
     """
 
     __pydantic_config__ = STRICT

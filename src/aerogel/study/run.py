@@ -1,4 +1,4 @@
-"""Running a study: its open trials, each result stored as soon as it is there."""
+"""Runs the open trials of a study, and stores each result as soon as it exists."""
 
 import os
 import time
@@ -24,7 +24,7 @@ LOCK = "study.lock"  # in a study's folder
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """Counts of a study's trials, those that run, and those that `ended` since the last report."""
+    """Counts of a study's trials, the trials that run, and those that `ended` since the last call."""
 
     total: int
     done: int
@@ -40,15 +40,20 @@ def run_study(
     watch: Callable[[StudyProgress], None] = lambda progress: None,
     executor: str = "local",
 ) -> Store:
-    """Runs the trials of a study that have no good result yet, and returns the store of its results.
+    """Runs the trials of a study that are new, interrupted or failed, and returns the store of the results.
 
     Models and data are loaded first, so that a wrong name fails at once. A failed trial is stored with its error, and
-    the others run. A study that was interrupted resumes when it is run again.
+    the others still run. Running an interrupted study again resumes it.
 
-    `output` is the folder of the study, for its store, `data` one of tasks as for `aerogel.load_task`. `watch` is
-    called at every change. `executor` is "local" for this machine, or "ray" or "ray:HOST:PORT" for a Ray cluster that
-    this machine belongs to. Raises `AerogelError` where a model, a task or the store can't be used, and `StudyError`
-    where another process runs the study in `output`, or the cluster can't be used.
+    Args:
+        spec: see `load_spec`.
+        output: the folder of the study. Its store is there.
+        data: a folder of tasks, as in `aerogel.load_task`.
+        watch: called at every change.
+        executor: "local" for this machine, or "ray" or "ray:HOST:PORT" for a Ray cluster that this machine belongs to.
+
+    Raises `AerogelError` if a model, a task or the store can't be used, and `StudyError` if another process runs the
+    study in `output`, or if the cluster can't be used.
 
     >>> import aerogel
     >>> spec = aerogel.StudySpec(name="tiny", models=("tiny-bert",), sparsities=(0.5,), benchmark=None)
@@ -99,8 +104,8 @@ def _collect(executor: Executor, handles: list[Handle], store: Store, watch: Cal
 def study_lock(folder: Path) -> Iterator[None]:
     """Locks the study in `folder` for this process while the block runs.
 
-    The system releases the lock when this process ends, however it ends. Raises `StudyError`, naming the process that
-    holds the lock, where another one runs the study.
+    The system releases the lock when this process ends or dies. Raises `StudyError`, naming the process that holds the
+    lock, if another process runs the study.
     """
     path = folder / LOCK
     with writing(path):
@@ -111,7 +116,7 @@ def study_lock(folder: Path) -> Iterator[None]:
             lock(handle)
         except (BlockingIOError, PermissionError) as error:  # the latter on Windows
             holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
-            raise StudyError(f"{folder}: {holder} runs this study: wait, or give another --output") from error
+            raise StudyError(f"{folder}: {holder} runs this study: wait, or choose another --output") from error
         with writing(path):
             os.ftruncate(handle, 0)
             os.write(handle, f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M')},".encode())

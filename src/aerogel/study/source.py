@@ -47,8 +47,8 @@ def read_values(name: str) -> dict[str, Any]:
 
 
 def store_path(folder: Path) -> Path:
-    """The store of a study's folder. Raises `StudyError` where it has none."""
+    """The path of the store in a study's folder. Raises `StudyError` if there is none."""
     path = folder / STORE
     if "\0" in str(folder) or not path.is_file():
-        raise StudyError(f"{excerpt(str(folder))} has no {STORE}: it is not the output of a study")
+        raise StudyError(f"{excerpt(str(folder))} has no {STORE}: it is not the folder of a study")
     return path

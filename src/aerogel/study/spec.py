@@ -43,12 +43,12 @@ from aerogel.study.variant import VALUES, Variant
 MOST_TRIALS = 100_000
 NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,60}")  # of a folder, in at most 240 bytes
 AXES = {"methods": "method", "structures": "structure", "recoveries": "recovery", "values": "values"}
-"""The lists whose product is the variants of a study, and what one variant calls an entry."""
+"""The lists whose product is the variants of a study, and the field of one variant for each list."""
 
 
 def _folder_name(name: str) -> str:
     if name in (".", "..") or not NAME.fullmatch(name):
-        raise ValueError("expected a name that a folder can have, of at most 60 characters")
+        raise ValueError("expected a valid folder name of at most 60 characters")
     return name
 
 
@@ -58,25 +58,26 @@ class StudySpec(Part):
     Sparsity 0 is the dense model, trained and measured like the others, and belongs to every study.
 
     Attributes:
-        variants: combinations of a method, a recovery, values, a structure, a pattern and sparsities, in place of all
-            combinations of the lists of these, which are then filled from the variants: see `VariantPart`. All models
-            are fine-tuned first. A variant whose sparsities leave out 0 is compared with the fine-tuned dense model,
-            any other with the dense model of its own recovery. Time, memory and size are measured once for the same
-            structure, pattern, values and sparsity, whatever the method.
-        columns: of each task that has unusual names, the column of each role, see `aerogel.load_task`.
-        scope: by default, methods that look at weights alone rank them globally, and the others as they define.
-        sensitivity: one of the tasks, on whose training split each layer and kind of matrix is pruned alone.
+        variants: combinations of a method, a recovery, values, a structure, a pattern and sparsities. They replace the
+            product of the lists of these, which are then filled from the variants: see `VariantPart`. All models are
+            fine-tuned first. A variant whose sparsities leave out 0 is compared with the fine-tuned dense model, any
+            other with the dense model of its own recovery. Time, memory and size are measured once for each structure,
+            pattern, values and sparsity, with the first of the methods.
+        columns: for each task whose columns are not found by their names, the column of each role, see
+            `aerogel.load_task`.
+        scope: by default, methods that use only the weights rank them globally. The other methods use their own scope.
+        sensitivity: one of the tasks. Each layer and each kind of matrix is pruned on its own, on its training split.
         include: "embeddings" or "heads", to prune these too.
-        structures: targets to which heads and neurons are removed, in the words of the options of `aerogel prune
-            --structure`: "none", "speedup=2", "speedup=4,uniform", "parameters=20e6", "size=40MB", "sparsity=0.5". Each
-            is combined with every sparsity, of the weights that are left; the dense model has sparsity 0 and "none",
-            which is in every study.
+        structures: targets of structured pruning, written like the options of `aerogel prune --structure`: "none",
+            "speedup=2", "speedup=4,uniform", "parameters=20e6", "size=40MB", "sparsity=0.5". Each is combined with
+            every sparsity of the remaining weights. The dense model has sparsity 0 and "none", which is in every study.
         recoveries: what follows the dense model's fine-tuning, see `aerogel.study.trial.RECOVERIES`. Without any, the
             given models are pruned and then trained.
-        values: "float32", "bfloat16" or "int8". Models in the last two are scored and measured packed; for int8 the
-            last quarter of their training is quantization-aware, or without training they are rounded on the task's
-            text. The dense model is always in float32, and in int8 too if that is among them.
-        processes: trials that run at a time on this machine and share its cores; those that measure time run alone.
+        values: "float32", "bfloat16" or "int8". Models in the last two are scored and measured packed. For int8 the
+            last quarter of the training is quantization-aware; without training, weights are rounded on the task's
+            text. The dense model is always in float32, and also in int8 if the list has it.
+        processes: trials that run at the same time on this machine and share its cores. Trials that measure time run
+            alone.
 
     Methods that need calibration use the training split of the task that the model is scored on.
 
@@ -161,12 +162,12 @@ class StudySpec(Part):
         )
 
     def sparsities_of(self, variant: Variant) -> tuple[float, ...]:
-        """Those at which a variant is scored, in order."""
+        """The sparsities at which a variant is scored, in order."""
         parts = [part for part in self.parts if self._variant(part) == variant]
         return tuple(sorted({sparsity for part in parts for sparsity in self.part_sparsities(part)}))
 
     def part_sparsities(self, part: VariantPart) -> tuple[float, ...]:
-        """Those of one of the `parts`, the dense model first where it has one."""
+        """The sparsities of one of the `parts`, the dense model first if it has one."""
         listed = part.sparsities or self.sparsities
         return (*([0.0] if 0 in listed else []), *filter(None, listed))
 
@@ -177,11 +178,11 @@ class StudySpec(Part):
 
     @property
     def measured_variants(self) -> tuple[Variant, ...]:
-        """Those whose time, memory and size are measured: they do not depend on the recovery."""
+        """The variants whose time, memory and size are measured. These do not depend on the recovery."""
         return tuple(dict.fromkeys(map(self.measured_variant, self.scored_variants)))
 
     def measured_variant(self, variant: Variant) -> Variant:
-        """The one whose time, memory and size stand for those of a scored variant."""
+        """The measured variant that has the time, memory and size of a scored variant."""
         return replace(variant, method=self.measured_method(variant.method), recovery=None)
 
     def measured_method(self, method: str | None) -> str:

@@ -28,10 +28,10 @@ PATIENCE = 60.0  # seconds to wait for another process that holds the store lock
 
 
 class Store:
-    """The trials of a study and their outcomes. One process writes, one outcome a transaction.
+    """The trials of a study and their outcomes. One process writes, one outcome in each transaction.
 
-    Everything that is read is checked. Raises `StudyError` for content that is not as expected, naming the trial, and
-    where another process keeps the file locked for longer than a minute.
+    Everything that is read is checked. Raises `StudyError`, naming the trial, for unexpected content, and if another
+    process keeps the file locked for longer than a minute.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,9 +39,9 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, spec: StudySpec, trials: Sequence[Trial]) -> Store:
-        """Opens or creates the store of a folder and lists these trials in it, keeping the outcomes that it has.
+        """Opens or creates the store of a folder, and lists these trials in it. Existing outcomes are kept.
 
-        Raises `StudyError` where the folder holds a study of another name, or a file that is not a store.
+        Raises `StudyError` if the folder contains a study of another name, or a file that is not a store.
         """
         cls.check(folder, spec)
         store = cls(folder / STORE)
@@ -62,16 +62,16 @@ class Store:
 
     @classmethod
     def check(cls, folder: Path, spec: StudySpec) -> None:
-        """Raises `StudyError` where the folder holds another study, or a file that is not a store."""
+        """Raises `StudyError` if the folder contains another study, or a file that is not a store."""
         path = files.resolved(folder) / STORE
         if path.exists() and path.stat().st_size:  # the creation of an empty one was interrupted
             name = cls.open(folder).spec().name
             if name != spec.name:
-                raise StudyError(f"{folder} holds the study {name!r}: give another --output for {spec.name!r}")
+                raise StudyError(f"{folder} contains the study {name!r}: choose another --output for {spec.name!r}")
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """The store of a folder. Raises `StudyError` where it is missing, damaged or of another format."""
+        """The store of a folder. Raises `StudyError` if it is missing, damaged or of another format."""
         store = cls(store_path(folder))
         ((version,),) = store._rows("pragma user_version")
         if version != FORMAT:
@@ -121,7 +121,7 @@ class Store:
             try:
                 outcomes.append((trial, trial.read_outcome(status, result)))
             except (ValueError, TypeError, RecursionError) as error:
-                problem = f"the result of trial {trial.label} is not as expected: {first_line(error)}"
+                problem = f"the result of trial {trial.label} is invalid: {first_line(error)}"
                 raise StudyError(f"{self.path}: {problem}") from error
         return outcomes
 

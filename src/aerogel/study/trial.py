@@ -26,18 +26,18 @@ from aerogel.study.variant import Variant
 from aerogel.training import GradualPruning, Recovery, TrainingConfig
 
 RECOVERIES = ("none", "finetune", "gradual")
-"""What follows the dense model's fine-tuning on the task: nothing but pruning; pruning, then fine-tuning with the zeros
-kept; or pruning while it learns from the dense model."""
+"""What follows the dense model's fine-tuning on the task: only pruning; pruning, then fine-tuning that keeps the zeros;
+or gradual pruning with distillation from the dense model."""
 
 
-LATER = ("values", "structure", "measure")  # fields that trials have not always had
+LATER = ("values", "structure", "measure")  # fields that were added later
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ModelTrial:
-    """What the kinds of trial have in common.
+    """The common part of all kinds of trial.
 
-    `files` are those of a model's folder: another model under the same name makes another trial.
+    `files` are those of the model's folder: another model under the same name is another trial.
     """
 
     __pydantic_config__ = STRICT
@@ -61,7 +61,7 @@ class _ModelTrial:
 
     @property
     def runs_alone(self) -> bool:
-        """Whether it measures time, so that no other trial may run on the machine meanwhile."""
+        """Whether it measures time, so that no other trial may run on the machine at the same time."""
         return False
 
     def read_outcome(self, status: str, text: str) -> Outcome:
@@ -83,7 +83,7 @@ class WeightAnalysis(_ModelTrial):
 class SensitivityAnalysis(_ModelTrial):
     """Prune each layer and each kind of matrix alone, and measure the loss on the task's training split.
 
-    `data` is the digest of the task's data: other data makes another trial.
+    `data` is the digest of the task's data: other data is another trial.
     """
 
     result_type = CheckedSensitivity
@@ -96,8 +96,8 @@ class SensitivityAnalysis(_ModelTrial):
 class Scoring(_ModelTrial):
     """Prune and fine-tune the model on a task, and score it. `data` is the digest of the task's data.
 
-    Structures are removed first, then weights are set to zero, then values rounded: with `values` the model is scored
-    packed, in that type; for "int8" it is also trained, or calibrated, as `aerogel.training.Recovery` says.
+    Structures are removed first, then weights are set to zero, then values are rounded. With `values` the model is
+    scored packed, in that type. For "int8" it is also trained or calibrated, see `aerogel.training.Recovery`.
     """
 
     result_type = ScoringResult
@@ -143,7 +143,7 @@ class Scoring(_ModelTrial):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(_ModelTrial):
-    """Measure time, memory and size: of the dense model, and of the pruned one beside it, packed with its `values`."""
+    """Measure time, memory and size of the dense model and of the pruned one, packed with its `values`."""
 
     result_type = BenchmarkResult
     config: BenchConfig
@@ -208,5 +208,5 @@ def _words(structure: StructureConfig | None) -> str | None:
 
 
 def _without_defaults(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of a record, without those added later that are `None`: so that the keys in stores stay."""
+    """The fields of a record, without those added later that are `None`, so that the keys in stores stay the same."""
     return {name: value for name, value in fields if value is not None or name not in LATER}

@@ -1,4 +1,4 @@
-"""How a model was made small: what results are grouped by, beside the model, the task and the sparsity."""
+"""How a model was made small. Results are grouped by it, and by model, task and sparsity."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ VALUES: dict[str, ValueChoice | None] = {"float32": None, **{name: name for name
 
 @dataclass(frozen=True)
 class Variant:
-    """The method that pruned the model, the recovery, where the study has recoveries, the type of rounded values, the
-    target to which structures were removed, and the pattern of the zeros.
+    """One way to make a model small.
 
-    `method` is `None` for a model without pruned weights, and for one that was pruned while it trained; `values` is
-    `None` for float32, `structure` for a model with all its heads and neurons, and `pattern` for zeros anywhere.
+    Attributes:
+        method: the pruning method; `None` without pruned weights, and for a model that was pruned while it trained.
+        recovery: `None` in a study without recoveries.
+        values: the type to which values were rounded; `None` for float32.
+        structure: the target of structured pruning; `None` for a model with all its heads and neurons.
+        pattern: of the zeros; `None` for unstructured ones.
     """
 
     method: str | None = None

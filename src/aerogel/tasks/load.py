@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from aerogel.tasks.metrics import Metric
 
-WHOLE = " (all of it, also the part that training on it uses)"  # after the source of a single split
+WHOLE = " (all rows, including those that training on it uses)"  # after the source of a single split
 TaskSource = Any
 """What is taken as a task: a name, a file or folder, `TaskData`, or data in memory, see `load_task`."""
 

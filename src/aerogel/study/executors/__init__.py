@@ -33,13 +33,13 @@ class Handle(Protocol):
 
 
 class Executor(AbstractContextManager, Protocol):
-    """Runs trials, in the order of submission; at the end of its `with` block it stops those that still run.
+    """Runs trials in the order of submission. At the end of its `with` block it stops those that still run.
 
     Trials that measure time run on one machine, while no other trial runs there. A trial that dies ends as `Failed`.
     """
 
     def outdated(self, measured: Mapping[Trial, Machine]) -> list[Trial]:
-        """Those of the trials that measured time, on these machines, to measure again: on the machine for it now."""
+        """The trials that measured time on these machines and have to be measured again, on another one."""
 
     def submit(self, trial: Trial, data: TaskData | None) -> Handle:
         """Queues a trial; `data` is that of its task."""

@@ -65,7 +65,7 @@ def nodes() -> list[Node]:
 def connect(address: str) -> None:
     """Connects this process to a cluster: of HOST:PORT, else of `RAY_ADDRESS`, else to one that runs on this machine.
 
-    Raises `StudyError` where that is not possible, after a few seconds.
+    Raises `StudyError` after a few seconds if that is not possible.
     """
     if ray.is_initialized():
         raise StudyError("this process is already connected to a Ray cluster: call ray.shutdown() first")
@@ -82,7 +82,7 @@ def connect(address: str) -> None:
                 runtime_env={"env_vars": settings} if settings else None,
             )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        hint = "start one with `ray start --head`, or give --executor ray:HOST:PORT" if address == "auto" else ""
+        hint = "start one with `ray start --head`, or use --executor ray:HOST:PORT" if address == "auto" else ""
         raise StudyError(f"Ray cluster {address}: {first_line(error)}{hint and ': '}{hint}") from error
 
 
@@ -98,7 +98,7 @@ def _check_reachable(address: str) -> None:
         reason = f"no answer within {CONNECT_WITHIN:g} s" if isinstance(error, TimeoutError) else first_line(error)
         raise StudyError(f"Ray cluster {address}: can't be reached ({reason}): is the head node running?") from error
     if answer[3:4] != bytes([SETTINGS_FRAME]):
-        raise StudyError(f"Ray cluster {address}: what listens there is not the head node of a Ray cluster")
+        raise StudyError(f"Ray cluster {address}: the server at this address is not the head node of a Ray cluster")
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ class Job:
 
     Attributes:
         versions: those of the driver.
-        model: the content of the model's folder, `None` for a name that every node finds.
+        model: the content of the model's folder, `None` for a name that every node can load.
         model_digest: that of this content.
         data: of the trial's task.
         dense: the content of the fine-tuned dense model that the trial starts from.
@@ -116,7 +116,7 @@ class UnfitNodeError(Exception):
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Those that have to be equal on all nodes: of Python, the libraries, and aerogel with a digest of its code."""
+    """The versions that must be equal on all nodes: of Python, the libraries, and aerogel with a digest of its code."""
     code = hashlib.sha256()
     for path in sorted(Path(str(resources.files("aerogel"))).rglob("*.py")):
         code.update(path.read_bytes())
@@ -163,7 +163,7 @@ def _run(job: Job, work: Callable[..., Any]) -> Iterator[Message]:
 
 
 def _local_model(job: Job) -> str | None:
-    """The folder of a copy of the model, `None` where its own path has the same files on this node."""
+    """The folder of a copy of the model, `None` if its own path has the same files on this node."""
     if not job.model or folder_files(job.trial.model) == job.trial.files:
         return None
     folder = cache_home() / "copies" / f"{Path(job.trial.model).name}-{job.model_digest}"
@@ -173,7 +173,9 @@ def _local_model(job: Job) -> str | None:
 
 
 def _messages(process: WorkProcess, threads: int) -> Iterator[Message]:
-    vars(sys.modules["__main__"]).pop("__file__", None)  # or each process would run the script of Ray's worker again
+    vars(sys.modules["__main__"]).pop(
+        "__file__", None
+    )  # otherwise each process would run the script of Ray's worker again
     process.start(threads)
     try:
         last, sent = 0.0, None

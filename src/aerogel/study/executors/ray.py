@@ -35,7 +35,7 @@ from aerogel.study.executors.node import (
 )
 
 LOG = "trials.log"  # in the study's folder
-ATTEMPTS = 3  # for a trial that fails for the sake of its machine
+ATTEMPTS = 3  # for a trial that fails because of its machine
 SUBMITTED = 1000  # tasks that Ray has at a time
 CHECK_EVERY = 5.0  # seconds between two looks at the nodes that are left
 
@@ -78,7 +78,7 @@ class RayExecutor:
         ray.shutdown()  # ends the tasks
 
     def outdated(self, measured: Mapping[Trial, Machine]) -> list[Trial]:
-        """Chooses the node that measures time: the one that did before, if it is still there, else the largest."""
+        """Chooses the node that measures time: the previous one if it is still there, else the largest."""
         fitting = {node.name: node for node in self._nodes() if node.has(self.resources)}
         counts = Counter(machine.node for machine in measured.values() if machine.node in fitting)
         name = counts.most_common(1)[0][0] if counts else None
@@ -132,7 +132,7 @@ class RayExecutor:
             )
 
     def _model(self, trial: Trial) -> tuple[ray.ObjectRef | None, str]:
-        """A reference to the content of a model's folder, and its digest; none for a name that every node finds."""
+        """A reference to the content of a model's folder, and its digest; `None` for a name that all nodes can load."""
         if not trial.files:
             return None, ""
         if trial.model not in self.models:
@@ -149,7 +149,7 @@ class RayExecutor:
         return self.data[key]
 
     def _has_dense(self, task: Task) -> bool:
-        """Whether the dense model that a trial starts from is there; else it is trained, once for all trials."""
+        """Whether the dense model that a trial starts from exists. If not, its training starts, once for all trials."""
         folder = task.tuned
         if folder is None or folder in self.dense:
             return True
