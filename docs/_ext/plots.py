@@ -104,7 +104,7 @@ def lines(table: Table, columns: Sequence[str], view: View, title: str, prefix: 
     if view.mark is not None:
         axes.axhline(view.mark, color=INK, linewidth=1, linestyle="--")
     axes.set_xlabel(f"{view.x}, {unit(table, view.x)}".rstrip(", "))
-    axes.set_ylabel(view.axis or unit(table, columns[0]))
+    axes.set_ylabel(textwrap.fill(view.axis or unit(table, columns[0]), 28))
     if len(series) > 1:
         chart.legend(loc="outside upper left", ncols=2)
     return svg(chart, title, prefix)

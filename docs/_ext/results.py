@@ -21,7 +21,9 @@ class Results(SphinxDirective):
 
     required_arguments = 2
     option_spec: ClassVar = {
-        **dict.fromkeys((*KINDS, "x", "by", "where", "caption", "mark", "axis"), directives.unchanged_required),
+        **dict.fromkeys(
+            (*KINDS, "x", "by", "where", "caption", "mark", "axis", "without"), directives.unchanged_required
+        ),
         **dict.fromkeys(("log", "chart-only"), directives.flag),
     }
 
@@ -35,6 +37,7 @@ class Results(SphinxDirective):
         except KeyError as error:
             raise ExtensionError(f"{self.get_location()}: results {name} {title}: {error}") from error
         if "chart-only" not in self.options:
+            table = without(table, self.options.get("without", ""))
             shown += wrapped('<div class="results">', self.parse_text_to_nodes(markdown(table)), "</div>")
         return shown
 
@@ -77,6 +80,15 @@ class Protocol(SphinxDirective):
 
 def wrapped(start: str, content: list[nodes.Node], end: str) -> list[nodes.Node]:
     return [nodes.raw("", start, format="html"), *content, nodes.raw("", end, format="html")]
+
+
+def without(table: Table, column: str) -> Table:
+    """The table without this column: narrower, where all rows have the same in it and the text says what."""
+    if not column:
+        return table
+    place = table.column(column)
+    columns, *rows = ([*row[:place], *row[place + 1 :]] for row in (table.columns, *table.rows))
+    return Table(columns, rows)
 
 
 def markdown(table: Table) -> str:
