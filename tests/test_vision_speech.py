@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 import aerogel as ag
 from aerogel.benchmark import BenchConfig, Subject, bench
-from aerogel.benchmark.subject import random_batch
+from aerogel.benchmark.inputs import random_batch
 from aerogel.cli.main import run
 from aerogel.errors import ModelError
 from aerogel.models import load_model, save

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from aerogel.benchmark.checkpoint import Checkpoint
 from aerogel.benchmark.process import Worker
-from aerogel.benchmark.subject import Checkpoint, Subject, prepare, serve
+from aerogel.benchmark.subject import Subject, prepare, serve
 from aerogel.models import Head
 from builders import alive_in_session
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from aerogel.benchmark import RUNTIMES, BenchConfig, Subject, bench
+from aerogel.benchmark.checkpoint import Checkpoint
 from aerogel.benchmark.measure import _convert
 from aerogel.benchmark.process import Worker
 from aerogel.benchmark.runtimes import check_runtime
-from aerogel.benchmark.subject import Checkpoint, prepare
+from aerogel.benchmark.subject import prepare
 from aerogel.errors import AerogelError, AerogelWarning
 from aerogel.pruning import PruneConfig
 

@@ -13,8 +13,10 @@ from hypothesis import given, strategies as st
 from pyarrow import parquet
 
 from aerogel.errors import DataError
-from aerogel.tasks import files
-from aerogel.tasks.files import FORMATS, check_memory, read_file, read_text
+from aerogel.memory import free_memory
+from aerogel.tasks import rows as rows_module
+from aerogel.tasks.files import FORMATS, read_file, read_text
+from aerogel.tasks.rows import check_memory
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 FIELD = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1)
@@ -193,7 +195,7 @@ def test_a_parquet_file_is_measured_by_what_it_holds(tmp_path: Path, monkeypatch
     parquet.write_table(pyarrow.table({"text": ["x" * 1000 + str(number) for number in range(2000)]}), path)
     assert path.stat().st_size < 500_000
     assert len(read_file(path)) == 2000
-    monkeypatch.setattr(files, "MEMORY_PER_BYTE", files.psutil.virtual_memory().available // 1_000_000)
+    monkeypatch.setattr(rows_module, "MEMORY_PER_BYTE", free_memory() // 1_000_000)
     with pytest.raises(DataError, match=r"a.parquet: its 0\.0 GB"):
         read_file(path)
 

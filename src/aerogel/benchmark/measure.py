@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from aerogel import bounds, progress
+from aerogel.benchmark.checkpoint import Checkpoint
 from aerogel.benchmark.process import Start, Worker
 from aerogel.benchmark.runtimes import check_runtime, convert, serve_runtime
-from aerogel.benchmark.subject import Checkpoint, Subject, prepare, serve
+from aerogel.benchmark.subject import Subject, prepare, serve
 from aerogel.bounds import check_seed
 from aerogel.errors import AerogelError, AerogelWarning, ModelError, excerpt, expect
 from aerogel.tables import html_table, size

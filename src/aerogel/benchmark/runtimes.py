@@ -14,12 +14,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from aerogel.benchmark.checkpoint import WARM_UP, Checkpoint
 from aerogel.errors import AerogelError, expect, first_line, unknown_name
-
-if TYPE_CHECKING:
-    from aerogel.benchmark.subject import Checkpoint
 
 RUNTIMES = {"openvino": ("openvino",), "openvino-int8": ("openvino", "nncf")}
 """Other runtimes that `bench` can measure, and the packages that each needs."""
@@ -49,7 +47,7 @@ def convert(
     import torch
 
     from aerogel import models
-    from aerogel.benchmark.subject import inference_inputs, random_batch
+    from aerogel.benchmark.inputs import inference_inputs, random_batch
 
     batch_size, length, threads, seed = settings
     torch.set_num_threads(threads)
@@ -77,7 +75,6 @@ def serve_runtime(connection: Connection, checkpoint: Checkpoint, threads: int) 
     import openvino
 
     from aerogel.benchmark.machine import peak_memory
-    from aerogel.benchmark.subject import WARM_UP
 
     baseline = peak_memory()
     with in_one_sentence():

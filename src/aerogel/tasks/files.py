@@ -6,17 +6,13 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import psutil
 
 from aerogel.errors import DataError, excerpt, first_line
-from aerogel.tasks.rows import Rows
-
-MEMORY_PER_BYTE = 8  # of a file, for its rows as Python objects; of short rows twice that
+from aerogel.tasks.rows import Rows, check_memory, table_rows
+from aerogel.tasks.tables import parquet_rows
 
 
 def read_file(path: Path) -> Rows:
@@ -34,16 +30,6 @@ def read_file(path: Path) -> Rows:
     return rows
 
 
-def check_memory(source: str, size: int) -> None:
-    """Raise `DataError` for data of `size` bytes whose rows need more memory than is free."""
-    needed, free = MEMORY_PER_BYTE * size, psutil.virtual_memory().available
-    if needed > free:
-        raise DataError(
-            f"{source}: its {size / 1e9:.1f} GB need about {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB "
-            "are free: use a part of the data"
-        )
-
-
 def read_text(path: Path) -> str:
     """The whole text of a UTF-8 file. Raises `DataError` for bad UTF-8 (with its line) or an empty file."""
     try:
@@ -58,21 +44,6 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise DataError(f"{path}: the file is empty")
     return text
-
-
-def table_rows(values: Sequence[Any], source: str, lines: Sequence[int] | None = None) -> Rows:
-    """Rows from dictionaries; the columns are the keys of all, and a key that a row lacks has the value `None`.
-
-    Raises `DataError` for a row that is not a dictionary with names as keys.
-    """
-    columns: dict[str, None] = {}
-    for number, row in enumerate(values):
-        if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
-            problem = f"expected a dictionary of column names and values, found {excerpt(row)}"
-            raise Rows((), values, source, lines).error(number, problem)
-        columns |= dict.fromkeys(row)
-    complete = [row if len(row) == len(columns) else dict.fromkeys(columns) | row for row in values]
-    return Rows(tuple(columns), complete, source, lines)
 
 
 def _text_rows(path: Path) -> Rows:
@@ -160,18 +131,12 @@ def _json_rows(path: Path) -> Rows:
     return table_rows(values, str(path))
 
 
-def _parquet_rows(path: Path) -> Rows:
-    from aerogel.tasks.tables import parquet_rows
-
-    return parquet_rows(path)
-
-
 FORMATS: dict[str, Callable[[Path], Rows]] = {
     ".csv": _comma_separated_rows,
     ".tsv": _tab_separated_rows,
     ".jsonl": _json_line_rows,
     ".json": _json_rows,
-    ".parquet": _parquet_rows,
+    ".parquet": parquet_rows,
     ".txt": _text_rows,
 }
 """How files are read, by suffix."""

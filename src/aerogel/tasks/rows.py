@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aerogel.errors import DataError, excerpt, nearest, unknown_name
+from aerogel.memory import free_memory
 
+MEMORY_PER_BYTE = 8  # of a file, for its rows as Python objects; of short rows twice that
 TYPES = {bool: "a boolean", int: "a number", float: "a number", str: "text", dict: "a mapping", list: "a list"}
 
 
@@ -125,3 +127,28 @@ def _type_name(value: Any) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return ""
     return TYPES.get(type(value), type(value).__name__)
+
+
+def table_rows(values: Sequence[Any], source: str, lines: Sequence[int] | None = None) -> Rows:
+    """Rows from dictionaries; the columns are the keys of all, and a key that a row lacks has the value `None`.
+
+    Raises `DataError` for a row that is not a dictionary with names as keys.
+    """
+    columns: dict[str, None] = {}
+    for number, row in enumerate(values):
+        if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
+            problem = f"expected a dictionary of column names and values, found {excerpt(row)}"
+            raise Rows((), values, source, lines).error(number, problem)
+        columns |= dict.fromkeys(row)
+    complete = [row if len(row) == len(columns) else dict.fromkeys(columns) | row for row in values]
+    return Rows(tuple(columns), complete, source, lines)
+
+
+def check_memory(source: str, size: int) -> None:
+    """Raise `DataError` for data of `size` bytes whose rows need more memory than is free."""
+    needed, free = MEMORY_PER_BYTE * size, free_memory()
+    if needed > free:
+        raise DataError(
+            f"{source}: its {size / 1e9:.1f} GB need about {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB "
+            "are free: use a part of the data"
+        )

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aerogel.errors import DataError, excerpt, first_line
-from aerogel.tasks.files import check_memory, table_rows
-from aerogel.tasks.rows import Rows
+from aerogel.tasks.rows import Rows, check_memory, table_rows
 
 VALIDATION = ("validation", "dev", "val", "valid", "test")
 """Names of the validation split; the first that there is serves."""

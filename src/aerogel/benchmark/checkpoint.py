@@ -1,0 +1,23 @@
+"""What measuring processes load, and how long they warm up."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# A longer inference fills the caches by itself. A shorter one is timed after an untimed one, since other processes have
+# used the caches in between.
+WARM_UP = 0.3
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A subject saved as it will be measured: dense, compressed, or converted for another `runtime`.
+
+    `parameter_bytes` are parameters and buffers in memory, `file_bytes` the weight files.
+    """
+
+    name: str
+    folder: Path
+    compressed: bool
+    parameter_bytes: int
+    file_bytes: int
+    runtime: str | None = None
