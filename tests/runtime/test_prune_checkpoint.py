@@ -23,7 +23,7 @@ from aerogel.files import unfinished_folder
 from aerogel.models import Provenance, load_model
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime.prune_checkpoint import prune_checkpoint
-from aerogel.runtime.writing import save_pruned
+from aerogel.runtime.writing import pack, save_pruned
 from tiny import tiny_config, tiny_model
 
 LAYERS = 3
@@ -97,6 +97,17 @@ def test_the_bits_are_those_of_pruning_in_memory(
     assert saved.zeros.prunable == sum(mask.numel() for mask in _zeros(models[0], config))
     assert saved.is_packed == (options.get("pack", True))
     assert not unfinished_folder(tmp_path / "files").exists()
+
+
+@pytest.mark.parametrize("values", [None, "int8"])
+def test_without_pruning_the_zeros_are_packed_that_there_are(source: Path, tmp_path: Path, values: Any) -> None:
+    in_memory(source, tmp_path / "zeros", PruneConfig("magnitude", sparsity=0.8), pack=False)
+    pack(str(tmp_path / "zeros"), tmp_path / "memory", values)
+    saved = prune_checkpoint(
+        tmp_path / "zeros", tmp_path / "files", PruneConfig("magnitude", sparsity=0.0), values=values
+    )
+    assert saved.is_packed
+    check_equal(tensors(tmp_path / "files"), tensors(tmp_path / "memory"))
 
 
 def _zeros(model: Any, config: PruneConfig) -> list[Tensor]:

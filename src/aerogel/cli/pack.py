@@ -37,8 +37,15 @@ def pack(model: str, *, output: Path, values: ValueChoice | None, head_values: H
     files.check_new(output)
     check_path(model)
     with progress_bar():
+        from aerogel.cli.streaming import streams
+        from aerogel.pruning import PruneConfig
+        from aerogel.runtime import prune_checkpoint
         from aerogel.runtime.writing import pack as write_packed
 
-        saved = write_packed(model, output, values, head_values)
+        none = PruneConfig("magnitude", sparsity=0.0)
+        if streams(model, output, none, structure=False):
+            saved = prune_checkpoint(model, output, none, values=values, head_values=head_values)
+        else:
+            saved = write_packed(model, output, values, head_values)
     note_saved(saved, model, output, True, values)
     note_next("bench", output)

@@ -124,7 +124,8 @@ def streamable(config: PruneConfig) -> PruneConfig:
         raise PruningError(f"allocation {chosen} compares all matrices, which needs the whole model in memory")
     if one_shot_method(config.method).needs == "gradients":
         raise PruningError(
-            f"method {config.method} needs gradients of the whole model in memory: use admm, the nearest"
+            f"method {config.method} needs gradients of the whole model in memory: use admm, which comes closest (on "
+            "smollm2 at 50% the loss rises 1.5 times as much as with best)"
         )
     config = replace(config, allocation="uniform")
     if config.values and config.targets != ("blocks",):
