@@ -59,6 +59,7 @@ training_steps = 1
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Nodes "one" and "two" with two CPUs each, and a cache of their own."""
+    Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray writes the address of a cluster, whatever its own folder
     # a short path: the names of sockets have 107 bytes at most
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         head = {"include_dashboard": False, "temp_dir": folder, **named("one", folder)}
