@@ -50,6 +50,12 @@ def test_the_dense_model_runs_once_whatever_the_methods() -> None:
     assert len({trial.key for trial in trials}) == len(trials)
 
 
+def test_dense_models_are_scored_before_those_that_start_from_them() -> None:
+    sparsities = [trial.sparsity for trial in scorings(plan(spec(recoveries=RECOVERIES), DATA))]
+    assert sorted(sparsities, key=bool) == sparsities
+    assert sparsities[0] == 0 < sparsities[-1]
+
+
 def test_limits_follow_the_kind_of_task() -> None:
     limits = {(trial.task, trial.training.limit) for trial in scorings(plan(spec(), DATA))}
     assert limits == {("sst2", 7), ("wikitext-2", 8)}

@@ -17,7 +17,10 @@ from aerogel.training.recovery import SELF
 
 
 def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
-    """All trials of a study, in the order to run them: analyses, scores by seed, benchmarks."""
+    """All trials of a study, in the order to run them: analyses, scores, benchmarks.
+
+    Scores of the dense models come first: other trials start from the dense model, and would wait for each other.
+    """
     files = {model: folder_files(model) for model in spec.models}
     trials: list[Trial] = [WeightAnalysis(model=model, files=files[model]) for model in spec.models]
     if spec.sensitivity:
@@ -26,7 +29,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
             SensitivityAnalysis(model=model, files=files[model], task=spec.sensitivity, data=digest)
             for model in spec.models
         ]
-    trials += [
+    scores = [
         Scoring(
             model=model,
             files=files[model],
@@ -42,6 +45,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
         for task in spec.tasks
         for recovery, values in _scored(spec, seed)
     ]
+    trials += sorted(scores, key=lambda trial: trial.sparsity > 0 or trial.recovery.structure is not None)
     if spec.benchmark:
         config = BenchConfig(**spec.benchmark.model_dump())
         trials += [
