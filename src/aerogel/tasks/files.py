@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from aerogel.errors import DataError, excerpt, first_line
+from aerogel.tables import counted
 from aerogel.tasks.rows import Rows
 
 MEMORY_PER_BYTE = 8  # of a file, for its rows as Python objects; of short rows twice that
@@ -126,7 +127,9 @@ def _rows_under_header(path: Path, records: Iterator[tuple[int, list[str]]], sep
         if fields == [""]:
             continue
         if len(fields) != len(header):
-            raise DataError(f"{path}, line {number}: {len(fields)} fields between {separators}, expected {len(header)}")
+            raise DataError(
+                f"{path}, line {number}: {counted(len(fields), 'field')} between {separators}, expected {len(header)}"
+            )
         values.append(dict(zip(header, fields, strict=True)))
         numbers.append(number)
     return Rows(tuple(header), values, str(path), numbers)
