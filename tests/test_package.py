@@ -3,6 +3,7 @@
 import doctest
 import sys
 from importlib import resources
+from inspect import cleandoc
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def test_public_names_have_examples_that_run(name: str, tmp_path: Path, monkeypa
         report: list[str] = []
         outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append)
         assert not outcome.failed, "".join(report)
+
+
+def test_the_help_of_the_package_begins_with_an_example_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, names = (aerogel.__doc__ or "").partition("\n\n")[2].partition("\n\nAfter")
+    exec(cleandoc(code), {})
+    assert (tmp_path / "sparse" / "config.json").is_file()
+    main = [name for line in names.splitlines() if line.startswith("    ") for name in line.split("  ")[2].split(", ")]
+    assert set(main) <= set(aerogel.__all__)
 
 
 def test_the_package_has_type_annotations() -> None:

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from aerogel.benchmark import BenchConfig, Subject, bench, environment
 from aerogel.errors import AerogelError, ModelError
 from aerogel.models import Head, load_model, prunable_weights, save
 from aerogel.pruning import PruneConfig, prune
 from aerogel.runtime import compress
+from aerogel.runtime.writing import pack
+from aerogel.tables import latency
 
 SMALL = BenchConfig(batch_size=2, sequence_length=8, rounds=4, training_steps=2, threads=1)
 
@@ -36,7 +39,7 @@ def test_a_pruned_model_is_also_measured_compressed() -> None:
     assert len(compressed.latencies) == len(dense.latencies)
     html = measurements._repr_html_()
     assert html.count("<tr>") == 4
-    assert f"{dense.median:.3f} s" in html
+    assert latency(dense.median) in html
     assert (compressed.training_steps, compressed.training_median, compressed.training_memory) == ((), None, None)
 
 
@@ -105,6 +108,20 @@ def test_sizes_are_those_of_the_weights_and_the_file(tmp_path: Path) -> None:
     (measured,) = bench([Subject(str(tmp_path / "model"))], SMALL)
     assert measured.parameter_bytes == 4 * model.num_parameters()
     assert measured.file_bytes == (tmp_path / "model" / "model.safetensors").stat().st_size
+
+
+def test_files_have_the_dtypes_of_the_models_own(tmp_path: Path) -> None:
+    model = load_model("tiny-bert", dtype="auto")
+    assert model.dtype == torch.float16
+    prune(model, PruneConfig(sparsity=0.9))
+    save(model, None, tmp_path / "pruned")
+    pack(str(tmp_path / "pruned"), tmp_path / "packed")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("pruned", "packed")]
+    for name in ("pruned", "packed"):
+        measured = bench([Subject(str(tmp_path / name))], SMALL)
+        assert [entry.file_bytes for entry in measured] == pytest.approx(sizes, abs=64)  # up to the length of offsets
+        assert measured[0].parameter_bytes > 4 * model.num_parameters()  # it runs in float32
+        assert [row[0].partition(", ")[2] for row in measured.rows()] == ["run dense", "compressed"]
 
 
 def test_the_error_of_a_process_is_raised_here() -> None:

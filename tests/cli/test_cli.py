@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -155,8 +156,20 @@ def test_own_data_with_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture
     columns = ("--columns", "text=what they wrote,label=verdict")
     described = "columns: text = what they wrote, label = verdict; kind: sentence_classification"
     tuning = ("--epochs", 1, "--batch-size", 8, "--max-length", 16)
+    tuning += ("--learning-rate", 1e-4)
     assert aerogel("finetune", "tiny-bert", "--task", file, *columns, *tuning, "--output", tmp_path / "tuned") == 0
-    assert described in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert described in said
+    following = shlex.split(said.splitlines()[-1])
+    for name, value in (
+        ("--pattern", "block:1x4"),
+        ("--values", "int8"),
+        ("--teacher", str(tmp_path / "tuned")),
+        ("--learning-rate", "0.0001"),
+        ("--max-length", "16"),
+        columns,
+    ):
+        assert following[following.index(name) + 1] == value
     assert aerogel("evaluate", tmp_path / "tuned", "--tasks", file, *columns) == 0
     assert described in capsys.readouterr().err
     calibration = (
@@ -178,14 +191,16 @@ def test_pack_and_unpack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     dense, packed, unpacked = tmp_path / "dense", tmp_path / "packed", tmp_path / "unpacked"
     for output, flags in ((dense, ["--no-pack"]), (packed, [])):
         assert aerogel("prune", "tiny-gpt2", "--sparsity", "0.9", "--output", output, *flags) == 0
-        assert "90.00% of" in capsys.readouterr().err
+        assert re.search(
+            r"(?s)by magnitude: .* 90.00% of .*--method best --calibration .*finetune", capsys.readouterr().err
+        )
     weights = {folder: (folder / "model.safetensors").stat().st_size for folder in (dense, packed)}
     assert weights[packed] < 0.65 * weights[dense]  # half of this model is embeddings
     reports = []
     for folder in (dense, packed):
         assert aerogel("inspect", folder, "--json") == 0
         reports.append(json.loads(capsys.readouterr().out) | {"model": ""})
-    assert [report.pop("packed") for report in reports] == [{}, {"float32": 16}]
+    assert [report.pop("packed") for report in reports] == [{}, {"float16": 16}]  # as the model's own files
     assert reports[0] == reports[1]
     limits = ("--tasks", "python-reference", "--limit", 2, "--json")
     assert aerogel("evaluate", packed, *limits, "--reference", dense) == 0
@@ -301,7 +316,10 @@ def story(tmp_path: Path) -> Path:
 def test_calibrated_pruning_and_comparison(tmp_path: Path, story: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--method", "best", "--sparsity", 0.6, "--calibration", story, "--samples", 8)
     assert aerogel("prune", "tiny-gpt2", *options, "--swap", "--reconstruct", 1, "--output", tmp_path / "pruned") == 0
-    assert "60.00%" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "pruned by best: " in said
+    assert "60.00%" in said
+    assert "--method" not in said
     compare = ("--tasks", story, "--limit", 4, "--reference", "tiny-gpt2")
     assert aerogel("evaluate", tmp_path / "pruned", *compare, "--json") == 0
     scores = json.loads(capsys.readouterr().out)["story"]
@@ -348,6 +366,7 @@ def test_bench_measures_a_packed_folder_dense_and_compressed(
     assert aerogel("bench", "packed", *small) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("packed")]
     assert len(lines) == 2
+    assert lines[0].startswith("packed, run dense")
     assert lines[1].startswith("packed, compressed")
 
 

@@ -9,6 +9,7 @@ import click
 import pytest
 
 from aerogel.cli.main import aerogel, run
+from aerogel.cli.output import resumable
 from aerogel.errors import AerogelError, ModelError
 
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
@@ -53,6 +54,11 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setitem(aerogel.commands, "fail", failing(KeyboardInterrupt()))
     assert run(["fail"]) == 130
     assert capsys.readouterr().err.strip() == "interrupted"
+    with pytest.raises(KeyboardInterrupt) as raised, resumable("after step 7"):
+        raise KeyboardInterrupt
+    monkeypatch.setitem(aerogel.commands, "fail", failing(raised.value))
+    assert run(["fail"]) == 130
+    assert "resume after step 7" in capsys.readouterr().err
 
 
 def shell(command: str) -> subprocess.CompletedProcess:

@@ -104,7 +104,7 @@ def test_the_search_ends_no_worse_than_either_end() -> None:
 def test_refusals() -> None:
     with pytest.raises(PruningError, match=r"2:4.* uniform.* global"):
         allocator(2, 0.5, "2:4").shares("global")
-    with pytest.raises(PruningError, match=r"0\.999 .* 1 units.* 2 matrices"):
+    with pytest.raises(PruningError, match=r"0\.999 .* 1 unit, .* 2 matrices"):
         allocator(1, 0.999).shares("owl")
     broken = Allocator([_one()], lambda weight: weight.matrix * torch.nan, Pattern.parse("unstructured"), 0.5)
     with pytest.raises(PruningError, match=r"layer layers\.0: .*NaN"):

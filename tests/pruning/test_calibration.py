@@ -1,5 +1,6 @@
 """Text becomes a model's inputs: as many tokens as asked, the same for the same seed, or one sentence on why not."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,10 @@ def test_only_a_language_model_sees_damaged_text(name: str) -> None:
 def test_too_short_a_text_says_what_is_there_and_what_is_needed() -> None:
     model = ARCHITECTURES["gpt2"].build()
     short = Calibration(text_data(prose(8), "note"), load_tokenizer("tiny-gpt2"), 64, 32)
-    with pytest.raises(DataError, match=r"note .*\d+ tokens.* 64 .* 32 .*2,048"):
+    with pytest.raises(DataError, match=r"note .*\d+ tokens.* 64 .* 32 .*2,048") as raised:
         short.batches(model)
+    possible = int(str(raised.value).partition("--samples ")[2].strip(")"))
+    assert len(replace(short, samples=possible).batches(model)[0]["input_ids"]) == possible
     few = Calibration(sentence_data([("so glad", 1)]), load_tokenizer("tiny-gpt2"), 64, 32)
     with pytest.raises(DataError, match=r"moods .* 64 .* 32 .*2,048"):
         few.batches(model)

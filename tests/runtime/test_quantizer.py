@@ -267,10 +267,10 @@ KEY = "bert.encoder.layer.1.output.dense.weight"
 NORM = "bert.encoder.layer.1.output.LayerNorm.weight"
 EDITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "no weight": (lambda t: t.pop(KEY), f"the first is {KEY}"),
-    "no bias": (lambda t: t.pop(KEY.replace("weight", "bias")), "lacks 1 tensors of the model"),
-    "no embedding": (lambda t: t.pop("bert.embeddings.word_embeddings.weight"), "lacks 1 tensors"),
-    "no head": (lambda t: t.pop("cls.predictions.bias"), "lacks 1 tensors"),
-    "surplus": (lambda t: t.update({"bert.more": torch.zeros(3)}), "1 tensors.*bert.more"),
+    "no bias": (lambda t: t.pop(KEY.replace("weight", "bias")), "lacks 1 tensor of the model"),
+    "no embedding": (lambda t: t.pop("bert.embeddings.word_embeddings.weight"), "lacks 1 tensor "),
+    "no head": (lambda t: t.pop("cls.predictions.bias"), "lacks 1 tensor "),
+    "surplus": (lambda t: t.update({"bert.more": torch.zeros(3)}), "1 tensor .*bert.more"),
     "surplus layer": (lambda t: t.update({KEY.replace("1", "7"): t[KEY].clone()}), "layer.7"),
     "a packed norm": (
         lambda t: t.update({NORM: t[KEY].clone()}),

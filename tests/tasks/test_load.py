@@ -74,12 +74,12 @@ def test_a_row_always_falls_on_the_same_side(tmp_path_factory: pytest.TempPathFa
     ("name", "text", "said"),
     [
         ("one.tsv", "sentence\tlabel\nthe only\t1\n", "all rows have the label"),
-        ("two.tsv", "sentence\tlabel\na\t1\na\t0\n", r"two\.tsv: 2 rows are too few to hold out a part"),
+        ("two.tsv", "sentence\tlabel\na\t1\na\t0\n", r"two\.tsv has 2 rows, too few to hold out a part"),
         ("empty.tsv", "", "the file is empty"),
         ("empty.txt", " \n", "the file is empty"),
         ("short.txt", "a single line without an end", r"short\.txt.* 28 characters"),
-        ("short.txt", "a single line\n", r"short\.txt: 14"),
-        ("short.txt", "much text on the first line, then a blank one\n\n\n", r"short\.txt: 48"),
+        ("short.txt", "a single line\n", r"short\.txt.* 14 characters"),
+        ("short.txt", "much text on the first line, then a blank one\n\n\n", r"short\.txt.* 48 characters"),
     ],
 )
 def test_files_too_small_to_divide_are_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
@@ -140,8 +140,23 @@ def test_columns_of_no_kind_are_refused_with_those_of_the_kinds(tmp_path: Path) 
     file = write_tsv(tmp_path / "own.tsv", [("a", 1), ("b", 2)], ("sentense", "lable"))
     with pytest.raises(DataError, match=r"own\.tsv.*sentense, lable") as raised:
         load_task(file)
-    for part in ("sentence_classification", "language_modelling", "did you mean sentence", "--columns"):
+    for part in ("did you mean sentence", "--columns", "own-data"):
         assert part in str(raised.value)
+
+
+def test_columns_are_suggested_by_their_values(tmp_path: Path) -> None:
+    rows = [(n, ["low", "high"][n % 2], f"2026-01-{n:02}", f"Printer {n} is out of paper.") for n in range(10, 30)]
+    file = write_tsv(tmp_path / "tickets.tsv", rows, ("id", "priority", "opened on", "body"))
+    with pytest.raises(DataError, match="--columns text=body,label=priority ") as raised:
+        load_task(file)
+    assert len(str(raised.value)) < 300 + len(str(file))
+    data = load_task(file, columns={"text": "body", "label": "priority"})
+    assert data.task.labels == ("high", "low")
+    numbers = [{"width": n, "height": n / 2} for n in range(20)]
+    with pytest.raises(DataError, match="--columns ROLE=NAME "):
+        load_task(numbers)
+    with pytest.raises(DataError, match="--columns 'text=opened on' "):
+        load_task([{"opened on": f"day {n}", "rank": n} for n in range(20)])
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ def test_epochs_are_passes_over_the_examples(epochs: float, steps: int) -> None:
     with progress.listening(lambda *update: updates.append(update)):
         assert finetune(model, tokenizer, data, config).steps == steps
     assert [update[1:] for update in updates] == [(step, steps) for step in range(1, steps + 1)]
-    assert updates[0][0] == "fine-tuning on moods"
-    assert all(re.fullmatch(r"fine-tuning on moods, loss \d\.\d{3}", doing) for doing, _, _ in updates[1:])
+    assert updates[0][0] == "training"
+    assert all(re.fullmatch(r"training, loss \d\.\d{3}", doing) for doing, _, _ in updates[1:])
 
 
 def weights_after(name: str, seed: int, start: int = 0) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
@@ -289,7 +289,7 @@ def test_an_interrupted_training_resumes_bit_exactly(
         else:
 
             def stop(doing: str, done: int, total: int) -> None:
-                if done == 10 and doing.startswith("fine-tuning"):
+                if done == 10 and doing.startswith("training"):
                     raise InterruptError
 
             def broken(model: PreTrainedModel, checkpoints: Path | None) -> TrainingResult:
@@ -300,7 +300,7 @@ def test_an_interrupted_training_resumes_bit_exactly(
             broken(copy.deepcopy(teacher), folder)
     steps = []
     resumed = copy.deepcopy(teacher)
-    with progress.listening(lambda doing, done, total: steps.append(done) if "fine-tuning" in doing else None):
+    with progress.listening(lambda doing, done, total: steps.append(done) if "training" in doing else None):
         result = train(resumed, folder)
     assert steps[0] > 1  # it did not begin anew
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
@@ -308,7 +308,7 @@ def test_an_interrupted_training_resumes_bit_exactly(
     assert result.validation == expected.validation
     # and a finished one, if it could not be saved, is there without another step
     again = copy.deepcopy(teacher)
-    with progress.listening(lambda doing, done, total: interrupt("fine-tuning" in doing)):
+    with progress.listening(lambda doing, done, total: interrupt("training" in doing)):
         assert train(again, folder).losses == expected.losses
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in whole.state_dict().items())
 
@@ -439,11 +439,23 @@ def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
     model, tokenizer = load("tiny-gpt2", data.task.head)
     other = copy.deepcopy(model)
     prune(other, sparsity=0.5)
-    with pytest.raises(InterruptError), progress.listening(lambda doing, done, total: interrupt(done == 3)):
-        finetune(copy.deepcopy(model), tokenizer, data, SHORT, checkpoints=tmp_path / "run")
-    for asked, config in ((model, replace(SHORT, seed=1)), (other, SHORT)):
+    twice = replace(SHORT, epochs=2)
+    with pytest.raises(InterruptError), progress.listening(lambda doing, done, total: interrupt(done == 6)):
+        finetune(copy.deepcopy(model), tokenizer, data, twice, checkpoints=tmp_path / "run")
+    for asked, config in ((model, replace(twice, seed=1)), (other, twice)):
         with pytest.raises(DataError, match="run has checkpoints"):
             finetune(asked, tokenizer, data, config, checkpoints=tmp_path / "run")
+
+
+def test_a_training_without_a_whole_checkpoint_is_followed_by_another(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert checkpoint.last_checkpoint(folder, "first") is None
+    (folder / "checkpoint-4").mkdir()
+    assert checkpoint.last_checkpoint(folder, "second") is None
+    assert not (folder / "checkpoint-4").exists()
+    (folder / "structure-1").mkdir()
+    with pytest.raises(DataError, match="run has checkpoints"):
+        checkpoint.last_checkpoint(folder, "third")
 
 
 @pytest.mark.slow
@@ -455,7 +467,7 @@ def test_a_sparse_model_never_becomes_denser(by: str) -> None:
     shares: list[float] = []
 
     def count(doing: str, done: int, total: int) -> None:
-        if doing.startswith("fine-tuning"):
+        if doing.startswith("training"):
             matrices = [weight.matrix for weight in prunable_weights(model)]
             shares.append(sum(int((matrix == 0).sum()) for matrix in matrices) / sum(map(torch.numel, matrices)))
 

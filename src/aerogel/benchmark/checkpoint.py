@@ -12,7 +12,8 @@ WARM_UP = 0.3
 class Checkpoint:
     """A subject saved as it will be measured: dense, compressed, or converted for another `runtime`.
 
-    `parameter_bytes` are parameters and buffers in memory, `file_bytes` the weight files.
+    `parameter_bytes` are parameters and buffers in memory, where weights that are not packed are float32. `file_bytes`
+    are the weight files as `aerogel prune` writes them: in the dtypes of the model's own files.
     """
 
     name: str

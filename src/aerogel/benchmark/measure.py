@@ -19,7 +19,7 @@ from aerogel.benchmark.runtimes import check_runtime, convert, serve_runtime
 from aerogel.benchmark.subject import Subject, prepare, serve
 from aerogel.bounds import check_seed
 from aerogel.errors import AerogelError, AerogelWarning, ModelError, excerpt, expect
-from aerogel.tables import html_table, size
+from aerogel.tables import html_table, latency, size
 
 SETTLE = 0.05  # seconds before each round: idle threads of the process before spin for a while, and slow down others
 COLUMNS = (
@@ -68,8 +68,8 @@ class Measurement:
 
     `latencies` are the seconds of each inference batch and `training_steps` those of each training step. Memory is in
     bytes: `inference_memory` and `training_memory` are peak resident memory above the process's baseline,
-    `parameter_bytes` are parameters and buffers in memory, `file_bytes` the weight files. Only a dense model in PyTorch
-    is trained.
+    `parameter_bytes` are parameters and buffers in memory, `file_bytes` the weight files, in the dtypes of the model's
+    own files. Only a dense model in PyTorch is trained.
     """
 
     name: str
@@ -112,14 +112,15 @@ class Measurements(list[Measurement]):
 
     def rows(self) -> list[tuple[str, ...]]:
         """Rows of a table with `COLUMNS`; speed is relative to the first model."""
+        packed = {entry.name for entry in self if entry.compressed}
         return [
             (
-                entry.label,
-                f"{entry.median:.3f} s",
-                f"{entry.p90:.3f} s",
+                f"{entry.label}, run dense" if entry.label in packed else entry.label,
+                latency(entry.median),
+                latency(entry.p90),
                 f"{entry.throughput:.1f}/s",
                 f"{self[0].median / entry.median:.2f}x",
-                "" if entry.training_median is None else f"{entry.training_median:.3f} s",
+                "" if entry.training_median is None else latency(entry.training_median),
                 size(entry.inference_memory),
                 "" if entry.training_memory is None else size(entry.training_memory),
                 size(entry.parameter_bytes),

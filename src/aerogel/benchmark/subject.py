@@ -18,6 +18,7 @@ from aerogel.benchmark.inputs import inference_inputs, random_batch
 from aerogel.benchmark.machine import peak_memory
 from aerogel.errors import ModelError, expect
 from aerogel.models import Head
+from aerogel.models.checkpoint import StoredDtypes
 from aerogel.models.marking import marked_config
 from aerogel.models.quiet import quiet_transformers
 from aerogel.pruning import PruneConfig, prune
@@ -75,9 +76,10 @@ def prepare(connection: Connection, subject: Subject, scratch: Path, threads: in
         prune_structure(model, subject.structure, text, default_measure(subject.pruning, subject.values))
     if subject.pruning:
         prune(model, subject.pruning)
-    checkpoints = [_save(model, subject.name, scratch / "dense", compressed=False)]
+    dtypes = models.stored_dtypes(subject.name)
+    checkpoints = [_save(model, subject.name, scratch / "dense", dtypes, compressed=False)]
     if sparse_layers(compress(model, values, head_values)):
-        checkpoints.append(_save(model, subject.name, scratch / "compressed", compressed=True))
+        checkpoints.append(_save(model, subject.name, scratch / "compressed", dtypes, compressed=True))
     connection.send(("done", checkpoints))
 
 
@@ -130,9 +132,12 @@ def _train(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
     return seconds
 
 
-def _save(model: PreTrainedModel, name: str, folder: Path, compressed: bool) -> Checkpoint:
+def _save(model: PreTrainedModel, name: str, folder: Path, dtypes: StoredDtypes, compressed: bool) -> Checkpoint:
+    """Writes a checkpoint to measure: in float32, but packed values that were not rounded have the `dtypes`."""
+    in_memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    for path, layer in sparse_layers(model):
+        if layer.values.dtype == torch.float32:
+            layer.to(dtypes.of_tensor(f"{path}.weight"))
     with quiet_transformers():
         model.save_pretrained(folder)
-    in_memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    on_disk = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return Checkpoint(name, folder, compressed, in_memory, on_disk)
+    return Checkpoint(name, folder, compressed, in_memory, dtypes.size(folder))

@@ -8,9 +8,10 @@ import click
 
 from aerogel.benchmark.runtimes import RUNTIMES
 from aerogel.cli import options
-from aerogel.cli.notes import note_next
+from aerogel.cli.notes import note_next_prune
 from aerogel.cli.output import note, print_json, print_table, progress_bar
 from aerogel.models.zoo import check_path
+from aerogel.tables import counted
 
 
 @click.command(
@@ -58,17 +59,21 @@ def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **
         heads = ", ".join(f"{model} is a {name}" for model, name in classes.items())
         note(f"models with different heads take different times: {heads}")
     versions = machine["versions"]
+    threads = counted(config.threads or machine["threads"], "thread")
     note(
-        f"{machine['processor']}, {config.threads or machine['threads']} threads, {machine['instructions']}, "
+        f"{machine['processor']}, {threads}, {machine['instructions']}, "
         f"{', '.join(f'{name} {versions[name]}' for name in ('torch', 'transformers', *others))}; "
         "memory is the peak above the process's baseline"
     )
-    if any(entry.compressed for entry in measurements):
-        note_next("evaluate", models[-1], "--tasks", "TASK", *(["--reference", models[0]] if models[1:] else []))
-    else:
-        note_next("prune", models[0], "--sparsity", "0.9", "--output", "sparse")
     if has_amx():
         note(
             "this processor has AMX, which makes dense models in bfloat16 or int8 much faster than AVX-512 in other "
             f"runtimes; aerogel does not use it: compare with --beside {' and '.join(RUNTIMES)}"
         )
+    packed = [entry.name for entry in measurements if entry.compressed]
+    if packed:
+        name = packed[-1]
+        load = f"transformers.{classes[name]}.from_pretrained({name!r})"
+        note(f"next: load it in Python: import aerogel, transformers; model = {load}")
+    else:
+        note_next_prune(models[0])

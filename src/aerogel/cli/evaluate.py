@@ -12,6 +12,7 @@ from aerogel.cli import options
 from aerogel.cli.notes import note_next
 from aerogel.cli.output import note, note_columns, print_json, print_table, progress_bar, stdout
 from aerogel.models.zoo import check_path
+from aerogel.tables import counted
 from aerogel.tasks import check_task, load_task
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=options.examples(
-        "aerogel evaluate sparse --tasks python-reference --reference tiny-gpt2",
-        "aerogel evaluate tuned --tasks movie-reviews --limit 200",
+        "aerogel evaluate sparse --task python-reference --reference tiny-gpt2",
+        "aerogel evaluate tuned --task movie-reviews --limit 200",
     )
 )
 @click.argument("model")
-@options.task("--tasks", "--task", "tasks", help=f"Tasks, separated by commas; each is {options.TASK}.")
+@options.task("tasks", help=f"Tasks, separated by commas; each is {options.TASK}.")
 @click.option(
-    "--harness", metavar="TASKS", help="Instead of --tasks: tasks of lm-evaluation-harness, or their YAML files."
+    "--harness", metavar="TASKS", help="Instead of --task: tasks of lm-evaluation-harness, or their YAML files."
 )
 @options.data
 @options.columns
@@ -51,7 +52,7 @@ def evaluate(
 ) -> None:
     """Score MODEL on the validation split of each task. Packed models run on the CPU."""
     if (tasks is None) == (harness is None):
-        raise click.UsageError("give either --tasks or --harness")
+        raise click.UsageError("give either --task or --harness")
     if tasks is None:
         if data or columns or reference:
             raise click.UsageError("--harness reads its own data: leave out --data, --columns and --reference")
@@ -71,8 +72,10 @@ def evaluate(
         from aerogel.models.tokenizer import make_same_inputs
         from aerogel.runtime.conversion import packed_types
 
-        loaded_model, tokenizer = models.load(model)
-        dense, dense_tokenizer = models.load(reference) if reference else (None, tokenizer)
+        heads = {entry.task.head for entry in loaded}
+        head = heads.pop() if heads == {models.Head("embedding")} else None  # of any model, whatever its head
+        loaded_model, tokenizer = models.load(model, head)
+        dense, dense_tokenizer = models.load(reference, head) if reference else (None, tokenizer)
         if not make_same_inputs(tokenizer, dense_tokenizer):
             raise ModelError(f"{reference} and {model} have different tokenizers: their predictions can't be compared")
         for scored in filter(None, (loaded_model, dense)):
@@ -91,7 +94,7 @@ def evaluate(
     _print_meaning(results)
     for name, types in packed.items():
         for values, count in types.items():
-            note(f"{name}: {count} layers are packed, with values in {values}")
+            note(f"{name}: {counted(count, 'packed layer')}, with values in {values} in memory")
     for entry in loaded:
         note(f"{entry.task.name}: {entry.source}")
         note_columns(entry)

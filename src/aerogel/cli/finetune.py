@@ -11,7 +11,7 @@ import click
 from aerogel import files
 from aerogel.cli import options
 from aerogel.cli.notes import note_next, note_saved, note_structure, note_training
-from aerogel.cli.output import note, note_columns, progress_bar
+from aerogel.cli.output import note, note_columns, progress_bar, resumable
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ROUNDED_VALUES, SCORES
 from aerogel.runtime.values import INT8_PATTERN, INT8_SPEED, check_head_values
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 @click.command(
     epilog=options.examples(
         "aerogel finetune tiny-bert --task movie-reviews --learning-rate 5e-4 --output tuned",
-        "aerogel finetune tuned --task movie-reviews --sparsity 0.9 --teacher tuned --output small",
+        "aerogel finetune tuned --task movie-reviews --teacher tuned --sparsity 0.9 --pattern block:1x4 --values int8 "
+        "--learning-rate 5e-4 --output small",
     )
 )
 @click.argument("model")
-@options.task("--task", "--tasks", "task", required=True, help=f"{options.TASK[0].upper()}{options.TASK[1:]}.")
+@options.task("task", required=True, help=f"{options.TASK[0].upper()}{options.TASK[1:]}.")
 @options.output
 @options.data
 @options.columns
@@ -151,9 +152,10 @@ def finetune(
             gradual, teacher, epochs=epochs, patience=patience, values=values, structure=removal, measure=measure
         )
         checkpoints = Path(f"{output.resolve()}.checkpoints")
-        recovered = training.recover(
-            model, task_data, config, recovery, validate=validate, checkpoints=checkpoints, load=load
-        )
+        with resumable("after the last whole epoch, or from the start if there is none"):
+            recovered = training.recover(
+                model, task_data, config, recovery, validate=validate, checkpoints=checkpoints, load=load
+            )
         provenance = models.Provenance(
             structure=str(removal) if removal else None,
             method=f"{gradual.schedule} pruning by {gradual.pruning.method}" if gradual else None,
@@ -176,11 +178,15 @@ def finetune(
         note(f"{warning}: try more epochs or another learning rate")
     if recovered.structure:
         note_structure(recovered.structure)
-    note_saved(saved, model, output, packs, values)
+    note_saved(saved, model, output, packs, values, gradual.pruning.method if gradual else None)
     reading = options.data_options(data, columns)
+    if config.max_length != training.TrainingConfig.max_length:
+        reading += ["--max-length", str(config.max_length)]
     if removal or packs:
         reference = [] if teacher in (None, training.recovery.SELF) else ["--reference", teacher]
-        note_next("evaluate", output, "--tasks", task, *reading, *reference)
+        note_next("evaluate", output, "--task", task, *reading, *reference)
     else:
-        pruning_options = ("--sparsity", "0.9", "--teacher", output, "--output", f"{output}-sparse")
-        note_next("finetune", output, "--task", task, *reading, *pruning_options)
+        if config.learning_rate != training.TrainingConfig.learning_rate:
+            reading += ["--learning-rate", f"{config.learning_rate:g}"]
+        pruning_options = ("--sparsity", "0.9", "--pattern", INT8_PATTERN, "--values", "int8", "--teacher", output)
+        note_next("finetune", output, "--task", task, *pruning_options, *reading, "--output", f"{output}-small")

@@ -8,7 +8,7 @@ import click
 
 from aerogel import files
 from aerogel.cli import options
-from aerogel.cli.notes import note_next
+from aerogel.cli.notes import note_next, note_next_prune
 from aerogel.cli.output import note, note_columns, print_json, print_table, progress_bar
 from aerogel.models.zoo import check_path
 from aerogel.tasks import check_task
@@ -49,8 +49,8 @@ def inspect(
 ) -> None:
     """Show the weight distribution and zeros of MODEL.
 
-    By layer and by kind of matrix. For a packed model it also shows the types of the values; int8 weights are
-    dequantized. For a model that has lost heads or neurons it also shows how many each layer keeps.
+    By layer and by kind of matrix. For a packed model it also shows the types of the values in its files; int8
+    weights are dequantized. For a model that has lost heads or neurons it also shows how many each layer keeps.
     """
     if device and not text:
         raise click.UsageError("--device needs --sensitivity: nothing else computes on it")
@@ -66,9 +66,10 @@ def inspect(
         from aerogel.analysis.plot import distribution, heat_map, kept_structures, layers
         from aerogel.analysis.weights import COLUMNS
         from aerogel.models import load_model, load_tokenizer, stored_dtypes, to_device
+        from aerogel.models.location import local_folder
         from aerogel.pruning.calibration import calibration as read_calibration
         from aerogel.pruning.sensitivity import sensitivity
-        from aerogel.runtime.conversion import packed_types
+        from aerogel.runtime.conversion import packed_types, stored_types
         from aerogel.structure import removed
         from aerogel.tasks import load_task
 
@@ -76,7 +77,9 @@ def inspect(
         # weights in the dtype of the files stay in them until they are read, also those of a model larger than memory
         loaded = load_model(model, dtype=torch.float32 if text or stored.others else stored.main)
         report = inspect_model(loaded, model, ("blocks", *include))
-        packed, structure, parts = packed_types(loaded), removed(loaded), None
+        local = local_folder(model)
+        packed = stored_types(loaded, local) if local else packed_types(loaded)
+        structure, parts = removed(loaded), None
         if text:
             source = load_task(text, data, columns=columns)
             note_columns(source)
@@ -127,4 +130,4 @@ def inspect(
     if packed:
         note_next("bench", model)
     else:
-        note_next("prune", model, "--sparsity", "0.9", "--output", "sparse")
+        note_next_prune(model)

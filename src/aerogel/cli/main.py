@@ -48,7 +48,7 @@ def aerogel(ctx: click.Context, debug: bool) -> None:
     Prune a model, then measure what it lost and what it gained:
       aerogel prune tiny-gpt2 --sparsity 0.5 --method best \\
           --calibration python-reference --output sparse
-      aerogel evaluate sparse --tasks python-reference --reference tiny-gpt2
+      aerogel evaluate sparse --task python-reference --reference tiny-gpt2
       aerogel bench tiny-gpt2 sparse
 
     MODEL is a zoo name (see `aerogel models`), a local folder, or a Hugging Face hub id. --help of a command shows
@@ -81,8 +81,9 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        note("interrupted")
+    except (KeyboardInterrupt, click.Abort) as error:
+        reason = error.__cause__ or error  # click raises its own error from the interrupt
+        note(": ".join(["interrupted", *map(str, reason.args)]))
         return 130
     except Exception as error:
         if debug:

@@ -51,7 +51,7 @@ class _Read(click.ParamType):
 
 
 class _TaskOption(click.Option):
-    """`--task` or `--tasks`: both are taken everywhere, and the help shows the first."""
+    """`--task`, also taken as `--tasks`, which the help does not show."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         names = self.opts
@@ -62,9 +62,9 @@ class _TaskOption(click.Option):
             self.opts = names
 
 
-def task(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """An option for tasks: the name that the help shows, the other name, and that of the parameter."""
-    return click.option(*names, cls=_TaskOption, **settings)
+def task(parameter: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option for tasks, with the name of its parameter."""
+    return click.option("--task", "--tasks", parameter, cls=_TaskOption, **settings)
 
 
 def examples(*commands: str) -> str:

@@ -54,6 +54,15 @@ def note(text: str) -> None:
     stderr().print(text)
 
 
+@contextmanager
+def resumable(where: str) -> Iterator[None]:
+    """If the block is interrupted, let `aerogel.cli.main` say that the same command resumes, and where."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"run the same command again to resume {where}") from error
+
+
 def note_columns(data: TaskData) -> None:
     """Print how a user's own data is read."""
     if data.description:
@@ -159,16 +168,23 @@ def lines(text: Callable[[], str]) -> Iterator[None]:
 
 
 class _Words(ProgressColumn):
-    """The description, cut to a width, so that the count and the time left are always visible."""
+    """The description, cut to a width, so that the count and the time left are always seen.
+
+    What changes comes after a colon: the part before it is cut first, but not to less than a third.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = max(width, 8)
 
     def render(self, task: Task) -> Text:
-        text = Text(task.description, no_wrap=True)
-        text.truncate(self.width, overflow="ellipsis")
-        return text
+        first, colon, changing = task.description.partition(": ")
+        first = _cut(first, max(self.width - len(colon + changing), self.width // 3))
+        return Text(_cut(first + colon + changing, self.width), no_wrap=True)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def bars() -> Progress:

@@ -9,11 +9,12 @@ import click
 
 from aerogel import bounds, files
 from aerogel.cli import options
-from aerogel.cli.notes import note_next, note_saved, note_structure, note_written
-from aerogel.cli.output import note, note_columns, progress_bar
+from aerogel.cli.notes import note_loss, note_next, note_saved, note_structure, note_written
+from aerogel.cli.output import note, note_columns, progress_bar, resumable
 from aerogel.models.zoo import check_path
 from aerogel.pruning import ALLOCATIONS, METHODS, ROUNDED_VALUES, SCOPES
 from aerogel.runtime.values import INT8_PATTERN, check_head_values
+from aerogel.tables import counted
 from aerogel.tasks import check_task, load_task
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 @click.command(
     epilog=options.examples(
         "aerogel prune tiny-gpt2 --sparsity 0.5 --method best --calibration python-reference --output sparse",
-        "aerogel prune tiny-bert --sparsity 0.9 --pattern block:1x4 --values int8 --output fast",
+        "aerogel prune tiny-bert --sparsity 0.5 --pattern block:1x4 --values int8 --method best "
+        "--calibration python-reference --output fast",
     )
 )
 @click.argument("model")
@@ -125,57 +127,54 @@ def prune(
         )
         config.resolved()  # raises before the model is loaded
         if (removal or config.needs_calibration) and calibration is None:
-            needy = "--structure" if removal else f"method {config.method}"
-            raise PruningError(
-                f"{needy} needs calibration text with these options: choose a task or a file with --calibration"
-            )
-        text = None
+            needy = "--structure" if removal else config.needs_text_for
+            raise PruningError(f"{needy} needs calibration text: choose a task or a file with --calibration")
+        text = structure = None
         tokenizer = models.load_tokenizer(model) if calibration or models.has_tokenizer(model) else None
         if calibration and tokenizer is not None:
             calibration_data = load_task(calibration, data, columns=columns)
             note_columns(calibration_data)
             text = read_calibration(calibration_data, tokenizer, samples=samples, seed=config.seed)
         if streams(model, output, config, removal is not None):
-            saved = prune_checkpoint(model, output, config, text, pack=packs, values=values, head_values=head_values)
-            note_saved(saved, model, output, packs, values)
-            return
-        loaded = models.load(model)[0] if text else models.load_model(model)
-        if head_values:
-            head_weight(loaded)  # raises before the model is pruned
-        models.to_device(loaded, device)
-        structure = None
-        if removal and text:
-            served = structured.runtime or ("aerogel" if packs else "torch")
-            measure = measure_in(served, config if packs else None, values)
-            structure = prune_structure(loaded, removal, text, measure)
-        if not only_structure or config.values:
-            prune_in_place(loaded, config, text)
-        provenance = models.Provenance(
-            structure=str(removal) if removal else None,
-            method=None if only_structure else config.method,
-            pattern=None if only_structure else config.pattern,
-        )
-        saved = save_pruned(
-            loaded,
-            tokenizer,
-            output,
-            model,
-            provenance,
-            pack=packs,
-            values=values,
-            head_values=head_values,
-            targets=config.targets,
-            exclude=config.exclude,
-        )
+            with resumable("at the block that it was in"):
+                saved = prune_checkpoint(
+                    model, output, config, text, pack=packs, values=values, head_values=head_values
+                )
+        else:
+            loaded = models.load(model)[0] if text else models.load_model(model)
+            if head_values:
+                head_weight(loaded)  # raises before the model is pruned
+            models.to_device(loaded, device)
+            if removal and text:
+                served = structured.runtime or ("aerogel" if packs else "torch")
+                measure = measure_in(served, config if packs else None, values)
+                structure = prune_structure(loaded, removal, text, measure)
+            if not only_structure or config.values:
+                prune_in_place(loaded, config, text)
+            provenance = models.Provenance(
+                structure=str(removal) if removal else None,
+                method=None if only_structure else config.method,
+                pattern=None if only_structure else config.pattern,
+            )
+            saved = save_pruned(
+                loaded,
+                tokenizer,
+                output,
+                model,
+                provenance,
+                pack=packs,
+                values=values,
+                head_values=head_values,
+                targets=config.targets,
+                exclude=config.exclude,
+            )
     if structure:
         note_structure(structure)
-    note_saved(saved, model, output, packs, values)
-    if calibration:
-        note_next(
-            "evaluate", output, "--tasks", calibration, *options.data_options(data, columns), "--reference", model
-        )
-    else:
-        note_next("bench", model, output)
+    note_saved(saved, model, output, packs, values, None if only_structure else config.method)
+    if not only_structure:
+        note_loss(config)
+    reading = options.data_options(data, columns)
+    note_next("evaluate", output, "--task", calibration or "TASK", *reading, "--reference", model)
 
 
 @click.command(
@@ -195,6 +194,6 @@ def unpack(folder: Path, output: Path) -> None:
 
         unpacked = write_unpacked(str(folder), output)
     if unpacked.dequantized:
-        note(f"{unpacked.dequantized} layers have int8 values, which are written dequantized")
+        note(f"the int8 values of {counted(unpacked.dequantized, 'layer')} are written dequantized")
     note_written(unpacked.left_out, str(folder), output)
     note_next("inspect", output)

@@ -13,7 +13,7 @@ from rich.progress import TaskID
 
 from aerogel import progress
 from aerogel.cli import options
-from aerogel.cli.output import Step, bars, lines, note, progress_bar, stdout
+from aerogel.cli.output import Step, bars, lines, note, progress_bar, resumable, stdout
 from aerogel.models.zoo import check_path
 from aerogel.study.source import read_values, store_path
 from aerogel.tasks import check_task
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the study [default: runs/NAME].")
 @options.data
 @click.option("--model", "models", multiple=True, help="Replace the study's models.")
-@options.task("--task", "--tasks", "tasks", multiple=True, help="Replace the study's tasks.")
+@options.task("tasks", multiple=True, help="Replace the study's tasks.")
 @click.option("--sparsity", "sparsities", multiple=True, type=options.SPARSITY, help="Replace the study's sparsities.")
 @click.option("--limit", type=options.COUNT, help="Train and score on the first LIMIT examples or windows of text.")
 @click.option(
@@ -74,13 +74,15 @@ def study(
                 values[part] |= {"limit": limit, "text_limit": limit}
         spec = parse_spec(values)
     folder, display = output or Path("runs") / spec.name, _Display()
-    try:
-        # Ray prints messages about its workers to stdout
-        with redirect_stdout(sys.stderr), display.bars, lines(display.line), progress.listening(display.update):
-            store = run_study(spec, folder, data, display.show, executor)
-    except KeyboardInterrupt:
-        note(f"interrupted: finished trials are kept in {folder}; run the same command again to resume")
-        raise
+    # Ray prints on standard output what happens to its workers
+    with (
+        resumable(f"after the trials that have ended, which are kept in {folder}"),
+        redirect_stdout(sys.stderr),
+        display.bars,
+        lines(display.line),
+        progress.listening(display.update),
+    ):
+        store = run_study(spec, folder, data, display.show, executor)
     with progress_bar():
         page = build_report(folder)
     failed = [(trial, outcome) for trial, outcome in store.outcomes() if isinstance(outcome, Failed)]

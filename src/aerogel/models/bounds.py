@@ -14,6 +14,7 @@ from torch import nn
 
 from aerogel.errors import ModelError
 from aerogel.models.checkpoint import StoredTensor, stored_tensors, weight_files
+from aerogel.tables import counted
 
 # A layer has tensors, but some models call one layer several times (ALBERT). This many are always quick to build.
 FREE_LAYERS = 1024
@@ -41,7 +42,9 @@ class Contents:
         most = max(FREE_LAYERS, len(self.tensors) or self.size // 256)
         for name, count in _layer_counts(config):
             if count > most:
-                raise ModelError(f"config.json requests {count} layers ({name}) for {len(self.tensors)} stored tensors")
+                raise ModelError(
+                    f"config.json requests {count} layers ({name}) for {counted(len(self.tensors), 'stored tensor')}"
+                )
 
     def check_memory(self, model: nn.Module, packed: Mapping[str, tuple[int, int]]) -> None:
         """Raise `ModelError` if a model, built on the meta device, needs far more memory than its files have bytes.

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from transformers import AutoModel, PreTrainedModel
 
 from aerogel.errors import ModelError
+from aerogel.tables import counted
 
 # Optional parts of a body: some checkpoints have them, and transformers builds the class with or without.
 OPTIONAL = {"pooler", "mask_token"}
@@ -33,6 +34,11 @@ class StoredTensor:
 
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether it is a row of bytes, as packed weights are stored."""
+        return self.dtype == "U8" and len(self.shape) == 1
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -86,11 +92,23 @@ class StoredDtypes:
         assert most is not None
         return cls(most, {name: dtype for name, dtype in dtypes.items() if dtype != most})
 
+    def of_tensor(self, name: str) -> torch.dtype:
+        """The dtype of a tensor by its name."""
+        return self.others.get(name, self.main)
+
+    def size(self, folder: Path) -> int:
+        """The bytes of a folder's safetensors files if their tensors in float32 had these dtypes."""
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        for name, tensor in stored_tensors(folder).items():
+            if tensor.dtype == "F32":
+                size -= (torch.float32.itemsize - self.of_tensor(name).itemsize) * math.prod(tensor.shape)
+        return size
+
     def apply(self, model: PreTrainedModel) -> None:
         """Cast a model's floating-point weights in place to the dtypes of its checkpoint."""
         for name, tensor in model.state_dict(keep_vars=True).items():
             if tensor.is_floating_point():
-                tensor.data = tensor.data.to(self.others.get(name, self.main))
+                tensor.data = tensor.data.to(self.of_tensor(name))
         for config in (model.config, *(getattr(model.config, name) for name in model.config.sub_configs)):
             if config is not None:
                 config.dtype = self.main
@@ -107,7 +125,9 @@ def check_whole(name: str | os.PathLike[str], model: PreTrainedModel, report: di
 
     missing = sorted(filter(needed, report["missing_keys"]))
     if missing:
-        raise ModelError(f"{name}: its checkpoint lacks {len(missing)} tensors of the model, first {missing[0]}")
+        raise ModelError(
+            f"{name}: its checkpoint lacks {counted(len(missing), 'tensor')} of the model, first {missing[0]}"
+        )
     for key, stored, expected in sorted(report["mismatched_keys"]):
         if needed(key):
             shapes = f"{_shape(stored)}, expected {_shape(expected)}"

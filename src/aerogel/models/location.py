@@ -41,8 +41,10 @@ def _hub_cache(hub_id: str) -> Path | None:
 
 
 def _not_found(name: str, hub_id: str, error: Exception) -> str:
-    """The message for a model that was not found: the reason, similar names, and the names that work offline."""
-    offline = f"names that work offline: {', '.join(offline_names())}"
+    """The message for a model that was not found: the reason, similar names, and the names that need no hub."""
+    offline = (
+        f"names that need no hub: {', '.join(offline_names())} (those that are not tiny are downloaded with pip once)"
+    )
     near = "" if name in ZOO else nearest(name, ZOO)
     hint = f", {near}" if near else ";"
     if isinstance(error, LookupError):

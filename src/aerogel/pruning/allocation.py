@@ -16,6 +16,7 @@ from aerogel.errors import PruningError
 from aerogel.models import PrunableWeight
 from aerogel.pruning.choices import Allocation
 from aerogel.pruning.pattern import Pattern, flushed, topk_mask
+from aerogel.tables import counted
 
 FLOOR = 0.1  # of the overall density: the least that a matrix keeps, since an empty one cuts the network
 OUTLIER = 5  # "owl": a score above this many times the mean of its block is an outlier
@@ -63,8 +64,9 @@ class Allocator:
             )
         kept, least = sum(self.units) - self.dropped, sum(self.floors)
         if kept < least:
+            units = counted(kept, "unit")
             raise PruningError(
-                f"sparsity {self.sparsity:g} keeps {kept} units, but {len(self.units)} matrices need {least} of them"
+                f"sparsity {self.sparsity:g} keeps {units}, but {len(self.units)} matrices need {least} of them"
             )
         allocations = {
             "global": lambda: self.global_shares,

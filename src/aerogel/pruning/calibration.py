@@ -17,6 +17,7 @@ from aerogel.errors import DataError, PruningError, expect, shown
 from aerogel.models import head_kind
 from aerogel.pruning.batches import Batch, decoder_inputs, unpadded_rows
 from aerogel.pruning.texts import is_texts, texts_data, tokenizer_of
+from aerogel.tables import counted
 from aerogel.tasks import InputSettings, TaskData, TaskSource, context_length, load_task
 from aerogel.tasks.noise import IGNORED
 
@@ -64,9 +65,11 @@ class Calibration:
             return [self._batch(model, [row]) for row in rows]
         tokens = sum(row["input_ids"].numel() for row in rows)
         if tokens < self.samples * length and not self.at_most:
+            found, needed = tokens // length, counted(self.samples, "window")
+            fewer = f", or samples={found} (--samples {found})" if found else ""
             raise DataError(
-                f"calibration text {self.name} has {tokens:,} tokens, and {self.samples} windows of {length} "
-                f"need {self.samples * length:,}: use more text, or fewer samples"
+                f"calibration text {self.name} has {counted(tokens, 'token')}, and {needed} of {length} need "
+                f"{self.samples * length:,}: use more text{fewer}"
             )
         size = max(1, BATCH_TOKENS // max(row["input_ids"].numel() for row in rows))
         return [self._batch(model, rows[start : start + size]) for start in range(0, len(rows), size)]

@@ -70,8 +70,17 @@ class PruneConfig:
 
     @property
     def needs_calibration(self) -> bool:
-        calibrated = method(self.method).looks_at_text or self.swap or self.reconstruct > 0
-        return calibrated or (self.allocation or method(self.method).allocation) in SEARCHED
+        return self.needs_text_for is not None
+
+    @property
+    def needs_text_for(self) -> str | None:
+        """The setting that needs calibration text, for messages; `None` if none does."""
+        chosen = method(self.method)
+        if chosen.looks_at_text:
+            return f"method {self.method}"
+        if (self.allocation or chosen.allocation) in SEARCHED:
+            return f"allocation {self.allocation or chosen.allocation}"
+        return "swap" if self.swap else "reconstruct" if self.reconstruct else None
 
     def resolved(self) -> PruneConfig:
         """This configuration with the method's defaults: a sparsity, scope "layer" or "row", and an allocation.

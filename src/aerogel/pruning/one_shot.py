@@ -56,8 +56,8 @@ def prune(
         return _prune_by_weight(plan)
     if source is None:
         raise PruningError(
-            f"method {config.method} with allocation {plan.allocation}{', swap' if config.swap else ''}"
-            f"{', reconstruction' if config.reconstruct else ''} needs calibration text: a task or file"
+            f"{config.needs_text_for} needs calibration text: give calibration=aerogel.calibration(SOURCE, tokenizer), "
+            "where SOURCE is a task or a file, or calibration=[TEXT, ...]"
         )
     if not isinstance(model, PreTrainedModel):
         raise ModelError(f"calibration needs {TRANSFORMERS_MODEL}, found {type(model).__name__}")

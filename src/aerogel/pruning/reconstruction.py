@@ -72,7 +72,7 @@ def _train(block: Block, stage: Stage, dense: Mapping[str, Tensor], masks: Mappi
     order = torch.randperm(steps, generator=torch.Generator().manual_seed(0)) % len(calls)
     for parameter in trained:
         parameter.requires_grad_(True)
-    for index in progress.track(order.tolist(), f"reconstructing {block.name}"):
+    for index in progress.track(order.tolist(), f"reconstructing: {block.name}"):
         tokens = block.calls[index].tokens
         with torch.enable_grad():
             error = (_run(stage.module, calls[index]) - targets[index])[tokens]

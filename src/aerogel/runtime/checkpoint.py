@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from aerogel.errors import ModelError, first_line
 from aerogel.runtime import transformers_private as private
 from aerogel.structure.plan import Plan, base_name
+from aerogel.tables import counted
 
 BLOCK = re.compile(r".*?\.\d+(?=\.)")  # the name of a block at the beginning of that of a module
 
@@ -49,7 +50,7 @@ class Checkpoint:
                 raise ModelError(f"tensor {min(repeated)} is in two files of the checkpoint")
             file_of |= dict.fromkeys(tensors, file)
             shapes |= {key: tensor.shape for key, tensor in tensors.items()}
-            packed += [k for k, t in tensors.items() if k.endswith(".weight") and t.dtype == "U8" and len(t.shape) == 1]
+            packed += [key for key, tensor in tensors.items() if key.endswith(".weight") and tensor.is_bytes]
         return cls(file_of, shapes, packed, private.names_in_model(model, file_of, state))
 
     def check(self, model: Any, state: Collection[str]) -> None:
@@ -60,15 +61,16 @@ class Checkpoint:
         """
         self.check_complete(model, state)
         if unexpected := self._unexpected(model, state):
-            raise ModelError(
-                f"the checkpoint has {len(unexpected)} tensors that the model lacks, the first is {unexpected[0]}"
-            )
+            extra = counted(len(unexpected), "tensor")
+            raise ModelError(f"the checkpoint has {extra} that the model lacks, the first is {unexpected[0]}")
         self.check_memory(model)
 
     def check_complete(self, model: Any, state: Collection[str]) -> None:
         """Raises `ModelError` if tensors are missing."""
         if missing := self._missing(model, state):
-            raise ModelError(f"the checkpoint lacks {len(missing)} tensors of the model, the first is {missing[0]}")
+            raise ModelError(
+                f"the checkpoint lacks {counted(len(missing), 'tensor')} of the model, the first is {missing[0]}"
+            )
 
     def check_structure(self, model: Any, state: Mapping[str, Tensor], plan: Plan) -> None:
         """Raises `ModelError` unless the files have the tensors of all blocks in the sizes of a shrunk model."""

@@ -15,7 +15,7 @@ from aerogel.runtime.coding import Coding, field_bits
 from aerogel.runtime.huffman import Field
 from aerogel.runtime.packed import PackedWeight, room
 from aerogel.runtime.streams import damaged, read_positions, read_values, write_positions, write_values
-from aerogel.runtime.values import VALUE_TYPES, Values, value_type_of
+from aerogel.runtime.values import VALUE_TYPES, Values, ValueType, value_type_of
 
 CHECKSUM = struct.Struct("<I")  # CRC-32 of all that follows: finds accidental damage
 # rows, columns, non-zeros, bytes of their positions; type, dropped bits; each field's first pair and number of pairs
@@ -91,6 +91,14 @@ def decode(content: Tensor, shape: tuple[int, int], dtype: torch.dtype | None = 
         packed = PackedWeight(dtype or torch.float32, cells, Values(coding.type, data, scales))
     packed.check()
     return packed
+
+
+def stored_type(start: bytes) -> ValueType:
+    """The type of the values of a packed weight, from its first `START` bytes. Raises `ModelError` if it is unknown."""
+    number = HEADER.unpack_from(start, CHECKSUM.size)[4]
+    if number not in TYPES:
+        raise damaged("header", f"type {number}")
+    return TYPES[number]
 
 
 def _read(

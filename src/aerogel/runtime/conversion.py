@@ -2,13 +2,17 @@
 
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import TypeVar
 
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
 from aerogel.errors import TRANSFORMERS_MODEL, AerogelWarning, ModelError, expect
 from aerogel.models import inner_model, prunable_weights
+from aerogel.models.checkpoint import file_tensors, weight_files
+from aerogel.runtime.codec import START, stored_type
 from aerogel.runtime.fused import fuse
 from aerogel.runtime.fused.head import Int8Head, head_weight
 from aerogel.runtime.layers import SparseLinear, in_layer, put_layer, sparse_layers
@@ -17,6 +21,7 @@ from aerogel.runtime.packed import BY_DTYPE, check_packable, check_roundable
 from aerogel.runtime.quantizer import mark, restore_dense, unmark
 from aerogel.runtime.semi_structured import restore_two_to_four, run_two_to_four
 from aerogel.runtime.values import HeadChoice, ValueChoice, check_head_values, chosen_type
+from aerogel.tables import counted
 
 # Below this share of zeros the dense product is as fast: per weight that is not zero, the sparse kernel is slower.
 LEAST_SPARSITY = 0.4
@@ -112,8 +117,9 @@ def compress(
         unmark(inner)
     elif without_zeros:
         warnings.warn(
-            f"{len(without_zeros)} matrices have no zeros and stay dense, the first is {without_zeros[0]}; "
-            f"{len(packed)} are packed (to merge an adapter into a pruned model and keep its zeros, use aerogel.merge)",
+            f"left dense for lack of zeros: {counted(len(without_zeros), 'matrix', 'matrices')}, the first is "
+            f"{without_zeros[0]}; packed: {len(packed)} "
+            "(to merge an adapter into a pruned model and keep its zeros, use aerogel.merge)",
             AerogelWarning,
             stacklevel=2,
         )
@@ -141,9 +147,25 @@ def decompress(model: Model) -> Model:
 
 
 def packed_types(model: nn.Module) -> dict[str, int]:
-    """The number of layers by the type of their packed values: {"int8": 12}; empty for a dense model.
+    """The number of layers by the type of their packed values in memory: {"int8": 12}; empty for a dense model.
 
     A head with a copy in int8 counts as well.
     """
     packed = [BY_DTYPE[layer.values.dtype].name for _, layer in sparse_layers(model)]
-    return dict(Counter(packed + ["int8" for module in model.modules() if isinstance(module, Int8Head)]))
+    return dict(Counter(packed) + _int8_heads(model))
+
+
+def stored_types(model: nn.Module, folder: Path) -> dict[str, int]:
+    """As `packed_types`, by the types of the values in the files of the model, which kernels may read as others."""
+    if not sparse_layers(model):
+        return {}
+    types: Counter[str] = Counter()
+    for file in weight_files(folder):
+        keys = [key for key, tensor in file_tensors(file).items() if tensor.is_bytes]
+        with safe_open(file, framework="pt", backend="pread") as content:
+            types.update(stored_type(content.get_slice(key)[:START].numpy().tobytes()).name for key in keys)
+    return dict(types + _int8_heads(model))
+
+
+def _int8_heads(model: nn.Module) -> Counter[str]:
+    return Counter("int8" for module in model.modules() if isinstance(module, Int8Head))

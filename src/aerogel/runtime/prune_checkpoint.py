@@ -154,7 +154,9 @@ def _batches(
     if not plan.config.needs_calibration and not rounds:
         return []
     if calibration is None:
-        raise PruningError(f"method {plan.config.method} needs calibration text: a task or file")
+        raise PruningError(
+            f"{plan.config.needs_text_for} needs calibration text: give calibration=aerogel.calibration(...)"
+        )
     lists = block_lists(model, plan.weights)
     if len(lists) > 1:
         raise ModelError(

@@ -115,7 +115,7 @@ def write_index(folder: Path, shards: Iterable[Path]) -> bool:
         tensors = file_tensors(shard)
         weight_map |= dict.fromkeys(tensors, shard.name)
         total += shard.stat().st_size
-        is_packed |= any(tensor.dtype == "U8" and len(tensor.shape) == 1 for tensor in tensors.values())
+        is_packed |= any(tensor.is_bytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     files.write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
     return is_packed

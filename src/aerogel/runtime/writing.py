@@ -11,6 +11,7 @@ from aerogel.errors import ModelError
 from aerogel.runtime.conversion import LEAST_SPARSITY, compress
 from aerogel.runtime.layers import sparse_layers
 from aerogel.runtime.values import VALUE_TYPES, HeadChoice, ValueChoice
+from aerogel.tables import counted
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,8 @@ class ZeroCount:
 
     def __str__(self) -> str:
         whole = self.zeros / self.weights
-        return (
-            f"{self.zeros:,} zeros: {self.sparsity:.2%} of {self.prunable:,} prunable weights, {whole:.2%} of the model"
-        )
+        shares = f"{self.sparsity:.2%} of {self.prunable:,} prunable weights, {whole:.2%} of the model"
+        return f"{counted(self.zeros, 'zero')}, {shares}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from aerogel.errors import DataError, ModelError
 from aerogel.models import architecture
+from aerogel.tables import counted
 from aerogel.tasks.noise import IGNORED, infill, mask_tokens
 from aerogel.tasks.predictions import InputSettings
 from aerogel.tasks.read import Examples, check_limit
@@ -92,7 +93,7 @@ def language_windows(
     before, after = ([], []) if kind == "decoder" else frame(tokenizer)
     stream = torch.tensor(_token_ids(text, tokenizer))
     if len(stream) < FEWEST:
-        raise DataError(f"the text has {len(stream)} tokens, expected at least {FEWEST}")
+        raise DataError(f"the text has {counted(len(stream), 'token')}, expected at least {FEWEST}")
     body = min(length - len(before) - len(after), len(stream))
     bodies = stream[: len(stream) // body * body].view(-1, body)[:limit]
     if kind == "decoder":

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aerogel.errors import DataError, excerpt, first_line
+from aerogel.tables import counted
 from aerogel.tasks.rows import Rows, check_memory, table_rows
 from aerogel.tasks.tables import parquet_rows
 
@@ -97,7 +98,9 @@ def _rows_under_header(path: Path, records: Iterator[tuple[int, list[str]]], sep
         if fields == [""]:
             continue
         if len(fields) != len(header):
-            raise DataError(f"{path}, line {number}: {len(fields)} fields between {separators}, expected {len(header)}")
+            raise DataError(
+                f"{path}, line {number}: {counted(len(fields), 'field')} between {separators}, expected {len(header)}"
+            )
         values.append(dict(zip(header, fields, strict=True)))
         numbers.append(number)
     return Rows(tuple(header), values, str(path), numbers)

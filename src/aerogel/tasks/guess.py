@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 from aerogel.errors import DataError, expect, nearest, unknown_name
 from aerogel.tasks.kind import Task, TaskKind, all_kinds
+from aerogel.tasks.read import MOST_LABELS, label_name, number_of
 from aerogel.tasks.rows import Rows, check_given, match_columns
 from aerogel.tasks.table import GUESSED_KINDS
 
 Columns = Mapping[str, str]
 """The column of each role."""
+SHOWN = 12  # columns in a message
+SAMPLE = 1000  # rows by which columns are suggested
 
 
 def checked_kind(kind: str) -> str:
@@ -38,13 +44,37 @@ def guessed_kind(rows: Rows, given: Columns) -> str:
         for column in rows.columns
         if column.lower() not in known and (hint := nearest(column, known))
     ]
-    needs = "; ".join(
-        f"{', '.join(role.name for role in kind.roles if not role.optional)} ({kind.name})" for kind in kinds
-    )
+    shown = ", ".join(rows.columns[:SHOWN]) + (", ..." if len(rows.columns) > SHOWN else "")
     raise DataError(
-        f"{rows.source} has the columns {', '.join(rows.columns)}, expected those of a kind of task, {needs}: "
-        f"{'; '.join([*hints, ''])}rename them, or name them by --columns {roles[0]}=NAME"
+        f"{rows.source} has the columns {shown}, which are not those of a kind of task: {'; '.join([*hints, ''])}"
+        f"rename them, or name them by --columns {shlex.quote(_suggestion(rows, given))} (docs/own-data.md lists the "
+        "kinds of task and their columns)"
     )
+
+
+def _suggestion(rows: Rows, given: Columns) -> str:
+    """The most likely columns for a text and its label: `text=body,label=priority`.
+
+    The text is the column with the longest values that are not numbers, the label that with the fewest different ones.
+    """
+    sample = rows.values[:SAMPLE]
+    names = [column for column in rows.columns if column not in given.values()]
+    values = {name: [row[name] for row in sample if isinstance(row[name], str | int | float)] for name in names}
+    lengths = {
+        name: sum(map(len, texts)) for name in names if (texts := [text for text in values[name] if _is_text(text)])
+    }
+    columns = dict(given)
+    if lengths and "text" not in columns:
+        columns["text"] = max(lengths, key=lambda name: lengths[name])
+    classes = {name: len(set(map(label_name, values[name]))) for name in names if name != columns.get("text")}
+    few = {name: count for name, count in classes.items() if 2 <= count <= min(MOST_LABELS, len(sample) / 2)}
+    if few and "label" not in columns:
+        columns["label"] = min(few, key=lambda name: few[name])
+    return ",".join(f"{role}={column}" for role, column in columns.items()) or "ROLE=NAME"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and math.isnan(number_of(value))
 
 
 def fitted_to_head(task: Task, head: str, rows: Rows, given: Columns) -> Task:

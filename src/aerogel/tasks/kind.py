@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from aerogel.errors import ModelError
 from aerogel.registry import entries
+from aerogel.tables import counted
 
 if TYPE_CHECKING:  # a table of tasks needs no torch
     from torch import Tensor
@@ -100,7 +101,7 @@ class Task:
         if not self.labels:
             return
         if model.config.num_labels != len(self.labels):
-            labels = f"{len(self.labels)} labels and the model's head {model.config.num_labels}"
+            labels = f"{counted(len(self.labels), 'label')} and the model's head {model.config.num_labels}"
             raise ModelError(f"task {self.name} has {labels}: {advice}")
         ours = [label.lower() for label in self.labels]
         theirs = [str(model.config.id2label[number]).lower() for number in range(len(ours))]

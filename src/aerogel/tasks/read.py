@@ -12,6 +12,7 @@ from numbers import Real
 from typing import Any
 
 from aerogel.errors import DataError, excerpt, expect
+from aerogel.tables import counted
 from aerogel.tasks.rows import Rows
 
 Label = int | float | tuple[float, ...]
@@ -60,8 +61,10 @@ def divided_rows(keys: Sequence[bytes], source: str) -> dict[str, list[int]]:
     for row, key in enumerate(keys):
         splits["validation" if zlib.crc32(key) % 1000 < 1000 * HELD_OUT_SHARE else "train"].append(row)
     if not all(splits.values()):
-        different = f"{len(set(keys))} are different, and equal ones stay together"
-        raise DataError(f"{source}: {len(keys)} rows are too few to hold out a part for validation ({different})")
+        different = f"different ones: {len(set(keys))}; equal ones stay together"
+        raise DataError(
+            f"{source} has {counted(len(keys), 'row')}, too few to hold out a part for validation ({different})"
+        )
     return splits
 
 

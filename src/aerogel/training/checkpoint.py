@@ -142,17 +142,19 @@ def run_settings(
 def last_checkpoint(folder: Path, settings: str) -> str | None:
     """The last complete checkpoint in `folder`; incomplete ones are removed.
 
-    Raises `DataError` where the folder belongs to a training with other `settings`.
+    Raises `DataError` where it has checkpoints of a training with other `settings`.
     """
     file = folder / SETTINGS
-    if file.is_file() and file.read_text(encoding="utf-8") != settings:
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    complete = [path for path in checkpoints if (path / STATE).is_file()]
+    incomplete = set(checkpoints) - set(complete)
+    is_used = bool(set(folder.glob("*")) - incomplete - {file})
+    if is_used and file.is_file() and file.read_text(encoding="utf-8") != settings:
         raise DataError(
             f"{folder} has checkpoints of another training (model, data or settings): remove it, or name another output"
         )
     files.write_text(file, settings)
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    complete = [path for path in checkpoints if (path / STATE).is_file()]
-    for path in set(checkpoints) - set(complete):
+    for path in incomplete:
         shutil.rmtree(path)
     return str(complete[-1]) if complete else None
 

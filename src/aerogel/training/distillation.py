@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from aerogel.errors import DataError, ModelError, expect
 from aerogel.models import head_kind
+from aerogel.tables import counted
 from aerogel.tasks import IGNORED, TaskKind
 
 
@@ -121,6 +122,6 @@ def _hidden_states(output: Any, target: Any) -> Iterator[tuple[str, Tensor, Tens
             continue
         if len(student) != len(teacher):
             raise ModelError(
-                f"the teacher has {len(teacher) - 1} blocks, the student {len(student) - 1}: use hidden = 0"
+                f"the teacher has {counted(len(teacher) - 1, 'block')}, the student {len(student) - 1}: use hidden = 0"
             )
         yield from ((side, *states) for states in zip(student[1:], teacher[1:], strict=True))

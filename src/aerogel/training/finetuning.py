@@ -93,7 +93,9 @@ def finetune(
     if config.patience is not None and validate is None:
         raise DataError("patience needs validate, a function that scores the model after each epoch")
     if teacher is None and not data.task.kind.has_labels(data.split("train")):
-        raise DataError(f"{data.source} has no labels to learn: give a teacher, or data with labels")
+        raise DataError(
+            f"{data.source} has no labels to learn: give a teacher (--teacher self or MODEL), or data with labels"
+        )
     distilled = _distillation(model, data.task, teacher, distillation) if teacher else None
     inputs = data.task.kind.inputs(data.split("train"), tokenizer, model.config, _input_settings(config, distilled))
     steps = max(1, round(config.epochs * len(inputs.batches())))

@@ -72,7 +72,7 @@ class SparsityCallback(TrainerCallback):
         if config and config.pruning.needs_calibration and calibration is None:
             others = [name for name, entry in all_methods().items() if not entry.looks_at_text]
             raise PruningError(
-                f"{config.pruning.method} with these settings needs text: give calibration=aerogel.calibration(...), "
+                f"{config.pruning.needs_text_for} needs text: give calibration=aerogel.calibration(...), "
                 f"or use a score that needs none ({', '.join(others)}) without swap, reconstruct and a searched "
                 "allocation"
             )

@@ -164,7 +164,11 @@ def starts_tuned(recovery: Recovery, data: TaskData) -> bool:
 def _load_teacher(teacher: str | None, start: str, head: Head) -> PreTrainedModel | None:
     if teacher is None:
         return None
-    return models.load_model(start, head) if teacher == SELF else models.load(teacher)[0]
+    if teacher == SELF:
+        return models.load_model(start, head)
+    if head.kind == "embedding":  # taken from the model in a checkpoint, whatever head that has
+        return models.load_model(teacher, head)
+    return models.load(teacher)[0]
 
 
 def cached_finetune(

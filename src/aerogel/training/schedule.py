@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from aerogel.errors import PruningError
+from aerogel.tables import counted
 
 WARM_UP = 0.06  # of the steps: the learning rate rises, and scores collect their first gradients
 RISE = 0.5  # of the steps after the warm-up: the sparsity rises; the rest is recovery
@@ -41,7 +42,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if len(set(self.times)) < self.prunings:
             raise PruningError(
-                f"{self.steps} steps are too few to prune {self.prunings} times: use more epochs, or smaller batches"
+                f"training has {counted(self.steps, 'step')}, too few to prune {self.prunings} times: "
+                "use more epochs, or smaller batches"
             )
 
     @property

@@ -54,7 +54,7 @@ class RecoveryTrainer(Trainer):
         validate: Validate | None,
         **settings: Any,
     ) -> None:
-        self.task, self.reporter = task, ProgressReporter(task.name, sparsity)
+        self.task, self.reporter = task, ProgressReporter(sparsity)
         stopping = [EarlyStoppingCallback(patience)] if patience else []
         super().__init__(*arguments, callbacks=[sparsity, self.reporter, *stopping], **settings)
         self.remove_callback(PrinterCallback)
@@ -122,8 +122,8 @@ class RecoveryTrainer(Trainer):
 class ProgressReporter(TrainerCallback):
     """Reports progress, and measures the seconds of training, including those before an interruption."""
 
-    def __init__(self, task: str, sparsity: SparsityCallback) -> None:
-        self.doing, self.sparsity = f"fine-tuning on {task}", sparsity
+    def __init__(self, sparsity: SparsityCallback) -> None:
+        self.sparsity = sparsity
         self.details: dict[str, float] = {}
         self.before, self.started = 0.0, 0.0
 
@@ -145,5 +145,5 @@ class ProgressReporter(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         details = [f"{name} {value:.3f}" for name, value in self.details.items()]
         if self.sparsity.pruned:
-            details.append(f"{self.sparsity.sparsity:.0%} zeros")
-        progress.update(", ".join([self.doing, *details]), state.global_step, state.max_steps)
+            details.insert(1, f"{self.sparsity.sparsity:.0%} zeros")  # after the loss
+        progress.update(", ".join(["training", *details]), state.global_step, state.max_steps)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from aerogel.errors import AerogelWarning
 from aerogel.models import PrunableWeight
+from aerogel.tables import counted
 
 ACCIDENTAL = 1e-3  # the share of zeros that a matrix may have without having been pruned
 
@@ -31,8 +32,8 @@ def zero_masks(weights: Iterable[PrunableWeight]) -> dict[str, Tensor]:
             masks[weight.name] = zeros
     if empty:
         warnings.warn(
-            f"{len(empty)} matrices have zeros alone, the first is {empty[0]}: they are trained, since gates and new "
-            "heads start at zero",
+            f"{counted(len(empty), 'matrix', 'matrices')} of zeros alone, the first {empty[0]}, will be trained, since "
+            "gates and new heads start at zero",
             AerogelWarning,
             stacklevel=2,
         )

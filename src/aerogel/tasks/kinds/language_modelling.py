@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from aerogel.errors import DataError
 from aerogel.models import architecture, head_kind
+from aerogel.tables import counted
 from aerogel.tasks.encode import language_windows
 from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS
@@ -40,7 +41,8 @@ class LanguageModelling(TaskKind):
         cut = content.find("\n", int(len(content) * (1 - HELD_OUT_SHARE))) + 1
         if not content[:cut].strip() or not content[cut:].strip():
             raise DataError(
-                f"{source}: {len(content)} characters are too few, or too few lines, to hold out a part for validation"
+                f"{source} has {counted(len(content), 'character')}, too few, or too few lines, to hold out a part for "
+                "validation"
             )
         return {"train": content[:cut], "validation": content[cut:]}
 

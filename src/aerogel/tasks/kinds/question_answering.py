@@ -15,6 +15,7 @@ from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedMo
 
 from aerogel.errors import DataError, ModelError
 from aerogel.models.logits import PADDING_LOGIT
+from aerogel.tables import counted
 from aerogel.tasks.encode import context_length, drawn_rows
 from aerogel.tasks.kind import Task, TaskKind
 from aerogel.tasks.metrics import METRICS, normalized_answer
@@ -69,7 +70,9 @@ class QuestionAnswering(TaskKind):
         questions = {split: [read_question(rows, row) for row in range(len(rows))] for split, rows in splits.items()}
         for split, rows in splits.items():
             if not any(question.answers for question in questions[split]):
-                raise DataError(f"{rows.source}: none of {len(rows)} questions has an answer; expected at least one")
+                raise DataError(
+                    f"{rows.source}: none of {counted(len(rows), 'question')} has an answer; expected at least one"
+                )
         has_unanswerable = not all(question.answers for part in questions.values() for question in part)
         task = replace(task, metrics=task.metrics or ("squad_f1", "exact_match"))
         return task, {split: Questions(part, has_unanswerable) for split, part in questions.items()}
@@ -80,7 +83,7 @@ class QuestionAnswering(TaskKind):
         splits = {split: [content.questions[row] for row in part] for split, part in rows.items()}
         if not all(any(question.answers for question in part) for part in splits.values()):
             contexts = len({question.context for question in content.questions})
-            raise DataError(f"{source}: {contexts} contexts are too few to hold out a part for validation")
+            raise DataError(f"{source} has {counted(contexts, 'context')}, too few to hold out a part for validation")
         return {split: Questions(part, content.has_unanswerable) for split, part in splits.items()}
 
     def inputs(

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from aerogel.errors import DataError, excerpt
+from aerogel.tables import counted
 from aerogel.tasks.augment import AugmentedExamples, Words
 from aerogel.tasks.encode import context_length, drawn_rows, frame, word_pieces
 from aerogel.tasks.entities import OUTSIDE, TAG, entities, marks_entities
@@ -84,9 +85,8 @@ class TokenClassification(TaskKind):
         keys = ["\t".join(words).encode() for words in content.words]
         splits = {split: content.part(rows) for split, rows in divided_rows(keys, source).items()}
         if not all(len(set().union(*part.tags)) > 1 for part in splits.values()):
-            raise DataError(
-                f"{source}: {len(content)} rows are too few to hold out a part with several tags for validation"
-            )
+            few = counted(len(content), "row")
+            raise DataError(f"{source} has {few}, too few to hold out a part with several tags for validation")
         return splits
 
     def inputs(
@@ -214,7 +214,9 @@ def _read(rows: Rows, labels: tuple[str, ...]) -> TaggedTexts:
     for row in range(len(rows)):
         words, tags = _items(rows, row, "tokens"), _items(rows, row, "tags")
         if len(words) != len(tags):
-            raise rows.error(row, f"{len(tags)} tags for {len(words)} tokens, expected one for each", "tags")
+            raise rows.error(
+                row, f"{counted(len(tags), 'tag')} for {counted(len(words), 'token')}, expected one for each", "tags"
+            )
         if wrong := [word for word in words if not isinstance(word, str)]:
             raise rows.error(row, f"expected texts, found {excerpt(wrong[0])}", "tokens")
         try:
