@@ -51,9 +51,10 @@ def test_the_dense_model_runs_once_whatever_the_methods() -> None:
 
 
 def test_dense_models_are_scored_before_those_that_start_from_them() -> None:
-    sparsities = [trial.sparsity for trial in scorings(plan(spec(recoveries=RECOVERIES), DATA))]
-    assert sorted(sparsities, key=bool) == sparsities
-    assert sparsities[0] == 0 < sparsities[-1]
+    pruned = [trial.recovery.pruning is not None for trial in scorings(plan(spec(recoveries=RECOVERIES), DATA))]
+    assert sorted(pruned) == pruned
+    assert not pruned[0]
+    assert pruned[-1]
 
 
 def test_limits_follow_the_kind_of_task() -> None:

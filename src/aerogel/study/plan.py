@@ -45,7 +45,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
         for task in spec.tasks
         for recovery, values in _scored(spec, seed)
     ]
-    scores.sort(key=lambda trial: trial.sparsity > 0 or trial.recovery.structure is not None)
+    scores.sort(key=lambda trial: trial.recovery.pruning is not None or trial.recovery.structure is not None)
     trials += scores
     if spec.benchmark:
         config = BenchConfig(**spec.benchmark.model_dump())
