@@ -179,7 +179,10 @@ def test_a_killed_trial_is_a_failed_one_and_runs_again(tmp_path: Path) -> None:
     assert not Store.open(tmp_path).open_trials()
 
 
-@pytest.mark.parametrize(("how", "after"), [(signal.SIGKILL, 2), (signal.SIGINT, 0), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ("how", "after"),
+    [(signal.SIGKILL, 2), (signal.SIGINT, 0), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.long)],
+)
 def test_an_interrupt_loses_the_trial_under_way_and_nothing_else(
     tmp_path: Path, how: signal.Signals, after: int
 ) -> None:
