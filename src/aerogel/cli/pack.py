@@ -10,7 +10,7 @@ import click
 from aerogel import files
 from aerogel.cli import options
 from aerogel.cli.notes import note_next, note_saved
-from aerogel.cli.output import progress_bar
+from aerogel.cli.output import progress_bar, resumable
 from aerogel.models.zoo import check_path
 from aerogel.runtime.values import check_head_values
 
@@ -44,7 +44,8 @@ def pack(model: str, *, output: Path, values: ValueChoice | None, head_values: H
 
         none = PruneConfig("magnitude", sparsity=0.0)
         if streams(model, output, none, structure=False):
-            saved = prune_checkpoint(model, output, none, values=values, head_values=head_values)
+            with resumable("at the block that it was in"):
+                saved = prune_checkpoint(model, output, none, values=values, head_values=head_values)
         else:
             saved = write_packed(model, output, values, head_values)
     note_saved(saved, model, output, True, values)

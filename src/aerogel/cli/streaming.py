@@ -1,4 +1,4 @@
-"""Decides whether `aerogel prune` reads a model from its files, one block at a time."""
+"""Decides whether `aerogel prune` and `aerogel pack` read a model from its files, one block at a time."""
 
 from pathlib import Path
 
@@ -33,5 +33,5 @@ def streams(model: str, output: Path, config: PruneConfig, structure: bool) -> b
             raise PruningError(f"{sizes}: {error}") from error
         note(f"{sizes}: {error}")
         return False
-    note(f"{sizes}: pruning it from its files, one block at a time")
+    note(f"{sizes}: reading it from its files, one block at a time")
     return True

@@ -38,14 +38,10 @@ def below_chance(score: Score) -> str | None:
     accuracy, majority = score.metrics.get("accuracy"), score.baselines.get("majority")
     if accuracy is None or majority is None or accuracy > majority + LITTLE * (1 - majority):
         return None
-    if accuracy > majority:
-        return (
-            f"accuracy {accuracy:.4f} is little above {majority:.4f}, that of always predicting the most frequent "
-            "class: train longer, or with another learning rate"
-        )
+    above, learned = ("little", "hardly") if accuracy > majority else ("not", "not")
     return (
-        f"accuracy {accuracy:.4f} is not above {majority:.4f}, that of always predicting the most frequent class: "
-        f"{score.task} is not learned"
+        f"accuracy {accuracy:.4f} is {above} above {majority:.4f}, that of always predicting the most frequent class: "
+        f"{score.task} is {learned} learned"
     )
 
 

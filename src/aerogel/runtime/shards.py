@@ -60,7 +60,7 @@ class ShardWriter:
         zeros = prunable = 0
         for key in source.keys[unit]:
             name = source.names[key]
-            dtype = source.dtypes.others.get(key, source.dtypes.main)
+            dtype = source.dtypes.of_tensor(key)
             tensor = get_tensor(model, name)
             if tensor.is_meta:  # not loaded, since nothing changes it
                 tensor = source.read(key)

@@ -116,9 +116,6 @@ class PackedSource:
             names[key] = name
         return cls(model, checkpoint, names, StoredDtypes.of(stored_tensors(folder), None), packing)
 
-    def dtype(self, key: str) -> torch.dtype:
-        return self.dtypes.others.get(key, self.dtypes.main)
-
     def bytes(self, key: str) -> int:
         """The bytes of a tensor when it is dense, at most."""
         if key in self.names:
@@ -137,7 +134,7 @@ class PackedSource:
         rows, columns = module.weight.shape[::-1] if transposed else module.weight.shape
         rounding = VALUE_TYPES.get(getattr(self.packing, "values", ""))
         packed = decode_layer(name, tensor, (rows, columns), torch.float32, rounding)
-        dense = packed.to_dense().to(self.dtype(key))
+        dense = packed.to_dense().to(self.dtypes.of_tensor(key))
         return (dense.T.contiguous() if transposed else dense), packed.values.scales is not None
 
 
