@@ -99,7 +99,7 @@ def test_the_score_kept_is_drawn_over_speed_and_cut_at_the_edges() -> None:
     [curve] = [drawn for drawn in axes.lines if len(drawn.get_xdata()) == len(MARKS)]
     assert list(curve.get_xdata()) == [1, 2, 3, 4, 5]
     assert list(curve.get_ydata()) == [100, 99.5, FLOOR, FLOOR, CEILING]
-    assert {text.get_text() for text in axes.texts} == {"50%", "90% ↓", "99% ↓", "99.9%"}
+    assert {text.get_text() for text in axes.texts} == {"50%", "99.9%"}
     drawn = svg(drawing, "a title", "f1")
     assert {mark.text for mark in MARKS} | {"other"} == set(re.findall(r"<title>(.*?)</title>", drawn))
 

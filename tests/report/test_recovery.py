@@ -11,7 +11,6 @@ from aerogel.report.findings import Findings
 from aerogel.report.lines import ChartStyle
 from aerogel.report.opening import Opening
 from aerogel.report.tables import every_seed, pruning, scores
-from aerogel.report.verdicts import Option
 from aerogel.study import Store
 from aerogel.study.variant import Variant
 
@@ -63,7 +62,7 @@ def test_charts_have_a_panel_a_recovery(recovery_folder: Path, findings: Finding
 def test_pruned_only_and_recovered_differ_in_nothing_else(findings: Findings) -> None:
     variants = [Variant("magnitude", "none"), Variant("magnitude", "finetune"), Variant(None, "gradual")]
     opening = Opening(findings, {}, ChartStyle(findings.spec.models))
-    pairs = [opening.pair(Option("tiny-gpt2", variant, 0.9, (), None, True)) for variant in variants]
+    pairs = [opening.pair(variant) for variant in variants]
     assert pairs == [[variants[1], variants[0]], [variants[1], variants[0]], [variants[2], variants[0]]]
 
 

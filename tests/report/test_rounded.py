@@ -63,7 +63,7 @@ def test_charts_of_cost_have_a_line_for_each_type_of_values(findings: Findings) 
 def test_dense_int8_is_an_option(findings: Findings) -> None:
     judged = options(findings)
     if judged:  # the model may have learned nothing
-        assert any(not option.sparsity and option.variant.values == "int8" for option in judged)
+        assert any(not option.row.sparsity and option.variant.values == "int8" for option in judged)
     assert sections(findings, judged, ChartStyle(findings.spec.models))
 
 

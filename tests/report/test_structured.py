@@ -33,8 +33,8 @@ def test_all_are_compared_with_the_dense_model_with_all_its_structures(findings:
 
 
 def test_structure_zeros_and_int8_are_compared_together_and_alone(findings: Findings) -> None:
-    [model] = findings.spec.models
-    rows = [row for variant in findings.spec.scored_variants for row in compared(findings, model, variant)]
+    [task], [model] = findings.spec.tasks, findings.spec.models
+    rows = [row for variant in findings.spec.scored_variants for row in compared(findings, task, model, variant)]
     points = {(row.variant.structure, row.variant.values, row.sparsity) for row in rows}
     alone = {(SMALL, None, 0), (None, "int8", 0), (None, None, 0.5)}
     assert points >= alone | {(SMALL, "int8", 0.5)}

@@ -92,13 +92,14 @@ def test_the_limits_are_the_last_option_that_keeps_the_score_and_the_next_one(fi
     judged = options(findings)
     [table] = tables.limits(findings, judged) if judged else [None]
     rows = parsed(table) if table else []
-    assert [row["model"] for row in rows] == list(dict.fromkeys(option.model for option in judged))
+    series = dict.fromkeys((option.row.task, option.row.model) for option in judged)
+    assert [(row["task"], row["model"]) for row in rows] == list(series)
     for row in rows:
-        own = [option for option in judged if option.model == row["model"]]
+        own = [option for option in judged if (option.row.task, option.row.model) == (row["task"], row["model"])]
         kept, lost = ([option for option in own if option.keeps == keeps] for keeps in (True, False))
-        assert row.get("sparsity", "") == (str(kept[-1].sparsity) if kept else "")
+        assert row.get("sparsity", "") == (str(kept[-1].row.sparsity) if kept else "")
         assert row.get("speedup", "") == (str(kept[-1].speed) if kept else "")
-        assert row.get("beyond", "") == (str(lost[0].sparsity) if lost else "")
+        assert row.get("beyond", "") == (str(lost[0].row.sparsity) if lost else "")
 
 
 def test_the_page_writes_what_the_csv_holds(findings: Findings) -> None:

@@ -49,7 +49,7 @@ class Judge:
 
 
 def keeping(several: list[Option]) -> list[float]:
-    return [option.sparsity for option in several if option.keeps]
+    return [option.row.sparsity for option in several if option.keeps]
 
 
 def test_a_sparsity_keeps_the_score_only_if_every_lower_one_does(judged: Judge) -> None:
@@ -58,13 +58,14 @@ def test_a_sparsity_keeps_the_score_only_if_every_lower_one_does(judged: Judge) 
     assert keeping(judged(scored(0.9, 0.85), scored(0.5, 0.8))) == [0.5, 0.9]
 
 
-def test_a_score_has_to_be_kept_on_every_task(judged: Judge) -> None:
+def test_each_task_has_its_own_verdict(judged: Judge) -> None:
     other = "python-reference"
     dense, small = scored(0, DENSE, task=other), scored(0.5, 0.7, task=other)
-    assert keeping(judged(scored(0.5, 0.8), dense, small)) == []
-    assert judged(scored(0.5, 0.8), dense) == []  # not scored on the other
-    [option] = judged(scored(0.5, 0.8), dense, small)
-    assert option.worst == pytest.approx(0.7 / DENSE)
+    assert len(judged(scored(0.5, 0.8), dense)) == 1  # not scored on the other
+    kept, lost = judged(scored(0.5, 0.8), dense, small)
+    assert (kept.row.task, kept.keeps, kept.kept) == ("movie-reviews", True, 1.0)
+    assert (lost.row.task, lost.keeps, lost.kept) == (other, False, pytest.approx(0.7 / DENSE))
+    assert choices([kept, lost]) == {("movie-reviews", MODEL): kept, (other, MODEL): lost}
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
@@ -76,7 +77,7 @@ def test_a_loss_of_exactly_the_tolerance_is_kept(sparsity: float) -> None:
 def test_a_value_that_is_no_number_is_a_loss(judged: Judge) -> None:
     [option] = judged(scored(0.5, math.nan))
     assert not option.keeps
-    assert option.worst == -math.inf
+    assert option.kept == -math.inf
 
 
 @given(st.lists(st.floats(0.1, 1.0), min_size=1, max_size=6))
@@ -121,32 +122,32 @@ def with_speed(findings: Findings, sparsity: float, speed: float) -> Cost:
 def test_the_best_is_the_fastest_that_keeps_its_score(findings: Findings) -> None:
     rows = [scored(0.1, 0.8), scored(0.5, 0.8), scored(0.9, 0.6)]
     several = [
-        replace(option, cost=with_speed(findings, option.sparsity, speed))
+        replace(option, cost=with_speed(findings, option.row.sparsity, speed))
         for option, speed in zip(Judge(findings)(*rows), (3.0, 2.0, 5.0), strict=True)
     ]
-    assert choices(several)[MODEL] is several[0]
-    assert choices([replace(option, cost=None) for option in several])[MODEL].sparsity == 0.5
+    assert list(choices(several).values()) == [several[0]]
+    [sparsest] = choices([replace(option, cost=None) for option in several]).values()
+    assert sparsest.row.sparsity == 0.5
 
 
 def test_where_none_keeps_its_score_the_best_keeps_the_most(judged: Judge) -> None:
-    best = choices(judged(scored(0.1, 0.6), scored(0.5, 0.7), scored(0.9, math.nan)))
-    assert (best[MODEL].sparsity, best[MODEL].keeps) == (0.5, False)
+    [best] = choices(judged(scored(0.1, 0.6), scored(0.5, 0.7), scored(0.9, math.nan))).values()
+    assert (best.row.sparsity, best.keeps) == (0.5, False)
     assert choices([]) == {}
 
 
 def test_options_of_the_study_are_compared_and_costed(findings: Findings) -> None:
     for option in options(findings):
-        assert {row.model for row in option.rows} == {option.model}
-        assert {row.sparsity for row in option.rows} == {option.sparsity}
-        assert option.cost == findings.cost(option.rows[0])
+        assert option.row in findings.scores
+        assert option.row.variant in (option.variant, option.variant.unpruned)
+        assert option.cost == findings.cost(option.row)
         assert option.speed is not None
 
 
 def test_certainty_depends_on_the_seeds() -> None:
-    assert "single seed" in certainty([scored(0.5, 0.8)], 1)
-    assert "1 of 3" in certainty([scored(0.5, 0.8)], 3)
-    within, beyond = (certainty([scored(0.5, *values)], 3) for values in ((0.800, 0.801, 0.799), (0.9, 0.7, 0.8)))
-    assert "1%" in within
-    assert within != beyond
-    assert certainty([scored(0.5, 0.8, 0.8), scored(0.5, 0.9, 0.7)], 2) == beyond.replace("3", "2")
-    assert "1 of 1 seeds" in certainty([scored(0.5, 0.8, one_answer=1)], 1)
+    assert "single seed" in certainty(scored(0.5, 0.8), 1)
+    assert "1 of 3" in certainty(scored(0.5, 0.8), 3)
+    within, beyond = (certainty(scored(0.5, *values), 3) for values in ((0.800, 0.801, 0.799), (0.9, 0.7, 0.8)))
+    assert "is within 1%" in within
+    assert "does not exclude" in beyond
+    assert "1 of 1 seeds" in certainty(scored(0.5, 0.8, one_answer=1), 1)

@@ -10,7 +10,6 @@ from aerogel.report.estimate import megabytes, minus, percent, significant
 from aerogel.report.findings import Cost, Findings, Realised, Scored
 from aerogel.report.names import RECOVERY_NAMES, structure_name, values_name
 from aerogel.report.table import Column
-from aerogel.report.verdicts import Option
 from aerogel.study.parts import NO_STRUCTURE
 
 Row = TypeVar("Row", Scored, Cost, Realised)
@@ -65,9 +64,7 @@ WEIGHTS = (
 )
 
 
-def setting(
-    findings: Findings, rows: Sequence[Row] | Sequence[Option], row_of: Callable[[Any], Any] = lambda row: row
-) -> list[Column]:
+def setting(findings: Findings, rows: Sequence[Row], row_of: Callable[[Any], Any] = lambda row: row) -> list[Column]:
     """The columns that identify a row: the method if there are several, and the structure, the recovery and the type of
     values if any row has one.
 

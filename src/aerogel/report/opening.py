@@ -23,16 +23,19 @@ LITTLE = 0.01  # a smaller gain of the score kept is not mentioned
 
 @dataclass(frozen=True)
 class Tile:
-    """Values of the dense and of the sparse model, each with a remark."""
+    """A value of the dense and of the sparse model, and how they compare."""
 
     name: str
-    values: tuple[tuple[str, str, str], ...]
+    dense: str
+    sparse: str
+    comparison: str
 
 
 @dataclass(frozen=True)
 class Card:
-    """A model with its best variant: title, tiles, and remarks on what is uncertain or missing."""
+    """The best variant of a model on a task: title, tiles, and remarks on what is uncertain or missing."""
 
+    task: str
     model: str
     title: str
     tiles: tuple[Tile, ...]
@@ -40,53 +43,56 @@ class Card:
 
 
 class Opening:
-    """Charts and cards of a study, all in one `style`; `choices` has the best variant of each model."""
+    """Charts and cards of a study, all in one `style`; `choices` has the best variants by task and model."""
 
-    def __init__(self, findings: Findings, choices: dict[str, Option], style: ChartStyle) -> None:
+    def __init__(self, findings: Findings, choices: dict[tuple[str, str], Option], style: ChartStyle) -> None:
         self.findings, self.spec, self.choices, self.style = findings, findings.spec, choices, style
         self.dense, self.is_timed = dense_rows(findings), bool(findings.best_costs)
 
     def cards(self) -> list[Card]:
-        """A card for each model with scores."""
-        return [self._card(model) for model in self.spec.models if any(model == name for _, name, _ in self.dense)]
+        """A card for each task and model with scores."""
+        scored = dict.fromkeys((task, model) for task, model, _ in self.dense)
+        return [self._card(*key) for key in product(self.spec.tasks, self.spec.models) if key in scored]
 
-    def _card(self, model: str) -> Card:
-        of_task = {task: problem(dense) for (task, name, _), dense in self.dense.items() if name == model}
-        remarks = [f"No verdict on {task}: {reason}." for task, reason in of_task.items() if reason]
-        choice = self.choices.get(model)
+    def _card(self, task: str, model: str) -> Card:
+        choice = self.choices.get((task, model))
         if choice is None:
-            return Card(model, "nothing to compare", (), tuple(remarks))
-        sure = f"{certainty(choice.rows, len(self.spec.seeds))}."
-        remarks.insert(0, f"{sure[0].upper()}{sure[1:]}")
+            problems = [problem(dense) for (*key, _), dense in self.dense.items() if key == [task, model]]
+            reasons = dict.fromkeys(f"No verdict: {reason}." for reason in problems if reason)
+            return Card(task, model, "nothing to compare", (), tuple(reasons))
+        sure = f"{certainty(choice.row, len(self.spec.seeds))}."
+        remarks = [f"{sure[0].upper()}{sure[1:]}"]
         if not choice.keeps:
             remarks.insert(0, f"No variant keeps {LEVEL:g}%; this one keeps the most.")
-        title = point_name(self.spec, choice.variant, choice.sparsity)
-        return Card(model, title, tuple(self._tiles(choice)), tuple(remarks))
+        return Card(task, model, self._title(choice), tuple(self._tiles(choice)), tuple(remarks))
+
+    def _title(self, choice: Option) -> str:
+        return point_name(self.spec, choice.variant, choice.row.sparsity)
 
     def _tiles(self, choice: Option) -> list[Tile]:
-        scores, cost = [], choice.cost
-        for row in choice.rows:
-            dense = self.dense[row.task, row.model, row.variant.recovery]
-            kept = f"{rough(row.kept.mean)} kept" if row.kept else ""
-            scores.append((_mean(dense), _mean(row), f"{row.task} {metric_name(row.main)}: {kept}"))
-        tiles = [Tile("score", tuple(scores))]
+        row, cost = choice.row, choice.cost
+        dense = self.dense[row.task, row.model, row.variant.recovery]
+        kept = f"{rough(row.kept.mean)} kept" if row.kept else ""
+        tiles = [Tile(metric_name(row.main), _mean(dense), _mean(row), kept)]
         if cost and cost.dense:
             before, after = cost.dense, cost.own
-            times = significant(before.median), significant(after.median), f"{cost.speedup:.2f} times as fast"
-            tiles.append(Tile("time of a batch, s", (times,)))
+            speed = f"{cost.speedup:.2f} times as fast"
+            tiles.append(Tile("time of a batch, s", significant(before.median), significant(after.median), speed))
             for name, large, small in (
                 ("memory, peak MB", before.inference_memory, after.inference_memory),
                 ("disk, MB", before.file_bytes, after.file_bytes),
             ):
                 share = f"{small / large:.0%} of dense" if large > 0 else ""
-                tiles.append(Tile(name, ((megabytes(large), megabytes(small), share),)))
+                tiles.append(Tile(name, megabytes(large), megabytes(small), share))
         return tiles
 
     def hero(self) -> Chart | None:
         """The score kept on each task against speed, or against sparsity if no time was measured."""
-        curves = {task: [self._curve(task, choice) for choice in self.choices.values()] for task in self.spec.tasks}
-        curves = {task: [curve for curve in several if len(curve.line) > 1] for task, several in curves.items()}
-        curves = {task: several for task, several in curves.items() if several}
+        curves: dict[str, list[Curve]] = defaultdict(list)
+        for choice in self.choices.values():
+            curve = self._curve(choice)
+            if len(curve.line) > 1:
+                curves[choice.row.task].append(curve)
         if not curves:
             return None
         drawn = [mark.y for several in curves.values() for curve in several for mark in curve.line]
@@ -101,31 +107,30 @@ class Opening:
         )
 
     def _conclusion(self) -> str:
-        """How fast, or how sparse, each model is when it keeps its score."""
-        parts = []
-        for choice in self.choices.values():
-            name = point_name(self.spec, choice.variant, choice.sparsity)
+        """How fast, or how sparse, each model is when it keeps its score on a task."""
+        parts: dict[str, list[str]] = defaultdict(list)
+        for (task, model), choice in self.choices.items():
             speed = f"{choice.speed:.1f} times as fast at " if choice.speed else "at "
-            parts.append(f"{choice.model} {f'{speed}{name}' if choice.keeps else 'in no variant'}")
-        return f"Keeping {LEVEL:g}% of the score: {'; '.join(parts)}."
+            parts[task].append(f"{model} {f'{speed}{self._title(choice)}' if choice.keeps else 'in no variant'}")
+        on = {task: f" on {task}" if len(self.spec.tasks) > 1 else "" for task in parts}
+        return " ".join(f"Keeping {LEVEL:g}% of the score{on[task]}: {'; '.join(parts[task])}." for task in parts)
 
-    def _curve(self, task: str, choice: Option) -> Curve:
-        own = [row for row in compared(self.findings, choice.model, choice.variant) if row.task == task]
-        others = [
-            row for row in self.findings.scores if (row.task, row.model) == (task, choice.model) and row not in own
-        ]
-        dense = Mark("", 1.0 if self.is_timed else 0.0, 100.0, f"{choice.model}, dense")
-        return Curve(choice.model, [dense, *self._marks(own)], self._marks(others))
+    def _curve(self, choice: Option) -> Curve:
+        task, model = choice.row.task, choice.row.model
+        own = compared(self.findings, task, model, choice.variant)
+        others = [row for row in self.findings.scores if (row.task, row.model) == (task, model) and row not in own]
+        dense = Mark("", 1.0 if self.is_timed else 0.0, 100.0, f"{model}, dense")
+        return Curve(model, [dense, *self._marks(own, choice)], self._marks(others, choice))
 
-    def _marks(self, rows: Sequence[Scored]) -> list[Mark]:
+    def _marks(self, rows: Sequence[Scored], choice: Option) -> list[Mark]:
         marks = []
         for row in rows:
-            cost, chosen = self.findings.cost(row), self.choices[row.model]
+            cost = self.findings.cost(row)
             place = (cost.speedup if cost else None) if self.is_timed else 100 * row.sparsity
             if place is None or not row.kept or not self._is_learned(row):
                 continue
             label = percent(row.sparsity) if row.sparsity else row.variant.structure or row.variant.values or ""
-            stands_out = chosen.keeps and row in chosen.rows
+            stands_out = choice.keeps and row is choice.row
             speed = f", {place:.2f} times as fast" if self.is_timed else ""
             text = f"{self._name(row)}: {_kept(row)} ({metric_name(row.main)} {_mean(row)}){speed}"
             label += f", {place:.1f}\N{MULTIPLICATION SIGN}" if stands_out and self.is_timed else ""
@@ -140,17 +145,16 @@ class Opening:
         return f"{row.model}, {point_name(self.spec, row.variant, row.sparsity)}"
 
     def recovery(self) -> Chart | None:
-        """The score that the best variant of each model keeps with recovery and by pruning alone."""
+        """The score that the best variants keep with recovery and by pruning alone."""
         lines: dict[str, list[Line]] = defaultdict(list)
         gains: dict[float, list[tuple[float, float]]] = defaultdict(list)
-        for task in self.spec.tasks:
-            for choice in self.choices.values():
-                sides = [self._kept_by_sparsity(task, choice.model, variant) for variant in self.pair(choice)]
-                shared = [sparsity for sparsity in sides[0] if sparsity in sides[1]] if sides else []
-                for dashes, side in enumerate(sides if shared else []):
-                    lines[task].append(Line(choice.model, {sparsity: side[sparsity] for sparsity in shared}, dashes))
-                for sparsity in shared:
-                    gains[sparsity].append((sides[1][sparsity].value, sides[0][sparsity].value))
+        for (task, model), choice in self.choices.items():
+            sides = [self._kept_by_sparsity(task, model, variant) for variant in self.pair(choice.variant)]
+            shared = [sparsity for sparsity in sides[0] if sparsity in sides[1]] if sides else []
+            for dashes, side in enumerate(sides if shared else []):
+                lines[task].append(Line(model, {sparsity: side[sparsity] for sparsity in shared}, dashes))
+            for sparsity in shared:
+                gains[sparsity].append((sides[1][sparsity].value, sides[0][sparsity].value))
         if not lines:
             return None
         scale = Scale.of([line for several in lines.values() for line in several], level=LEVEL, bounds=(0.0, CEILING))
@@ -162,7 +166,7 @@ class Opening:
         }
         return Chart.of("Score kept with and without recovery, %", _gain(gains), panels, ("recovered", "pruned only"))
 
-    def pair(self, choice: Option) -> list[Variant]:
+    def pair(self, best: Variant) -> list[Variant]:
         """A variant with recovery and one without, as similar as possible to each other and to the best variant."""
         recovered = [variant for variant in self.spec.scored_variants if variant.recovery not in (None, "none")]
         alone = [variant for variant in self.spec.scored_variants if variant.recovery == "none"]
@@ -170,7 +174,7 @@ class Opening:
             return []
 
         def likeness(one: Variant, other: Variant) -> tuple[int, bool, int, bool]:
-            best, method = choice.variant, one.method or self.spec.recovery.score
+            method = one.method or self.spec.recovery.score
             return _shared(one, other), other.method == method, _shared(one, best), one.recovery == best.recovery
 
         return list(max(product(recovered, alone), key=lambda pair: likeness(*pair)))

@@ -46,7 +46,7 @@ def against_speed(
     """Draws the score kept in percent against speed.
 
     `names` are the title and the label of the horizontal axis, `ends` those of the vertical axis. The drawing is shaded
-    above `level`. Points below `FLOOR` are drawn there, with an arrow.
+    above `level`. Points below `FLOOR` are drawn there.
     """
     drawing = figure(width=4.8, height=3.4)
     axes = drawing.axes[0]
@@ -69,7 +69,7 @@ def against_speed(
 
 def _label(drawing: Figure, axes: Axes, curves: Sequence[Curve], style: ChartStyle) -> None:
     """Places the label of each mark where it covers the least, marks that stand out first. A label that would cover
-    much of another label or mark is left out."""
+    much of another label or mark is left out, as are those of marks below the floor."""
     drawing.draw_without_rendering()  # lays out the axes, so that places in points are known
     scale = 72 / drawing.dpi
     marks = [
@@ -80,11 +80,11 @@ def _label(drawing: Figure, axes: Axes, curves: Sequence[Curve], style: ChartSty
     taken = [(x - 3, y - 3, x + 3, y + 3) for _, _, (x, y) in marks]
     x0, y0, x1, y1 = (scale * end for end in axes.get_window_extent().extents)
     for model, mark, (x, y) in sorted(marks, key=lambda entry: not entry[1].stands_out):
-        text = mark.label if mark.kept >= FLOOR or not mark.label else f"{mark.label} ↓"
+        text = mark.label if mark.stands_out or mark.kept >= FLOOR else ""
         width, height = (0.8 if mark.stands_out else 0.75) * TEXT * len(text), 1.1 * TEXT
         offsets = [
             (dx, dy)
-            for far in (4, 9, 16)
+            for far in (4, 9, 16, 28)
             for dx in (far, -width / 2, -width - far)
             for dy in (far - 1, 1 - far - height)
         ]

@@ -17,24 +17,21 @@ from aerogel.study.variant import Variant
 
 
 def limits(findings: Findings, options: Sequence[Option]) -> list[Table]:
-    """The highest sparsity of each model and variant that keeps the score of every task, and the next one."""
-    series: dict[tuple[str, Variant], list[Option]] = defaultdict(list)
+    """The highest sparsity of each model and variant that keeps the score of a task, and the next one."""
+    series: dict[tuple[str, str, Variant], list[Option]] = defaultdict(list)
     for option in options:
-        series[option.model, option.variant].append(option)
-    items = [(several[0], _last(several, True), _last(several[::-1], False)) for several in series.values()]
+        series[option.row.task, option.row.model, option.variant].append(option)
+    items = [(several[-1], _last(several, True), _last(several[::-1], False)) for several in series.values()]
     columns = (
-        *setting(findings, options, lambda item: item[0])[:-1],
-        Column("sparsity", "sparsity", lambda item: item[1] and item[1].sparsity, percent),
-        Column("kept", "kept on the worst task", lambda item: item[1] and item[1].worst, rough),
+        Column("task", "task", lambda item: item[0].row.task),
+        *setting(findings, [option.row for option in options], lambda item: item[0].row)[:-1],
+        Column("sparsity", "sparsity", lambda item: item[1] and item[1].row.sparsity, percent),
+        Column("kept", "kept", lambda item: item[1] and item[1].kept, rough),
         Column("speedup", "times as fast", lambda item: item[1] and item[1].speed, "{:.2f}".format),
-        Column("beyond", "next sparsity", lambda item: item[2] and item[2].sparsity, percent),
-        Column("beyond_kept", "kept on the worst task", lambda item: item[2] and item[2].worst, rough),
+        Column("beyond", "next sparsity", lambda item: item[2] and item[2].row.sparsity, percent),
+        Column("beyond_kept", "kept there", lambda item: item[2] and item[2].kept, rough),
     )
-    return (
-        [Table.of(f"Highest sparsity that keeps {percent(1 - TOLERANCE)} on every task", columns, items)]
-        if items
-        else []
-    )
+    return [Table.of(f"Highest sparsity that keeps {percent(1 - TOLERANCE)}", columns, items)] if items else []
 
 
 def _last(options: Sequence[Option], keeps: bool) -> Option | None:

@@ -1,8 +1,9 @@
-"""Verdicts: which variants keep the score of the dense model, and the best variant of each model."""
+"""Verdicts: which variants keep the score of the dense model, and the best variant of each model on each task."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from aerogel.report.estimate import percent, significant
 from aerogel.report.findings import Cost, Findings, Scored
@@ -19,23 +20,22 @@ DenseRows = dict[tuple[str, str, str | None], Scored]
 
 @dataclass(frozen=True)
 class Option:
-    """A variant of a model at one sparsity, with its score on each task that the dense model has learned.
+    """A variant of a model at one sparsity, scored on a task that the dense model has learned.
 
-    `keeps` says whether this and every lower sparsity stay within the tolerance on all of them.
+    `variant` is that of the series, also where the row is its smaller or rounded model at sparsity 0. `keeps` says
+    whether this and every lower sparsity stay within the tolerance.
     """
 
-    model: str
     variant: Variant
-    sparsity: float
-    rows: tuple[Scored, ...]
+    row: Scored
     cost: Cost | None
     keeps: bool
 
     @property
-    def worst(self) -> float:
-        """The lowest share that is kept on any task, and minus infinity if one is NaN."""
-        kept = [row.kept.mean for row in self.rows if row.kept]
-        return -math.inf if any(map(math.isnan, kept)) else min(kept)
+    def kept(self) -> float:
+        """The share of the score that is kept, and minus infinity if it is NaN."""
+        mean = self.row.kept.mean if self.row.kept else math.nan
+        return -math.inf if math.isnan(mean) else mean
 
     @property
     def speed(self) -> float | None:
@@ -76,66 +76,59 @@ def problem(dense: Scored) -> str | None:
 
 
 def options(findings: Findings) -> list[Option]:
-    """All variants and sparsities that are scored on every task that their model has learned, in ascending order."""
-    learned = [key for key, dense in dense_rows(findings).items() if problem(dense) is None]
+    """All variants and sparsities that are scored on a task that their model has learned, in ascending order."""
+    learned = {key for key, dense in dense_rows(findings).items() if problem(dense) is None}
     return [
         option
-        for model in findings.spec.models
-        for variant in findings.spec.scored_variants
-        for option in _options(findings, model, variant, {task for task, name, _ in learned if name == model})
-        if all((row.task, model, variant.recovery) in learned for row in option.rows)
+        for task, model, variant in product(findings.spec.tasks, findings.spec.models, findings.spec.scored_variants)
+        if (task, model, variant.recovery) in learned
+        for option in _options(findings, task, model, variant)
     ]
 
 
-def _options(findings: Findings, model: str, variant: Variant, tasks: set[str]) -> list[Option]:
-    rows, several, keeps = compared(findings, model, variant), [], True
-    for sparsity in sorted({row.sparsity for row in rows}):
-        same = tuple(row for row in rows if row.sparsity == sparsity and row.task in tasks)
-        if same and {row.task for row in same} == tasks:
-            keeps = keeps and all(map(is_kept, same))
-            several.append(Option(model, variant, sparsity, same, findings.cost(same[0]), keeps))
+def _options(findings: Findings, task: str, model: str, variant: Variant) -> list[Option]:
+    several, keeps = [], True
+    for row in compared(findings, task, model, variant):
+        keeps = keeps and is_kept(row)
+        several.append(Option(variant, row, findings.cost(row), keeps))
     return several
 
 
-def compared(findings: Findings, model: str, variant: Variant) -> list[Scored]:
-    """The scores of a variant that are compared with the dense ones, with smaller or rounded models at sparsity 0."""
+def compared(findings: Findings, task: str, model: str, variant: Variant) -> list[Scored]:
+    """The scores of a variant that are compared with the dense one, with a smaller or rounded model at sparsity 0."""
     variants = variant, variant.unpruned
-    rows = [row for row in findings.scores if row.model == model and row.variant in variants and row.kept]
-    return sorted(rows, key=lambda row: row.sparsity)
+    rows = [row for row in findings.scores if (row.task, row.model) == (task, model) and row.variant in variants]
+    return sorted((row for row in rows if row.kept), key=lambda row: row.sparsity)
 
 
-def choices(options: Sequence[Option]) -> dict[str, Option]:
-    """For each model the fastest option that keeps its scores, or the sparsest one if no time was measured.
+def choices(options: Sequence[Option]) -> dict[tuple[str, str], Option]:
+    """By task and model: the fastest option that keeps the score, or the sparsest one if no time was measured.
 
-    If no option keeps them, the one that keeps the most. Models that have learned no task are left out.
+    If no option keeps it, the one that keeps the most. Without the tasks that a model has not learned.
     """
 
     def rank(option: Option) -> tuple[bool, float, float]:
-        return option.keeps, (option.speed or 0.0) if option.keeps else option.worst, option.sparsity
+        return option.keeps, (option.speed or 0.0) if option.keeps else option.kept, option.row.sparsity
 
-    best: dict[str, Option] = {}
+    best: dict[tuple[str, str], Option] = {}
     for option in options:
-        if option.model not in best or rank(option) > rank(best[option.model]):
-            best[option.model] = option
+        key = option.row.task, option.row.model
+        if key not in best or rank(option) > rank(best[key]):
+            best[key] = option
     return best
 
 
-def certainty(rows: Sequence[Scored], wanted_seeds: int) -> str:
-    """How certain it is that these scores are kept."""
-    fewest = min(len(row.seeds) for row in rows)
-    lows = [row.kept.low if row.kept else None for row in rows]
-    certain = [low for low in lows if low is not None]
-    if len(certain) < len(lows):
+def certainty(row: Scored, wanted_seeds: int) -> str:
+    """How certain it is that this score is kept."""
+    seeds, low = len(row.seeds), row.kept.low if row.kept else None
+    if low is None:
         remarks = ["a single seed has no interval"]
-    elif min(certain) >= 1 - TOLERANCE - ROUNDING:
+    elif low >= 1 - TOLERANCE - ROUNDING:
         remarks = [f"the 95% interval over seeds is within {percent(TOLERANCE)}"]
     else:
         remarks = [f"the 95% interval over seeds does not exclude a loss above {percent(TOLERANCE)}"]
-    if fewest < wanted_seeds:
-        remarks.append(f"{fewest} of {wanted_seeds} seeds")
-    remarks += [
-        f"the same prediction for all examples with {row.one_answer} of {len(row.seeds)} seeds on {row.task}"
-        for row in rows
-        if row.one_answer
-    ]
+    if seeds < wanted_seeds:
+        remarks.append(f"{seeds} of {wanted_seeds} seeds")
+    if row.one_answer:
+        remarks.append(f"the same prediction for all examples with {row.one_answer} of {seeds} seeds")
     return "; ".join(remarks)
