@@ -1,9 +1,9 @@
-"""Requests per second and latency of examples/serve.py by numbers of processes and threads.
+"""Requests per second and latency of examples/serve.py by model and by numbers of processes and threads.
 
 All servers are started first; then each gets requests from 8 clients at once for some seconds, in turn, in several
-rounds. The clients run on the same machine. Columns: `processes` of the server, `requests` that a process computes at a
-time, `threads` that compute each; for each number of sentences in a request, the median over rounds of the requests per
-second, and of the median and 95th percentile of the latency.
+rounds. The clients run on the same machine. Columns: the `model`, `processes` of the server, `requests` that a process
+computes at a time, `threads` that compute each; for each number of sentences in a request, the median over rounds of
+the requests per second, and of the median and 95th percentile of the latency.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import click
@@ -28,7 +29,7 @@ from harness import print_table, say
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CLIENTS, SENTENCE = 8, "word " * 62  # 64 tokens
 SETTINGS = [(1, 1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 2), (1, 4, 1), (2, 1, 1), (2, 1, 2), (2, 2, 1)]
-COLUMNS = ("processes", "requests", "threads")
+COLUMNS = ("model", "processes", "requests", "threads")
 
 
 @dataclass(frozen=True)
@@ -41,28 +42,29 @@ class Round:
 
 
 @click.command(help=__doc__.partition("\n")[0])
-@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--sentences", multiple=True, type=click.IntRange(1), default=[1, 16], show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=2.0, show_default=True)
-def main(*, model: Path, sentences: Sequence[int], rounds: int, seconds: float) -> None:
-    results: dict[tuple[int, ...], list[Round]] = {}
+def main(*, models: Sequence[Path], sentences: Sequence[int], rounds: int, seconds: float) -> None:
+    results: dict[tuple[Path, tuple[int, int, int], int], list[Round]] = {}
+    served = list(product(models, SETTINGS))
     with ExitStack() as stack:
-        ports = {setting: stack.enter_context(server(model, *setting)) for setting in SETTINGS}
+        ports = {(model, setting): stack.enter_context(server(model, *setting)) for model, setting in served}
         for index in range(rounds):
             say(f"round {index + 1} of {rounds}")
-            for setting, port in ports.items():
+            for (model, setting), port in ports.items():
                 for count in sentences:
-                    results.setdefault((*setting, count), []).append(measured(port, count, seconds))
+                    results.setdefault((model, setting, count), []).append(measured(port, count, seconds))
     columns = [*COLUMNS, *(f"{name}, {count}" for count in sentences for name in ("per second", "ms", "95%"))]
-    rows = [[*map(str, setting)] for setting in SETTINGS]
-    for row, setting in zip(rows, SETTINGS, strict=True):
+    rows = [[model.name, *map(str, setting)] for model, setting in served]
+    for row, (model, setting) in zip(rows, served, strict=True):
         for count in sentences:
-            taken = results[*setting, count]
+            taken = results[model, setting, count]
             row += [
                 f"{statistics.median(getattr(one, name) for one in taken):.4g}" for name in ("rate", "median", "high")
             ]
-    print_table(str(model), columns, rows, {})
+    print_table("Requests", columns, rows, {})
 
 
 @contextmanager

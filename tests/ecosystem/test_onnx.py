@@ -50,15 +50,10 @@ def matrices(file: Path) -> list[Any]:
     return [array for array in stored if array.ndim == 2 and min(array.shape) > 1]
 
 
-def test_a_decompressed_model_in_onnx_runtime(tmp_path: Path) -> None:
-    model, _ = load("tiny-bert")
-    ag.prune(model, sparsity=0.9)
-    masks = zeros_by_shape(weight.matrix.numpy() for weight in prunable_weights(model))
-    dense = ag.decompress(ag.compress(copy.deepcopy(model)))
+def exported(model: PreTrainedModel, file: Path) -> Path:
     batch, length = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("length", min=2, max=64)
-    file = tmp_path / "model.onnx"
     torch.onnx.export(
-        Plain(dense).eval(),
+        Plain(model).eval(),
         inputs(2, 8),
         file,
         input_names=["input_ids", "attention_mask"],
@@ -67,6 +62,10 @@ def test_a_decompressed_model_in_onnx_runtime(tmp_path: Path) -> None:
         dynamo=True,
         external_data=False,
     )
+    return file
+
+
+def assert_same_outputs(model: PreTrainedModel, file: Path) -> None:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for sizes in ((2, 8), (3, 21)):
         ids, mask = inputs(*sizes)
@@ -74,7 +73,26 @@ def test_a_decompressed_model_in_onnx_runtime(tmp_path: Path) -> None:
         with torch.inference_mode():
             expected = model(input_ids=ids, attention_mask=mask).logits
         assert np.allclose(result[mask.bool()], expected[mask.bool()], atol=1e-4)
+
+
+def test_a_decompressed_model_in_onnx_runtime(tmp_path: Path) -> None:
+    model, _ = load("tiny-bert")
+    ag.prune(model, sparsity=0.9)
+    masks = zeros_by_shape(weight.matrix.numpy() for weight in prunable_weights(model))
+    file = exported(ag.decompress(ag.compress(copy.deepcopy(model))), tmp_path / "model.onnx")
+    assert_same_outputs(model, file)
     assert zeros_by_shape(matrices(file)) == masks
     quantize_dynamic(file, tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
     rounded = [array for array in matrices(tmp_path / "int8.onnx") if array.dtype == np.int8]
     assert [shape for shape, _ in zeros_by_shape(rounded)] == [shape for shape, _ in masks]
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_a_model_with_fewer_neurons_in_onnx_runtime(tmp_path: Path, uniform: bool) -> None:
+    model, tokenizer = load("tiny-bert")
+    dense = sum(array.size for array in matrices(exported(model, tmp_path / "dense.onnx")))
+    text = ag.calibration("python-reference", tokenizer, samples=4)
+    ag.prune_structure(model, ag.StructureConfig(sparsity=0.5, uniform=uniform), text)
+    file = exported(model, tmp_path / "smaller.onnx")
+    assert_same_outputs(model, file)
+    assert sum(array.size for array in matrices(file)) < 0.8 * dense
