@@ -26,6 +26,7 @@ ROLES = (
         (["a", "b", "text"], {"text": "a", "label": "b"}, {"text": "a", "label": "b"}),
         (["text", "label", "stars"], {"label": "stars"}, {"text": "text", "label": "stars"}),
         (["text", "label"], {"label": "text", "text": "label"}, {"text": "label", "label": "text"}),
+        (["a.text", "text", "b.stars"], {}, {"text": "text", "label": "b.stars"}),
     ],
 )
 def test_columns_of_roles(columns: list[str], chosen: dict[str, str], expected: dict[str, str]) -> None:
@@ -52,6 +53,24 @@ def test_wrong_columns_are_refused_with_the_nearest(columns: list[str], chosen: 
         match_columns(ROLES, columns, chosen, "own.csv")
     assert all(part in str(raised.value) for part in named)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"text": ["a"], "start": [0]}, {"bytes": b"", "path": "a.png"}, {"en": "a", "de": None}, {}, "a", None, ["a"]],
+)
+def test_only_dictionaries_of_texts_are_flattened(value: Any) -> None:
+    rows = Rows(("id", "value"), [{"id": 0, "value": value}], "own.json")
+    assert rows.flattened() is rows
+    words = {"id": 1, "value": {"en": "a", "de": "b"}}
+    flat = Rows(("id", "value"), [words, {"id": 2, "value": None}], "own.json").flattened()
+    assert flat.columns == ("id", "value.en", "value.de")
+    assert list(flat) == [
+        {"id": 1, "value.en": "a", "value.de": "b"},
+        {"id": 2, "value.en": None, "value.de": None},
+    ]
+    mixed = Rows(("value",), [{"value": {"en": "a"}}, {"value": value}, {"value": {"de": "b"}}], "own.json")
+    assert mixed.flattened() is mixed
 
 
 def test_errors_name_the_column_of_the_source() -> None:

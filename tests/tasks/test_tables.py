@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Translation, Value
 
 from aerogel.errors import DataError
 from aerogel.tasks import Examples, load_task
@@ -44,6 +44,18 @@ def test_a_dictionary_of_data_sets(tmp_path: Path) -> None:
     assert again.splits == data.splits
     assert again.source == f"{tmp_path / 'saved'} (test as validation)"
     assert again.task.name == "saved"
+
+
+def test_translations_of_the_hub_have_a_column_for_each_language() -> None:
+    texts = [{"en": f"text {number}", "de": f"Text {number}"} for number in range(8)]
+    features = Features({"id": Value("string"), "translation": Translation(languages=("de", "en"))})
+    hub = Dataset.from_dict({"id": list("01234567"), "translation": texts}, features)
+    data = load_task(hub)
+    assert data.task.kind_name == "sequence_to_sequence"
+    assert data.columns == {"source": "translation.en", "target": "translation.de"}
+    assert data.split("train").sources == [row["en"] for row in texts]
+    back = load_task(hub, columns={"source": "translation.de", "target": "translation.en"})
+    assert back.split("train").sources == [row["de"] for row in texts]
 
 
 def test_a_saved_data_set(tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ def _found(
         location = check_task(source, data)
         name, kind, task = location.name, kind or location.kind, TASKS.get(location.name)
         place, splits = named_splits(location)
+    splits = {split: rows.flattened() for split, rows in splits.items()}
     if task is None or kind not in (None, task.kind_name):
         task = Task(name.rpartition("/")[2].replace(":", "-"), kind or guessed_kind(next(iter(splits.values())), given))
     return place, splits, task

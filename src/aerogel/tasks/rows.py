@@ -48,6 +48,32 @@ class Rows:
         class_names = {new: self.class_names[old] for new, old in columns.items() if old in self.class_names}
         return replace(self, columns=tuple(columns), values=values, original=columns, class_names=class_names)
 
+    def flattened(self) -> Rows:
+        """With a column for each key of a column of dictionaries of texts: `translation.de` and `translation.en`.
+
+        So are translations on the hub. Dictionaries of other values, as of an answer and its position, stay.
+        """
+        keys = {column: self._text_keys(column) for column in self.columns}
+        if not any(keys.values()):
+            return self
+
+        def parts(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+            for column, inner in keys.items():
+                if not inner:
+                    yield column, row[column]
+                for key in inner:
+                    yield f"{column}.{key}", row[column] and row[column][key]
+
+        values = [dict(parts(row)) for row in self.values]
+        return replace(self, columns=tuple(values[0]), values=values)
+
+    def _text_keys(self, column: str) -> tuple[str, ...]:
+        """The keys of a column of dictionaries that all have the same ones, with texts; none of any other column."""
+        found = [value for row in self.values if (value := row[column]) is not None]
+        keys = tuple(found[0]) if found and isinstance(found[0], Mapping) else ()
+        texts = (tuple(value) == keys and all(isinstance(part, str) for part in value.values()) for value in found)
+        return keys if keys and all(isinstance(value, Mapping) for value in found) and all(texts) else ()
+
     def check_types(self) -> None:
         """Raises `DataError` for a column with values of several types, at the first that differs from those above."""
         for column in self.columns:
@@ -95,7 +121,7 @@ def check_given(given: Mapping[str, str], roles: Sequence[str], columns: Sequenc
 def match_columns(
     roles: Sequence[Role], columns: Sequence[str], given: Mapping[str, str] | None = None, source: str = "the data"
 ) -> dict[str, str]:
-    """The column of each role: the one `given` for it, else the first whose name is usual for it.
+    """The column of each role: the one `given` for it, else the first whose name, or its part after a dot, is usual.
 
     Raises `DataError` as `check_given`, and for a required role without a column.
 
@@ -106,7 +132,8 @@ def match_columns(
     check_given(given, [role.name for role in roles], columns, source)
     found = dict(given)
     for role in roles:
-        free = {column.strip().lower(): column for column in reversed(columns) if column not in found.values()}
+        left = {column.strip().lower(): column for column in reversed(columns) if column not in found.values()}
+        free = {name.rpartition(".")[2]: column for name, column in left.items()} | left
         usual = next((free[name] for name in (role.name, *role.names) if name in free), None)
         if role.name not in found and usual is not None:
             found[role.name] = usual
