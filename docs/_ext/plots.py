@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from records import Cell, Table
 
 from aerogel.charts import INK, MARKERS, PALETTE, figure, styled, svg
+from aerogel.report.lines import PlainNumbers
+
+WIDTH = 5.0  # inches: as wide as a phone, so that text keeps its size there
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def bars(table: Table, columns: Sequence[str], view: View, title: str, prefix: s
     names = [label(table, row, view.by) for row in rows]
     tallest = max(name.count("\n") for name in names)
     bar = max(0.26 if len(columns) == 1 or view.dots else 0.19 * len(columns) + 0.1, 0.2 * (1 + tallest))
-    chart = figure(5.2, 0.6 + bar * len(rows))
+    chart = figure(WIDTH, 0.6 + bar * len(rows))
     axes = chart.axes[0]
     for series, column in enumerate(columns):
         place = table.column(column)
@@ -59,19 +62,20 @@ def bars(table: Table, columns: Sequence[str], view: View, title: str, prefix: s
             if row[place] is None:
                 continue
             value, style = number(row[place]), {"color": PALETTE[series], "label": "" if position else column}
-            height = position + (0 if view.dots else series - (len(columns) - 1) / 2) * thick
+            height = position + (series - (len(columns) - 1) / 2) * (0.25 if view.dots else thick)
             if view.dots:
                 axes.plot([value], [height], MARKERS[series], **style)
             else:
                 axes.barh(height, value, thick * 0.9, **style)
                 text = written(row[place], unit(table, column))
-                axes.annotate(text, (value, height), (3, 0), textcoords="offset points", va="center", fontsize=8)
+                axes.annotate(text, (value, height), (3, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.05 if view.dots else 0.18)
     if view.log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(PlainNumbers())
     if view.mark is not None:
         axes.axvline(view.mark, color=INK, linewidth=1, linestyle="--")
     if len(columns) > 1:
@@ -92,13 +96,14 @@ def lines(table: Table, columns: Sequence[str], view: View, title: str, prefix: 
                 names = [label(table, row, view.by)] if view.by else []
                 name = ", ".join([*names, column] if len(columns) > 1 or not names else names)
                 series.setdefault(name, []).append((number(row[across]), number(row[place])))
-    chart = figure(5.2, 3.2)
+    chart = figure(WIDTH, 3.2)
     axes = chart.axes[0]
     for place, (name, points) in enumerate(series.items()):
         style = {"color": PALETTE[place % len(PALETTE)], "marker": MARKERS[place % len(MARKERS)]}
         axes.plot(*zip(*sorted(points), strict=True), label=name, **style)
     if view.log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(PlainNumbers())
     else:
         axes.set_ylim(bottom=0)
     if view.mark is not None:
