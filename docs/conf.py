@@ -15,6 +15,7 @@ extensions = [
     "commands",
     "public_names",
     "results",
+    "shell",
     "study_fields",
     "offline",
 ]
@@ -42,6 +43,7 @@ myst_heading_anchors = 4
 suppress_warnings = ["config.cache"]
 
 default_role = "code"  # docstrings quote code with single backticks
+smartquotes_action = "qe"  # not dashes: `--` starts an option
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
