@@ -61,7 +61,15 @@ def keep_colons(app: Sphinx, what: str, name: str, value: object, options: objec
         lines.insert(0, "")
 
 
+def shorten(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A signature with validators fills several screens; the page on studies has the fields with types and defaults."""
+    return ("(**fields)" if signature and "Validator(" in signature else signature), returns
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", shorten)
     app.add_directive("public-names", PublicNames)
     return {"parallel_read_safe": True}
