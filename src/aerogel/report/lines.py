@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, Formatter, LogLocator, MaxNLocator, NullLocator
 
-from aerogel.charts import INK, MARKERS, PALETTE, RULE, figure, styled, tip
+from aerogel.charts import INK, MARKERS, PALETTE, PAPER, RULE, figure, styled, tip
 from aerogel.report.estimate import minus, percent
 
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (5, 1.5, 1, 1.5, 1, 1.5)))
@@ -44,13 +44,14 @@ class ChartStyle:
 
 
 def stroke(index: int) -> Markup:
-    """One of the dashes as a small drawing."""
+    """One of the dashes as a small drawing, with a marker as in the charts: filled for the first, else hollow."""
     dashes = DASHES[index % len(DASHES)]
     pattern = " ".join(f"{1.6 * length:g}" for length in dashes[1]) if isinstance(dashes, tuple) else "none"
     return Markup(
         '<svg class="swatch" viewBox="0 0 20 12" aria-hidden="true">'
-        '<path d="M0 6H20" stroke="currentColor" stroke-width="1.6" stroke-dasharray="{}"/></svg>'
-    ).format(pattern)
+        '<path d="M0 6H20" stroke="currentColor" stroke-width="1.6" stroke-dasharray="{}"/>'
+        '<circle cx="10" cy="6" r="2.8" stroke="currentColor" stroke-width="1.4" fill="{}"/></svg>'
+    ).format(pattern, "var(--paper)" if index else "currentColor")
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def _draw(axes: Axes, line: Line, places: Mapping[float, float], style: ChartSty
         values,
         color=colour,
         marker=marker,
+        markerfacecolor=PAPER if line.dashes else colour,
         linestyle=DASHES[line.dashes % len(DASHES)],
         alpha=opacity,
         clip_on=False,
