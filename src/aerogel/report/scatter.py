@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -11,8 +13,11 @@ from aerogel.charts import RULE, figure, styled, tip
 from aerogel.report.lines import PALE, ChartStyle, PlainNumbers
 
 FLOOR, CEILING = 70.0, 110.0  # of the score kept in percent; points outside are drawn at the edge
-TEXT = 8  # points, of labels
+TEXT = 9  # points, of labels
 CROWDED = 0.05  # of a label's area that may cover others
+NEAR, FAR = (4, 9), (16, 28)  # points between a mark and its label; a far label has a line to its mark
+
+Point = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -69,43 +74,68 @@ def against_speed(
 
 def _label(drawing: Figure, axes: Axes, curves: Sequence[Curve], style: ChartStyle) -> None:
     """Places the label of each mark where it covers the least, marks that stand out first. A label that would cover
-    much of another label or mark is left out, as are those of marks below the floor."""
+    much of another label, mark or line is left out, as are those of marks below the floor."""
     drawing.draw_without_rendering()  # lays out the axes, so that places in points are known
     scale = 72 / drawing.dpi
-    marks = [
-        (curve.model, mark, scale * axes.transData.transform((mark.x, mark.y)))
-        for curve in curves
-        for mark in curve.line
-    ]
-    taken = [(x - 3, y - 3, x + 3, y + 3) for _, _, (x, y) in marks]
+
+    def place(mark: Mark) -> Point:
+        return scale * axes.transData.transform((mark.x, mark.y))
+
+    marks = [(curve.model, mark, place(mark)) for curve in curves for mark in curve.line]
+    taken = [_around(point, 3) for _, _, point in marks]
+    for curve in curves:
+        taken += [_around(place(mark), 2) for mark in curve.others]
+        taken += [_around(point, 1) for ends in pairwise(map(place, curve.line)) for point in _between(*ends)]
     x0, y0, x1, y1 = (scale * end for end in axes.get_window_extent().extents)
     for model, mark, (x, y) in sorted(marks, key=lambda entry: not entry[1].stands_out):
         text = mark.label if mark.stands_out or mark.kept >= FLOOR else ""
         width, height = (0.8 if mark.stands_out else 0.75) * TEXT * len(text), 1.1 * TEXT
-        offsets = [
-            (dx, dy)
-            for far in (4, 9, 16, 28)
+        offsets = {
+            (dx, dy): far
+            for far in (*NEAR, *(FAR if mark.stands_out else ()))
             for dx in (far, -width / 2, -width - far)
-            for dy in (far - 1, 1 - far - height)
-        ]
+            for dy in (far - 1, 1 - far - height, -height / 2)
+        }
         boxes = {(dx, dy): (x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in offsets}
         covered = {offset: _covered(box, taken, (x0, y0, x1, y1)) for offset, box in boxes.items()}
         best = min(offsets, key=covered.__getitem__)
         if text and (mark.stands_out or covered[best] < CROWDED * width * height):
+            colour = style.colour(model)
+            corner = float(best[0] < 0), float(best[1] < 0)
+            leader = {
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "relpos": corner,
+                "shrinkA": 0,
+                "shrinkB": 3,
+            }
             taken.append(boxes[best])
             axes.annotate(
                 text,
                 (mark.x, mark.y),
                 best,
                 textcoords="offset points",
-                color=style.colour(model),
+                color=colour,
                 fontsize=TEXT,
                 fontweight="bold" if mark.stands_out else "normal",
+                arrowprops=leader if offsets[best] in FAR else None,
                 zorder=4,
             )
 
 
 Box = tuple[float, float, float, float]
+
+
+def _around(point: Point, half: float) -> Box:
+    x, y = point
+    return x - half, y - half, x + half, y + half
+
+
+def _between(start: Point, end: Point) -> Sequence[Point]:
+    """Points of a line, 2 points of type apart."""
+    steps = 1 + int(np.hypot(*(end - start)) / 2)
+    return list(np.linspace(start, end, steps))
 
 
 def _covered(box: Box, others: Sequence[Box], frame: Box) -> float:
