@@ -100,28 +100,25 @@ def _label(drawing: Figure, axes: Axes, curves: Sequence[Curve], style: ChartSty
         covered = {offset: _covered(box, taken, (x0, y0, x1, y1)) for offset, box in boxes.items()}
         best = min(offsets, key=covered.__getitem__)
         if text and (mark.stands_out or covered[best] < CROWDED * width * height):
-            colour = style.colour(model)
-            corner = float(best[0] < 0), float(best[1] < 0)
-            leader = {
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.6,
-                "relpos": corner,
-                "shrinkA": 0,
-                "shrinkB": 3,
-            }
             taken.append(boxes[best])
-            axes.annotate(
-                text,
-                (mark.x, mark.y),
-                best,
-                textcoords="offset points",
-                color=colour,
-                fontsize=TEXT,
-                fontweight="bold" if mark.stands_out else "normal",
-                arrowprops=leader if offsets[best] in FAR else None,
-                zorder=4,
-            )
+            _write(axes, mark, best, style.colour(model), has_line=offsets[best] in FAR)
+
+
+def _write(axes: Axes, mark: Mark, offset: tuple[float, float], colour: str, has_line: bool) -> None:
+    """Writes the label of a mark at an offset in points, with a thin line to the mark if `has_line`."""
+    corner = float(offset[0] < 0), float(offset[1] < 0)
+    line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": corner, "shrinkA": 0, "shrinkB": 3}
+    axes.annotate(
+        mark.label,
+        (mark.x, mark.y),
+        offset,
+        textcoords="offset points",
+        color=colour,
+        fontsize=TEXT,
+        fontweight="bold" if mark.stands_out else "normal",
+        arrowprops=line if has_line else None,
+        zorder=4,
+    )
 
 
 Box = tuple[float, float, float, float]
