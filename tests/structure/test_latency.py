@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from aerogel.errors import ModelError
 from aerogel.models import parameter_count
 from aerogel.structure import LatencyTable, TorchMeasure, latency_table, shrink, sublayers
+from aerogel.structure.empty import EmptyAttention, OutputBias
 from aerogel.structure.latency import group
 from builders import ARCHITECTURES
 
@@ -51,6 +52,23 @@ def test_seconds_are_interpolated_and_never_fall_with_more_structures() -> None:
     table = LatencyTable(20.0, points)
     assert table.of(attention, 1) == 0.5
     assert [table.of(feed_forward, count) for count in (0, 8, 16, 40, 64)] == [0, 1, 2, 5, 8]
+
+
+def test_empty_sublayers_that_are_slower_count_as_those_with_a_few_structures() -> None:
+    """As in aerogel's runtime, which does not fuse a block with an empty sub-layer."""
+
+    def slower_if_empty(model: PreTrainedModel) -> float:
+        is_empty = any(isinstance(module, EmptyAttention | OutputBias) for module in model.modules())
+        return unnamed(model) + 10.0 * is_empty
+
+    model = ARCHITECTURES["bert"].build()
+    table, slower = latency_table(model, unnamed), latency_table(model, slower_if_empty)
+    for sublayer in sublayers(model):
+        few, half = (max(1, round(share * sublayer.count)) for share in (0.25, 0.5))
+        assert slower.of(sublayer, 0) == slower.of(sublayer, few) > 0
+        for count in (half, sublayer.count):
+            gained = (of.of(sublayer, count) - of.of(sublayer, few) for of in (table, slower))
+            assert next(gained) == pytest.approx(next(gained))
 
 
 def test_a_named_measure_is_called_once_for_a_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

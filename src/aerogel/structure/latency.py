@@ -155,11 +155,19 @@ def _times(model: PreTrainedModel, members: Sequence[SubLayer], measure: Measure
 
 
 def _points(totals: Mapping[float, float], members: int) -> list[tuple[float, float]]:
-    """Seconds of one sub-layer above those without structures; never fewer for more structures."""
+    """Seconds of one sub-layer above those without structures; never fewer for more structures.
+
+    A packed block with an empty sub-layer is not fused, and can be slower than with a few structures. Then an empty
+    one counts as these few, so that it is not chosen for speed.
+    """
     counts = sorted(totals)
+    is_slower_empty = len(counts) > 2 and totals[counts[0]] > totals[counts[1]]
+    if is_slower_empty:
+        del counts[0]
     least, next_least = counts[:2]  # the least is above 0 if some sub-layer can't lose all
     slope = (totals[next_least] - totals[least]) / (next_least - least)
-    base, points = totals[least] - max(slope, 0.0) * least, [(0.0, 0.0)]
+    base = totals[least] - max(slope, 0.0) * least
+    points = [(0.0, (totals[least] - base) / members if is_slower_empty else 0.0)]
     for count in counts:
         points.append((float(count), max(points[-1][1], (totals[count] - base) / members)))
     return points if least else points[1:]
