@@ -57,13 +57,15 @@ def main(*, models: Sequence[Path], sentences: Sequence[int], rounds: int, secon
                 for count in sentences:
                     results.setdefault((model, setting, count), []).append(measured(port, count, seconds))
     columns = [*COLUMNS, *(f"{name}, {count}" for count in sentences for name in ("per second", "ms", "95%"))]
-    rows = [[model.name, *map(str, setting)] for model, setting in served]
-    for row, (model, setting) in zip(rows, served, strict=True):
+    rows = []
+    for model, setting in served:
+        row = [model.name, *map(str, setting)]
         for count in sentences:
             taken = results[model, setting, count]
             row += [
                 f"{statistics.median(getattr(one, name) for one in taken):.4g}" for name in ("rate", "median", "high")
             ]
+        rows.append(row)
     print_table("Requests", columns, rows, {})
 
 

@@ -69,10 +69,17 @@ class Rows:
 
     def _text_keys(self, column: str) -> tuple[str, ...]:
         """The keys of a column of dictionaries that all have the same ones, with texts; none of any other column."""
-        found = [value for row in self.values if (value := row[column]) is not None]
-        keys = tuple(found[0]) if found and isinstance(found[0], Mapping) else ()
-        texts = (tuple(value) == keys and all(isinstance(part, str) for part in value.values()) for value in found)
-        return keys if keys and all(isinstance(value, Mapping) for value in found) and all(texts) else ()
+        found = (value for row in self.values if (value := row[column]) is not None)
+        first = next(found, None)
+        if not isinstance(first, Mapping):
+            return ()
+        keys = tuple(first)
+
+        def has_texts(value: Any) -> bool:
+            is_like_first = isinstance(value, Mapping) and tuple(value) == keys
+            return is_like_first and all(isinstance(part, str) for part in value.values())
+
+        return keys if has_texts(first) and all(map(has_texts, found)) else ()
 
     def check_types(self) -> None:
         """Raises `DataError` for a column with values of several types, at the first that differs from those above."""
