@@ -28,6 +28,7 @@ from aerogel.structure import read_plan, removed, shrink, sublayers
 from structured import CLASSES, GENERATING, build, difference, random_kept
 from tiny import outputs, tiny_inputs
 
+TAKE_EMPTY = ("bert", "bert-decoder", "roberta", "xlm-r", "electra")  # fuse a block with an empty sub-layer
 every_family = pytest.mark.parametrize("family", CLASSES)
 
 
@@ -61,7 +62,7 @@ def test_a_packed_model_computes_what_the_shrunk_one_does(family: str, tmp_path:
 
 @pytest.mark.skipif(kernel.native() is None, reason="blocks are fused where the kernels are")
 @pytest.mark.parametrize("family", [family for family in CLASSES if not family.startswith("opt")])
-def test_blocks_are_fused_unless_a_sub_layer_is_empty(family: str) -> None:
+def test_blocks_are_fused_and_in_some_families_those_with_an_empty_sub_layer(family: str) -> None:
     for kind in ("no", "attention", "feed_forward"):
         model = build(family)
         last = [part for part in sublayers(model) if part.kind == kind and not part.at_least][-1:]
@@ -70,7 +71,7 @@ def test_blocks_are_fused_unless_a_sub_layer_is_empty(family: str) -> None:
         ag.compress(model)
         blocks = {sublayer.block for sublayer in sublayers(build(family))}
         unfused = {name for name in blocks if not isinstance(model.get_submodule(name), FusedBlock)}
-        assert unfused == {sublayer.block for sublayer in last}
+        assert unfused == (set() if family in TAKE_EMPTY else {sublayer.block for sublayer in last})
 
 
 @pytest.mark.parametrize("family", GENERATING)

@@ -55,7 +55,7 @@ def test_seconds_are_interpolated_and_never_fall_with_more_structures() -> None:
 
 
 def test_empty_sublayers_that_are_slower_count_as_those_with_a_few_structures() -> None:
-    """As in aerogel's runtime, which does not fuse a block with an empty sub-layer."""
+    """As in aerogel's runtime, which fuses no block with an empty sub-layer in most families."""
 
     def slower_if_empty(model: PreTrainedModel) -> float:
         is_empty = any(isinstance(module, EmptyAttention | OutputBias) for module in model.modules())

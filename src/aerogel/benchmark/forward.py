@@ -6,6 +6,7 @@ import copy
 import statistics
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,7 +53,8 @@ class PackedMeasure:
 
     @property
     def name(self) -> str:
-        return f"aerogel {self.pruning.sparsity:g} {self.pruning.pattern} {self.values}, {self.timing.name}"
+        runtime = f"aerogel {version('aerogel')}"
+        return f"{runtime} {self.pruning.sparsity:g} {self.pruning.pattern} {self.values}, {self.timing.name}"
 
     def __call__(self, model: PreTrainedModel) -> float:
         packed = copy.deepcopy(model)

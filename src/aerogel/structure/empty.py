@@ -32,11 +32,13 @@ class OutputBias(nn.Module):
 class EmptyAttention(nn.Module):
     """In place of an attention without heads; the cache of its layer stays empty.
 
-    `output` is the name of the output projection within it, or empty if the projection is elsewhere in the block.
+    `config` is that of the attention that it replaces. `output` is the name of the output projection within it, or
+    empty if the projection is elsewhere in the block.
     """
 
-    def __init__(self, output: str = "", bias: OutputBias | None = None) -> None:
+    def __init__(self, config: Any, output: str = "", bias: OutputBias | None = None) -> None:
         super().__init__()
+        self.config = config
         self.output = output
         if bias is not None:
             self.add_module(output, bias)

@@ -157,8 +157,8 @@ def _times(model: PreTrainedModel, members: Sequence[SubLayer], measure: Measure
 def _points(totals: Mapping[float, float], members: int) -> list[tuple[float, float]]:
     """Seconds of one sub-layer above those without structures; never fewer for more structures.
 
-    A packed block with an empty sub-layer is not fused, and can be slower than with a few structures. Then an empty
-    one counts as these few, so that it is not chosen for speed.
+    Some families' packed blocks are not fused with an empty sub-layer, and then slower than with a few structures. An
+    empty one then counts as these few, so that it is not chosen for speed.
     """
     counts = sorted(totals)
     is_slower_empty = len(counts) > 2 and totals[counts[0]] > totals[counts[1]]

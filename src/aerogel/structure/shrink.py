@@ -170,11 +170,12 @@ def _empty(model: PreTrainedModel, sublayer: SubLayer) -> None:
         model.set_submodule(output.name, bias)
         return
     core = model.get_submodule(name)
+    config = getattr(core, "config", model.config)
     empty = EmptyT5Attention if hasattr(core, "has_relative_attention_bias") else EmptyAttention
     if output.name.startswith(f"{name}."):
-        model.set_submodule(name, empty(output.name.removeprefix(f"{name}."), bias))
+        model.set_submodule(name, empty(config, output.name.removeprefix(f"{name}."), bias))
     else:
-        model.set_submodule(name, empty())
+        model.set_submodule(name, empty(config))
         model.set_submodule(output.name, bias)
 
 

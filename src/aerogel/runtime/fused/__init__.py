@@ -43,6 +43,8 @@ FAMILIES = {
     "XLMRobertaLayer": "bert",
 }
 
+LIBRARIES = ("aerogel", "torch", "transformers")
+
 
 def fuse(model: PreTrainedModel, head_values: HeadChoice | None = None) -> None:
     """Fuses the blocks of known families, and the language-model head, in place.
@@ -57,16 +59,17 @@ def fuse(model: PreTrainedModel, head_values: HeadChoice | None = None) -> None:
         family = FAMILIES.get(type(module).__name__)
         if family:
             fused = getattr(importlib.import_module(f"aerogel.runtime.fused.{family}"), f"Fused{type(module).__name__}")
-            if issubclass(fused, type(module)) and all(map(_can_be_fused, module.modules())):
+            if issubclass(fused, type(module)) and _can_be_fused(module, fused.takes_empty):
                 module.__class__ = fused
     check_blocks(model)
 
 
-def _can_be_fused(module: nn.Module) -> bool:
-    """Whether its forward is that of its library, not of a user's subclass or patch, and it has heads or neurons."""
-    if isinstance(module, EmptyAttention | OutputBias):
+def _can_be_fused(block: nn.Module, takes_empty: bool) -> bool:
+    """Whether all forwards in it are of libraries, no user's subclass or patch, and it has the parts that it needs."""
+    parts = [*block.modules()]
+    if not takes_empty and any(isinstance(part, EmptyAttention | OutputBias) for part in parts):
         return False
-    return getattr(module.forward, "__module__", "").partition(".")[0] in ("aerogel", "torch", "transformers")
+    return all(getattr(part.forward, "__module__", "").partition(".")[0] in LIBRARIES for part in parts)
 
 
 def unfuse(model: nn.Module) -> None:

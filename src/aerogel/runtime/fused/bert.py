@@ -10,13 +10,18 @@ from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 
 from aerogel.runtime.fused.block import BlockArguments, FusedBlock, has_inner_hooks
 from aerogel.runtime.fused.calls import ACTIVATIONS, AttentionNorms, FeedForward, attention, can_attend, is_sparse
+from aerogel.structure.empty import EmptyAttention
 
 
 class _FusedBert(FusedBlock):
     """BERT's block and those like it: attention, then the feed-forward layers, each followed by a norm."""
 
+    takes_empty = True
+
     def fused(self: Any, call: BlockArguments) -> Tensor | None:
         core, out = self.attention.self, self.attention.output
+        if isinstance(core, EmptyAttention):
+            return None
         projections = core.query, core.key, core.value, out.dense
         if call.encoder_hidden_states is not None or call.cache is not None:
             return None

@@ -70,6 +70,7 @@ class FusedBlock(nn.Module):
 
     parameter_names: tuple[str, ...]  # of the family's own forward, without self
     cache_name: str | None  # that of the cache among them
+    takes_empty = False  # whether it fuses what is left of a block without heads, or without neurons
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
