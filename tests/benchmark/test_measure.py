@@ -31,8 +31,9 @@ def test_every_architecture_is_measured_with_its_own_head_and_a_classifier(model
 
 
 def test_a_pruned_model_is_also_measured_compressed() -> None:
-    subjects = [Subject("tiny-bart"), Subject("tiny-bart", PruneConfig(sparsity=0.9))]
+    subjects = [Subject("tiny-bart", trains=False), Subject("tiny-bart", PruneConfig(sparsity=0.9))]
     dense, pruned, compressed = measurements = bench(subjects, SMALL)
+    assert [bool(entry.training_memory) for entry in measurements] == [False, True, False]
     assert [entry.compressed for entry in (dense, pruned, compressed)] == [False, False, True]
     assert pruned.parameter_bytes == dense.parameter_bytes > compressed.parameter_bytes
     assert pruned.file_bytes == dense.file_bytes > compressed.file_bytes

@@ -46,6 +46,7 @@ def test_a_finished_study_has_all_results(study_folder: Path) -> None:
             assert isinstance(outcome.result, BenchmarkResult)
             dense, pruned, compressed = outcome.result.dense, outcome.result.pruned, outcome.result.compressed
             assert bool(pruned) == bool(compressed) == bool(trial.pruning)
+            assert (pruned or dense).training_steps
             for measurement in filter(None, (dense, pruned, compressed)):
                 assert measurement.inference_memory > 0
                 assert len(measurement.latencies) == 3

@@ -13,7 +13,8 @@ class Checkpoint:
     """A subject saved as it will be measured: dense, compressed, or converted for another `runtime`.
 
     `parameter_bytes` are parameters and buffers in memory, where weights that are not packed are float32. `file_bytes`
-    are the weight files as `aerogel prune` writes them: in the dtypes of the model's own files.
+    are the weight files as `aerogel prune` writes them: in the dtypes of the model's own files. `trains` says whether
+    its training steps are measured.
     """
 
     name: str
@@ -22,3 +23,4 @@ class Checkpoint:
     parameter_bytes: int
     file_bytes: int
     runtime: str | None = None
+    trains: bool = False

@@ -164,7 +164,7 @@ def bench(
             checkpoints = _prepare(subjects, Path(scratch), threads, config.seed, start)
             checkpoints += _convert(checkpoints, beside, settings, start)
             workers = _load(checkpoints, settings, start, stack)
-        trained = [worker for worker, entry in workers.items() if not (entry.compressed or entry.runtime)]
+        trained = [worker for worker, entry in workers.items() if entry.trains]
         inference = _rounds(list(workers), "inference", config.rounds)
         training = _rounds(trained, "training", config.training_steps)
     measurements = Measurements()

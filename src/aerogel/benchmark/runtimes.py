@@ -62,7 +62,9 @@ def convert(
         np.savez(folder / "inputs.npz", **batches[0])  # type: ignore[arg-type]
         write_openvino(model, batches, folder / "model.xml", quantized=runtime == "openvino-int8")
     weights, graph = ((folder / f"model.{suffix}").stat().st_size for suffix in ("bin", "xml"))
-    measured = replace(dense, folder=folder, runtime=runtime, parameter_bytes=weights, file_bytes=weights + graph)
+    measured = replace(
+        dense, folder=folder, runtime=runtime, parameter_bytes=weights, file_bytes=weights + graph, trains=False
+    )
     connection.send(("done", measured))
 
 

@@ -37,7 +37,8 @@ class Subject:
 
     `head` replaces the head of the checkpoint; a study measures every model with a classifier for two classes. `values`
     are those of `aerogel.compress`; `None` is what the checkpoint has. With `structure` heads and neurons are removed
-    first, by random tokens: the time depends on the target, hardly on which ones are removed.
+    first, by random tokens: the time depends on the target, hardly on which ones are removed. Its training steps are
+    measured if it `trains`.
 
     >>> Subject("tiny-bert").name
     'tiny-bert'
@@ -48,6 +49,7 @@ class Subject:
     head: Head | None = None
     values: ValueChoice | None = None
     structure: StructureConfig | None = None
+    trains: bool = True
 
     def __post_init__(self) -> None:
         expect(self.name, str | os.PathLike, ModelError, "the name or folder of a model")
@@ -77,9 +79,9 @@ def prepare(connection: Connection, subject: Subject, scratch: Path, threads: in
     if subject.pruning:
         prune(model, subject.pruning)
     dtypes = models.stored_dtypes(subject.name)
-    checkpoints = [_save(model, subject.name, scratch / "dense", dtypes, compressed=False)]
+    checkpoints = [_save(model, subject, scratch / "dense", dtypes, compressed=False)]
     if sparse_layers(compress(model, values, head_values)):
-        checkpoints.append(_save(model, subject.name, scratch / "compressed", dtypes, compressed=True))
+        checkpoints.append(_save(model, subject, scratch / "compressed", dtypes, compressed=True))
     connection.send(("done", checkpoints))
 
 
@@ -132,7 +134,7 @@ def _train(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> float:
     return seconds
 
 
-def _save(model: PreTrainedModel, name: str, folder: Path, dtypes: StoredDtypes, compressed: bool) -> Checkpoint:
+def _save(model: PreTrainedModel, subject: Subject, folder: Path, dtypes: StoredDtypes, compressed: bool) -> Checkpoint:
     """Writes a checkpoint to measure: in float32, but packed values that were not rounded have the `dtypes`."""
     in_memory = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     for path, layer in sparse_layers(model):
@@ -140,4 +142,5 @@ def _save(model: PreTrainedModel, name: str, folder: Path, dtypes: StoredDtypes,
             layer.to(dtypes.of_tensor(f"{path}.weight"))
     with quiet_transformers():
         model.save_pretrained(folder)
-    return Checkpoint(name, folder, compressed, in_memory, dtypes.size(folder))
+    trains = subject.trains and not compressed
+    return Checkpoint(subject.name, folder, compressed, in_memory, dtypes.size(folder), trains=trains)

@@ -83,7 +83,6 @@ def _score(trial: Scoring, data: TaskData, name: str) -> ScoringResult:
 
 
 def _benchmark(trial: Benchmark, name: str) -> BenchmarkResult:
-    dense = Subject(name, None, BENCH_HEAD)
     pruning = trial.pruning
     if pruning and pruning.needs_calibration:
         # time and memory depend on the sparsity and the pattern, not on the method
@@ -91,6 +90,7 @@ def _benchmark(trial: Benchmark, name: str) -> BenchmarkResult:
         pruning = replace(pruning, method="magnitude", scope=scope, allocation="uniform", swap=False, reconstruct=0)
     changed = pruning or trial.values or trial.structure
     pruned = [Subject(name, pruning, BENCH_HEAD, trial.values, trial.structure)] if changed else []
+    dense = Subject(name, None, BENCH_HEAD, trains=not changed)  # in one trial is enough
     measured = bench([dense, *pruned], trial.config, start="fork")
     first, *others = (replace(measurement, name=trial.model) for measurement in measured)
     # a model that was sparse before the study is also measured compressed, before its pruned version
