@@ -63,11 +63,13 @@ def test_only_dictionaries_of_texts_are_flattened(value: Any) -> None:
     rows = Rows(("id", "value"), [{"id": 0, "value": value}], "own.json")
     assert rows.flattened() is rows
     words = {"id": 1, "value": {"en": "a", "de": "b"}}
-    flat = Rows(("id", "value"), [words, {"id": 2, "value": None}], "own.json").flattened()
+    others = [{"id": 2, "value": None}, {"id": 3, "value": {"de": "d", "en": "c"}}]
+    flat = Rows(("id", "value"), [words, *others], "own.json").flattened()
     assert flat.columns == ("id", "value.en", "value.de")
     assert list(flat) == [
         {"id": 1, "value.en": "a", "value.de": "b"},
         {"id": 2, "value.en": None, "value.de": None},
+        {"id": 3, "value.en": "c", "value.de": "d"},
     ]
     mixed = Rows(("value",), [{"value": {"en": "a"}}, {"value": value}, {"value": {"de": "b"}}], "own.json")
     assert mixed.flattened() is mixed

@@ -73,13 +73,12 @@ class Rows:
         first = next(found, None)
         if not isinstance(first, Mapping):
             return ()
-        keys = tuple(first)
 
         def has_texts(value: Any) -> bool:
-            is_like_first = isinstance(value, Mapping) and tuple(value) == keys
+            is_like_first = isinstance(value, Mapping) and value.keys() == first.keys()
             return is_like_first and all(isinstance(part, str) for part in value.values())
 
-        return keys if has_texts(first) and all(map(has_texts, found)) else ()
+        return tuple(first) if has_texts(first) and all(map(has_texts, found)) else ()
 
     def check_types(self) -> None:
         """Raises `DataError` for a column with values of several types, at the first that differs from those above."""
