@@ -20,18 +20,17 @@ Range words_of(const Matrix& matrix, const Cells& cells, int64_t block) {
 
 }  // namespace
 
-bool is_one_by_one(const std::vector<const Linear*>& layers, int64_t tokens) {
-  const bool all = std::all_of(layers.begin(), layers.end(), [](const Linear* layer) { return is_masked(*layer); });
-  return is_vector(tokens) || (all && tokens <= 5);
-}
-
 int64_t reads(const Matrix& matrix) {
   return matrix.mask.bits ? reads_before(matrix, matrix.chunks()) : matrix.cells.non_zeros();
 }
 
 void multiply_range(const Linear& layer, Range range, const Input& x, float* y) {
+  if (is_masked(layer)) return multiply_masked_range(layer, range, &x.quads, 1, y, 0);
+  kernels().multiply_vector(layer.matrix, range, x, y);
+}
+
+void multiply_masked_range(const Linear& layer, Range range, const Quads* x, int64_t tokens, float* y, int64_t stride) {
   const Matrix& matrix = layer.matrix;
-  if (!is_masked(layer)) return kernels().multiply_vector(matrix, range, x, y);
   const auto chunk_from = [&](int64_t read) {
     int64_t first = 0, last = matrix.chunks();
     while (first < last) {
@@ -40,9 +39,11 @@ void multiply_range(const Linear& layer, Range range, const Input& x, float* y) 
     }
     return first;
   };
-  auto* sums = reinterpret_cast<int32_t*>(scratch(kSums, matrix.cells.groups() * kGroup));
+  auto* sums = reinterpret_cast<int32_t*>(scratch(kSums, tokens * matrix.cells.groups() * kGroup));
+  const int64_t bytes = tokens > 1 ? kMaskedRows * 64 * matrix.words() : 0;
+  auto* rows = reinterpret_cast<int8_t*>(scratch(kRows, bytes / sizeof(float)));
   kernels().multiply_masked({.layer = layer, .chunks = {.first = chunk_from(range.first), .last = chunk_from(range.last)},
-                             .x = x.quads, .sums = sums, .y = y});
+                             .x = x, .tokens = tokens, .sums = sums, .rows = rows, .y = y, .stride = stride});
 }
 
 template <class T>

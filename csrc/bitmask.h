@@ -9,13 +9,13 @@ namespace aerogel {
 
 inline bool is_masked(const Linear& layer) { return layer.matrix.mask.bits; }
 
-// Whether so few tokens are multiplied one by one: under a bit mask up to those whose quads would take as long to expand.
-bool is_one_by_one(const std::vector<const Linear*>& layers, int64_t tokens);
-
 // What is read of a weight for one token, in non-zeros of cells.
 int64_t reads(const Matrix& matrix);
 // One token times the rows whose first read is in this range; rows under a bit mask are finished, see `multiply_vector`.
 void multiply_range(const Linear& layer, Range range, const Input& x, float* y);
+
+// y[token][row] = the same rows, all under a bit mask, of several tokens.
+void multiply_masked_range(const Linear& layer, Range range, const Quads* x, int64_t tokens, float* y, int64_t stride);
 
 // Layers with quads in place of bit masks, as long as this exists: others stay what they are.
 class Expanded {

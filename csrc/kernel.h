@@ -22,6 +22,7 @@ constexpr int kGroup = 16;         // a tile is one to four groups of 16 tokens 
 constexpr int kMaxWidth = 64;      // 64 tokens x 128 features = 32 KB: a block of a tile fits in L1
 constexpr int64_t kPanel = 768;    // output rows whose partial sums (192 KB) fit in L2
 constexpr int64_t kMaxBlock = 256;  // a unit inside a block is a byte
+constexpr int kMaskedRows = 4;      // rows under a bit mask that are multiplied together
 
 // A row within its panel, and the number of its non-zeros in a cell.
 struct RowCount {
@@ -157,13 +158,16 @@ struct MaskCount {
   int64_t integers, quads;
 };
 
-// y = some rows of W times one token, plus bias.
+// y[token][row] = some rows of W times tokens, plus bias.
 struct MaskedProduct {
   const Linear& layer;
-  Range chunks;   // of kGroup rows
-  Quads x;
-  int32_t* sums;  // memory for kGroup integers a group of columns
-  float* y;       // from the layer's first row on
+  Range chunks;    // of kGroup rows
+  const Quads* x;  // of each token
+  int64_t tokens;
+  int32_t* sums;   // memory for kGroup integers a token and group of columns
+  int8_t* rows;    // of several tokens: memory for kMaskedRows rows, without a mask
+  float* y;        // from the layer's first row on
+  int64_t stride;  // from one token's y to the next
 };
 
 // out[r * out_stride + w] (+)= sum_d a[r * row_stride + d * depth_stride] b[d * b_stride + w]. With `pairs`, each element of

@@ -1,7 +1,6 @@
 #include "layers.h"
 
-#include "bitmask.h"
-#include "one_token.h"
+#include "few_tokens.h"
 
 namespace aerogel {
 namespace {
@@ -150,7 +149,8 @@ void project(const Norm& before, const std::vector<Linear>& packed, const float*
   const int64_t features = packed[0].matrix.cells.columns, rows = rows_of(packed);
   std::vector<const Linear*> all;
   for (const Linear& layer : packed) all.push_back(&layer);
-  if (is_one_by_one(all, tokens)) {
+  if (is_few(all, tokens)) return project_few(before, all, x, tokens, y, threads);
+  if (is_vector(tokens)) {
     for (int64_t t = 0; t < tokens; t++)
       multiply_one(all, normed_vector(before, x + t * features, features), y + t * rows, threads);
     return;
@@ -203,7 +203,8 @@ void feed_forward(const FeedForward& packed, const float* x, int64_t tokens, flo
   const int64_t features = packed.up.matrix.cells.columns, rows = packed.down.matrix.cells.rows;
   std::vector<const Linear*> all{&packed.up, &packed.down};
   for (const Linear& gate : packed.gate) all.push_back(&gate);
-  if (is_one_by_one(all, tokens)) {
+  if (is_few(all, tokens)) return feed_forward_few(packed, x, tokens, y, threads);
+  if (is_vector(tokens)) {
     for (int64_t t = 0; t < tokens; t++) feed_forward_one(packed, x + t * features, y + t * rows, threads);
     return;
   }

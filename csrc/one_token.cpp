@@ -2,8 +2,6 @@
 
 #include <limits>
 
-#include "bitmask.h"
-
 namespace aerogel {
 namespace {
 
@@ -55,16 +53,9 @@ int64_t total_rows(const Layers& layers) {
 
 void multiply_part(const Layers& layers, const Input& input, int64_t part, int64_t parts, float* sums) {
   std::memset(sums, 0, total_rows(layers) * sizeof(float));
-  const int64_t all = total_reads(layers);
-  int64_t first = all * part / parts, last = all * (part + 1) / parts;
-  for (const Linear* layer : layers) {
-    const int64_t own = reads(layer->matrix);
-    const Range range{.first = std::max<int64_t>(first, 0), .last = last};
-    if (first < own && last > 0) multiply_range(*layer, range, input, sums);
-    first -= own;
-    last -= own;
-    sums += layer->matrix.cells.rows;
-  }
+  with_ranges(layers, part, parts, [&](const Linear& layer, Range range, int64_t row) {
+    multiply_range(layer, range, input, sums + row);
+  });
 }
 
 void add_parts(const Layers& layers, const Input& input, const float* partial, int64_t parts, int64_t stride, float* y) {

@@ -1,13 +1,28 @@
 // One token through layers: memory decides, and the threads share what is read.
 #pragma once
 
-#include "tiles.h"
+#include "bitmask.h"
 
 namespace aerogel {
 
 // Layers with the same input, their rows one after another.
 using Layers = std::vector<const Linear*>;
 int64_t total_rows(const Layers& layers);
+
+// Calls f(layer, reads, first row) for what each layer has of a part of their reads; see `multiply_range`.
+template <class F>
+void with_ranges(const Layers& layers, int64_t part, int64_t parts, F&& f) {
+  int64_t all = 0, row = 0;
+  for (const Linear* layer : layers) all += reads(layer->matrix);
+  int64_t first = all * part / parts, last = all * (part + 1) / parts;
+  for (const Linear* layer : layers) {
+    const int64_t own = reads(layer->matrix);
+    if (first < own && last > 0) f(*layer, Range{.first = std::max<int64_t>(first, 0), .last = last}, row);
+    first -= own;
+    last -= own;
+    row += layer->matrix.cells.rows;
+  }
+}
 
 // One token through layers, cut into parts that read equally much, inside cells too. Each part sums into an array of its own,
 // since a row's cells may belong to several; `add_parts` makes y of them all.

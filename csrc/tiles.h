@@ -8,7 +8,7 @@ namespace aerogel {
 
 // Buffers of a thread: see `scratch`.
 enum Slot { kX, kNormed, kHidden, kGate, kY, kProjected, kEncoder, kHead, kScores, kMask, kColumns, kPartial, kAngles,
-            kSums, kQuads, kHiddenQuads, kBias, kRelative, kRelativeKeys, kRelativeQueries };
+            kSums, kRows, kQuads, kHiddenQuads, kBias, kRelative, kRelativeKeys, kRelativeQueries };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline bool is_vector(int64_t tokens) { return tokens <= 2; }
