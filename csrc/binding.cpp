@@ -46,7 +46,7 @@ void function(nb::module_& m, const char* name, Result (*run)(Arguments...), con
 void bind_packing(nb::module_& m) {
   record<Cells, int64_t, int64_t, int64_t, int64_t, const RowCount*, const int64_t*, const uint8_t*>(m, "Cells");
   record<Values, ValueType, const void*, const float*, const int32_t*>(m, "Values");
-  record<Bitmask, const uint64_t*, const int64_t*>(m, "Bitmask");
+  record<Bitmask, const uint64_t*, const int64_t*, int64_t>(m, "Bitmask");
   record<Matrix, Cells, Values, Bitmask>(m, "Matrix");
   record<NonZeros, ValueType, void*, uint8_t*>(m, "NonZeros");
   record<Dense, float*, int64_t, int64_t>(m, "Dense");

@@ -7,9 +7,9 @@ namespace {
 
 constexpr int64_t kQuadBytes = 5;  // its integers and its unit
 
-// What is read of a bit mask before this chunk.
+// What is read of a bit mask before this chunk; every chunk counts.
 int64_t reads_before(const Matrix& matrix, int64_t chunk) {
-  return (chunk * kGroup * matrix.words() * 8 + matrix.mask.starts[chunk]) / kQuadBytes;
+  return chunk + (chunk * kGroup * matrix.mask.step * 8 + matrix.mask.starts[chunk]) / kQuadBytes;
 }
 
 // The words of a row that a block of quads covers.
@@ -56,14 +56,14 @@ Linear Expanded::operator()(const Linear& layer) {
   const Matrix& matrix = layer.matrix;
   if (!is_masked(layer)) return layer;
   Cells cells = matrix.cells;
-  const int64_t blocks = cells.blocks(), words = matrix.words();
+  const int64_t blocks = cells.blocks();
   // of each row's blocks: the number of quads, and where their integers start
   std::vector<uint16_t> counts(cells.rows * blocks);
   std::vector<int64_t> starts(counts.size());
   parallel(matrix.chunks(), threads_, [&](int64_t chunk) {
     int64_t at = matrix.mask.starts[chunk];
     for (int64_t row = chunk * kGroup; row < std::min((chunk + 1) * kGroup, cells.rows); row++) {
-      const uint64_t* bits = matrix.mask.bits + row * words;
+      const uint64_t* bits = matrix.mask.bits + row * matrix.mask.step;
       for (int64_t b = 0; b < blocks; b++) {
         starts[row * blocks + b] = at;
         const auto [first, last] = words_of(matrix, cells, b);
@@ -95,7 +95,7 @@ Linear Expanded::operator()(const Linear& layer) {
       const auto [number, count] = cells.cell_order(panel, block)[i];
       const int64_t row = panel * kPanel + number;
       const auto integers = MaskedIntegers::from(matrix, starts[row * blocks + block]);
-      kernels().expand_quads(matrix.mask.bits + row * words + first, last - first, integers, quads + at * Int8::kUnit,
+      kernels().expand_quads(matrix.mask.bits + row * matrix.mask.step + first, last - first, integers, quads + at * Int8::kUnit,
                              index + at);
       at += count;
     }

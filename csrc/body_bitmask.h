@@ -116,7 +116,7 @@ void multiply_masked_tokens(const MaskedProduct& task) {
   const Matrix& matrix = task.layer.matrix;
   const int64_t words = matrix.words(), row_stride = 64 * words, token_stride = matrix.cells.groups() * kGroup;
   MaskedIntegers integers = MaskedIntegers::from(matrix, matrix.mask.starts[task.chunks.first]);
-  const uint64_t* bits = matrix.mask.bits + task.chunks.first * kGroup * words;
+  const uint64_t* bits = matrix.mask.bits + task.chunks.first * kGroup * matrix.mask.step;
   const auto multiply = [&]<int kSome>(int64_t token, int64_t row) {
     for (int64_t first = 0; first < row_stride; first += kPanel) {
       const uint8_t* x[kSome];
@@ -128,7 +128,7 @@ void multiply_masked_tokens(const MaskedProduct& task) {
   for (int64_t chunk = task.chunks.first; chunk < task.chunks.last; chunk++) {
     const int64_t first = chunk * kGroup, count = std::min<int64_t>(kGroup, matrix.cells.rows - first);
     for (int64_t row = 0; row < count; row += kMaskedRows) {
-      for (int64_t r = 0; r < std::min<int64_t>(kMaskedRows, count - row); r++, bits += words)
+      for (int64_t r = 0; r < std::min<int64_t>(kMaskedRows, count - row); r++, bits += matrix.mask.step)
         for (int64_t w = 0; w < words; w += kPanel / 64)
           expand_words(bits + w, std::min(kPanel / 64, words - w), integers, task.rows + r * row_stride + 64 * w);
       int64_t token = 0;
@@ -146,10 +146,10 @@ void multiply_masked(const MaskedProduct& task) {
   constexpr int64_t kWords = kPanel / 64;  // of a group
   const int64_t words = matrix.words();
   MaskedIntegers integers = MaskedIntegers::from(matrix, matrix.mask.starts[task.chunks.first]);
-  const uint64_t* bits = matrix.mask.bits + task.chunks.first * kGroup * words;
+  const uint64_t* bits = matrix.mask.bits + task.chunks.first * kGroup * matrix.mask.step;
   for (int64_t chunk = task.chunks.first; chunk < task.chunks.last; chunk++) {
     const int64_t first = chunk * kGroup, count = std::min<int64_t>(kGroup, shape.rows - first);
-    for (int64_t r = 0; r < count; r++, bits += words)
+    for (int64_t r = 0; r < count; r++, bits += matrix.mask.step)
       for (int64_t w = 0; w < words; w += kWords)
         task.sums[w / kWords * kGroup + r] =
             multiply_words(bits + w, std::min(kWords, words - w), integers, task.x->data + 64 * w);

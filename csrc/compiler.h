@@ -31,6 +31,16 @@ AEROGEL_INLINE void prefetch([[maybe_unused]] const void* p) {
 #endif
 }
 
+#if defined(AEROGEL_X86_PROCESSOR)
+// Loads a vector before its use, not as an operand in memory.
+template <class T>
+AEROGEL_INLINE void load_now([[maybe_unused]] T& vector) {
+#if defined(__GNUC__)
+  asm("" : "+v"(vector));
+#endif
+}
+#endif
+
 // Tells the processor that this thread waits for another.
 AEROGEL_INLINE void pause_thread() {
 #if defined(AEROGEL_X86_PROCESSOR)

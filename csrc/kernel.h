@@ -77,6 +77,7 @@ struct Values {
 struct Bitmask {
   const uint64_t* bits = nullptr;   // [rows][words], a word for 64 columns, from the lowest bit up; null: there are cells
   const int64_t* starts = nullptr;  // [chunks + 1], where the integers of each kGroup rows start
+  int64_t step = 0;                 // from one row's words to the next row's; 0: all rows have the same
 };
 
 struct Matrix {

@@ -141,7 +141,7 @@ struct Masked {
     Matrix masked(quads);
     masked.cells.order = nullptr, masked.cells.offsets = nullptr, masked.cells.index = nullptr;
     masked.values.data = integers.data();
-    masked.mask = {.bits = bits.data(), .starts = starts.data()};
+    masked.mask = {.bits = bits.data(), .starts = starts.data(), .step = quads.words()};
     return masked;
   }
 };

@@ -6,7 +6,6 @@ from typing import Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from aerogel.models.int8 import quantize_rows
 from aerogel.runtime.cells import PANEL, block_for
@@ -15,7 +14,8 @@ from aerogel.runtime.values import VALUE_TYPES
 
 WORD = 64  # columns
 CHUNK = 16  # rows; kGroup in csrc/kernel.h
-ROWS = 256 * CHUNK  # that are rounded at a time
+DENSE = 7 / 8  # of the integers: with more, the zeros take less memory than a bit for each
+ROWS = 16 * CHUNK  # at a time
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Bitmask:
     For a token at a time the time is that of reading memory: a mask and single integers take 0.33 bytes a weight at 80%
     zeros, and quads 0.74. `bits` (d_out, words), int64, has a bit for each of 64 columns, from the lowest up, and
     `values` (integers,), int8, the integers, row after row; `starts` (chunks + 1,), int64, where those of each 16 rows
-    start. `block` is that of the quads to which kernels expand them for many tokens.
+    start. With hardly any zeros `values` has these too, and `bits` (1, words) is the mask of every row. `block` is that
+    of the quads to which kernels expand them for many tokens.
     """
 
     columns: int
@@ -40,42 +41,42 @@ class Bitmask:
     def of(cls, packed: PackedWeight) -> Self:
         """The same weight as `packed`, of int8 in quads."""
         assert packed.values.scales is not None
-        return cls._of(packed.unscaled().to(torch.int8), packed.values.scales, packed.cells.block)
+        integers = packed.unscaled().to(torch.int8)
+        is_dense = int(integers.count_nonzero()) > DENSE * integers.numel()
+        return cls._of(integers, packed.values.scales, packed.cells.block, is_dense)
 
     @classmethod
     def quantized(cls, matrix: Tensor) -> Self:
         """A dense (d_out, d_in) matrix, rounded by `quantize_rows`, in little more memory than the result takes."""
-        block = block_for(1, VALUE_TYPES["int8"].unit)
-        parts = [cls._of(*quantize_rows(rows), block) for rows in matrix.detach().split(ROWS)]
-        counts = torch.cat([part.starts.diff() for part in parts])
-        return cls(
-            columns=matrix.shape[1],
-            block=block,
-            values=torch.cat([part.values for part in parts]),
-            bits=torch.cat([part.bits for part in parts]),
-            starts=functional.pad(counts.cumsum(0), (1, 0)),
-            scales=torch.cat([part.scales for part in parts]),
-            sums=torch.cat([part.sums for part in parts], dim=1),
-        )
+        integers, scales = torch.empty(matrix.shape, dtype=torch.int8), torch.empty(len(matrix))
+        parts = zip(matrix.detach().split(ROWS), integers.split(ROWS), scales.split(ROWS), strict=True)
+        for rows, rounded, scale in parts:
+            for result, to in zip(quantize_rows(rows), (rounded, scale), strict=True):
+                to.copy_(result)
+        return cls._of(integers, scales, block_for(1, VALUE_TYPES["int8"].unit), True)
 
     @classmethod
-    def _of(cls, matrix: Tensor, scales: Tensor, block: int) -> Self:
+    def _of(cls, matrix: Tensor, scales: Tensor, block: int, is_dense: bool) -> Self:
         """Of integers, int8 (d_out, d_in)."""
         (rows, columns), integers = matrix.shape, matrix.numpy()
-        kept = integers != 0
-        bits = np.zeros((rows, -(-columns // WORD) * WORD // 8), np.uint8)
-        bits[:, : -(-columns // 8)] = np.packbits(kept, axis=1, bitorder="little")
+        mask = np.ones((1, columns), bool) if is_dense else integers != 0
+        kept = np.broadcast_to(mask, integers.shape)
+        bits = np.zeros((len(mask), -(-columns // WORD) * WORD // 8), np.uint8)
+        bits[:, : -(-columns // 8)] = np.packbits(mask, axis=1, bitorder="little")
         starts = np.zeros(-(-rows // CHUNK) + 1, np.int64)
         np.add.reduceat(np.count_nonzero(kept, axis=1), np.arange(0, rows, CHUNK), out=starts[1:])
-        groups = [group.sum(1, dtype=torch.int32) for group in matrix.split(PANEL, dim=1)]
+        sums = [  # of some rows at a time, since each sum makes a copy in int32
+            torch.cat([part.sum(1, dtype=torch.int32) for part in group.split(ROWS)])
+            for group in matrix.split(PANEL, dim=1)
+        ]
         return cls(
             columns=columns,
             block=block,
-            values=torch.from_numpy(integers[kept]),
+            values=matrix.flatten() if is_dense else torch.from_numpy(integers[kept]),
             bits=torch.from_numpy(bits.view(np.int64)),
             starts=torch.from_numpy(starts.cumsum()),
             scales=scales,
-            sums=torch.stack(groups),
+            sums=torch.stack(sums),
         )
 
     @property
@@ -85,9 +86,9 @@ class Bitmask:
 
     def unscaled(self) -> Tensor:
         """The integers and zeros, (d_out, d_in), float32."""
-        kept = np.unpackbits(self.bits.numpy().view(np.uint8), axis=1, count=self.columns, bitorder="little")
-        dense = torch.zeros(kept.shape, dtype=torch.float32, device="cpu")
-        dense[torch.from_numpy(kept).bool()] = self.values.float()
+        mask = np.unpackbits(self.bits.numpy().view(np.uint8), axis=1, count=self.columns, bitorder="little")
+        dense = torch.zeros(len(self.scales), self.columns, dtype=torch.float32, device="cpu")
+        dense[torch.from_numpy(mask).bool().expand_as(dense)] = self.values.float()
         return dense
 
     def to_dense(self, dtype: torch.dtype) -> Tensor:

@@ -77,7 +77,7 @@ def is_masked(weight: list[Tensor]) -> bool:
 
 def weight_shape(weight: list[Tensor], columns: int, block: int) -> tuple[int, int]:
     if is_masked(weight):
-        return weight[1].shape[0], columns
+        return weight[3].shape[0], columns
     return weight[2].shape[0] // blocks_in_row(columns, block, BY_DTYPE[weight[0].dtype].unit), columns
 
 
@@ -92,10 +92,13 @@ def packed_weight(weight: list[Tensor], columns: int, block: int) -> tuple[Packe
 
 
 class LayerKey(NamedTuple):
-    """All that the kernels are told of a layer: where its arrays are, and their sizes."""
+    """All that the kernels are told of a layer: where its arrays are, and their sizes.
+
+    `mask_step` is the number of words from one row's bits to the next row's, or `None` without a bit mask.
+    """
 
     dtype: torch.dtype
-    is_masked: bool
+    mask_step: int | None
     rows: int
     columns: int
     block: int
@@ -109,7 +112,11 @@ def as_float32(tensor: Tensor) -> Tensor:
 
 def layer_key(weight: list[Tensor], columns: int, block: int) -> LayerKey:
     shape = weight_shape(weight, columns, block)
-    return LayerKey(weight[0].dtype, is_masked(weight), *shape, block, addresses(weight))
+    mask_step = None
+    if is_masked(weight):
+        rows, words = weight[1].shape
+        mask_step = words if rows > 1 else 0
+    return LayerKey(weight[0].dtype, mask_step, *shape, block, addresses(weight))
 
 
 def addresses(tensors: list[Tensor]) -> tuple[int, ...]:
@@ -124,15 +131,17 @@ kept_records = lru_cache(maxsize=4096)
 @kept_records
 def native_linear(key: LayerKey) -> Any:
     module, value_type, (values, *rest) = kernel.required(), BY_DTYPE[key.dtype], key.addresses
-    index = order = offsets = bits = starts = 0
-    if key.is_masked:
+    index = order = offsets = 0
+    mask = module.Bitmask(0, 0, 0)
+    if key.mask_step is not None:
         bits, starts, *rest = rest
+        mask = module.Bitmask(bits, starts, key.mask_step)
     else:
         index, order, offsets, *rest = rest
     scales, sums, *bias = [0, 0, *rest] if value_type.is_float else rest
     cells = module.Cells(key.rows, key.columns, key.block, value_type.unit, order, offsets, index)
     integers = module.Values(value_type.number, values, scales, sums)
-    return module.Linear(module.Matrix(cells, integers, module.Bitmask(bits, starts)), *bias or [0])
+    return module.Linear(module.Matrix(cells, integers, mask), *bias or [0])
 
 
 @kept_records

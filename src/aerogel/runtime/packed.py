@@ -45,7 +45,7 @@ class PackedWeight:
         values, module = self.values, kernel.required()
         scales = 0 if values.scales is None else values.scales.data_ptr()
         native = module.Values(values.type.number, values.data.data_ptr(), scales, 0)
-        return module.Matrix(self.cells.native(), native, module.Bitmask(0, 0))
+        return module.Matrix(self.cells.native(), native, module.Bitmask(0, 0, 0))
 
     def to_dense(self) -> Tensor:
         """The (d_out, d_in) matrix in `dtype`; zeros are +0."""
