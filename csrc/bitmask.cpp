@@ -95,8 +95,8 @@ Linear Expanded::operator()(const Linear& layer) {
       const auto [number, count] = cells.cell_order(panel, block)[i];
       const int64_t row = panel * kPanel + number;
       const auto integers = MaskedIntegers::from(matrix, starts[row * blocks + block]);
-      kernels().expand_quads(matrix.mask.bits + row * matrix.mask.step + first, last - first, integers, quads + at * Int8::kUnit,
-                             index + at);
+      const uint64_t* bits = matrix.mask.bits + row * matrix.mask.step + first;
+      kernels().expand_quads(bits, last - first, integers, quads + at * Int8::kUnit, index + at);
       at += count;
     }
   });

@@ -1,6 +1,7 @@
 // int8 weights under a bit mask, see `Bitmask`: 64 columns of a row at a time are expanded in registers.
 
 constexpr int kParts = kGroup / kLanes;  // registers that hold 64 bytes
+constexpr int64_t kWords = kPanel / 64;  // of a group of columns
 
 // In each byte how many bits are set in the lower bytes.
 inline uint64_t bits_before(uint64_t word) {
@@ -129,8 +130,8 @@ void multiply_masked_tokens(const MaskedProduct& task) {
     const int64_t first = chunk * kGroup, count = std::min<int64_t>(kGroup, matrix.cells.rows - first);
     for (int64_t row = 0; row < count; row += kMaskedRows) {
       for (int64_t r = 0; r < std::min<int64_t>(kMaskedRows, count - row); r++, bits += matrix.mask.step)
-        for (int64_t w = 0; w < words; w += kPanel / 64)
-          expand_words(bits + w, std::min(kPanel / 64, words - w), integers, task.rows + r * row_stride + 64 * w);
+        for (int64_t w = 0; w < words; w += kWords)
+          expand_words(bits + w, std::min(kWords, words - w), integers, task.rows + r * row_stride + 64 * w);
       int64_t token = 0;
       for (; token + kTokens <= task.tokens; token += kTokens) multiply.template operator()<kTokens>(token, row);
       for (; token < task.tokens; token++) multiply.template operator()<1>(token, row);
@@ -143,7 +144,6 @@ void multiply_masked(const MaskedProduct& task) {
   if (task.tokens > 1) return multiply_masked_tokens(task);
   const Matrix& matrix = task.layer.matrix;
   const Cells& shape = matrix.cells;
-  constexpr int64_t kWords = kPanel / 64;  // of a group
   const int64_t words = matrix.words();
   MaskedIntegers integers = MaskedIntegers::from(matrix, matrix.mask.starts[task.chunks.first]);
   const uint64_t* bits = matrix.mask.bits + task.chunks.first * kGroup * matrix.mask.step;

@@ -48,7 +48,8 @@ class Bitmask:
     @classmethod
     def quantized(cls, matrix: Tensor) -> Self:
         """A dense (d_out, d_in) matrix, rounded by `quantize_rows`, in little more memory than the result takes."""
-        integers, scales = torch.empty(matrix.shape, dtype=torch.int8), torch.empty(len(matrix))
+        integers = torch.empty(matrix.shape, dtype=torch.int8, device="cpu")
+        scales = torch.empty(len(matrix), dtype=torch.float32, device="cpu")
         parts = zip(matrix.detach().split(ROWS), integers.split(ROWS), scales.split(ROWS), strict=True)
         for rows, rounded, scale in parts:
             for result, to in zip(quantize_rows(rows), (rounded, scale), strict=True):
