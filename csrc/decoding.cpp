@@ -26,9 +26,8 @@ class Decoder {
       : blocks_(blocks), caches_(caches), tokens_(tokens), threads_(threads) {
     int64_t widest = features();
     for (const auto& [attention, next] : blocks) {
-      Products own{.heads = {}, .out = {&attention.out}, .up = {&next.up}, .down = {&next.down}};
+      Products own{.heads = {}, .out = {&attention.out}, .up = first_layers(next), .down = {&next.down}};
       for (const Linear& layer : attention.from_x) own.heads.push_back(&layer);
-      for (const Linear& layer : next.gate) own.up.push_back(&layer);
       for (const Layers& layers : {own.heads, own.up}) widest = std::max(widest, total_rows(layers));
       products_.push_back(own);
     }

@@ -56,8 +56,7 @@ void project_few(const Norm& before, const Layers& layers, const float* x, int64
 
 void feed_forward_few(const FeedForward& layer, const float* x, int64_t tokens, float* y, int threads) {
   const int64_t features = layer.down.matrix.cells.rows, hidden = layer.hidden();
-  Layers up = {&layer.up};
-  for (const Linear& gate : layer.gate) up.push_back(&gate);
+  const Layers up = first_layers(layer);
   const int64_t rows = total_rows(up), each = input_size(hidden);
   float* sums = scratch(kHidden, tokens * rows);
   project_few(layer.before, up, x, tokens, sums, threads);

@@ -201,8 +201,8 @@ void dense_vector(const float* weight, int64_t rows, int64_t columns, const floa
 
 void feed_forward(const FeedForward& packed, const float* x, int64_t tokens, float* y, int threads) {
   const int64_t features = packed.up.matrix.cells.columns, rows = packed.down.matrix.cells.rows;
-  std::vector<const Linear*> all{&packed.up, &packed.down};
-  for (const Linear& gate : packed.gate) all.push_back(&gate);
+  Layers all = first_layers(packed);
+  all.push_back(&packed.down);
   if (is_few(all, tokens)) return feed_forward_few(packed, x, tokens, y, threads);
   if (is_vector(tokens)) {
     for (int64_t t = 0; t < tokens; t++) feed_forward_one(packed, x + t * features, y + t * rows, threads);

@@ -21,13 +21,19 @@ void finish_rows(const Linear& layer, const Input& x, bool is_finite, float* y) 
   for (int64_t p = 0; carries && p < cells.panels(); p++) carry_non_finite(cells, p, {x.floats, 1}, {y + p * kPanel, 1});
 }
 
+}  // namespace
+
+Layers first_layers(const FeedForward& layer) {
+  Layers layers = {&layer.up};
+  for (const Linear& gate : layer.gate) layers.push_back(&gate);
+  return layers;
+}
+
 int64_t total_reads(const Layers& layers) {
   int64_t all = 0;
   for (const Linear* layer : layers) all += reads(layer->matrix);
   return all;
 }
-
-}  // namespace
 
 void carry_non_finite(const Cells& cells, int64_t panel, Column<const float> x, Column<float> y) {
   std::vector<bool> bad(cells.columns);
@@ -107,8 +113,7 @@ void finish_one(const Norm& branch, const Norm& after, const float* x, float* su
 void feed_forward_one(const FeedForward& layer, const float* x, float* y, int threads) {
   const int64_t out = layer.down.matrix.cells.rows;
   const float* normed = normed_vector(layer.before, x, layer.up.matrix.cells.columns);
-  Layers up = {&layer.up};
-  for (const Linear& gate : layer.gate) up.push_back(&gate);
+  const Layers up = first_layers(layer);
   float* hidden = scratch(kHidden, 2 * layer.hidden());
   multiply_one(up, normed, hidden, threads);
   activate_one(layer, hidden);

@@ -8,13 +8,16 @@ namespace aerogel {
 // Layers with the same input, their rows one after another.
 using Layers = std::vector<const Linear*>;
 int64_t total_rows(const Layers& layers);
+int64_t total_reads(const Layers& layers);
+
+// `up`, and then `gate` if there is one.
+Layers first_layers(const FeedForward& layer);
 
 // Calls f(layer, reads, first row) for what each layer has of a part of their reads; see `multiply_range`.
 template <class F>
 void with_ranges(const Layers& layers, int64_t part, int64_t parts, F&& f) {
-  int64_t all = 0, row = 0;
-  for (const Linear* layer : layers) all += reads(layer->matrix);
-  int64_t first = all * part / parts, last = all * (part + 1) / parts;
+  const int64_t all = total_reads(layers);
+  int64_t row = 0, first = all * part / parts, last = all * (part + 1) / parts;
   for (const Linear* layer : layers) {
     const int64_t own = reads(layer->matrix);
     if (first < own && last > 0) f(*layer, Range{.first = std::max<int64_t>(first, 0), .last = last}, row);

@@ -61,11 +61,11 @@ class Bitmask:
         """Of integers, int8 (d_out, d_in)."""
         (rows, columns), integers = matrix.shape, matrix.numpy()
         mask = np.ones((1, columns), bool) if is_dense else integers != 0
-        kept = np.broadcast_to(mask, integers.shape)
         bits = np.zeros((len(mask), -(-columns // WORD) * WORD // 8), np.uint8)
         bits[:, : -(-columns // 8)] = np.packbits(mask, axis=1, bitorder="little")
         starts = np.zeros(-(-rows // CHUNK) + 1, np.int64)
-        np.add.reduceat(np.count_nonzero(kept, axis=1), np.arange(0, rows, CHUNK), out=starts[1:])
+        counts = np.broadcast_to(np.count_nonzero(mask, axis=1), rows)
+        np.add.reduceat(counts, np.arange(0, rows, CHUNK), out=starts[1:])
         sums = [  # of some rows at a time, since each sum makes a copy in int32
             torch.cat([part.sum(1, dtype=torch.int32) for part in group.split(ROWS)])
             for group in matrix.split(PANEL, dim=1)
@@ -73,7 +73,7 @@ class Bitmask:
         return cls(
             columns=columns,
             block=block,
-            values=matrix.flatten() if is_dense else torch.from_numpy(integers[kept]),
+            values=matrix.flatten() if is_dense else torch.from_numpy(integers[mask]),
             bits=torch.from_numpy(bits.view(np.int64)),
             starts=torch.from_numpy(starts.cumsum()),
             scales=scales,

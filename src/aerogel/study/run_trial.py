@@ -90,7 +90,7 @@ def _benchmark(trial: Benchmark, name: str) -> BenchmarkResult:
         pruning = replace(pruning, method="magnitude", scope=scope, allocation="uniform", swap=False, reconstruct=0)
     changed = pruning or trial.values or trial.structure
     pruned = [Subject(name, pruning, BENCH_HEAD, trial.values, trial.structure)] if changed else []
-    dense = Subject(name, None, BENCH_HEAD, trains=not changed)  # in one trial is enough
+    dense = Subject(name, None, BENCH_HEAD, trains=not changed)  # the dense model's own trial measures that
     measured = bench([dense, *pruned], trial.config, start="fork")
     first, *others = (replace(measurement, name=trial.model) for measurement in measured)
     # a model that was sparse before the study is also measured compressed, before its pruned version
