@@ -22,7 +22,7 @@ from aerogel.errors import AerogelError, ModelError, PruningError
 from aerogel.files import unfinished_folder
 from aerogel.models import Provenance, load_model
 from aerogel.pruning import PruneConfig, prune
-from aerogel.runtime.prune_checkpoint import prune_checkpoint
+from aerogel.runtime.prune_checkpoint import SWAP_MATRICES, WORK_HESSIANS, WORK_MATRICES, prune_checkpoint
 from aerogel.runtime.writing import pack, save_pruned
 from tiny import tiny_config, tiny_model
 
@@ -294,7 +294,7 @@ from pathlib import Path
 import torch
 from aerogel.memory import free_memory
 from aerogel.pruning import PruneConfig
-from aerogel.runtime.prune_checkpoint import prune_checkpoint
+from aerogel.runtime.prune_checkpoint import SWAP_MATRICES, WORK_HESSIANS, WORK_MATRICES, prune_checkpoint
 from aerogel.cli.prune import prune
 import psutil
 
@@ -324,3 +324,44 @@ def test_a_model_larger_than_memory(tmp_path: Path) -> None:
     assert "GB" in small.stderr
     assert "PruningError" in small.stderr
     assert not (tmp_path / "small").exists()
+
+
+MEASURED = """
+import sys
+import psutil, torch
+from aerogel.memory import return_freed_tensors
+from aerogel.pruning.methods import admm, sparsegpt
+from aerogel.pruning.pattern import Pattern
+from aerogel.pruning.pruning_method import Statistics
+from aerogel.pruning.swap import swap
+
+def highest():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+return_freed_tensors()
+generator = torch.Generator().manual_seed(0)
+
+def used(rows, columns):
+    inputs, weight = (torch.randn(size, columns, generator=generator) for size in (512, rows))
+    statistics = Statistics(generator, hessian=inputs.T @ inputs)
+    before = psutil.Process().memory_info().rss - 4 * columns * (columns + rows)  # without the Hessian and the weights
+    open("/proc/self/clear_refs", "w").write("5")  # highest() starts anew
+    method = admm if sys.argv[1] == "admm" else sparsegpt
+    mask, values = method.prune(weight, statistics, Pattern(), 0.5)
+    if sys.argv[1] == "swap":
+        swap(weight, values, mask, statistics.hessian, Pattern())
+    return highest() - before
+
+used(256, 256)  # loads libraries
+print(used(int(sys.argv[2]), int(sys.argv[3])))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux reports it")
+@pytest.mark.parametrize(("rows", "columns"), [(2048, 1024), (512, 2048)])
+@pytest.mark.parametrize("method", ["admm", "sparsegpt", "swap"])
+def test_methods_stay_within_the_estimate(method: str, rows: int, columns: int) -> None:
+    command = [sys.executable, "-c", MEASURED, method, str(rows), str(columns)]
+    used = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    weights = 1 + (SWAP_MATRICES if method == "swap" else WORK_MATRICES)  # the block holds the first
+    assert used < 4 * columns * (weights * rows + WORK_HESSIANS * columns) + 4e6

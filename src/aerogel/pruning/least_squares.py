@@ -11,8 +11,10 @@ log = logging.getLogger(__name__)
 def damped(hessian: Tensor, damping: float) -> Tensor:
     """H + damping · mean(diag H) · I, (d_in, d_in), with 1 on the diagonal of inputs that are always zero."""
     diagonal = hessian.diagonal()
-    ridge = damping * diagonal.mean()
-    return hessian + torch.diag(torch.where(diagonal == 0, 1.0, ridge))
+    ridge = torch.where(diagonal == 0, 1.0, damping * diagonal.mean())
+    hessian = hessian.clone()
+    hessian.diagonal().add_(ridge)
+    return hessian
 
 
 def inverse(hessian: Tensor, damping: float) -> Tensor:
@@ -36,16 +38,16 @@ def refit(target: Tensor, start: Tensor, mask: Tensor, hessian: Tensor, steps: i
     """
     diagonal = hessian.diagonal()
     weight = start * mask
-    residual = ((target - weight) @ hessian) * mask
+    residual = ((target - weight) @ hessian).mul_(mask)
     direction = residual / diagonal
     product = (residual * direction).sum(1, keepdim=True)
     for _ in range(steps):
-        curvature = (direction @ hessian) * mask
+        curvature = (direction @ hessian).mul_(mask)
         length = product / (direction * curvature).sum(1, keepdim=True).clamp_min(1e-30)
-        weight = weight + length * direction
-        residual = residual - length * curvature
-        scaled = residual / diagonal
+        weight += length * direction
+        residual -= curvature.mul_(length)
+        scaled = torch.div(residual, diagonal, out=curvature)
         next_product = (residual * scaled).sum(1, keepdim=True)
-        direction = scaled + next_product / product.clamp_min(1e-30) * direction
+        direction.mul_(next_product / product.clamp_min(1e-30)).add_(scaled)
         product = next_product
     return weight

@@ -157,7 +157,7 @@ def topk_mask(scores: Tensor, kept: int) -> Tensor:
         return _outranked(scores) < kept
     threshold = _kth_lowest(scores, dropped)
     above = scores > threshold
-    room = kept - above.sum(-1, keepdim=True)
+    room = kept - above.sum(-1, keepdim=True, dtype=torch.int32)  # by default the mask would be copied as int64
     if not room.any():
         return above
     ties = scores == threshold

@@ -36,8 +36,8 @@ from aerogel.runtime.values import HeadChoice, ValueChoice, check_head_values
 from aerogel.runtime.writing import Saved, ZeroCount
 
 IN_MEMORY_SHARE = 8  # activations stay in memory up to this part of what is free
-# copies of the largest matrix, and of the Hessian of its inputs, that methods and their statistics hold at once
-WORK_MATRICES, WORK_HESSIANS = 6, 6
+# copies of a matrix, with and without swaps, and of the Hessian of its inputs, that methods hold at once
+WORK_MATRICES, SWAP_MATRICES, WORK_HESSIANS = 9, 16, 3
 
 
 def prune_checkpoint(
@@ -177,12 +177,11 @@ def _packable(model: PreTrainedModel, head_values: HeadChoice | None) -> set[str
 
 def check_memory(plan: PrunePlan, tensors: TensorSource, batches: Sequence[Batch]) -> None:
     """Raises `PruningError` if one block and what its pruning takes, estimated, are more than the free memory."""
-    shapes = [tuple(weight.matrix.shape) for weight in plan.weights]
     block = max(tensors.bytes(unit) for unit in tensors.keys if unit != OUTSIDE)
-    largest = max(rows * columns for rows, columns in shapes)
-    needed = block + 4 * WORK_MATRICES * largest
-    if plan.needs_hessian:
-        needed += 4 * WORK_HESSIANS * max(columns for _, columns in shapes) ** 2
+    matrices = SWAP_MATRICES if plan.config.swap else WORK_MATRICES
+    hessians = WORK_HESSIANS if plan.needs_hessian else 0
+    shapes = [weight.matrix.shape for weight in plan.weights]
+    needed = block + max(4 * columns * (matrices * rows + hessians * columns) for rows, columns in shapes)
     if batches:
         needed = max(needed, tensors.bytes(OUTSIDE) + block)
     free = free_memory()

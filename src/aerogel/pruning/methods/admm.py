@@ -21,27 +21,38 @@ def prune(weight: Tensor, statistics: Statistics, pattern: Pattern, sparsity: fl
     (Meng et al. 2024, algorithm 2).
     """
     hessian = statistics.input_hessian()
-    norms = hessian.diagonal().sqrt()
-    norms = torch.where(norms == 0, 1.0, norms)
-    hessian = hessian / norms / norms[:, None]
+    absent = hessian.diagonal() == 0
+    norms = hessian.diagonal().sqrt().masked_fill(absent, 1)
+    hessian = hessian / norms
+    hessian /= norms[:, None]
     hessian.diagonal().add_(RIDGE)
-    target = (weight * norms).masked_fill(statistics.input_hessian().diagonal() == 0, 0)
+    solver = _inverse(hessian, PENALTY)
+    target = (weight * norms).masked_fill(absent, 0)
     target_product = target @ hessian
-    penalized = hessian.clone()
-    penalized.diagonal().add_(PENALTY)
-    solver = torch.cholesky_inverse(torch.linalg.cholesky(penalized))
-    del penalized  # as large as the Hessian
-    values, dual = target, torch.zeros_like(target)
+    # one buffer for each, since all of them are as large as the weights
+    values, dual, projected = target.clone(), torch.zeros_like(target), torch.empty_like(target)
     mask = torch.ones_like(target, dtype=torch.bool)
     for step in range(1, ITERATIONS + 1):
-        proposed = values + dual
+        proposed = values.add_(dual)
         if step <= ANNEALED:
             annealed = sparsity * (1 - (1 - step / ANNEALED) ** 3)
-            mask = pattern.approach(proposed.square(), annealed)
-        projected = proposed * mask
-        dual = proposed - projected
-        values = torch.add(target_product, projected - dual, alpha=PENALTY) @ solver
-    return mask, refit(target, values + dual, mask, hessian, REFITS) / norms
+            mask = pattern.approach(torch.square(proposed, out=projected), annealed)
+        torch.mul(proposed, mask, out=projected)
+        torch.sub(proposed, projected, out=dual)
+        right = torch.add(target_product, projected.sub_(dual), alpha=PENALTY, out=projected)
+        torch.mm(right, solver, out=values)
+    start = values.add_(dual)
+    del target_product, dual, projected, proposed, right, solver
+    return mask, refit(target, start, mask, hessian, REFITS) / norms
+
+
+def _inverse(hessian: Tensor, penalty: float) -> Tensor:
+    """(H + ρI)⁻¹"""
+    penalized = hessian.clone()
+    penalized.diagonal().add_(penalty)
+    factor = torch.linalg.cholesky(penalized)
+    del penalized  # as large as the Hessian
+    return torch.cholesky_inverse(factor)
 
 
 METHOD = PruningMethod(
