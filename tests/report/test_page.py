@@ -17,7 +17,7 @@ from aerogel.errors import StudyError
 from aerogel.report import build_report
 from aerogel.report.build import render, sections, toml
 from aerogel.report.estimate import Estimate, megabytes, significant, with_interval
-from aerogel.report.findings import Findings
+from aerogel.report.findings import Cost, Findings
 from aerogel.report.lines import ChartStyle
 from aerogel.report.names import metric_digits, metric_name, point_name
 from aerogel.report.opening import Opening
@@ -162,13 +162,20 @@ def test_every_chart_has_the_numbers_of_its_points_in_a_table(page: str, finding
 
 
 def learned(findings: Findings) -> Findings:
-    """The same with scores that a model has learned, of which the lowest sparsity keeps 99.5%."""
+    """The same with scores that a model has learned, of which the lowest sparsity keeps 99.5%, twice as fast."""
     rows = []
     for row in findings.scores:
         lost = {0.5: 0.995, 0.9: 0.6}.get(row.sparsity)
         kept = Estimate.of([lost, lost]) if lost else None
         rows.append(replace(row, kept=kept, one_answer=0, majority=0.0))
-    return replace(findings, scores=rows)
+    return replace(findings, scores=rows, compressed=[twice_as_fast(cost) for cost in findings.compressed])
+
+
+def twice_as_fast(cost: Cost) -> Cost:
+    if cost.dense is None:
+        return cost
+    latencies = tuple(seconds / 2 for seconds in cost.dense.latencies)
+    return replace(cost, own=replace(cost.own, latencies=latencies))
 
 
 def test_it_opens_with_score_against_speed_and_tiles(findings: Findings) -> None:

@@ -130,8 +130,27 @@ def test_the_best_is_the_fastest_that_keeps_its_score(findings: Findings) -> Non
     assert sparsest.row.sparsity == 0.5
 
 
+def test_a_variant_that_is_not_faster_is_no_gain(findings: Findings) -> None:
+    options = Judge(findings)(scored(0.1, 0.8), scored(0.5, 0.7), scored(0.9, 0.6))
+
+    def best(*speeds: float) -> tuple[float, bool]:
+        timed = [
+            replace(option, cost=with_speed(findings, option.row.sparsity, speed))
+            for option, speed in zip(options, speeds, strict=True)
+        ]
+        [choice] = choices(timed).values()
+        return choice.row.sparsity, choice.gains
+
+    assert best(1.3, 2, 3) == (0.1, True)
+    assert best(1.1, 2, 3) == (0.5, False)  # of the faster ones, this keeps the most
+    assert best(1.0, 1.0, 1.0) == (0.1, False)
+
+
 def test_where_none_keeps_its_score_the_best_keeps_the_most(judged: Judge) -> None:
-    [best] = choices(judged(scored(0.1, 0.6), scored(0.5, 0.7), scored(0.9, math.nan))).values()
+    untimed = [
+        replace(option, cost=None) for option in judged(scored(0.1, 0.6), scored(0.5, 0.7), scored(0.9, math.nan))
+    ]
+    [best] = choices(untimed).values()
     assert (best.row.sparsity, best.keeps) == (0.5, False)
     assert choices([]) == {}
 

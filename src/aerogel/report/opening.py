@@ -48,6 +48,7 @@ class Opening:
     def __init__(self, findings: Findings, choices: dict[tuple[str, str], Option], style: ChartStyle) -> None:
         self.findings, self.spec, self.choices, self.style = findings, findings.spec, choices, style
         self.dense, self.is_timed = dense_rows(findings), bool(findings.best_costs)
+        self._faster = "faster " if self.is_timed else ""
 
     def cards(self) -> list[Card]:
         """A card for each task and model with scores."""
@@ -62,8 +63,10 @@ class Opening:
             return Card(task, model, "nothing to compare", (), tuple(reasons))
         sure = f"{certainty(choice.row, len(self.spec.seeds))}."
         remarks = [f"{sure[0].upper()}{sure[1:]}"]
-        if not choice.keeps:
-            remarks.insert(0, f"No variant keeps {LEVEL:g}%; this one keeps the most.")
+        if not choice.is_faster:
+            remarks.insert(0, "No variant is faster than the dense model; this one keeps the most.")
+        elif not choice.keeps:
+            remarks.insert(0, f"No {self._faster}variant keeps {LEVEL:g}%; this one keeps the most.")
         return Card(task, model, self._title(choice), tuple(self._tiles(choice)), tuple(remarks))
 
     def _title(self, choice: Option) -> str:
@@ -111,7 +114,8 @@ class Opening:
         parts: dict[str, list[str]] = defaultdict(list)
         for (task, model), choice in self.choices.items():
             speed = f"{choice.speed:.1f} times as fast at " if choice.speed else "at "
-            parts[task].append(f"{model} {f'{speed}{self._title(choice)}' if choice.keeps else 'in no variant'}")
+            where = f"{speed}{self._title(choice)}" if choice.gains else f"in no {self._faster}variant"
+            parts[task].append(f"{model} {where}")
         on = {task: f" on {task}" if len(self.spec.tasks) > 1 else "" for task in parts}
         return " ".join(f"Keeping {LEVEL:g}% of the score{on[task]}: {'; '.join(parts[task])}." for task in parts)
 
@@ -130,7 +134,7 @@ class Opening:
             if place is None or not row.kept or not self._is_learned(row):
                 continue
             label = percent(row.sparsity) if row.sparsity else row.variant.structure or row.variant.values or ""
-            stands_out = choice.keeps and row is choice.row
+            stands_out = choice.gains and row is choice.row
             speed = f", {place:.2f} times as fast" if self.is_timed else ""
             text = f"{self._name(row)}: {_kept(row)} ({metric_name(row.main)} {_mean(row)}){speed}"
             label += f", {place:.1f}\N{MULTIPLICATION SIGN}" if stands_out and self.is_timed else ""

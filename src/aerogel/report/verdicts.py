@@ -13,6 +13,8 @@ from aerogel.study.variant import Variant
 TOLERANCE = 0.01
 """A variant keeps the score of the dense model if it loses at most this share of it."""
 ROUNDING = 1e-9  # a loss of exactly the tolerance is allowed
+FASTER = 1.2
+"""A variant is faster than the dense model from this ratio on: less may be noise."""
 
 DenseRows = dict[tuple[str, str, str | None], Scored]
 """The dense models by task, model and recovery."""
@@ -40,6 +42,15 @@ class Option:
     @property
     def speed(self) -> float | None:
         return self.cost.speedup if self.cost else None
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether it is faster than the dense model; true if no time was measured."""
+        return self.speed is None or self.speed >= FASTER
+
+    @property
+    def gains(self) -> bool:
+        return self.keeps and self.is_faster
 
 
 def is_kept(row: Scored) -> bool:
@@ -104,11 +115,13 @@ def compared(findings: Findings, task: str, model: str, variant: Variant) -> lis
 def choices(options: Sequence[Option]) -> dict[tuple[str, str], Option]:
     """By task and model: the fastest option that keeps the score, or the sparsest one if no time was measured.
 
-    If no option keeps it, the one that keeps the most. Without the tasks that a model has not learned.
+    If no option that is faster than the dense model keeps it, the one among them that keeps the most. Without the tasks
+    that a model has not learned.
     """
 
-    def rank(option: Option) -> tuple[bool, float, float]:
-        return option.keeps, (option.speed or 0.0) if option.keeps else option.kept, option.row.sparsity
+    def rank(option: Option) -> tuple[bool, bool, float, float]:
+        value = (option.speed or 0.0) if option.gains else option.kept
+        return option.gains, option.is_faster, value, option.row.sparsity
 
     best: dict[tuple[str, str], Option] = {}
     for option in options:

@@ -15,7 +15,7 @@ from aerogel.training.schedule import PRUNINGS, SCHEDULES, Schedule, ScheduleNam
 
 # Optimizer steps for each pruning with calibration text. Such a pruning takes as long as several steps, and with few
 # steps between them one gives as good a model as five: docs/design/recovery.md.
-APART = 16
+APART = 32
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class GradualPruning:
             text (method "best", swaps, a searched allocation, ...) prunes the whole model again at each step, and may
             bring weights back. Any other ranks the weights that are left, and what it prunes stays pruned; without a
             scope and an allocation it ranks the weights of all matrices together, as scope "global".
-        schedule: "gradual" in five steps or "constant" in one, see `aerogel.training.schedule`. In fewer than 80
-            optimizer steps a calibrated configuration prunes less often than five times, once for each 16 steps.
+        schedule: "gradual" in five steps or "constant" in one, see `aerogel.training.schedule`. In fewer than 160
+            optimizer steps a calibrated configuration prunes less often than five times, once for each 32 steps.
 
     Raises `PruningError` for an unknown schedule, a missing sparsity, a sparsity or allocation that contradicts the
     pattern, and for swaps, reconstruction or a searched allocation with a method that ranks by gradients.
