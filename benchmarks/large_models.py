@@ -130,7 +130,9 @@ def pruned(source: str, output: Path, method: str, calibration: str, threads: in
 
     def watch() -> None:
         nonlocal most
-        while not ended.wait(2):
+        running = True
+        while running:
+            running = not ended.wait(2)
             most = max(most, used(output.parent) - before)
 
     watching = Thread(target=watch)

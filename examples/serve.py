@@ -1,6 +1,6 @@
-"""A server of sentence embeddings: `MODEL=FOLDER uvicorn serve:app --workers 2`.
+"""A server of sentence embeddings: `OMP_NUM_THREADS=1 CONCURRENT=2 MODEL=FOLDER uvicorn serve:app`.
 
-Each worker is a process with one model, which its threads share.
+A process has one model, which its threads share.
 """
 
 import asyncio

@@ -163,8 +163,8 @@ _STRUCTURE = (
     click.option(
         "--structure",
         is_flag=True,
-        help="Remove attention heads, feed-forward neurons and whole sub-layers. --sparsity is the share to remove, or "
-        "with another target the zeros among the weights that are left.",
+        help="Remove attention heads, feed-forward neurons and whole sub-layers. Without another target, --sparsity is "
+        "the share to remove; with one, it is the share of zeros among the weights that are left.",
     ),
     click.option(
         "--speedup", type=_Positive(1e6), help="Target of --structure: 2 for twice as fast, measured on this machine."
