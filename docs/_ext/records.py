@@ -109,7 +109,10 @@ def scored(groups: list[dict], table: dict) -> Table:
 
 
 def generated(groups: list[dict], table: dict) -> Table:
-    """A row for each runtime: tokens a second after a short prompt and of a long one, with ratios to `peers`."""
+    """A row for each runtime: tokens a second after a short prompt and of a long one, with ratios to `peers`.
+
+    Where `dense` is a runtime, also the perplexity and how much more than with it is lost.
+    """
     runtimes = groups[0]["runtimes"]
     rows: list[list[Cell]] = []
     for name, row in runtimes.items():
@@ -121,7 +124,11 @@ def generated(groups: list[dict], table: dict) -> Table:
             speed = number / median(facts["seconds"])
             cells.append(round(speed, 1) if number == 64 else round(speed))
             cells += [ratio_within_rounds(of(peer), facts) for peer in table["peers"]]
-        rows.append([*cells, round(row["file_bytes"] / 10**6), round(row["peak_memory"] / 10**6)])
+        cells += [round(row["file_bytes"] / 10**6), round(row["peak_memory"] / 10**6)]
+        if dense := runtimes.get(table.get("dense")):
+            loss = (row["perplexity"] / dense["perplexity"]).ln()
+            cells += [round(row["perplexity"], 2), abs(round(loss, 3))]  # not -0.000
+        rows.append(cells)
     return Table(table["columns"], rows)
 
 
