@@ -39,6 +39,7 @@ SHAPES = {
         tie_word_embeddings=True,
         **SHARED,
     ),
+    # narrow, since the time of admm grows with the width
     "deep": LlamaConfig(
         hidden_size=1024,
         intermediate_size=2816,

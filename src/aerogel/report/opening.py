@@ -14,7 +14,7 @@ from aerogel.report.findings import Findings, Scored
 from aerogel.report.lines import ChartStyle, Line, Point, Scale, against_sparsity
 from aerogel.report.names import metric_digits, metric_name, point_name
 from aerogel.report.scatter import CEILING, FLOOR, Curve, Mark, against_speed
-from aerogel.report.verdicts import TOLERANCE, Option, certainty, compared, dense_rows, problem
+from aerogel.report.verdicts import FASTER, TOLERANCE, Option, certainty, compared, dense_rows, problem
 from aerogel.study.variant import Variant
 
 LEVEL = 100 - 100 * TOLERANCE
@@ -48,7 +48,7 @@ class Opening:
     def __init__(self, findings: Findings, choices: dict[tuple[str, str], Option], style: ChartStyle) -> None:
         self.findings, self.spec, self.choices, self.style = findings, findings.spec, choices, style
         self.dense, self.is_timed = dense_rows(findings), bool(findings.best_costs)
-        self._faster = "faster " if self.is_timed else ""
+        self._faster = f" at least {FASTER:g} times as fast" if self.is_timed else ""
 
     def cards(self) -> list[Card]:
         """A card for each task and model with scores."""
@@ -64,9 +64,9 @@ class Opening:
         sure = f"{certainty(choice.row, len(self.spec.seeds))}."
         remarks = [f"{sure[0].upper()}{sure[1:]}"]
         if not choice.is_faster:
-            remarks.insert(0, "No variant is faster than the dense model; this one keeps the most.")
+            remarks.insert(0, f"No variant is{self._faster}; this one keeps the most.")
         elif not choice.keeps:
-            remarks.insert(0, f"No {self._faster}variant keeps {LEVEL:g}%; this one keeps the most.")
+            remarks.insert(0, f"No variant{self._faster} keeps {LEVEL:g}%; this one keeps the most.")
         return Card(task, model, self._title(choice), tuple(self._tiles(choice)), tuple(remarks))
 
     def _title(self, choice: Option) -> str:
@@ -114,7 +114,7 @@ class Opening:
         parts: dict[str, list[str]] = defaultdict(list)
         for (task, model), choice in self.choices.items():
             speed = f"{choice.speed:.1f} times as fast at " if choice.speed else "at "
-            where = f"{speed}{self._title(choice)}" if choice.gains else f"in no {self._faster}variant"
+            where = f"{speed}{self._title(choice)}" if choice.gains else f"in no variant{self._faster}"
             parts[task].append(f"{model} {where}")
         on = {task: f" on {task}" if len(self.spec.tasks) > 1 else "" for task in parts}
         return " ".join(f"Keeping {LEVEL:g}% of the score{on[task]}: {'; '.join(parts[task])}." for task in parts)

@@ -14,7 +14,7 @@ TOLERANCE = 0.01
 """A variant keeps the score of the dense model if it loses at most this share of it."""
 ROUNDING = 1e-9  # a loss of exactly the tolerance is allowed
 FASTER = 1.2
-"""A variant is faster than the dense model from this ratio on: less may be noise."""
+"""A variant counts as faster than the dense model from this ratio on: less may be noise."""
 
 DenseRows = dict[tuple[str, str, str | None], Scored]
 """The dense models by task, model and recovery."""
@@ -45,7 +45,7 @@ class Option:
 
     @property
     def is_faster(self) -> bool:
-        """Whether it is faster than the dense model; true if no time was measured."""
+        """Whether it counts as faster than the dense model; true if no time was measured."""
         return self.speed is None or self.speed >= FASTER
 
     @property
