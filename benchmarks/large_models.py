@@ -21,8 +21,7 @@ import click
 import torch
 from harness import say, surroundings, write
 from paused import Facts
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from aerogel.models.location import local_folder
@@ -178,11 +177,7 @@ def same_bits(*folders: Path) -> bool:
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as content:
-            tensors |= {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-    return tensors
+    return {key: tensor for file in folder.glob("*.safetensors") for key, tensor in load_file(file).items()}
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -28,6 +28,9 @@ import aerogel as ag
 from aerogel.models import Head, load
 from aerogel.runtime.kernel import native
 from aerogel.tasks import Examples, Task, TaskData
+
+if TYPE_CHECKING:  # drawing is slow to import
+    from aerogel.report.findings import Cost
 
 TOKENS: dict[str, Any] = dict(vocab_size=8000, bos_token_id=0, eos_token_id=2, pad_token_id=1)
 BERT_LIKE: dict[str, Any] = dict(
@@ -341,3 +344,11 @@ def train(
     trainer = Trainer(model, arguments, train_dataset=batches(), callbacks=list(callbacks))
     trainer.train(resume_from_checkpoint=resume)
     return trainer
+
+
+def times_as_fast(cost: Cost, speed: float) -> Cost:
+    """The same measurement, `speed` times as fast as the dense model of its rounds, if there is one."""
+    if cost.dense is None:
+        return cost
+    latencies = tuple(seconds / speed for seconds in cost.dense.latencies)
+    return replace(cost, own=replace(cost.own, latencies=latencies))

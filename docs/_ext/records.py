@@ -127,7 +127,7 @@ def generated(groups: list[dict], table: dict) -> Table:
         cells += [round(row["file_bytes"] / 10**6), round(row["peak_memory"] / 10**6)]
         if dense := runtimes.get(table.get("dense")):
             loss = (row["perplexity"] / dense["perplexity"]).ln()
-            cells += [round(row["perplexity"], 2), abs(round(loss, 3))]  # not -0.000
+            cells += [round(row["perplexity"], 2), round(loss, 3) + 0]  # 0.000, not -0.000
         rows.append(cells)
     return Table(table["columns"], rows)
 

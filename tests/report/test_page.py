@@ -17,7 +17,7 @@ from aerogel.errors import StudyError
 from aerogel.report import build_report
 from aerogel.report.build import render, sections, toml
 from aerogel.report.estimate import Estimate, megabytes, significant, with_interval
-from aerogel.report.findings import Cost, Findings
+from aerogel.report.findings import Findings
 from aerogel.report.lines import ChartStyle
 from aerogel.report.names import metric_digits, metric_name, point_name
 from aerogel.report.opening import Opening
@@ -25,6 +25,7 @@ from aerogel.report.verdicts import choices, options
 from aerogel.study import Store, parse_spec
 from aerogel.study.results import Failed
 from aerogel.tasks.kinds.language_modelling import PERPLEXITIES
+from builders import times_as_fast
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 Changed = Callable[..., Path]
@@ -168,14 +169,7 @@ def learned(findings: Findings) -> Findings:
         lost = {0.5: 0.995, 0.9: 0.6}.get(row.sparsity)
         kept = Estimate.of([lost, lost]) if lost else None
         rows.append(replace(row, kept=kept, one_answer=0, majority=0.0))
-    return replace(findings, scores=rows, compressed=[twice_as_fast(cost) for cost in findings.compressed])
-
-
-def twice_as_fast(cost: Cost) -> Cost:
-    if cost.dense is None:
-        return cost
-    latencies = tuple(seconds / 2 for seconds in cost.dense.latencies)
-    return replace(cost, own=replace(cost.own, latencies=latencies))
+    return replace(findings, scores=rows, compressed=[times_as_fast(cost, 2) for cost in findings.compressed])
 
 
 def test_it_opens_with_score_against_speed_and_tiles(findings: Findings) -> None:

@@ -10,6 +10,7 @@ from aerogel.report.estimate import Estimate
 from aerogel.report.findings import Cost, Findings, Scored
 from aerogel.report.verdicts import TOLERANCE, Option, certainty, choices, is_kept, options, problem
 from aerogel.study.variant import Variant
+from builders import times_as_fast
 
 DENSE = 0.8
 MODEL = "tiny-gpt2"
@@ -115,8 +116,7 @@ def test_nothing_is_an_option_without_a_dense_model(findings: Findings) -> None:
 
 def with_speed(findings: Findings, sparsity: float, speed: float) -> Cost:
     cost = next(cost for cost in findings.costs if cost.dense)
-    latencies = tuple(second / speed for second in cost.dense.latencies) if cost.dense else ()
-    return replace(cost, sparsity=sparsity, own=replace(cost.own, latencies=latencies))
+    return replace(times_as_fast(cost, speed), sparsity=sparsity)
 
 
 def test_the_best_is_the_fastest_that_keeps_its_score(findings: Findings) -> None:
