@@ -16,7 +16,7 @@ os.environ["AEROGEL_HOME"] = tempfile.mkdtemp(prefix="aerogel-tests-")  # before
 import pytest
 import torch
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import register_random, settings
 
 from aerogel.models import Head, save
 from aerogel.study import StudySpec, parse_spec, run_study
@@ -26,9 +26,22 @@ settings.register_profile("aerogel", deadline=None, database=None)  # no test de
 settings.load_profile("aerogel")
 
 
+class TorchRandom:
+    """Draws of torch as Hypothesis resets them before each of its examples, so that a failing one fails again."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+TORCH_RANDOM = TorchRandom()  # Hypothesis holds only a weak reference
+register_random(TORCH_RANDOM)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
+    torch.manual_seed(0)
 
 
 def pytest_unconfigure() -> None:
