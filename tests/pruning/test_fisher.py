@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from aerogel.errors import PruningError
 from aerogel.models import PrunableWeight, load_tokenizer, prunable_weights
 from aerogel.models.logits import prediction_logits
 from aerogel.pruning import Calibration
@@ -53,9 +54,7 @@ def by_autograd(
     for weight in weights:
         weight.module.register_forward_hook(keep(weight.name))
     for text in texts:
-        logits = prediction_logits(model, text)
-        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)
-        torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="sum").backward()
+        sampled_nll(prediction_logits(model, text), generator).backward()
     gradients = {name: [output.grad.flatten(0, -2) for output in kept] for name, kept in outputs.items()}
     return {name: torch.cat(rows).square().mean(0).sqrt() for name, rows in gradients.items()}
 
@@ -63,11 +62,16 @@ def by_autograd(
 def test_the_square_of_a_gradient_is_the_fisher_information() -> None:
     for logits, expected in (
         (torch.tensor([0.3]), torch.tensor([1.0])),  # a number: a Gaussian of variance 1
-        (torch.tensor([0.8, 0.2]).log(), torch.tensor([0.16, 0.16])),  # p (1 − p)
+        (torch.tensor([0, 0.8, 0.2, 0]).log(), torch.tensor([0, 0.16, 0.16, 0])),  # p (1 − p)
     ):
         rows = logits.repeat(20_000, 1).requires_grad_()
         sampled_nll(rows, torch.Generator().manual_seed(0)).backward()
         torch.testing.assert_close(rows.grad.square().mean(0), expected, rtol=0.05, atol=0)
+
+
+def test_predictions_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(PruningError, match="predictions on the calibration text are not all finite"):
+        sampled_nll(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), torch.Generator())
 
 
 def test_gradients_are_means_over_tokens_whatever_is_padded() -> None:

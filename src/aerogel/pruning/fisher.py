@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aerogel import progress
+from aerogel.errors import PruningError
 from aerogel.models import PrunableWeight
 from aerogel.models.logits import prediction_logits
 from aerogel.models.mode import evaluating, frozen
@@ -53,13 +54,18 @@ def sampled_nll(logits: Tensor, generator: torch.Generator) -> Tensor:
     """The sum of −log p(y) over predictions, up to a constant, with each y drawn from the model's own distribution.
 
     `logits` are (predictions, classes). A single logit is the mean of a Gaussian with variance 1. The draws are made
-    on the CPU, so that they are the same on every device.
+    on the CPU, so that they are the same on every device. Raises `PruningError` for a prediction that is not finite.
     """
     if logits.shape[-1] == 1:
         noise = torch.randn(logits.shape, generator=generator).to(logits.device)
         return (logits - (logits.detach() + noise)).square().sum() / 2
     log_p = torch.log_softmax(logits, -1)
-    drawn = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator)
+    # a uniform number for each row: torch.multinomial draws one for each class, and takes ten times as long
+    sums = log_p.detach().cpu().exp().cumsum(-1)
+    if not sums[:, -1].isfinite().all():
+        raise PruningError("the model's predictions on the calibration text are not all finite")
+    uniform = torch.rand(len(sums), 1, generator=generator) * sums[:, -1:]
+    drawn = torch.searchsorted(sums, uniform, right=True).clamp(max=sums.shape[-1] - 1)
     return -log_p.gather(1, drawn.to(log_p.device)).sum()
 
 
