@@ -19,7 +19,8 @@ from aerogel.training.recovery import SELF
 def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
     """All trials of a study, in the order to run them: analyses, scores, benchmarks.
 
-    Scores of the dense models come first: other trials start from the dense model, and would wait for each other.
+    Scores of the dense models come first: other trials start from the dense model, and would wait for each other. Then
+    come those that train, which take longest, so that no process is left with one at the end.
     """
     files = {model: folder_files(model) for model in spec.models}
     trials: list[Trial] = [WeightAnalysis(model=model, files=files[model]) for model in spec.models]
@@ -45,7 +46,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
         for task in spec.tasks
         for recovery, values in _scored(spec, seed)
     ]
-    scores.sort(key=lambda trial: trial.recovery.pruning is not None or trial.recovery.structure is not None)
+    scores.sort(key=_turn)
     trials += scores
     if spec.benchmark:
         config = BenchConfig(**spec.benchmark.model_dump())
@@ -57,6 +58,13 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
             for pruning, values, structure in _measured(spec, spec.seeds[0])
         ]
     return trials
+
+
+def _turn(trial: Scoring) -> int:
+    recovery = trial.recovery
+    if recovery.pruning is None and recovery.structure is None:
+        return 0
+    return 2 if recovery.epochs == 0 else 1
 
 
 def _scored(spec: StudySpec, seed: int) -> list[tuple[Recovery, ValueChoice | None]]:
