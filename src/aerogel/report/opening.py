@@ -61,8 +61,8 @@ class Opening:
             problems = [problem(dense) for (*key, _), dense in self.dense.items() if key == [task, model]]
             reasons = dict.fromkeys(f"No verdict: {reason}." for reason in problems if reason)
             return Card(task, model, "nothing to compare", (), tuple(reasons))
-        sure = f"{certainty(choice.row, len(self.spec.seeds))}."
-        remarks = [f"{sure[0].upper()}{sure[1:]}"]
+        sure = certainty(choice.row, len(self.spec.seeds))
+        remarks = [f"{sure[0].upper()}{sure[1:]}."] if sure else []
         if not choice.is_faster:
             remarks.insert(0, f"No variant is{self._faster}; this one keeps the most.")
         elif not choice.keeps:

@@ -93,7 +93,9 @@ def pruning(findings: Findings) -> list[Table]:
         Column("allocation", "allocation", lambda item: item[4]),
         Column("epochs", "epochs of training", lambda item: item[5], "{:g}".format),
     ]
-    resolved = [(run.trial, pruning.resolved()) for run in findings.runs if (pruning := run.trial.recovery.pruning)]
+    places = {variant: place for place, variant in enumerate(findings.spec.scored_variants)}
+    runs = sorted(findings.runs, key=lambda run: places.get(run.trial.variant, -1))
+    resolved = [(run.trial, pruning.resolved()) for run in runs if (pruning := run.trial.recovery.pruning)]
     items = dict.fromkeys(
         (trial.variant.recovery, config.method, config.pattern, config.scope, config.allocation, trial.epochs)
         for trial, config in resolved

@@ -132,10 +132,10 @@ def choices(options: Sequence[Option]) -> dict[tuple[str, str], Option]:
 
 
 def certainty(row: Scored, wanted_seeds: int) -> str:
-    """How certain it is that this score is kept."""
+    """How certain it is that this score is kept. Empty for a study of one seed, which the page says once."""
     seeds, low = len(row.seeds), row.kept.low if row.kept else None
     if low is None:
-        remarks = ["a single seed has no interval"]
+        remarks = ["a single seed has no interval"] if wanted_seeds > 1 else []
     elif low >= 1 - TOLERANCE - ROUNDING:
         remarks = [f"the 95% interval over seeds is within {percent(TOLERANCE)}"]
     else:
