@@ -42,7 +42,7 @@ SHAPES = {
     "deep": LlamaConfig(
         hidden_size=1024,
         intermediate_size=2816,
-        num_hidden_layers=242,
+        num_hidden_layers=243,
         num_attention_heads=16,
         num_key_value_heads=4,
         **SHARED,
