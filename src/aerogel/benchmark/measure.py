@@ -166,7 +166,7 @@ def bench(
             workers = _load(checkpoints, settings, start, stack)
         trained = [worker for worker, entry in workers.items() if entry.trains]
         inference = _rounds(list(workers), "inference", config.rounds, warm_ups=1)
-        training = _rounds(trained, "training", config.training_steps, warm_ups=0)  # processes do that by themselves
+        training = _rounds(trained, "training", config.training_steps, warm_ups=0)  # `serve` warms up by itself
     measurements = Measurements()
     for worker, checkpoint in workers.items():
         latencies, inference_memory = inference[worker]

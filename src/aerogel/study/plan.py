@@ -61,6 +61,7 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
 
 
 def _turn(trial: Scoring) -> int:
+    """Dense models first, then those that are trained after or while they are pruned."""
     recovery = trial.recovery
     if recovery.pruning is None and recovery.structure is None:
         return 0
