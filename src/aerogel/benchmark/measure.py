@@ -165,8 +165,8 @@ def bench(
             checkpoints += _convert(checkpoints, beside, settings, start)
             workers = _load(checkpoints, settings, start, stack)
         trained = [worker for worker, entry in workers.items() if entry.trains]
-        inference = _rounds(list(workers), "inference", config.rounds, warm_ups=1)
-        training = _rounds(trained, "training", config.training_steps, warm_ups=0)  # `serve` warms up by itself
+        inference = _rounds(list(workers), "inference", config.rounds)
+        training = _rounds(trained, "training", config.training_steps)
     measurements = Measurements()
     for worker, checkpoint in workers.items():
         latencies, inference_memory = inference[worker]
@@ -242,17 +242,15 @@ def _warn(name: str, runtime: str, error: AerogelError) -> None:
     warnings.warn(f"{name} is not measured in {runtime}: {error}", AerogelWarning, stacklevel=4)
 
 
-def _rounds(
-    workers: Sequence[Worker], request: str, count: int, warm_ups: int
-) -> dict[Worker, tuple[tuple[float, ...], int]]:
-    """Time `count` rounds after `warm_ups`. Returns each worker's seconds and its peak memory."""
+def _rounds(workers: Sequence[Worker], request: str, count: int) -> dict[Worker, tuple[tuple[float, ...], int]]:
+    """Time `count` rounds after a warm-up. Returns each worker's seconds and its peak memory."""
     times: dict[Worker, list[float]] = {worker: [] for worker in workers}
     peaks = dict.fromkeys(workers, 0)
-    for round_number in progress.track(range(warm_ups + count), f"measuring {request}"):
+    for round_number in progress.track(range(count + 1), f"measuring {request}"):
         # the order alternates, so that no subject always comes first
         for worker in workers if round_number % 2 else reversed(workers):
             time.sleep(SETTLE)
             seconds, peaks[worker] = worker.request(request)
-            if round_number >= warm_ups:
+            if round_number:
                 times[worker].append(seconds)
     return {worker: (tuple(times[worker]), peaks[worker]) for worker in workers}

@@ -91,25 +91,24 @@ def serve(
 ) -> None:
     """Load the checkpoint, then time one round per request until "stop".
 
-    The reply to a request is its seconds and the peak memory so far, above that of the process before loading. Training
-    warms up with a part of the batch, which loads the code; memory is freed after each step, so it is never warm.
+    The reply to a request is its seconds and the peak memory so far, above that of the process before loading. The
+    first training step has a part of the batch, to load the code; memory is freed after each step, so it is never warm.
     """
     torch.set_num_threads(threads)
     baseline = peak_memory()
     torch.manual_seed(seed)
     model = models.load_model(str(checkpoint.folder))
     batch = random_batch(model, batch_size, length)
-    rounds = {"inference": _infer, "training": _train}
+    few = {name: values[: max(1, batch_size // WARM_UP_PART)] for name, values in batch.items()}
+    rounds, batches = {"inference": _infer, "training": _train}, {"inference": batch, "training": few}
     connection.send(("done", None))
-    seconds, has_trained = WARM_UP, False
+    seconds = WARM_UP
     while (request := connection.recv()) != "stop":
         if request == "inference" and seconds < WARM_UP:
             _infer(model, batch)
-        if request == "training" and not has_trained:
-            _train(model, random_batch(model, max(1, batch_size // WARM_UP_PART), length))
-            has_trained = True
-        seconds = rounds[request](model, batch)
+        seconds = rounds[request](model, batches[request])
         if request == "training":
+            batches[request] = batch
             with contextlib.suppress(AttributeError):  # only glibc has this function
                 ctypes.CDLL(None).malloc_trim(0)  # so that the next process that trains gets the freed memory
         connection.send(("done", (seconds, peak_memory() - baseline)))
