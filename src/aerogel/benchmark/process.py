@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,18 @@ from aerogel.errors import AerogelError
 
 Start = Literal["forkserver", "fork"]
 OUT_OF_MEMORY = ("allocate memory", "overflow")  # in messages of torch, which has no exception class for it on a CPU
+
+
+def start_server(*modules: str) -> None:
+    """Start the server that forks fresh processes, if it does not run yet: it imports `modules` meanwhile.
+
+    Raises `AerogelError` on Windows.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        raise AerogelError("models are measured in forked processes, which Windows does not have: use its Linux (WSL)")
+    forkserver.set_forkserver_preload(list(modules))
+    with ignore_interrupts():
+        forkserver.ensure_running()
 
 
 class Worker:
@@ -31,7 +43,7 @@ class Worker:
         self.name = name
         context: Any = multiprocessing.get_context(start)
         if start == "forkserver":
-            context.set_forkserver_preload(["aerogel.benchmark.subject"])
+            start_server("aerogel.benchmark.subject")
         self.connection, remote = context.Pipe()
         self.process = context.Process(target=_run, args=(remote, work, arguments), daemon=True)
         with ignore_interrupts():

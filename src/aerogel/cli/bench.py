@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from aerogel.benchmark.process import start_server
 from aerogel.benchmark.runtimes import RUNTIMES
 from aerogel.cli import options
 from aerogel.cli.notes import note_next_prune
@@ -37,6 +38,7 @@ def bench(models: tuple[str, ...], *, beside: tuple[str, ...], as_json: bool, **
     """
     for model in models:
         check_path(model)
+    start_server("aerogel.benchmark.subject")
     with progress_bar():
         from aerogel.benchmark import BenchConfig, Subject, bench as measure, environment, has_amx
         from aerogel.benchmark.measure import COLUMNS

@@ -12,6 +12,7 @@ import click
 from rich.progress import TaskID
 
 from aerogel import progress
+from aerogel.benchmark.process import start_server
 from aerogel.cli import options
 from aerogel.cli.output import Step, bars, lines, note, progress_bar, resumable, stdout
 from aerogel.models.zoo import check_path
@@ -56,6 +57,8 @@ def study(
         check_path(model)
     for task in tasks:
         check_task(task, data)
+    if executor == "local":
+        start_server("aerogel.study.executors.local")
     with progress_bar():
         from aerogel.report import build_report
         from aerogel.study import load_spec, parse_spec, run_study

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from aerogel import progress
 from aerogel.benchmark import environment
-from aerogel.benchmark.process import die_with_parent, ignore_interrupts
+from aerogel.benchmark.process import die_with_parent, ignore_interrupts, start_server
 from aerogel.errors import AerogelError
 from aerogel.study.executors import Progress
 from aerogel.study.results import Done, Failed, Machine, Outcome
@@ -48,8 +48,8 @@ class WorkProcess:
     def start(self, threads: int) -> None:
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.progress, self.started = Progress("starting"), time.perf_counter()
+        start_server(*PRELOADED)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         self.connection, theirs = context.Pipe(duplex=False)
         # a benchmark has processes of its own, which a daemon may not have
         arguments = (theirs, self.work, threads, self.log, self.scratch)
