@@ -19,7 +19,6 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -122,14 +121,13 @@ class Step:
         text = f"{self.description}: {self.done} of {self.total}" if self.total else self.description
         return text + self.pace()
 
-    def pace(self) -> str:
-        """`, 5 min so far, about 2 min left`."""
+    def pace(self, left: float | None = None) -> str:
+        """`, 5 min so far, about 2 min left`. Without the seconds `left`, each part of the step takes equally long."""
         now = time.monotonic()
-        text = f", {duration(now - self.started)} so far"
-        if self.total > self.done > self.first:
+        if left is None and self.total > self.done > self.first:
             left = (self.total - self.done) * (now - self.since) / (self.done - self.first)
-            text += f", about {duration(left)} left"
-        return text
+        text = f", {duration(now - self.started)} so far"
+        return text if left is None else f"{text}, about {duration(left)} left"
 
 
 @contextmanager
@@ -183,6 +181,14 @@ class _Words(ProgressColumn):
         return Text(_cut(first + colon + changing, self.width), no_wrap=True)
 
 
+class _TimeLeft(ProgressColumn):
+    """The field `left` of the task in seconds, else what its speed says."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields.get("left", task.time_remaining)
+        return Text("-" if seconds is None else duration(seconds), style="progress.remaining")
+
+
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
@@ -198,7 +204,7 @@ def bars() -> Progress:
         BarColumn(bar_width=bar),
         MofNCompleteColumn(),
         *elapsed,
-        TimeRemainingColumn(),
+        _TimeLeft(),
         TextColumn("left"),
         console=console,
         transient=True,

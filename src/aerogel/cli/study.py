@@ -121,14 +121,15 @@ class _Display:
         self.state: StudyProgress | None = None
 
     def line(self) -> str:
-        """The running trials, how many trials have ended, and the time left at their pace."""
+        """The running trials, how many trials have ended, and the time left."""
         if self.state is None:
             return str(self.step)
         running = "; ".join(
             f"{trial.label}: {now.description}{f', {now.done} of {now.total}' if now.total else ''}"
             for trial, now in self.state.running
         )
-        return f"[{self.step.done}/{self.step.total}] {running or 'between trials'}{self.step.pace()}"
+        pace = self.step.pace(self.state.seconds_left)
+        return f"[{self.step.done}/{self.step.total}] {running or 'between trials'}{pace}"
 
     def update(self, description: str, done: int, total: int) -> None:
         self.step.update(description, done, total)
@@ -145,6 +146,7 @@ class _Display:
             elif not self.bars.console.is_terminal:
                 self.bars.console.print(f"{count} {trial.label}: {outcome.seconds:.1f} s", markup=False)
         self.update("trials", state.done + state.failed, state.total)
+        self.bars.update(self.whole, left=state.seconds_left)
         running = {trial.key: (trial, now) for trial, now in state.running}
         for key in set(self.tasks) - set(running):
             self.bars.remove_task(self.tasks.pop(key))

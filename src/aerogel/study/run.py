@@ -12,6 +12,7 @@ from aerogel.errors import StudyError, writing
 from aerogel.files import lock
 from aerogel.models import prepare
 from aerogel.study.executors import Executor, Handle, Progress, open_executor
+from aerogel.study.pace import Pace
 from aerogel.study.plan import plan
 from aerogel.study.results import Done, Failed, Outcome
 from aerogel.study.spec import StudySpec
@@ -24,13 +25,17 @@ LOCK = "study.lock"  # in a study's folder
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """Counts of a study's trials, the trials that run, and those that `ended` since the last call."""
+    """Counts of a study's trials, the trials that run, and those that `ended` since the last call.
+
+    `seconds_left` is an estimate, or `None` as long as no trial has ended.
+    """
 
     total: int
     done: int
     failed: int
     running: tuple[tuple[Trial, Progress], ...] = ()
     ended: tuple[tuple[Trial, Outcome], ...] = ()
+    seconds_left: float | None = None
 
 
 def run_study(
@@ -87,17 +92,19 @@ def run_study(
 
 def _collect(executor: Executor, handles: list[Handle], store: Store, watch: Callable[[StudyProgress], None]) -> None:
     total = store.count()
-    done, failed = total - len(handles), 0
+    done, failed, pace = total - len(handles), 0, Pace(store.outcomes())
     while handles:
         executor.wait(timeout=0.5)
         ended = [(handle.trial, handle.outcome) for handle in handles if handle.outcome]
         handles = [handle for handle in handles if not handle.outcome]
         for trial, outcome in ended:
             store.finish(trial, outcome)
+            pace.add(trial, outcome)
             failed += isinstance(outcome, Failed)
             done += not isinstance(outcome, Failed)
         running = tuple((handle.trial, handle.progress) for handle in handles if handle.progress)
-        watch(StudyProgress(total, done, failed, running, tuple(ended)))
+        left = pace.left([handle.trial for handle in handles], [trial for trial, _ in running])
+        watch(StudyProgress(total, done, failed, running, tuple(ended), left))
 
 
 @contextmanager
