@@ -211,7 +211,7 @@ output = click.option("--output", required=True, type=click.Path(path_type=Path)
 values = click.option(
     "--values",
     type=click.Choice(VALUE_CHOICES),
-    help=f"Round the packed weights to this type. int8 with --pattern {INT8_PATTERN} is the fastest: {INT8_SPEED} "
+    help=f"Round the packed weights to this type. int8 with zeros in {INT8_PATTERN} is the fastest: {INT8_SPEED} "
     "[default: not rounded].",
 )
 head_values = click.option(
