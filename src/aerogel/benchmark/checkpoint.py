@@ -5,7 +5,7 @@ from pathlib import Path
 
 # A longer inference fills the caches by itself. A shorter one is timed after an untimed one, since other processes have
 # used the caches in between.
-WARM_UP = 0.1
+WARM_UP = 0.3
 
 
 @dataclass(frozen=True)

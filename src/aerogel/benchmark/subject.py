@@ -28,7 +28,8 @@ from aerogel.runtime.values import ValueChoice
 from aerogel.structure import StructureConfig, prune_structure
 from aerogel.tasks import context_length
 
-WARM_UP_BATCH = 16  # sequences of the first inference and the first training step
+FEW = 16  # sequences of the first training step, and of the inference that warms up a longer one
+SHORT = 0.1  # seconds: a shorter inference is warmed up with the whole batch
 BATCHES, BATCH_SIZE, LENGTH = 4, 4, 64  # of random tokens, by which structures are removed
 
 
@@ -92,25 +93,24 @@ def serve(
     """Load the checkpoint, then time one round per request until "stop".
 
     The reply to a request is its seconds and the peak memory so far, above that of the process before loading. The
-    first inference and the first training step warm up, with a part of a large batch.
+    first training step has a part of a large batch, to load the code; memory is freed after each step, so it is never
+    warm.
     """
     torch.set_num_threads(threads)
     baseline = peak_memory()
     torch.manual_seed(seed)
     model = models.load_model(str(checkpoint.folder))
     batch = random_batch(model, batch_size, length)
-    few = {name: values[:WARM_UP_BATCH] for name, values in batch.items()}
-    rounds, batches = {"inference": _infer, "training": _train}, {"inference": few, "training": few}
+    few = {name: values[:FEW] for name, values in batch.items()}
+    rounds, batches = {"inference": _infer, "training": _train}, {"inference": batch, "training": few}
     connection.send(("done", None))
     seconds = WARM_UP
     while (request := connection.recv()) != "stop":
         if request == "inference" and seconds < WARM_UP:
-            _infer(model, batch)
+            _infer(model, batch if seconds < SHORT else few)
         seconds = rounds[request](model, batches[request])
-        if batches[request] is few:
-            seconds *= max(1, batch_size / WARM_UP_BATCH)  # about those of the whole batch
-            batches[request] = batch
         if request == "training":
+            batches[request] = batch
             with contextlib.suppress(AttributeError):  # only glibc has this function
                 ctypes.CDLL(None).malloc_trim(0)  # so that the next process that trains gets the freed memory
         connection.send(("done", (seconds, peak_memory() - baseline)))
