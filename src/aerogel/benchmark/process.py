@@ -41,9 +41,9 @@ class Worker:
 
     def __init__(self, name: str, start: Start, work: Callable[..., None], *arguments: Any) -> None:
         self.name = name
-        context: Any = multiprocessing.get_context(start)
         if start == "forkserver":
             start_server("aerogel.benchmark.subject")
+        context: Any = multiprocessing.get_context(start)
         self.connection, remote = context.Pipe()
         self.process = context.Process(target=_run, args=(remote, work, arguments), daemon=True)
         with ignore_interrupts():
