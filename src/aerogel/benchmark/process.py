@@ -20,14 +20,14 @@ Start = Literal["forkserver", "fork"]
 OUT_OF_MEMORY = ("allocate memory", "overflow")  # in messages of torch, which has no exception class for it on a CPU
 
 
-def start_server(*modules: str) -> None:
-    """Start the server that forks fresh processes, if it does not run yet: it imports `modules` meanwhile.
+def start_server(module: str) -> None:
+    """Start the server that forks fresh processes, if it does not run yet: it imports the module meanwhile.
 
     Raises `AerogelError` on Windows.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         raise AerogelError("models are measured in forked processes, which Windows does not have: use its Linux (WSL)")
-    forkserver.set_forkserver_preload(list(modules))
+    forkserver.set_forkserver_preload([module])
     with ignore_interrupts():
         forkserver.ensure_running()
 

@@ -51,6 +51,5 @@ class Pace:
 def _epochs(trial: Trial) -> float:
     epochs = EPOCHS[trial.kind]
     if isinstance(trial, Scoring):
-        is_dense = trial.recovery.pruning is None and trial.recovery.structure is None
-        epochs += trial.training.epochs if is_dense else trial.epochs
+        epochs += trial.training.epochs if trial.is_dense else trial.epochs
     return epochs

@@ -62,10 +62,9 @@ def plan(spec: StudySpec, data: Mapping[str, TaskData]) -> list[Trial]:
 
 def _turn(trial: Scoring) -> int:
     """Dense models first, then those that are trained after or while they are pruned."""
-    recovery = trial.recovery
-    if recovery.pruning is None and recovery.structure is None:
+    if trial.is_dense:
         return 0
-    return 2 if recovery.epochs == 0 else 1
+    return 2 if trial.recovery.epochs == 0 else 1
 
 
 def _scored(spec: StudySpec, seed: int) -> list[tuple[Recovery, ValueChoice | None]]:

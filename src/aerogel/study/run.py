@@ -76,23 +76,24 @@ def run_study(
     place = open_executor(executor, output, spec)  # connects, so that nothing is written without a cluster
     with study_lock(output), place:
         store = Store.create(output, spec, plan(spec, loaded))
+        outcomes = store.outcomes()
         measured = {
-            trial: outcome.machine
-            for trial, outcome in store.outcomes()
-            if trial.runs_alone and isinstance(outcome, Done)
+            trial: outcome.machine for trial, outcome in outcomes if trial.runs_alone and isinstance(outcome, Done)
         }
         store.reopen(place.outdated(measured))
         handles = [
             place.submit(trial, loaded[trial.task] if isinstance(trial, Scoring | SensitivityAnalysis) else None)
             for trial in store.open_trials()
         ]
-        _collect(place, handles, store, watch)
+        _collect(place, handles, store, watch, Pace(outcomes))
     return store
 
 
-def _collect(executor: Executor, handles: list[Handle], store: Store, watch: Callable[[StudyProgress], None]) -> None:
+def _collect(
+    executor: Executor, handles: list[Handle], store: Store, watch: Callable[[StudyProgress], None], pace: Pace
+) -> None:
     total = store.count()
-    done, failed, pace = total - len(handles), 0, Pace(store.outcomes())
+    done, failed = total - len(handles), 0
     while handles:
         executor.wait(timeout=0.5)
         ended = [(handle.trial, handle.outcome) for handle in handles if handle.outcome]

@@ -114,6 +114,11 @@ class Scoring(_ModelTrial):
         return sparsity_of(self.recovery.pruning)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether no weights, heads or neurons are removed."""
+        return self.recovery.pruning is None and self.recovery.structure is None
+
+    @property
     def epochs(self) -> float:
         """Of the training after or while pruning."""
         return self.training.epochs if self.recovery.epochs is None else self.recovery.epochs

@@ -28,7 +28,6 @@ from aerogel.study.executors import Progress
 from aerogel.study.results import Done, Failed, Machine, Outcome
 
 MESSAGE_EVERY = 0.1  # seconds between two messages of progress
-PRELOADED = [__name__, "aerogel.study.run_trial", "aerogel.benchmark.subject"]
 
 
 class WorkProcess:
@@ -48,7 +47,7 @@ class WorkProcess:
     def start(self, threads: int) -> None:
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.progress, self.started = Progress("starting"), time.perf_counter()
-        start_server(*PRELOADED)
+        start_server("aerogel.study.executors.local")
         context = multiprocessing.get_context("forkserver")
         self.connection, theirs = context.Pipe(duplex=False)
         # a benchmark has processes of its own, which a daemon may not have
